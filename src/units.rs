@@ -1,0 +1,281 @@
+//! Numbers with units, and the ids of things: checked when they are made, so that the rooms behind need not check again.
+//! Pure: no clock is read here.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::time::Duration;
+
+/// A size in bytes; written and read as `512MiB`, `2GiB`, `10GB`, `0`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Bytes(pub u64);
+
+/// Longest first, so that `MiB` is not read as `B`.
+const SIZE_UNITS: [(&str, u64); 9] = [
+    ("TiB", 1 << 40),
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("TB", 1_000_000_000_000),
+    ("GB", 1_000_000_000),
+    ("MB", 1_000_000),
+    ("kB", 1_000),
+    ("B", 1),
+];
+
+impl Bytes {
+    /// Reads `2GiB`; a bare number is only accepted for zero, because a size without a unit is a mistake.
+    pub fn parse(text: &str) -> Result<Bytes, String> {
+        let text = text.trim();
+        if text == "0" {
+            return Ok(Bytes(0));
+        }
+        let hint = || {
+            format!(
+                "'{text}' is not a size; write it as a number with KiB, MiB, GiB or TiB, such as \"2GiB\""
+            )
+        };
+        let (digits, unit) = SIZE_UNITS
+            .iter()
+            .find_map(|(name, unit)| Some((text.strip_suffix(name)?.trim_end(), *unit)))
+            .ok_or_else(hint)?;
+        let number: f64 = digits.parse().map_err(|_| hint())?;
+        let bytes = number * float(unit);
+        if !bytes.is_finite() || bytes < 0.0 || bytes > float(u64::MAX >> 1) {
+            return Err(hint());
+        }
+        Ok(Bytes(whole(bytes)))
+    }
+}
+
+impl fmt::Display for Bytes {
+    /// Exact (in the largest binary unit that divides it) while that is short, else one decimal.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let binary = SIZE_UNITS.iter().take(4);
+        let exact = binary
+            .clone()
+            .find(|(_, unit)| self.0 > 0 && self.0.is_multiple_of(*unit));
+        if let Some((name, unit)) = exact.filter(|(_, unit)| self.0 / unit < 100_000) {
+            return write!(f, "{}{name}", self.0 / unit);
+        }
+        if let Some((name, unit)) = binary.clone().find(|(_, unit)| self.0 >= *unit) {
+            return write!(f, "{:.1}{name}", float(self.0) / float(*unit));
+        }
+        if self.0 == 0 {
+            return f.write_str("0");
+        }
+        write!(f, "{}B", self.0)
+    }
+}
+
+/// Reads `30s`, `10m`, `12h`, `2d`, `500ms` or a sum such as `1h30m`; `0` is zero.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let text = text.trim();
+    let hint = || {
+        format!(
+            "'{text}' is not a duration; write it as a number with s, m, h or d, such as \"30s\" or \"1h30m\""
+        )
+    };
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (number, tail) = rest.split_at(digits);
+        let number: u64 = number.parse().map_err(|_| hint())?;
+        let letters = tail.len()
+            - tail
+                .trim_start_matches(|c: char| c.is_ascii_alphabetic())
+                .len();
+        let (unit, tail) = tail.split_at(letters);
+        let millis = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return Err(hint()),
+        };
+        let part = number.checked_mul(millis).ok_or_else(hint)?;
+        total = total
+            .checked_add(Duration::from_millis(part))
+            .ok_or_else(hint)?;
+        rest = tail;
+    }
+    if text.is_empty() || total > Duration::from_secs(100 * 365 * 86_400) {
+        return Err(hint());
+    }
+    Ok(total)
+}
+
+/// The exact form that [`parse_duration`] reads back: `1h30m`, `12h`, `500ms`.
+pub fn format_duration(duration: Duration) -> String {
+    let mut text = String::new();
+    let mut millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    for (unit, size) in [
+        ("d", 86_400_000),
+        ("h", 3_600_000),
+        ("m", 60_000),
+        ("s", 1_000),
+        ("ms", 1),
+    ] {
+        let count = millis / size;
+        millis %= size;
+        if count > 0 {
+            text.push_str(&format!("{count}{unit}"));
+        }
+    }
+    if text.is_empty() {
+        "0s".to_owned()
+    } else {
+        text
+    }
+}
+
+/// For people: two units at most, seconds only below an hour: `11h52m`, `3m05s`, `42s`.
+pub fn format_rough(duration: Duration) -> String {
+    let s = duration.as_secs();
+    match s {
+        0..60 => format!("{s}s"),
+        60..3_600 => format!("{}m{:02}s", s / 60, s % 60),
+        3_600..86_400 => format!("{}h{:02}m", s / 3_600, s % 3_600 / 60),
+        _ => format!("{}d{:02}h", s / 86_400, s % 86_400 / 3_600),
+    }
+}
+
+/// `u64` to `f64` for ratios and displays; above 2^53 the last digits are rounded.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "sizes and counters are shown or divided, never compared bit by bit"
+)]
+pub fn float(value: u64) -> f64 {
+    value as f64
+}
+
+/// `f64` to `u64`, clamped: negative numbers and NaN are 0.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "`as` saturates and maps NaN to 0, which is meant"
+)]
+pub fn whole(value: f64) -> u64 {
+    value as u64
+}
+
+/// One instant on the three clocks that matter, read once a tick by the loop and passed on as an argument.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Moment {
+    /// Seconds the machine was awake since boot (CLOCK_MONOTONIC): what a ttl counts.
+    pub awake: f64,
+    /// Seconds since boot, sleep included (CLOCK_BOOTTIME): what rates and grace periods are measured with.
+    pub boot: f64,
+    /// Seconds since 1970, UTC: for people and across reboots only, because it jumps.
+    pub epoch: f64,
+}
+
+/// A container's id as the engine gives it: 64 hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PilotId(String);
+
+impl PilotId {
+    /// `None` for anything that is not 12 to 64 lower-case hexadecimal digits: such a text never reaches a URL or a path.
+    pub fn new(text: &str) -> Option<PilotId> {
+        let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        ((12..=64).contains(&text.len()) && text.bytes().all(hex)).then(|| PilotId(text.to_owned()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The twelve digits people know.
+    pub fn short(&self) -> &str {
+        self.0.get(..12).unwrap_or(&self.0)
+    }
+}
+
+impl fmt::Display for PilotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.short())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("2GiB", 2 << 30),
+            ("512MiB", 512 << 20),
+            ("0", 0),
+            ("1.5GiB", 3 << 29),
+            ("10GB", 10_000_000_000),
+            ("7B", 7),
+            ("3 MiB", 3 << 20),
+        ] {
+            assert_eq!(Bytes::parse(text), Ok(Bytes(bytes)), "{text}");
+        }
+        for bad in ["", "2", "GiB", "-1GiB", "2gib", "1e99TiB", "NaNB", "2 G"] {
+            assert!(Bytes::parse(bad).is_err(), "{bad}");
+        }
+        assert_eq!(Bytes(2 << 30).to_string(), "2GiB");
+        assert_eq!(Bytes(3 << 29).to_string(), "1536MiB");
+        assert_eq!(Bytes((1 << 30) + 1).to_string(), "1.0GiB");
+    }
+
+    #[test]
+    fn durations() {
+        for (text, seconds) in [
+            ("30s", 30),
+            ("10m", 600),
+            ("12h", 43_200),
+            ("2d", 172_800),
+            ("1h30m", 5_400),
+            ("0", 0),
+            ("0s", 0),
+        ] {
+            assert_eq!(
+                parse_duration(text),
+                Ok(Duration::from_secs(seconds)),
+                "{text}"
+            );
+        }
+        for bad in [
+            "",
+            "30",
+            "-1s",
+            "s",
+            "1.5h",
+            "1y",
+            "99999999999999999999s",
+            "1h 30m",
+            "9999999d",
+        ] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+        for text in ["1h30m", "12h", "500ms", "1d", "0s"] {
+            assert_eq!(format_duration(parse_duration(text).unwrap()), text);
+        }
+        assert_eq!(format_rough(Duration::from_secs(185)), "3m05s");
+    }
+
+    #[test]
+    fn ids() {
+        assert!(PilotId::new(&"a1".repeat(32)).is_some());
+        for bad in [
+            "",
+            "abc",
+            "../../etc/passwd",
+            &"g".repeat(64),
+            &"A".repeat(64),
+            &"a".repeat(65),
+        ] {
+            assert!(PilotId::new(bad).is_none(), "{bad}");
+        }
+    }
+}
