@@ -1,5 +1,61 @@
 //! Plancton gives a machine's idle time to science. The modules, in reading order.
 
+mod act;
+mod cli;
+mod clock;
+mod commands;
+mod config;
+mod daemon;
+mod decide;
+mod engine;
+mod flights;
+mod host;
+mod observe;
+mod report;
+mod state;
 mod units;
+mod wait;
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let exit = match cli::parse(std::env::args_os().skip(1)) {
+        Ok(parsed) => {
+            start_log(parsed.options.verbosity);
+            commands::dispatch(parsed)
+        }
+        Err(usage) => {
+            commands::complain(usage);
+            cli::Exit::Usage
+        }
+    };
+    ExitCode::from(exit.code())
+}
+
+/// To standard error, without time where somebody else (systemd) writes it. `RUST_LOG` overrides -v and -q.
+fn start_log(verbosity: i8) {
+    let level = match verbosity {
+        ..=-2 => log::LevelFilter::Error,
+        -1 => log::LevelFilter::Warn,
+        0 => log::LevelFilter::Info,
+        1 => log::LevelFilter::Debug,
+        2.. => log::LevelFilter::Trace,
+    };
+    let journal = std::env::var_os("JOURNAL_STREAM").is_some();
+    env_logger::Builder::new()
+        .filter_level(level)
+        .parse_default_env()
+        .format(move |out, record| {
+            use std::io::Write;
+            if !journal {
+                write!(out, "{:.0} ", jiff::Timestamp::now())?;
+            }
+            writeln!(
+                out,
+                "{}: {}",
+                record.level().as_str().to_lowercase(),
+                record.args()
+            )
+        })
+        .init();
+}

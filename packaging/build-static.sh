@@ -1,0 +1,168 @@
+#!/usr/bin/env bash
+# The static release build: one file that runs on every Linux of this architecture, whatever its libc.
+# Uses an installed musl target of the toolchain (rustup target add ARCH-unknown-linux-musl), else, on Debian, a
+# musl toolchain unpacked from the distribution's packages below the target directory; nothing is installed.
+# Result: target/static/plancton (below CARGO_TARGET_DIR where that is set); its path and size are printed.
+set -euo pipefail
+
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+arch=$(uname -m)
+triple=$arch-unknown-linux-musl
+triple_env=${triple//-/_}
+target_dir=$(realpath -m "${CARGO_TARGET_DIR:-$repository/target}")
+toolchain=$target_dir/musl-toolchain
+build_dir=$target_dir/static-build # of its own: another compiler in the same place rebuilds everything each time
+result=$target_dir/static/plancton
+
+say() { printf 'build-static: %s\n' "$*" >&2; }
+
+fail() {
+  say "$*"
+  exit 1
+}
+
+# ---- the toolchain ----
+
+has_musl_target() {
+  local libdir
+  libdir=$(rustc --print target-libdir --target "$triple" 2>/dev/null) && compgen -G "$libdir/libstd-*.rlib" >/dev/null
+}
+
+download() { # download PACKAGE[=VERSION]…: into the current directory
+  apt-get -qq download "$@" >/dev/null 2>&1 && return 0
+  say "fetching the package lists"
+  apt-get -qq update >/dev/null 2>&1 || true
+  apt-get -qq download "$@" >/dev/null || fail "apt-get could not fetch: $*"
+}
+
+# Debian's own compiler for the web (rustc-web) is the newest it has, and comes with the standard library's source.
+unpack_toolchain() {
+  local version upstream series llvm
+  command -v apt-get >/dev/null || fail "no $triple target here; install it: rustup target add $triple"
+  version=$(candidate rustc-web)
+  [ -n "$version" ] || { apt-get -qq update >/dev/null 2>&1 || true; version=$(candidate rustc-web); }
+  [ -n "$version" ] || fail "no $triple target, and no rustc-web in this distribution; run: rustup target add $triple"
+  [ "$(cat "$toolchain/version" 2>/dev/null)" != "$version $toolchain" ] || return 0
+  upstream=${version%%[+-]*}
+  series=${upstream%.*}
+  say "unpacking a musl toolchain ($version) into $toolchain"
+  rm -rf "$toolchain"
+  mkdir -p "$toolchain/deb" "$toolchain/root"
+  cd "$toolchain/deb"
+  llvm=$(apt-cache depends "libstd-rust-web-$series" rustc-web 2>/dev/null | grep -oE 'libllvm[0-9]+' | head -n 1 || true)
+  download "rustc-web=$version" "libstd-rust-web-$series=$version" "libstd-rust-web-dev=$version" \
+    "rust-web-src=$version" ${llvm:+"$llvm"} musl-dev
+  for package in rustc-web_*.deb libstd-rust-web*.deb libllvm*.deb musl-dev_*.deb; do
+    [ ! -e "$package" ] || dpkg -x "$package" ../root
+  done
+  dpkg --fsys-tarfile rust-web-src_*.deb | tar -x -C ../root ./usr/lib/rustlib/src "./usr/src/rustc-$upstream/library"
+  cd "$repository"
+  rm -rf "$toolchain/deb"
+  make_startup_files
+  printf '#!/bin/sh\nLD_LIBRARY_PATH="%s/root/usr/lib/%s-linux-gnu" exec "%s/root/usr/bin/rustc" "$@"\n' \
+    "$toolchain" "$arch" "$toolchain" >"$toolchain/rustc"
+  write_musl_cc "$toolchain/root/usr/include/$arch-linux-musl"
+  chmod +x "$toolchain/rustc"
+  "$toolchain/rustc" --version >&2 || fail "the unpacked compiler does not run; remove $toolchain and try again"
+  echo "$version $toolchain" >"$toolchain/version"
+}
+
+candidate() { apt-cache policy "$1" 2>/dev/null | sed -n 's/^  Candidate: //p' | grep -v '(none)' || true; }
+
+# What rustc's self-contained musl target ships: startup objects and libc of musl, the unwinder of gcc.
+make_startup_files() {
+  local to=$toolchain/root/usr/lib/rustlib/$triple/lib/self-contained file
+  mkdir -p "$to"
+  for file in crt1.o rcrt1.o Scrt1.o crti.o crtn.o libc.a; do
+    cp "$toolchain/root/usr/lib/$arch-linux-musl/$file" "$to/"
+  done
+  for file in crtbegin.o crtbeginS.o crtbeginT.o crtend.o crtendS.o; do
+    cp "$(gcc -print-file-name=$file)" "$to/"
+  done
+  cp "$(gcc -print-file-name=libgcc_eh.a)" "$to/libunwind.a"
+  # gcc's unwinder asks glibc's _dl_find_object first; one that finds nothing sends it on to dl_iterate_phdr
+  echo 'int _dl_find_object(void *pc, void *out) { (void)pc; (void)out; return -1; }' |
+    gcc -Os -ffreestanding -fPIC -x c -c - -o "$toolchain/find.o"
+  ar r "$to/libunwind.a" "$toolchain/find.o" 2>/dev/null
+  rm "$toolchain/find.o"
+}
+
+# A C compiler with musl's headers, for crates with C in them: with glibc's they would call what musl lacks.
+write_musl_cc() {
+  # shellcheck disable=SC2016 # expanded when it runs
+  printf '#!/bin/sh\nexec gcc -nostdinc -isystem "%s" -isystem "$(gcc -print-file-name=include)" "$@"\n' "$1" >"$toolchain/musl-cc"
+  chmod +x "$toolchain/musl-cc"
+}
+
+# The C compiler for an installed target: musl's own wrapper, else one with headers unpacked from musl-dev.
+find_musl_cc() {
+  local program
+  for program in "$arch-linux-musl-gcc" musl-gcc; do
+    ! command -v "$program" || return 0
+  done
+  if command -v apt-get >/dev/null; then
+    if [ ! -d "$toolchain/root/usr/include/$arch-linux-musl" ]; then
+      mkdir -p "$toolchain/root"
+      (cd "$toolchain" && download musl-dev && dpkg -x musl-dev_*.deb root && rm musl-dev_*.deb)
+    fi
+    write_musl_cc "$toolchain/root/usr/include/$arch-linux-musl"
+    echo "$toolchain/musl-cc"
+  else
+    say "no musl-gcc; C code, if there is any, is built with the system's headers"
+    echo cc
+  fi
+}
+
+# ---- the build ----
+
+build() {
+  local cargo_home=${CARGO_HOME:-$HOME/.cargo} cc flags options=() started=$SECONDS
+  # no path of this machine in the program
+  flags="--remap-path-prefix=$repository=plancton --remap-path-prefix=$cargo_home=cargo --remap-path-prefix=$toolchain=toolchain"
+  # a set RUSTFLAGS would replace the target's own
+  unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
+  if has_musl_target; then
+    say "using the installed target $triple"
+    cc=$(find_musl_cc)
+    export "CC_$triple_env=$cc"
+    flags+=" -C target-feature=+crt-static"
+  else
+    unpack_toolchain
+    export RUSTC=$toolchain/rustc RUSTC_BOOTSTRAP=1
+    export "CC_$triple_env=$toolchain/musl-cc"
+    flags+=" -C link-self-contained=yes"
+    options=("-Zbuild-std=std,panic_abort" -Zbuild-std-features=optimize_for_size)
+  fi
+  triple_env=${triple_env^^}
+  export "CARGO_TARGET_${triple_env}_RUSTFLAGS=$flags"
+  (cd "$repository" && cargo build --release --locked --target "$triple" --target-dir "$build_dir" "${options[@]}")
+  say "built in $((SECONDS - started)) s"
+}
+
+# No interpreter and no library is wanted, and it runs where there is nothing else at all.
+check_static() {
+  local root
+  if LC_ALL=C readelf -lWd "$1" | grep -E 'INTERP|\(NEEDED\)' >&2; then
+    fail "$1 is not static: it wants the above"
+  fi
+  root=$(mktemp -d)
+  cp "$1" "$root/plancton"
+  if [ "$(id -u)" = 0 ]; then
+    chroot "$root" /plancton --version >&2
+  elif unshare -r true 2>/dev/null; then
+    unshare -r chroot "$root" /plancton --version >&2
+  else
+    say "not tried in an empty root: that needs root or user namespaces"
+  fi || { rm -rf "$root"; fail "$1 does not run in an empty root"; }
+  rm -rf "$root"
+}
+
+for program in cargo gcc ar readelf; do
+  command -v "$program" >/dev/null || fail "no $program here; it is needed for the static build"
+done
+build
+check_static "$build_dir/$triple/release/plancton"
+mkdir -p "${result%/*}"
+install -m 755 "$build_dir/$triple/release/plancton" "$result.new"
+mv "$result.new" "$result" # a running one keeps its own
+printf '%s %s bytes\n' "$result" "$(stat -c %s "$result")"

@@ -1,0 +1,314 @@
+//! The only place that changes the engine and the cgroups. Each action becomes a call in flight, whose outcome comes
+//! back as [`News`]; a dry run ends here and nowhere else.
+
+pub mod builtin;
+pub mod group;
+pub mod spec;
+
+use crate::config::{Image, Pilot as Class};
+use crate::decide::{Action, Ended, LaunchResult, News};
+use crate::engine::{
+    ControlOutcome, CreateOutcome, Engine, Error, Force, Inspected, RemoveOutcome, StartOutcome,
+};
+use crate::flights::Lane;
+use crate::state;
+use crate::units::PilotId;
+use serde_json::Value;
+use spec::Setting;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A pull that moves nothing for this long is given up.
+const PULL_PATIENCE: Duration = Duration::from_secs(120);
+/// What is kept of a failed pilot's last words.
+const LAST_WORDS: (usize, usize) = (20, 8 * 1024);
+
+/// One call in flight: what it is, its lane and what it does there.
+pub type Flight = (Lane, Box<dyn FnOnce() -> Option<News> + Send>);
+
+pub struct Hands {
+    pub engine: Arc<Engine>,
+    /// Where what we brought to this engine is written down.
+    pub state: PathBuf,
+    /// Says what it would do, and does nothing.
+    pub dry_run: bool,
+    /// Tag of the built-in image.
+    pub builtin_tag: String,
+}
+
+impl Hands {
+    /// The flight of an action; `None` in a dry run, and when its class has just gone from the configuration.
+    pub fn flight(&self, action: &Action, classes: &[Class], setting: &Setting) -> Option<Flight> {
+        if self.dry_run {
+            log::info!("dry run: would {}", describe(action));
+            return None;
+        }
+        log::debug!("{}", describe(action));
+        let engine = Arc::clone(&self.engine);
+        let class = |name: &str| classes.iter().find(|class| class.name == name).cloned();
+        Some(match action.clone() {
+            Action::Launch { class: of, name } => {
+                let class = class(&of)?;
+                let image = self.image_name(&class);
+                let body = spec::create_body(&name, &image, &class, setting);
+                let refuse_missing = setting.refuse_missing_limits;
+                let job = move || {
+                    let result = launch(&engine, &name, &body, &class, refuse_missing);
+                    let at = crate::clock::now().boot;
+                    Some(News::Launched {
+                        class: class.name,
+                        name,
+                        at,
+                        result,
+                    })
+                };
+                (Lane::Start, Box::new(job))
+            }
+            Action::Fetch { class: of } => {
+                let class = class(&of)?;
+                let (image, state) = (self.image_name(&class), self.state.clone());
+                (
+                    Lane::Image,
+                    Box::new(move || {
+                        let result = fetch(&engine, &class, &image, &state);
+                        Some(News::Fetched {
+                            class: class.name,
+                            result,
+                        })
+                    }),
+                )
+            }
+            Action::Terminate { id, paused } => signal(engine, id, "TERM", paused),
+            Action::Kill { id, paused } => signal(engine, id, "KILL", paused),
+            Action::Pause { id } => (
+                Lane::Urgent,
+                Box::new(move || failed(&id, "pause", engine.pause(&id))),
+            ),
+            Action::Unpause { id } => (
+                Lane::Urgent,
+                Box::new(move || failed(&id, "unpause", engine.unpause(&id))),
+            ),
+            Action::Bury { id, name, class } => (
+                Lane::Clean,
+                Box::new(move || Some(bury(&engine, id, name, class))),
+            ),
+            Action::Discard { id } => (Lane::Clean, Box::new(move || Some(discard(&engine, id)))),
+            // The group is mended with what only the loop knows.
+            Action::MendGroup => return None,
+        })
+    }
+
+    /// What containers of a class are created from.
+    fn image_name(&self, class: &Class) -> String {
+        match &class.image {
+            Image::Builtin => builtin::name(&self.builtin_tag),
+            Image::Named(image) => image.to_string(),
+        }
+    }
+}
+
+/// For logs and dry runs.
+pub fn describe(action: &Action) -> String {
+    match action {
+        Action::Launch { name, .. } => format!("launch {name}"),
+        Action::Fetch { class } => format!("fetch the image of '{class}'"),
+        Action::Terminate { id, .. } => format!("ask {id} to end"),
+        Action::Kill { id, .. } => format!("kill {id}"),
+        Action::Pause { id } => format!("pause {id}"),
+        Action::Unpause { id } => format!("unpause {id}"),
+        Action::Bury { name, .. } => format!("remove {name}, which has ended"),
+        Action::Discard { id } => format!("remove {id}, which never ran"),
+        Action::MendGroup => "make the pilots' group idle again".to_owned(),
+    }
+}
+
+fn launch(
+    engine: &Engine,
+    name: &str,
+    body: &Value,
+    class: &Class,
+    refuse_missing: bool,
+) -> LaunchResult {
+    let id = match engine.create(name, body) {
+        Ok(CreateOutcome::Created { id, warnings }) => match spec::dropped_limit(&warnings) {
+            Some(warning) if refuse_missing => {
+                let text = format!(
+                    "the engine left a limit out ({warning}); missing-limits = \"warn\" accepts that"
+                );
+                return discard_failed(engine, &id, text);
+            }
+            _ => id,
+        },
+        Ok(CreateOutcome::NoImage) => return LaunchResult::NoImage,
+        Ok(CreateOutcome::NameTaken) => {
+            return LaunchResult::Failed(format!("the name {name} is taken"));
+        }
+        Err(error) if error.reply_lost() => return LaunchResult::Lost(error.to_string()),
+        Err(error) => return refused(class, error.to_string()),
+    };
+    match engine.start(&id) {
+        Ok(StartOutcome::Started | StartOutcome::AlreadyRunning) => LaunchResult::Started(id),
+        Ok(StartOutcome::Gone) => {
+            LaunchResult::Failed(format!("{name} was removed by somebody before its start"))
+        }
+        Ok(StartOutcome::Busy(why)) => discard_failed(engine, &id, why),
+        Err(error) if error.reply_lost() || error.is_unreachable() => {
+            LaunchResult::Lost(error.to_string())
+        }
+        Err(error) => match discard_failed(engine, &id, error.to_string()) {
+            LaunchResult::Failed(text) => refused(class, text),
+            other => other,
+        },
+    }
+}
+
+/// A mount source that is not there is the class's state, not a failure that wants a longer and longer wait.
+fn refused(class: &Class, text: String) -> LaunchResult {
+    let missing = ["does not exist", "no such file"]
+        .iter()
+        .any(|words| text.contains(words));
+    match class
+        .mounts
+        .iter()
+        .find(|mount| missing && text.contains(&mount.source))
+    {
+        Some(mount) => LaunchResult::MountMissing(mount.source.clone()),
+        None => LaunchResult::Failed(text),
+    }
+}
+
+fn discard_failed(engine: &Engine, id: &PilotId, text: String) -> LaunchResult {
+    match engine.remove(id, Force::Yes) {
+        Ok(_) => LaunchResult::Failed(text),
+        Err(error) => LaunchResult::Lost(format!("{text}; and removing it: {error}")),
+    }
+}
+
+/// Brings the image here. What was not here before is written down before it comes, so that a crash in between leaves
+/// a name too many there and never an image that nobody removes.
+fn fetch(engine: &Engine, class: &Class, image: &str, state: &Path) -> Result<(), String> {
+    let present = engine
+        .image(image)
+        .map_err(|error| error.to_string())?
+        .is_some();
+    let Image::Named(reference) = &class.image else {
+        if present {
+            return Ok(());
+        }
+        let tar =
+            builtin::archive().map_err(|error| format!("our own binary can't be read: {error}"))?;
+        let tag = image.rsplit(':').next().unwrap_or("latest");
+        state::add_image(state, image).map_err(|error| error.to_string())?;
+        let imported = engine.import(builtin::REPOSITORY, tag, &builtin::CHANGES, &tar);
+        return imported.map(drop).map_err(|error| error.to_string());
+    };
+    if !present {
+        state::add_image(state, image).map_err(|error| error.to_string())?;
+    }
+    let mut ignore = |_: &_| {};
+    let pulled = engine.pull(
+        reference.from_image(),
+        reference.pull_tag(),
+        None,
+        PULL_PATIENCE,
+        &mut ignore,
+    );
+    if pulled.is_err() && !present {
+        let _ = state::remove_image(state, image);
+    }
+    pulled.map(drop).map_err(|error| error.to_string())
+}
+
+/// A paused pilot is woken after the signal: with a TERM its handler runs, and KILL alone did not reach frozen
+/// processes with old runtimes on cgroup v1.
+fn signal(engine: Arc<Engine>, id: PilotId, signal: &'static str, paused: bool) -> Flight {
+    let job = move || {
+        let sent = failed(&id, signal, engine.kill(&id, signal));
+        if paused {
+            // It may have been woken or have ended meanwhile, and that is as good.
+            let _ = engine.unpause(&id);
+        }
+        sent
+    };
+    (Lane::Urgent, Box::new(job))
+}
+
+/// Outcomes such as "not running" and "gone" are shown by the next list; only errors are news.
+fn failed(id: &PilotId, what: &str, result: Result<ControlOutcome, Error>) -> Option<News> {
+    match result {
+        Ok(_) => None,
+        Err(error) => Some(News::Failed {
+            id: id.clone(),
+            what: format!("{what}: {error}"),
+        }),
+    }
+}
+
+/// One inspect for each ended pilot, then its removal with its volumes.
+fn bury(engine: &Engine, id: PilotId, name: String, class: String) -> News {
+    let ended = match engine.inspect(&id) {
+        Ok(Some(seen)) if seen.state.running => {
+            return News::Failed {
+                id,
+                what: "it runs again".to_owned(),
+            };
+        }
+        Ok(seen) => seen.map(|seen| ended(engine, seen)),
+        Err(error) => {
+            return News::Failed {
+                id,
+                what: format!("inspect: {error}"),
+            };
+        }
+    };
+    match discard(engine, id.clone()) {
+        News::Buried { .. } => News::Buried {
+            id,
+            name,
+            class,
+            ended,
+        },
+        failed => failed,
+    }
+}
+
+fn ended(engine: &Engine, seen: Inspected) -> Ended {
+    let state = seen.state;
+    // The built-in pilot says what it computed; of others only a failure's last words are of use.
+    let speaks = state.exit_code != 0 || seen.config.image.starts_with(builtin::REPOSITORY);
+    let (lines, bytes) = LAST_WORDS;
+    let words = if speaks {
+        engine.logs(&seen.id, lines, bytes).unwrap_or_default()
+    } else {
+        Vec::new()
+    };
+    Ended {
+        exit_code: state.exit_code,
+        out_of_memory: state.oom_killed,
+        lived: state
+            .started_at
+            .map(|start| (state.finished_at.unwrap_or(start) - start).max(0.0)),
+        error: state.error,
+        last_words: String::from_utf8_lossy(&words).into_owned(),
+    }
+}
+
+fn discard(engine: &Engine, id: PilotId) -> News {
+    match engine.remove(&id, Force::Yes) {
+        Ok(RemoveOutcome::Done) => News::Buried {
+            id,
+            name: String::new(),
+            class: String::new(),
+            ended: None,
+        },
+        Ok(RemoveOutcome::Later(why)) => News::Failed {
+            id,
+            what: format!("remove: {why}"),
+        },
+        Err(error) => News::Failed {
+            id,
+            what: format!("remove: {error}"),
+        },
+    }
+}

@@ -1,0 +1,261 @@
+//! From the words of the command line to a [`Cli`]. Pure: nothing is read or printed here, and what a word means later
+//! (which file, which engine, what time it is) is for the command to find out.
+//! Which options a command has is read from the one table in [`help`]; this file only gives them their types.
+
+pub mod help;
+mod words;
+
+use crate::units::parse_duration;
+use jiff::{Timestamp, Zoned, civil::Time};
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+pub use words::nearest;
+use words::{Words, printable};
+
+/// Every exit code there is; scripts and service managers rely on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Done,
+    Failed,
+    NotRunning,
+    Usage,
+    EngineUnavailable,
+    Configuration,
+}
+
+impl Exit {
+    /// In the order of the help text, each with what it means.
+    pub const ALL: [(Exit, &'static str); 6] = [
+        (Exit::Done, "done"),
+        (Exit::Failed, "failed"),
+        (Exit::NotRunning, "`status` of a daemon that does not run"),
+        (
+            Exit::Usage,
+            "the command line was wrong; nothing was changed",
+        ),
+        (Exit::EngineUnavailable, "the container engine is not there"),
+        (Exit::Configuration, "the configuration has problems"),
+    ];
+
+    /// 64, 69 and 78 are those of sysexits.h; 3 is what init scripts say for "not running".
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::NotRunning => 3,
+            Exit::Usage => 64,
+            Exit::EngineUnavailable => 69,
+            Exit::Configuration => 78,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cli {
+    pub options: Options,
+    pub command: Command,
+}
+
+/// What every command understands; `None` where nothing was given.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Options {
+    pub config: Option<PathBuf>,
+    /// As given, not yet checked: `unix://PATH` or a path.
+    pub engine: Option<String>,
+    pub instance: Option<String>,
+    pub run_dir: Option<PathBuf>,
+    pub state_dir: Option<PathBuf>,
+    /// The number of `-v` less the number of `-q`.
+    pub verbosity: i8,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    Try {
+        duration: Option<Duration>,
+    },
+    Run {
+        once: bool,
+        dry_run: bool,
+        drain: bool,
+        record: Option<PathBuf>,
+    },
+    Start,
+    Stop,
+    Status {
+        json: bool,
+        watch: bool,
+    },
+    Why,
+    Health,
+    /// `by` as typed: [`parse_by`] reads it when the time is known.
+    Drain {
+        stop: bool,
+        by: Option<String>,
+    },
+    Resume,
+    Snooze(Duration),
+    ForceStop,
+    Kill(String),
+    Check {
+        offline: bool,
+    },
+    Config {
+        default: bool,
+    },
+    Replay(PathBuf),
+    Reap,
+    Purge {
+        dry_run: bool,
+    },
+    /// `to` (the end of a window to count again) takes the place of `duration`.
+    Pilot {
+        duration: Duration,
+        from: Option<u64>,
+        to: Option<u64>,
+    },
+    /// A command's name, or `None` for the overview.
+    Help(Option<&'static str>),
+    Version,
+}
+
+/// A command line that means nothing; exit code 64.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usage {
+    message: String,
+    topic: Option<&'static str>,
+}
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let space = if self.topic.is_some() { " " } else { "" };
+        let topic = self.topic.unwrap_or_default();
+        write!(f, "{}; see `plancton help{space}{topic}`", self.message)
+    }
+}
+
+/// Reads the arguments *after* the program's name. Options may stand before or after the command.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, Usage> {
+    let words = Words::collect(arguments)?;
+    let options = Options {
+        config: words.path("config"),
+        engine: words.text("engine")?,
+        instance: words.text("instance")?,
+        run_dir: words.path("run-dir"),
+        state_dir: words.path("state-dir"),
+        verbosity: words.count("verbose").saturating_sub(words.count("quiet")),
+    };
+    let command = words.command()?;
+    Ok(Cli { options, command })
+}
+
+impl Words {
+    fn command(&self) -> Result<Command, Usage> {
+        if self.has("help") {
+            return Ok(Command::Help(self.topic.map(|topic| topic.name)));
+        }
+        if self.has("version") {
+            return Ok(Command::Version);
+        }
+        let Some(topic) = self.topic else {
+            return match self.given.is_empty() {
+                true => Ok(Command::Help(None)),
+                false => Err(self.wrong("which command? there are only options")),
+            };
+        };
+        self.check(topic)?;
+        Ok(match topic.name {
+            "try" => Command::Try {
+                duration: self.duration("for")?,
+            },
+            "run" => Command::Run {
+                once: self.has("once"),
+                dry_run: self.has("dry-run"),
+                drain: self.has("drain"),
+                record: self.path("record"),
+            },
+            "start" => Command::Start,
+            "stop" => Command::Stop,
+            "status" => Command::Status {
+                json: self.has("json"),
+                watch: self.has("watch"),
+            },
+            "why" => Command::Why,
+            "health" => Command::Health,
+            "drain" => Command::Drain {
+                stop: self.has("stop"),
+                by: self.text("by")?,
+            },
+            "resume" => Command::Resume,
+            "force-stop" => Command::ForceStop,
+            _ => return self.rarer_command(topic),
+        })
+    }
+
+    fn rarer_command(&self, topic: &help::Topic) -> Result<Command, Usage> {
+        Ok(match topic.name {
+            "snooze" => Command::Snooze(self.positive(&self.word("DURATION")?)?),
+            "kill" => Command::Kill(self.word("PILOT")?),
+            "check" => Command::Check {
+                offline: self.has("offline"),
+            },
+            "config" => Command::Config {
+                default: self.has("default"),
+            },
+            "replay" => Command::Replay(PathBuf::from(self.argument("FILE")?)),
+            "reap" => Command::Reap,
+            "purge" => Command::Purge {
+                dry_run: self.has("dry-run"),
+            },
+            "pilot" => Command::Pilot {
+                duration: self.duration("for")?.unwrap_or(Duration::from_secs(20)),
+                from: self.number("from")?,
+                to: self.number("to")?,
+            },
+            "version" => Command::Version,
+            _ => Command::Help(self.help_topic()?),
+        })
+    }
+}
+
+/// The TIME of `drain --by`, in seconds since 1970: `18:00` (its next occurrence where `now` is), a duration from now, or RFC 3339.
+pub fn parse_by(text: &str, now: &Zoned) -> Result<f64, String> {
+    let hint = || {
+        format!(
+            "'{}' is not a time; write 18:00, a duration such as 2h, or 2030-01-31T18:00:00+01:00",
+            printable(text)
+        )
+    };
+    let seconds = |at: Timestamp| at.as_duration().as_secs_f64();
+    if let Ok(duration) = parse_duration(text) {
+        return Ok(seconds(now.timestamp()) + duration.as_secs_f64());
+    }
+    if let Some((hours, minutes)) = text.split_once(':').filter(|_| text.len() <= 5) {
+        let part = |digits: &str| {
+            let plain =
+                (1..=2).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+            digits.parse::<i8>().ok().filter(|_| plain)
+        };
+        let time = part(hours)
+            .zip(part(minutes).filter(|_| minutes.len() == 2))
+            .and_then(|(hour, minute)| Time::new(hour, minute, 0, 0).ok())
+            .ok_or_else(hint)?;
+        let on = |day: jiff::civil::Date| day.to_datetime(time).to_zoned(now.time_zone().clone());
+        let today = on(now.date()).map_err(|_| hint())?;
+        if today > *now {
+            return Ok(seconds(today.timestamp()));
+        }
+        let tomorrow = now.date().tomorrow().map_err(|_| hint())?;
+        return Ok(seconds(on(tomorrow).map_err(|_| hint())?.timestamp()));
+    }
+    let at: Timestamp = text.parse().map_err(|_| hint())?;
+    if at <= now.timestamp() {
+        return Err(format!("'{}' is over already", printable(text)));
+    }
+    Ok(seconds(at))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,503 @@
+//! The one table of commands and options. The parser takes from it what exists, and every text about the commands
+//! (overview, `--help`, later man pages and completions) is made from it, so that they cannot disagree. Pure.
+
+use super::Exit;
+
+/// One option; `value` names what follows it and is empty for a flag.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Opt {
+    pub long: &'static str,
+    pub short: Option<char>,
+    pub value: &'static str,
+    pub summary: &'static str,
+}
+
+/// One command.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Topic {
+    pub name: &'static str,
+    /// Its one argument, empty where it has none; in brackets where it may be left out.
+    pub arguments: &'static str,
+    pub summary: &'static str,
+    pub options: &'static [Opt],
+    /// Lines below 80 columns.
+    pub text: &'static str,
+    pub example: &'static str,
+    /// The heading in the overview.
+    pub group: &'static str,
+}
+
+impl Topic {
+    /// Its own options, then those of every command.
+    pub fn all_options(&self) -> impl Iterator<Item = &'static Opt> {
+        self.options.iter().chain(GLOBAL)
+    }
+
+    /// `drain [--stop] [--by TIME]`
+    pub fn synopsis(&self) -> String {
+        let mut text = self.name.to_owned();
+        for option in self.options {
+            text.push_str(&format!(" [{}]", option.spelling()));
+        }
+        if !self.arguments.is_empty() {
+            text.push_str(&format!(" {}", self.arguments));
+        }
+        text
+    }
+}
+
+impl Opt {
+    /// `--by TIME`
+    pub fn spelling(&self) -> String {
+        match self.value {
+            "" => format!("--{}", self.long),
+            value => format!("--{} {value}", self.long),
+        }
+    }
+}
+
+/// The command of that name.
+pub fn topic(name: &str) -> Option<&'static Topic> {
+    TOPICS.iter().find(|topic| topic.name == name)
+}
+
+/// Every option of every command, the common ones first.
+pub fn all_options() -> impl Iterator<Item = &'static Opt> + Clone {
+    GLOBAL
+        .iter()
+        .chain(TOPICS.iter().flat_map(|topic| topic.options))
+}
+
+/// The help of one command, or the overview.
+pub fn text(name: Option<&str>) -> String {
+    match name.and_then(topic) {
+        Some(topic) => command(topic),
+        None => overview(),
+    }
+}
+
+fn overview() -> String {
+    let mut text = String::from(
+        "Plancton gives a machine's idle time to science: it fills unused CPU and memory\n\
+         with disposable pilot containers, and gets out of the way of the owner.\n\n\
+         Usage: plancton [OPTIONS] COMMAND\n",
+    );
+    let mut group = "";
+    for topic in TOPICS {
+        if topic.group != group {
+            group = topic.group;
+            text.push_str(&format!("\n{group}\n"));
+        }
+        let left = format!("{} {}", topic.name, topic.arguments);
+        text.push_str(&format!("  {left:<17} {}\n", topic.summary));
+    }
+    text.push_str("\nOptions, before or after the command\n");
+    list_options(&mut text, GLOBAL);
+    text.push_str("\nExit codes\n");
+    for (exit, meaning) in Exit::ALL {
+        text.push_str(&format!("  {:<4} {meaning}\n", exit.code()));
+    }
+    text.push_str("\nStart with `plancton try`. More on each: `plancton help COMMAND`\n");
+    text
+}
+
+fn command(topic: &Topic) -> String {
+    let mut text = format!(
+        "plancton {}\n\n{}.\n\n{}\n",
+        topic.synopsis(),
+        topic.summary,
+        topic.text
+    );
+    if !topic.options.is_empty() {
+        text.push_str("\nOptions\n");
+        list_options(&mut text, topic.options);
+    }
+    text.push_str(&format!("\nExample\n  {}\n", topic.example));
+    text
+}
+
+fn list_options(text: &mut String, options: &[Opt]) {
+    let left = |option: &Opt| match option.short {
+        Some(letter) => format!("-{letter}, {}", option.spelling()),
+        None => option.spelling(),
+    };
+    let width = options
+        .iter()
+        .map(|option| left(option).len())
+        .max()
+        .unwrap_or(0);
+    for option in options {
+        text.push_str(&format!(
+            "  {:<width$}   {}\n",
+            left(option),
+            option.summary
+        ));
+    }
+}
+
+const fn flag(long: &'static str, summary: &'static str) -> Opt {
+    with(long, "", summary)
+}
+
+const fn with(long: &'static str, value: &'static str, summary: &'static str) -> Opt {
+    Opt {
+        long,
+        short: None,
+        value,
+        summary,
+    }
+}
+
+const fn short(letter: char, long: &'static str, summary: &'static str) -> Opt {
+    Opt {
+        long,
+        short: Some(letter),
+        value: "",
+        summary,
+    }
+}
+
+/// What every command understands.
+pub const GLOBAL: &[Opt] = &[
+    with(
+        "config",
+        "FILE",
+        "the configuration, instead of the usual file",
+    ),
+    with("engine", "unix://PATH", "the container engine's socket"),
+    with(
+        "instance",
+        "NAME",
+        "the name that marks this daemon's pilots",
+    ),
+    with("run-dir", "DIR", "where lock and status file are"),
+    with("state-dir", "DIR", "where drain and snooze are remembered"),
+    short('v', "verbose", "say more (twice: everything)"),
+    short('q', "quiet", "say less"),
+    short('h', "help", "explain the command"),
+    short('V', "version", "print the version"),
+];
+
+/// Every command, in the order of the overview.
+pub const TOPICS: &[Topic] = &[
+    Topic {
+        name: "try",
+        arguments: "",
+        summary: "Watch it work on this machine, then remove every trace",
+        options: &[with(
+            "for",
+            "DURATION",
+            "end by itself after that long (else Ctrl-C ends it)",
+        )],
+        text: "\
+Fills the idle cores with the built-in pilot, which counts prime numbers, and
+shows what happens. It needs no configuration, no registry and no internet.
+At the end it removes its containers, its image and its files, and sums up
+what was computed.",
+        example: "plancton try --for 60s",
+        group: "Begin",
+    },
+    Topic {
+        name: "check",
+        arguments: "",
+        summary: "Find out what is missing, with a fix for each problem",
+        options: &[flag(
+            "offline",
+            "look at the configuration only, not at the engine",
+        )],
+        text: "\
+Goes through configuration, engine, limits, protection and permissions, and
+prints one line for each: fine, or the problem and the command that solves it.
+Changes nothing.",
+        example: "plancton check",
+        group: "Begin",
+    },
+    Topic {
+        name: "config",
+        arguments: "",
+        summary: "Print the configuration in force",
+        options: &[flag(
+            "default",
+            "print the commented default configuration instead",
+        )],
+        text: "\
+Prints every key with its value: yours where you set it, else the default.
+Passwords are not shown.",
+        example: "plancton config --default > plancton.toml",
+        group: "Begin",
+    },
+    Topic {
+        name: "status",
+        arguments: "",
+        summary: "Show what runs, what is given, and why",
+        options: &[
+            flag("json", "for scripts: the status file as it is"),
+            flag("watch", "draw it again every second until Ctrl-C"),
+        ],
+        text: "\
+The first line tells of a drain or snooze and how to end it. Without a daemon
+of your own, you see that of the machine.
+Exits with 3 if the daemon does not run.",
+        example: "plancton status --watch",
+        group: "Look",
+    },
+    Topic {
+        name: "why",
+        arguments: "",
+        summary: "Say in one sentence why pilots run or do not run",
+        options: &[],
+        text: "\
+The reason of the decision in force, with the value that was measured and the
+threshold that it was compared with.",
+        example: "plancton why",
+        group: "Look",
+    },
+    Topic {
+        name: "health",
+        arguments: "",
+        summary: "Exit with 0 if the daemon's loop turns",
+        options: &[],
+        text: "\
+For service managers and container health checks. Whether the engine works
+does not matter here: a daemon that waits for its engine is healthy.",
+        example: "plancton health && echo well",
+        group: "Look",
+    },
+    Topic {
+        name: "drain",
+        arguments: "",
+        summary: "Launch nothing more; let the pilots finish",
+        options: &[
+            flag("stop", "end the daemon when the last pilot is gone"),
+            with(
+                "by",
+                "TIME",
+                "stop what still runs then: 18:00, 2h or RFC 3339",
+            ),
+        ],
+        text: "\
+Lasts until `plancton resume`, also across a restart of the daemon or of the
+machine. Members of the group plancton can do this to the machine's daemon.",
+        example: "plancton drain --by 18:00",
+        group: "Have the machine back",
+    },
+    Topic {
+        name: "snooze",
+        arguments: "DURATION",
+        summary: "Pause pilots and launch nothing for that long",
+        options: &[],
+        text: "\
+The pilots keep their memory, use no CPU, and go on afterwards.
+`plancton resume` ends it earlier; another snooze replaces the first.",
+        example: "plancton snooze 2h",
+        group: "Have the machine back",
+    },
+    Topic {
+        name: "resume",
+        arguments: "",
+        summary: "End a drain or a snooze",
+        options: &[],
+        text: "\
+Pilots go on and are launched again as far as there is room. Does no harm if
+there is nothing to end.",
+        example: "plancton resume",
+        group: "Have the machine back",
+    },
+    Topic {
+        name: "kill",
+        arguments: "PILOT",
+        summary: "End one pilot now",
+        options: &[],
+        text: "\
+PILOT is a name or the beginning of an id, as `plancton status` shows them.
+Only Plancton's own pilots can be named. Another one may take its place: use
+`plancton drain` first if none should.",
+        example: "plancton kill plancton-builtin-3f9a1c",
+        group: "Have the machine back",
+    },
+    Topic {
+        name: "force-stop",
+        arguments: "",
+        summary: "Remove every pilot now and end the daemon",
+        options: &[],
+        text: "\
+What the pilots were doing is lost. Nothing is left running, and nothing is
+launched until the daemon is started again.",
+        example: "plancton force-stop",
+        group: "Have the machine back",
+    },
+    Topic {
+        name: "run",
+        arguments: "",
+        summary: "Be the daemon, in the foreground",
+        options: &[
+            flag("once", "one turn of the loop, then end"),
+            flag("dry-run", "say what would be done, and do none of it"),
+            flag("drain", "begin with a drain"),
+            with(
+                "record",
+                "FILE",
+                "append each observation, for `plancton replay`",
+            ),
+        ],
+        text: "\
+What systemd and containers start. SIGTERM or Ctrl-C ends it and leaves the
+pilots running: the next start takes them over. SIGHUP reads the configuration
+again.",
+        example: "plancton run --once --dry-run",
+        group: "The daemon",
+    },
+    Topic {
+        name: "start",
+        arguments: "",
+        summary: "Start the daemon in the background",
+        options: &[],
+        text: "\
+With the systemd unit in place this is `systemctl start plancton`; elsewhere
+the daemon is started as a process of its own.",
+        example: "plancton start",
+        group: "The daemon",
+    },
+    Topic {
+        name: "stop",
+        arguments: "",
+        summary: "End the daemon; pilots go on to their end",
+        options: &[],
+        text: "\
+The pilots outlive the daemon until they finish or their ttl is over, and a
+daemon started meanwhile takes them over. To end them as well use
+`plancton force-stop`; to wait for them, `plancton drain --stop`.",
+        example: "plancton stop",
+        group: "The daemon",
+    },
+    Topic {
+        name: "replay",
+        arguments: "FILE",
+        summary: "Show what would be decided on recorded observations",
+        options: &[],
+        text: "\
+FILE comes from `plancton run --record FILE`. Prints the decision of each turn
+under the configuration given, so that a change can be tried before it is
+made. Touches no engine.",
+        example: "plancton --config new.toml replay monday.jsonl",
+        group: "The daemon",
+    },
+    Topic {
+        name: "reap",
+        arguments: "",
+        summary: "End the pilots whose time is over, without the daemon",
+        options: &[],
+        text: "\
+Run by a timer, so that a pilot's ttl holds even if the daemon is dead. Looks
+once, removes what outlived its ttl, and ends.",
+        example: "plancton reap",
+        group: "The daemon",
+    },
+    Topic {
+        name: "purge",
+        arguments: "",
+        summary: "Remove everything Plancton ever created here",
+        options: &[flag("dry-run", "list it, and remove nothing")],
+        text: "\
+Pilots, the images it fetched, control groups and files. As root: those of
+every instance; else your own. Your configuration stays.",
+        example: "plancton purge --dry-run",
+        group: "The daemon",
+    },
+    Topic {
+        name: "pilot",
+        arguments: "",
+        summary: "The built-in pilot: count prime numbers for a while",
+        options: &[
+            with("for", "DURATION", "how long (20s)"),
+            with(
+                "from",
+                "N",
+                "where to begin (else a random place below 10^13)",
+            ),
+            with("to", "N", "end there instead of after a time"),
+        ],
+        text: "\
+Counts the primes, the pairs of twin primes and the largest gap from N on, with
+a sieve that it first checks against known counts. The line `result:` at the
+end can be checked on any machine: give its from and to again, or ask another
+program, as in `primesieve FROM TO -c12` (that counts up to and with TO).",
+        example: "plancton pilot --from 9000000000000 --to 9000100000000",
+        group: "Inside",
+    },
+    Topic {
+        name: "help",
+        arguments: "[COMMAND]",
+        summary: "Explain a command",
+        options: &[],
+        text: "\
+Without a command: the overview. `plancton COMMAND --help` says the same.",
+        example: "plancton help drain",
+        group: "Inside",
+    },
+    Topic {
+        name: "version",
+        arguments: "",
+        summary: "Print the version",
+        options: &[],
+        text: "The same as `plancton --version`.",
+        example: "plancton version",
+        group: "Inside",
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_text_fits_and_says_something() {
+        for name in TOPICS.iter().map(|topic| Some(topic.name)).chain([None]) {
+            let text = text(name);
+            for line in text.lines() {
+                assert!(line.chars().count() < 80, "{name:?}: {line}");
+                assert_eq!(line, line.trim_end(), "{name:?}: blanks at the end");
+            }
+            assert!(text.lines().count() > 5, "{name:?}");
+        }
+        for topic in TOPICS {
+            assert!(
+                (1..=6).contains(&topic.text.lines().count()),
+                "{}",
+                topic.name
+            );
+            assert!(topic.example.contains("plancton"), "{}", topic.name);
+            assert!(overview().contains(topic.summary), "{}", topic.name);
+            assert!(command(topic).contains(&topic.synopsis()));
+        }
+    }
+
+    #[test]
+    fn examples_are_accepted() {
+        for topic in TOPICS {
+            let words = topic.example.split_whitespace().skip(1);
+            let words = words.take_while(|word| !["&&", ">"].contains(word));
+            let parsed = crate::cli::parse(words.map(Into::into));
+            assert!(parsed.is_ok(), "{}: {parsed:?}", topic.example);
+        }
+    }
+
+    /// The parser looks an option up before it knows the command, so that one name must mean one shape.
+    #[test]
+    fn one_name_one_shape() {
+        for option in all_options() {
+            for other in all_options().filter(|other| other.long == option.long) {
+                assert_eq!(option.value, other.value, "--{}", option.long);
+                assert_eq!(option.short, other.short, "--{}", option.long);
+            }
+        }
+        for (i, topic) in TOPICS.iter().enumerate() {
+            assert!(
+                TOPICS
+                    .iter()
+                    .skip(i + 1)
+                    .all(|other| other.name != topic.name)
+            );
+        }
+    }
+}

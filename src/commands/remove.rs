@@ -1,0 +1,269 @@
+//! Commands that change the engine without the loop: `kill`, `reap`, `purge`, and `force-stop` where no daemon does it.
+
+use super::{Place, complain, fail, run, say, wait_until};
+use crate::act::group;
+use crate::cli::Exit;
+use crate::clock;
+use crate::config::Config;
+use crate::decide::{Pilot, PilotState};
+use crate::engine::{Engine, Error, Force, ImageRemoveOutcome, RemoveOutcome};
+use crate::observe::{facts::read_facts, read_pilot};
+use crate::state::{self, control};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a pilot has between SIGTERM and SIGKILL.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Grace {
+    /// What it was started with.
+    Own,
+    None,
+}
+
+/// What is removed when an engine is slow must not take for ever: packages wait for it.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// One pilot, by name or the beginning of its id.
+pub fn kill(place: &Place, wanted: &str) -> Exit {
+    let (engine, instance) = match connect(place) {
+        Ok(found) => found,
+        Err(exit) => return exit,
+    };
+    let pilots = match list(&engine, &instance) {
+        Ok(pilots) => pilots,
+        Err(error) => return fail(Exit::EngineUnavailable, error),
+    };
+    let named = |pilot: &&Pilot| {
+        pilot.name == wanted || (wanted.len() >= 4 && pilot.id.as_str().starts_with(wanted))
+    };
+    let found: Vec<&Pilot> = pilots
+        .iter()
+        .filter(|pilot| pilot.own)
+        .filter(named)
+        .collect();
+    match found.as_slice() {
+        [] => fail(
+            Exit::Failed,
+            format!("'{wanted}' is no pilot of '{instance}'; `plancton status` lists them"),
+        ),
+        [pilot] => match engine.kill(&pilot.id, "KILL") {
+            Ok(_) => {
+                say(&format!("{} was killed\n", pilot.name));
+                Exit::Done
+            }
+            Err(error) => fail(Exit::Failed, error),
+        },
+        several => fail(
+            Exit::Usage,
+            format!("'{wanted}' fits {} pilots; write more of it", several.len()),
+        ),
+    }
+}
+
+/// Ends what is past its ttl, for the times when no daemon does; a pilot of any instance, where we are root.
+pub fn reap(place: &Place) -> Exit {
+    let (engine, instance) = match connect(place) {
+        Ok(found) => found,
+        Err(exit) => return exit,
+    };
+    let pilots = match list(&engine, &instance) {
+        Ok(pilots) => pilots,
+        Err(error) => return fail(Exit::EngineUnavailable, error),
+    };
+    let now = clock::now();
+    let over = pilots
+        .into_iter()
+        .filter(|pilot| pilot.own && pilot.expiry.is_over(now))
+        .collect();
+    finish(remove_pilots(&engine, over, Grace::Own), "past their ttl")
+}
+
+/// Every pilot of this instance.
+pub fn remove_own(place: &Place, grace: Grace) -> Exit {
+    let (engine, instance) = match connect(place) {
+        Ok(found) => found,
+        Err(exit) => return exit,
+    };
+    match list(&engine, &instance) {
+        Ok(pilots) => {
+            let own = pilots.into_iter().filter(|pilot| pilot.own).collect();
+            finish(remove_pilots(&engine, own, grace), "of this instance")
+        }
+        Err(error) => fail(
+            Exit::EngineUnavailable,
+            format!("{error}; no pilot was removed"),
+        ),
+    }
+}
+
+fn finish(left: Removed, which: &str) -> Exit {
+    say(&format!("{} pilots {which} were removed\n", left.removed));
+    if left.problems.is_empty() {
+        return Exit::Done;
+    }
+    fail(Exit::Failed, left.problems.join("\nplancton: "))
+}
+
+/// Everything that Plancton made: pilots (as root of every instance), images it brought, groups, its own files.
+pub fn purge(place: &Place, dry_run: bool) -> Exit {
+    if dry_run {
+        return show_purge(place);
+    }
+    if run::is_running(&place.dirs.run) && control::request_force_stop(&place.dirs.state).is_ok() {
+        wait_until(Duration::from_secs(10), || {
+            !run::is_running(&place.dirs.run)
+        });
+    }
+    let exit = purge_quietly(place);
+    if exit == Exit::Done {
+        say("nothing of Plancton's is left on the engine or in its directories\n");
+    } else {
+        complain(
+            "what is left: `docker ps -a --filter label=io.plancton.instance` and `docker rm -fv` of what it shows; \
+             run `plancton purge` again when the engine answers",
+        );
+    }
+    exit
+}
+
+/// The same where no daemon runs, with a word only about what could not be removed.
+pub fn purge_quietly(place: &Place) -> Exit {
+    match connect(place).map(|(engine, instance)| purge_engine(&engine, &instance, place)) {
+        Ok(problems) if problems.is_empty() => {}
+        Ok(problems) => return fail(Exit::Failed, problems.join("\nplancton: ")),
+        Err(exit) => return exit,
+    }
+    match remove_files(place) {
+        Ok(()) => Exit::Done,
+        Err(error) => fail(Exit::Failed, error),
+    }
+}
+
+fn show_purge(place: &Place) -> Exit {
+    let (engine, instance) = match connect(place) {
+        Ok(found) => found,
+        Err(exit) => return exit,
+    };
+    match list(&engine, &instance) {
+        Ok(pilots) => {
+            for pilot in pilots.iter().filter(|pilot| pilot.own || place.is_root) {
+                say(&format!("would remove the pilot {}\n", pilot.name));
+            }
+        }
+        Err(error) => return fail(Exit::EngineUnavailable, error),
+    }
+    for image in state::read_images(&place.dirs.state).unwrap_or_default() {
+        say(&format!("would remove the image {image}\n"));
+    }
+    say(&format!(
+        "would remove {} and {}\n",
+        place.dirs.run.display(),
+        place.dirs.state.display()
+    ));
+    Exit::Done
+}
+
+/// What could not be removed, one sentence each.
+fn purge_engine(engine: &Engine, instance: &str, place: &Place) -> Vec<String> {
+    // With its own directories an instance removes itself alone; the machine's daemon speaks for the machine.
+    let machine = place.is_root && place.dirs.scope == state::Scope::Machine;
+    let pilots = match list(engine, instance) {
+        Ok(pilots) => pilots,
+        Err(error) => return vec![error.to_string()],
+    };
+    let ours = pilots
+        .into_iter()
+        .filter(|pilot| pilot.own || machine)
+        .collect();
+    let mut problems = remove_pilots(engine, ours, Grace::Own).problems;
+    for image in state::read_images(&place.dirs.state).unwrap_or_default() {
+        match engine.image_remove(&image) {
+            Ok(ImageRemoveOutcome::Done) => {}
+            Ok(ImageRemoveOutcome::InUse(_)) => {
+                log::info!("{image} is used by somebody else and stays")
+            }
+            Err(error) => problems.push(format!("{image}: {error}")),
+        }
+    }
+    if let Ok(facts) = read_facts(engine, Path::new("/"), place.is_root)
+        && let Some(layout) = facts.layout.filter(|_| facts.parent.is_ok())
+    {
+        group::remove(Path::new("/"), layout);
+    }
+    problems
+}
+
+/// The run and state directories with what we put there; anything else in them stays, and so do they.
+fn remove_files(place: &Place) -> std::io::Result<()> {
+    for directory in [&place.dirs.run, &place.dirs.state] {
+        match std::fs::remove_dir_all(directory) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn connect(place: &Place) -> Result<(Arc<Engine>, String), Exit> {
+    // A broken configuration must not keep anybody from removing things: then the usual places are tried.
+    let config = place
+        .config()
+        .map_or_else(|_| Config::default(), |(config, _)| config);
+    let engine = place.engine(&config)?;
+    Ok((engine, place.instance(&config)))
+}
+
+fn list(engine: &Engine, instance: &str) -> Result<Vec<Pilot>, Error> {
+    let boot_id = clock::boot_id(Path::new("/"));
+    let listed = engine.list()?;
+    Ok(listed
+        .iter()
+        .map(|listed| read_pilot(listed, instance, &boot_id))
+        .collect())
+}
+
+#[derive(Default)]
+struct Removed {
+    removed: usize,
+    problems: Vec<String>,
+}
+
+/// SIGTERM to all, then SIGKILL to each when its grace is over, then removal with volumes.
+fn remove_pilots(engine: &Engine, pilots: Vec<Pilot>, grace: Grace) -> Removed {
+    let start = Instant::now();
+    let runs = |pilot: &Pilot| matches!(pilot.state, PilotState::Running | PilotState::Paused);
+    if grace == Grace::Own {
+        for pilot in pilots.iter().filter(|pilot| runs(pilot)) {
+            let _ = engine.kill(&pilot.id, "TERM");
+            if pilot.state == PilotState::Paused {
+                let _ = engine.unpause(&pilot.id);
+            }
+        }
+    }
+    let mut done = Removed::default();
+    for pilot in pilots {
+        let seconds = if grace == Grace::Own && runs(&pilot) {
+            pilot.grace
+        } else {
+            0.0
+        };
+        let wait = Duration::from_secs_f64(seconds)
+            .min(LONGEST)
+            .saturating_sub(start.elapsed());
+        wait_until(
+            wait,
+            || !matches!(engine.inspect(&pilot.id), Ok(Some(seen)) if seen.state.running),
+        );
+        if pilot.state == PilotState::Paused {
+            let _ = engine.kill(&pilot.id, "KILL");
+            let _ = engine.unpause(&pilot.id);
+        }
+        match engine.remove(&pilot.id, Force::Yes) {
+            Ok(RemoveOutcome::Done) => done.removed += 1,
+            Ok(RemoveOutcome::Later(why)) => done.problems.push(format!("{}: {why}", pilot.name)),
+            Err(error) => done.problems.push(format!("{}: {error}", pilot.name)),
+        }
+    }
+    done
+}

@@ -1,0 +1,240 @@
+//! What of the host a pilot sees: mounts, scratch memory and devices, each from one text such as `/data:/data:ro`.
+//! Pure: whether a path exists is looked at before a launch, not here.
+
+use super::values::exact_size;
+use crate::units::Bytes;
+use std::fmt;
+
+const PROPAGATIONS: [&str; 6] = [
+    "private", "rprivate", "slave", "rslave", "shared", "rshared",
+];
+
+/// `/host:/container[:OPTIONS]`, read-only unless `rw` is among the options.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    pub source: String,
+    pub target: String,
+    pub read_only: bool,
+    /// One of the kernel's words, `rprivate` unless given.
+    pub propagation: String,
+}
+
+/// `/path` or `/path:64MiB`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tmpfs {
+    pub target: String,
+    /// `None`: bounded by the pilot's memory alone.
+    pub size: Option<Bytes>,
+}
+
+/// `/dev/a[:/dev/b[:rwm]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    pub host: String,
+    pub container: String,
+    /// Some of `r` (read), `w` (write) and `m` (make the node).
+    pub permissions: String,
+}
+
+impl Mount {
+    pub fn parse(text: &str) -> Result<Mount, String> {
+        let mut parts = text.splitn(3, ':');
+        let (source, target) = (parts.next().unwrap_or_default(), parts.next());
+        let target = target.ok_or_else(|| {
+            format!("mount '{text}' has no path in the container; write \"/host:/container\"")
+        })?;
+        let mut mount = Mount {
+            source: absolute(source, text)?,
+            target: below_root(target, text)?,
+            read_only: true,
+            propagation: "rprivate".to_owned(),
+        };
+        for option in parts.flat_map(|options| options.split(',')) {
+            match option {
+                "ro" => mount.read_only = true,
+                "rw" => mount.read_only = false,
+                word if PROPAGATIONS.contains(&word) => mount.propagation = word.to_owned(),
+                "z" | "Z" => {
+                    return Err(format!(
+                        "mount '{text}': option '{option}' would relabel the owner's files; leave it out"
+                    ));
+                }
+                _ => {
+                    return Err(format!(
+                        "mount '{text}': unknown option '{option}'; write ro or rw, and perhaps one of {}",
+                        PROPAGATIONS.join(", ")
+                    ));
+                }
+            }
+        }
+        Ok(mount)
+    }
+}
+
+impl fmt::Display for Mount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mode = if self.read_only { "ro" } else { "rw" };
+        write!(f, "{}:{}:{mode}", self.source, self.target)?;
+        match self.propagation.as_str() {
+            "rprivate" => Ok(()),
+            word => write!(f, ",{word}"),
+        }
+    }
+}
+
+impl Tmpfs {
+    pub fn parse(text: &str) -> Result<Tmpfs, String> {
+        let (target, size) = match text.split_once(':') {
+            Some((target, size)) => (target, Some(Bytes::parse(size)?)),
+            None => (text, None),
+        };
+        if size == Some(Bytes(0)) {
+            return Err(format!(
+                "tmpfs '{text}' has no room; write a size such as \"64MiB\" or none"
+            ));
+        }
+        let target = below_root(target, text)?;
+        Ok(Tmpfs { target, size })
+    }
+}
+
+impl fmt::Display for Tmpfs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.size {
+            Some(size) => write!(f, "{}:{}", self.target, exact_size(&size)),
+            None => f.write_str(&self.target),
+        }
+    }
+}
+
+impl Device {
+    pub fn parse(text: &str) -> Result<Device, String> {
+        let mut parts = text.splitn(3, ':');
+        let host = parts.next().unwrap_or_default();
+        let container = parts.next().unwrap_or(host);
+        let permissions = parts.next().unwrap_or("rwm");
+        let each_once = |c: char| "rwm".contains(c) && permissions.matches(c).count() == 1;
+        if permissions.is_empty() || !permissions.chars().all(each_once) {
+            return Err(format!(
+                "device '{text}': permissions '{permissions}' are not some of \"rwm\""
+            ));
+        }
+        Ok(Device {
+            host: absolute(host, text)?,
+            container: below_root(container, text)?,
+            permissions: permissions.to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.host, self.container, self.permissions)
+    }
+}
+
+/// A path from the root without `..`; `whole` is the text it stands in.
+fn absolute(path: &str, whole: &str) -> Result<String, String> {
+    if !path.starts_with('/') || path.split('/').any(|part| part == "..") || path.contains('\0') {
+        return Err(format!(
+            "'{path}' in '{whole}' is not a path from the root; start it with '/' and leave out '..'"
+        ));
+    }
+    Ok(path.to_owned())
+}
+
+/// Nothing can be mounted over the container's own root.
+fn below_root(path: &str, whole: &str) -> Result<String, String> {
+    if path.starts_with('/') && path.trim_matches('/').is_empty() {
+        return Err(format!(
+            "'{path}' in '{whole}' is the container's root; write a path below it"
+        ));
+    }
+    absolute(path, whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts() {
+        for (text, read_only, propagation, full) in [
+            ("/a:/b", true, "rprivate", "/a:/b:ro"),
+            ("/a:/b:ro", true, "rprivate", "/a:/b:ro"),
+            ("/a:/b:rw", false, "rprivate", "/a:/b:rw"),
+            ("/:/host:rslave", true, "rslave", "/:/host:ro,rslave"),
+            ("/a:/b:rw,rshared", false, "rshared", "/a:/b:rw,rshared"),
+        ] {
+            let mount = Mount::parse(text).unwrap();
+            assert_eq!(
+                (mount.read_only, mount.propagation.as_str()),
+                (read_only, propagation),
+                "{text}"
+            );
+            assert_eq!(mount.to_string(), full, "{text}");
+            assert_eq!(Mount::parse(full), Ok(mount), "{full}");
+        }
+        for (text, why) in [
+            ("", "mount '' has no path in the container"),
+            (
+                "/a",
+                "mount '/a' has no path in the container; write \"/host:/container\"",
+            ),
+            ("a:/b", "'a' in 'a:/b' is not a path from the root"),
+            ("/a:b", "'b' in '/a:b' is not a path"),
+            ("/a:/b/../..", "'/b/../..' in '/a:/b/../..' is not a path"),
+            ("/a:/", "'/' in '/a:/' is the container's root"),
+            (
+                "/a:/b:Z",
+                "mount '/a:/b:Z': option 'Z' would relabel the owner's files; leave it out",
+            ),
+            (
+                "/a:/b:",
+                "mount '/a:/b:': unknown option ''; write ro or rw",
+            ),
+            ("/a:/b:ro:rw", "mount '/a:/b:ro:rw': unknown option 'ro:rw'"),
+        ] {
+            let error = Mount::parse(text).unwrap_err();
+            assert!(error.starts_with(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn scratch_and_devices() {
+        for (text, target, size) in [
+            ("/tmp", "/tmp", None),
+            ("/x:64MiB", "/x", Some(Bytes(64 << 20))),
+        ] {
+            let tmpfs = Tmpfs::parse(text).unwrap();
+            assert_eq!(
+                (tmpfs.target.as_str(), tmpfs.size),
+                (target, size),
+                "{text}"
+            );
+            assert_eq!(Tmpfs::parse(&tmpfs.to_string()), Ok(tmpfs), "{text}");
+        }
+        for bad in ["", "tmp", "/", "/tmp:", "/tmp:64", "/tmp:0", "/tmp:ro"] {
+            assert!(Tmpfs::parse(bad).is_err(), "{bad}");
+        }
+        for (text, full) in [
+            ("/dev/fuse", "/dev/fuse:/dev/fuse:rwm"),
+            ("/dev/a:/dev/b", "/dev/a:/dev/b:rwm"),
+            ("/dev/a:/dev/b:r", "/dev/a:/dev/b:r"),
+        ] {
+            let device = Device::parse(text).unwrap();
+            assert_eq!(device.to_string(), full);
+            assert_eq!(Device::parse(full), Ok(device));
+        }
+        for bad in [
+            "",
+            "fuse",
+            "/dev/a:b",
+            "/dev/a:/dev/b:",
+            "/dev/a:/dev/b:rx",
+            "/dev/a:/dev/b:rr",
+        ] {
+            assert!(Device::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,482 @@
+//! The loop: observe, decide, act, report, wait. No call that can take long runs on it: what the engine is asked is in
+//! flight, and lands here as a value.
+
+use crate::act::{Hands, builtin, group, spec::Setting};
+use crate::cli::Exit;
+use crate::config::Config;
+use crate::decide::{Action, Decision, EngineState, Memory, News, Observation, decide};
+use crate::engine::{Engine, Error, EventStream, Listed};
+use crate::flights::{Flights, Lane};
+use crate::observe::facts::{Facts, read_facts};
+use crate::observe::{Input, Observer, parent_for_engine};
+use crate::report::{self, LoopCost, Told};
+use crate::state::{self, Dirs, Lock, control};
+use crate::units::whole;
+use crate::wait::{Signals, Watch, wait};
+use crate::{clock, host};
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// How the loop is started.
+pub struct Start {
+    pub config: Config,
+    /// Read again on SIGHUP.
+    pub config_file: Option<PathBuf>,
+    pub dirs: Dirs,
+    pub engine: Arc<Engine>,
+    pub instance: String,
+    pub host: String,
+    /// End after the first full tick and what it set off.
+    pub once: bool,
+    pub dry_run: bool,
+    /// Observations, one JSON object a line.
+    pub record: Option<File>,
+    pub lock: Lock,
+}
+
+/// What a flight brings back.
+enum Landed {
+    Greeted(Result<Greeting, Error>),
+    Listed(f64, Result<Vec<Listed>, Error>),
+    Prepared(Result<(), String>),
+    News(Option<News>),
+}
+
+/// The engine's first answers, the stream of its events, and whether the parent group is ready.
+struct Greeting {
+    facts: Facts,
+    events: Result<EventStream, Error>,
+    prepared: Result<(), String>,
+}
+
+struct Daemon {
+    start: Start,
+    hands: Hands,
+    root: PathBuf,
+    boot_id: String,
+    signals: Signals,
+    control: Option<Watch>,
+    flights: Flights<Landed>,
+    observer: Observer,
+    memory: Memory,
+    facts: Option<Facts>,
+    events: Option<EventStream>,
+    engine_state: EngineState,
+    /// The list that waits for its tick.
+    list: Option<(Vec<Listed>, f64)>,
+    /// Boot second at which the list in flight was asked for.
+    asking: Option<f64>,
+    news: Vec<News>,
+    told: Told,
+    cost: LoopCost,
+    crowded: bool,
+    /// Something has happened since the last list was asked for.
+    stirred: bool,
+    /// Boot second of the next regular tick; `None`: only an event can change anything.
+    next_tick: Option<f64>,
+    finished: Option<Exit>,
+}
+
+/// Runs until a signal, a force-stop or a finished drain. Errors: no signal pipe, no file descriptors.
+pub fn run(start: Start) -> std::io::Result<Exit> {
+    let mut daemon = Daemon::new(start)?;
+    let exit = daemon.turn_until_the_end();
+    daemon.leave();
+    Ok(exit)
+}
+
+impl Daemon {
+    fn turn_until_the_end(&mut self) -> Exit {
+        loop {
+            self.take_in();
+            if let Some(exit) = self.end() {
+                return exit;
+            }
+            if let Some(list) = self.list.take() {
+                self.tick(Some(list));
+            } else if self.is_due() {
+                self.ask();
+            }
+            self.wait();
+        }
+    }
+
+    /// One turn. Without a list nothing is changed, but what holds is still told.
+    fn tick(&mut self, list: Option<(Vec<Listed>, f64)>) {
+        let observation = self.observe(list.as_ref());
+        let decision = decide(&self.start.config, &mut self.memory, &observation);
+        self.act(&decision);
+        self.report(
+            &observation,
+            &decision,
+            list.as_ref().map_or(&[], |(list, _)| list),
+        );
+        self.next_tick = decision
+            .wake_in
+            .map(|seconds| observation.at.boot + seconds);
+        self.finished = self
+            .finished
+            .or_else(|| self.is_finished(&observation, &decision));
+    }
+
+    fn observe(&mut self, list: Option<&(Vec<Listed>, f64)>) -> Observation {
+        let local = clock::local();
+        let (share, owner, _) = self.start.config.effective(local.weekday, local.minute);
+        let now = clock::now();
+        let control = control::read(&self.start.dirs.state, now.epoch);
+        self.told.control_problems(&control.problems);
+        let input = Input {
+            now,
+            local,
+            facts: self.facts.as_ref(),
+            engine: self.engine_state.clone(),
+            list: list.map(|(list, asked_at)| (list.as_slice(), *asked_at)),
+            news: std::mem::take(&mut self.news),
+            control: control.asked,
+            share: &share,
+            owner: &owner,
+            instance: &self.start.instance,
+            boot_id: &self.boot_id,
+            crowded: self.crowded,
+        };
+        let observation = self.observer.observe(input);
+        if let Some(file) = &mut self.start.record {
+            let line = serde_json::to_string(&observation).unwrap_or_default();
+            if let Err(error) = writeln!(file, "{line}") {
+                log::warn!("the record of observations: {error}; recording ends here");
+                self.start.record = None;
+            }
+        }
+        observation
+    }
+
+    fn act(&mut self, decision: &Decision) {
+        self.crowded = decision.crowded;
+        let (share, now) = (&self.start.config.share, clock::now());
+        let setting = Setting {
+            instance: self.start.instance.clone(),
+            host: self.start.host.clone(),
+            boot_id: self.boot_id.clone(),
+            parent: self.facts.as_ref().and_then(parent_for_engine),
+            cpuset: share.cpuset.clone(),
+            refuse_missing_limits: share.missing_limits == crate::config::MissingLimits::Refuse,
+            now,
+        };
+        for action in &decision.actions {
+            if let Some((lane, job)) =
+                self.hands
+                    .flight(action, &self.start.config.pilots, &setting)
+            {
+                self.flights.go(lane, move || Landed::News(job()));
+            }
+        }
+        if decision.actions.contains(&Action::MendGroup) {
+            self.mend_group();
+        }
+    }
+
+    fn mend_group(&mut self) {
+        let Some(layout) = self.facts.as_ref().and_then(|facts| facts.layout) else {
+            return;
+        };
+        let (root, limit) = (self.root.clone(), self.memory_limit());
+        if !self.start.dry_run {
+            self.flights.go(Lane::Clean, move || {
+                Landed::Prepared(group::prepare(&root, layout, limit))
+            });
+        }
+    }
+
+    /// What pilots may use together, so that the kernel can act between two ticks; `None`: the machine is smaller than
+    /// its reserve.
+    fn memory_limit(&self) -> Option<u64> {
+        let total = host::memory::read_memory(&self.root).ok()?.total.0;
+        total
+            .checked_sub(self.start.config.share.reserve_memory.0)
+            .filter(|limit| *limit > 0)
+    }
+
+    fn report(&mut self, observation: &Observation, decision: &Decision, list: &[Listed]) {
+        self.cost.calls = self.hands.engine.counters().calls;
+        let status = report::status(&report::Seen {
+            start: &self.start,
+            observation,
+            decision,
+            list,
+            facts: self.facts.as_ref(),
+            memory: &self.memory,
+            told: &self.told,
+            cost: &self.cost,
+        });
+        self.told.log_changes(&status, &observation.news);
+        if let Err(error) = state::write_status(&self.start.dirs.run, &status) {
+            self.told.problem("status", Some(error.to_string()));
+        } else {
+            self.told.problem("status", None);
+        }
+    }
+
+    fn wait(&mut self) {
+        let now = clock::now().boot;
+        self.cost.turned(now, clock::process_cpu());
+        let pending =
+            self.list.is_some() || (self.stirred && self.asking.is_none() && self.facts.is_some());
+        let seconds = if pending {
+            Some(0.0)
+        } else {
+            self.next_tick.map(|at| (at - now).max(0.0))
+        };
+        let events = self.events.as_ref().map(AsFd::as_fd);
+        let woken = wait(
+            seconds,
+            &mut self.signals,
+            self.control.as_ref(),
+            Some(self.flights.as_fd()),
+            events,
+        );
+        self.cost.woke(clock::now().boot);
+        self.stirred |= woken.control;
+        if woken.events {
+            self.read_events();
+        }
+    }
+
+    fn read_events(&mut self) {
+        let Some(events) = &mut self.events else {
+            return;
+        };
+        match events.read() {
+            // A hint only: the next list tells the truth.
+            Ok(seen) => self.stirred |= !seen.is_empty(),
+            Err(error) => {
+                log::debug!("events: {error}; the next tick opens the stream again");
+                self.events = None;
+            }
+        }
+    }
+
+    /// What has landed since the last turn.
+    fn take_in(&mut self) {
+        for landed in self.flights.landed() {
+            match landed {
+                Landed::Greeted(Ok(greeting)) => self.greeted(greeting),
+                Landed::Greeted(Err(error)) => self.engine_failed(&error),
+                Landed::Listed(at, Ok(list)) => {
+                    self.asking = None;
+                    self.engine_state = EngineState::Up;
+                    self.told.problem("engine", None);
+                    self.list = Some((list, at));
+                }
+                Landed::Listed(_, Err(error)) => {
+                    self.asking = None;
+                    self.engine_failed(&error);
+                }
+                Landed::Prepared(result) => self.told.problem("group", result.err()),
+                Landed::News(news) => {
+                    self.stirred |= news.is_some();
+                    self.news.extend(news);
+                }
+            }
+        }
+        if self.signals.take_reload() {
+            self.reload();
+        }
+    }
+
+    fn greeted(&mut self, greeting: Greeting) {
+        self.asking = None;
+        self.told.problem("group", greeting.prepared.err());
+        self.events = greeting.events.ok();
+        self.engine_state = match &greeting.facts.unsupported {
+            Some(why) => EngineState::Unsupported(why.clone()),
+            None => EngineState::Up,
+        };
+        self.told.problem("engine", None);
+        self.stirred = greeting.facts.unsupported.is_none();
+        self.facts = Some(greeting.facts);
+        if !self.stirred {
+            self.tick(None);
+        }
+    }
+
+    /// The engine is a state, never an exit: pilots stay as they are, and it is asked again at the next tick.
+    fn engine_failed(&mut self, error: &Error) {
+        self.asking = None;
+        self.events = None;
+        if error.is_unreachable() {
+            self.facts = None;
+        }
+        self.engine_state = EngineState::Down(error.to_string());
+        self.told.problem("engine", Some(error.to_string()));
+        self.stirred = false;
+        self.tick(None);
+        if self.start.once {
+            self.finished = Some(Exit::EngineUnavailable);
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        let now = clock::now().boot;
+        (self.stirred && self.asking.is_none()) || self.next_tick.is_some_and(|at| now >= at)
+    }
+
+    /// Sends for what the next tick needs. An engine that has not answered the last question is not asked another.
+    fn ask(&mut self) {
+        let now = clock::now().boot;
+        if let Some(asked_at) = self.asking {
+            let text = format!(
+                "no answer for {:.0} s; pilots stay as they are",
+                now - asked_at
+            );
+            self.engine_state = EngineState::Down(text);
+            self.tick(None);
+            return;
+        }
+        let interval = self.start.config.loop_.interval.as_secs_f64();
+        (self.asking, self.next_tick, self.stirred) = (Some(now), Some(now + interval), false);
+        let engine = Arc::clone(&self.hands.engine);
+        if self
+            .facts
+            .as_ref()
+            .is_some_and(|facts| facts.unsupported.is_none())
+            && self.events.is_some()
+        {
+            self.flights.go(Lane::Look, move || {
+                Landed::Listed(clock::now().boot, engine.list())
+            });
+            return;
+        }
+        let (root, limit, dry_run) = (self.root.clone(), self.memory_limit(), self.start.dry_run);
+        let is_root = rustix::process::geteuid().is_root();
+        self.flights.go(Lane::Look, move || {
+            Landed::Greeted(greet(&engine, &root, is_root, limit, dry_run))
+        });
+    }
+
+    fn reload(&mut self) {
+        let Some(file) = self.start.config_file.clone() else {
+            return;
+        };
+        match crate::commands::read_config(&file) {
+            Ok(config) => {
+                log::info!("{}: read again", file.display());
+                self.start.config = config;
+                self.told.problem("configuration", None);
+                self.mend_group();
+            }
+            Err(problems) => {
+                let text = format!("{problems}; the configuration read last stays in force");
+                self.told.problem("configuration", Some(text));
+            }
+        }
+        self.stirred = true;
+    }
+
+    fn is_finished(&mut self, observation: &Observation, decision: &Decision) -> Option<Exit> {
+        if decision.finished {
+            // Carried out, and so consumed: the next start is a new beginning.
+            for request in [control::Request::ForceStop, control::Request::Drain] {
+                if let Err(error) = control::clear(&self.start.dirs.state, request) {
+                    log::warn!("{error}");
+                }
+            }
+            return Some(Exit::Done);
+        }
+        (self.start.once && observation.cpu.is_some() && observation.pilots.is_some())
+            .then_some(Exit::Done)
+    }
+
+    fn end(&self) -> Option<Exit> {
+        if self.signals.wants_end() {
+            return Some(Exit::Done);
+        }
+        // `--once` waits for what its tick set off.
+        self.finished
+            .filter(|_| !self.start.once || self.flights.is_empty())
+    }
+
+    fn leave(&mut self) {
+        if let Err(error) = state::remove_status(&self.start.dirs.run) {
+            log::warn!("{error}");
+        }
+        if let Some((layout, _)) = self
+            .facts
+            .as_ref()
+            .and_then(|f| f.layout.zip(f.parent.as_ref().ok()))
+        {
+            group::remove(&self.root, layout);
+        }
+    }
+
+    fn new(start: Start) -> std::io::Result<Daemon> {
+        let root = PathBuf::from("/");
+        let seed = whole(clock::now().epoch * 1e6) ^ u64::from(std::process::id()) << 40;
+        let control = Watch::new(&control::directory(&start.dirs.state));
+        let mut told = Told::default();
+        if let Err(error) = &control {
+            told.problem(
+                "control",
+                Some(format!(
+                    "control files can't be watched ({error}); they are read at each tick"
+                )),
+            );
+        }
+        Ok(Daemon {
+            hands: Hands {
+                engine: Arc::clone(&start.engine),
+                state: start.dirs.state.clone(),
+                dry_run: start.dry_run,
+                builtin_tag: builtin::tag()?,
+            },
+            boot_id: clock::boot_id(&root),
+            signals: Signals::catch()?,
+            control: control.ok(),
+            flights: Flights::new()?,
+            observer: Observer::new(&root, hold_dirs(&start.dirs.run)),
+            memory: Memory::new(seed),
+            facts: None,
+            events: None,
+            engine_state: EngineState::Unknown,
+            list: None,
+            asking: None,
+            news: Vec::new(),
+            told,
+            cost: LoopCost::new(clock::now().boot),
+            crowded: false,
+            stirred: false,
+            next_tick: Some(0.0),
+            finished: None,
+            root,
+            start,
+        })
+    }
+}
+
+/// Where `*.hold` files hold pilots back.
+fn hold_dirs(run: &Path) -> Vec<PathBuf> {
+    vec![
+        run.join("inhibit.d"),
+        PathBuf::from("/etc/plancton/inhibit.d"),
+    ]
+}
+
+fn greet(
+    engine: &Engine,
+    root: &Path,
+    is_root: bool,
+    limit: Option<u64>,
+    dry_run: bool,
+) -> Result<Greeting, Error> {
+    let facts = read_facts(engine, root, is_root)?;
+    let ours = facts.layout.filter(|_| facts.parent.is_ok() && !dry_run);
+    let prepared = ours.map_or(Ok(()), |layout| group::prepare(root, layout, limit));
+    let events = EventStream::open(engine);
+    Ok(Greeting {
+        facts,
+        events,
+        prepared,
+    })
+}

@@ -1,0 +1,280 @@
+//! Giving back and taking again: which pilots are paused, stopped and woken when the owner needs the room.
+
+use super::ends::Cause;
+use super::reason::{Code, Reason};
+use super::rules::{How, Rules};
+use super::{Action, Memory, Pilot, PilotState, Protection, Room, Turn};
+use crate::config::WhenBusy;
+use crate::units::PilotId;
+use std::collections::BTreeMap;
+
+/// While a need is new, the load is sampled this often (seconds), so that a burst over one tick's border is not taken
+/// for a steady load.
+const LOOK_AGAIN: f64 = 2.0;
+/// A pilot that gets less than this share of its CPUs is starved.
+const STARVED: f64 = 0.05;
+
+#[derive(Clone, Debug, Default)]
+pub struct Ladder {
+    /// Boot-clock second since which the owner needs more than rides along.
+    busy_since: Option<f64>,
+    /// The window in which the need first showed, to be weighed by the next look: (its length, its need).
+    first_look: Option<(f64, f64)>,
+    /// Last second at which something held pilots back.
+    last_busy: Option<f64>,
+    /// Last second at which one was given back without knowing the need.
+    last_blind: Option<f64>,
+    /// Some rule or need holds pilots back.
+    pub(super) holding: bool,
+    starved: BTreeMap<PilotId, f64>,
+    pub(super) look_again: Option<f64>,
+}
+
+impl Ladder {
+    /// Since when the need lasts. A need first seen in a long window began somewhere inside it; how the next, short
+    /// look compares with it tells where.
+    fn watch(&mut self, turn: &Turn, need: f64) {
+        self.look_again = None;
+        let window = turn.seen.cpu.map_or(0.0, |cpu| cpu.window);
+        if need <= 0.0 {
+            self.busy_since = None;
+            self.first_look = None;
+            return;
+        }
+        match (self.busy_since, self.first_look.take()) {
+            (None, _) => {
+                self.busy_since = Some(turn.now);
+                self.first_look = Some((window, need));
+            }
+            (Some(since), Some((length, before))) => {
+                self.busy_since = Some(since - length * (before / need).clamp(0.0, 1.0));
+            }
+            (Some(_), None) => {}
+        }
+        let lasting = self.busy_since.map_or(0.0, |since| turn.now - since);
+        let missing = turn.owner.busy_for.as_secs_f64() - lasting;
+        self.look_again = (missing > 0.0).then(|| missing.clamp(0.5, LOOK_AGAIN));
+    }
+
+    /// The owner needs the room, and has for `busy-for`.
+    fn is_busy(&self, turn: &Turn) -> bool {
+        self.busy_since
+            .is_some_and(|since| turn.now - since >= turn.owner.busy_for.as_secs_f64() - 1e-6)
+    }
+
+    /// A need is there, be it ever so new: nothing is launched into it.
+    pub(super) fn in_doubt(&self) -> bool {
+        self.busy_since.is_some()
+    }
+
+    pub(super) fn is_crowded(&self) -> bool {
+        self.holding || self.in_doubt()
+    }
+
+    fn calm_for(&self, now: f64) -> f64 {
+        self.last_busy.map_or(f64::INFINITY, |last| now - last)
+    }
+
+    /// Nothing held pilots back for `calm-for`.
+    pub(super) fn is_calm(&self, turn: &Turn) -> bool {
+        self.calm_for(turn.now) >= turn.owner.calm_for.as_secs_f64()
+    }
+
+    pub(super) fn reason(&self, turn: &Turn, room: &Room, paused: usize) -> Option<Reason> {
+        let free = room.free_now?;
+        let foreign = turn.seen.cpu.map_or(0.0, |cpu| cpu.foreign);
+        let numbers = format!(
+            "the owner uses {foreign:.1} of {:.0} cores, pilots were promised {:.1}",
+            room.cores, room.given
+        );
+        if room.need_unknown && turn.own().next().is_some() {
+            let text = format!(
+                "{numbers}; all cores are busy and pilots are not protected, so they give way one by one"
+            );
+            return Some(Reason::new(Code::Busy, free, room.give_floor, text));
+        }
+        if self.busy_since.is_some() {
+            return Some(Reason::new(
+                Code::Busy,
+                free,
+                room.give_floor,
+                format!("{numbers}; nothing is started"),
+            ));
+        }
+        if paused > 0 && !self.is_calm(turn) {
+            let left = turn.owner.calm_for.as_secs_f64() - self.calm_for(turn.now);
+            let text = format!("{numbers}; paused pilots go on after {left:.0} s more of calm");
+            return Some(Reason::new(Code::Busy, free, room.launch_floor, text));
+        }
+        None
+    }
+}
+
+/// The pilots that may run are the oldest; the others are paused or stopped, as many in one pass as are too many.
+pub(super) fn give_back(turn: &mut Turn, memory: &mut Memory, rules: &Rules, room: &Room) {
+    let mut ladder = std::mem::take(&mut memory.ladder);
+    let need = room.need();
+    ladder.watch(turn, need);
+    let (how, too_much) = busy_measure(turn, &mut ladder, room, need);
+    let mut own: Vec<Pilot> = turn
+        .own()
+        .filter(|p| !memory.stopping.contains_key(&p.id))
+        .cloned()
+        .collect();
+    own.sort_by(|a, b| {
+        a.created
+            .total_cmp(&b.created)
+            .then_with(|| a.id.cmp(&b.id))
+    });
+    let running = own
+        .iter()
+        .filter(|pilot| pilot.state == PilotState::Running)
+        .count();
+    ladder.holding = rules.keep.is_some() || too_much > 0.0;
+    if (rules.keep.is_some() && !rules.at_once) || ladder.is_busy(turn) {
+        ladder.last_busy = Some(turn.now);
+    }
+    let mut over_rules = rules.keep.map_or(0, |keep| match rules.how {
+        // Paused ones hold memory and disk too.
+        Some(How::Stop | How::Kill) => own.len().saturating_sub(keep),
+        _ => running.saturating_sub(keep),
+    });
+    let mut over_need = too_much;
+    for pilot in own.iter().rev() {
+        if over_rules > 0 {
+            let rule = rules.how.unwrap_or(How::Pause);
+            if rule > How::Pause || pilot.state == PilotState::Running {
+                over_rules -= 1;
+                over_need -= pilot.cpus;
+                measure(turn, memory, pilot, rule, rule_cause(rules));
+            }
+        } else if over_need > 1e-6 && pilot.state == PilotState::Running {
+            over_need -= pilot.cpus;
+            measure(turn, memory, pilot, how, Cause::Owner);
+        }
+    }
+    stop_starved(turn, memory, &mut ladder, rules, &own);
+    if rules.keep.is_none()
+        && !ladder.in_doubt()
+        && (ladder.is_calm(turn) || rules.at_once && ladder.last_busy.is_none())
+    {
+        wake(turn, memory, room, &own);
+    }
+    memory.ladder = ladder;
+}
+
+fn rule_cause(rules: &Rules) -> Cause {
+    if rules.draining {
+        Cause::Drain
+    } else {
+        Cause::Owner
+    }
+}
+
+/// How the owner's need for CPU is met, and how many cores have to be given back now.
+fn busy_measure(turn: &Turn, ladder: &mut Ladder, room: &Room, need: f64) -> (How, f64) {
+    let verified = turn.seen.protection == Protection::Verified;
+    let how = match turn.owner.when_busy {
+        // The kernel yields for us within a scheduling tick: there is nothing to give back.
+        WhenBusy::Yield => return (How::Pause, 0.0),
+        WhenBusy::Auto if verified => return (How::Pause, 0.0),
+        WhenBusy::Auto | WhenBusy::Pause => How::Pause,
+        WhenBusy::Stop => How::Stop,
+    };
+    if ladder.is_busy(turn) && need > 0.0 {
+        return (how, need);
+    }
+    let waited = ladder
+        .last_blind
+        .is_none_or(|last| turn.now - last >= turn.owner.calm_for.as_secs_f64());
+    if room.need_unknown && waited {
+        ladder.last_blind = Some(turn.now);
+        return (how, f64::EPSILON.sqrt());
+    }
+    (how, 0.0)
+}
+
+fn measure(turn: &mut Turn, memory: &mut Memory, pilot: &Pilot, how: How, cause: Cause) {
+    if !memory.is_free(&pilot.id, turn.now) {
+        return;
+    }
+    let pausable = turn
+        .config
+        .pilots
+        .iter()
+        .find(|class| class.name == pilot.class)
+        .is_none_or(|class| class.pausable);
+    match how {
+        How::Pause if pilot.state == PilotState::Created => {}
+        How::Pause if pausable => hand_on(
+            turn,
+            memory,
+            pilot,
+            Action::Pause {
+                id: pilot.id.clone(),
+            },
+        ),
+        How::Pause | How::Stop => super::upkeep::stop(turn, memory, pilot, cause),
+        How::Kill => super::upkeep::kill(turn, memory, pilot, cause),
+    }
+}
+
+/// Asked for once; asked again only when the state did not follow by then.
+fn hand_on(turn: &mut Turn, memory: &mut Memory, pilot: &Pilot, action: Action) {
+    memory.busy.insert(
+        pilot.id.clone(),
+        turn.now + turn.config.loop_.interval.as_secs_f64() / 2.0,
+    );
+    turn.actions.push(action);
+}
+
+/// A pilot that stands still for `starve-limit` holds its memory for nothing. One that merely waits for a job on a
+/// machine with room is not starved.
+fn stop_starved(
+    turn: &mut Turn,
+    memory: &mut Memory,
+    ladder: &mut Ladder,
+    rules: &Rules,
+    own: &[Pilot],
+) {
+    let crowded = ladder.is_crowded();
+    let starved = |pilot: &Pilot| match pilot.state {
+        PilotState::Paused => true,
+        PilotState::Running => {
+            crowded && pilot.used.is_some_and(|used| used < STARVED * pilot.cpus)
+        }
+        _ => false,
+    };
+    ladder
+        .starved
+        .retain(|id, _| own.iter().any(|pilot| pilot.id == *id && starved(pilot)));
+    let limit = turn.owner.starve_limit.as_secs_f64();
+    for pilot in own.iter().filter(|pilot| starved(pilot)) {
+        let since = *ladder.starved.entry(pilot.id.clone()).or_insert(turn.now);
+        // A snooze is the owner's own word for "not now, but later".
+        if turn.now - since >= limit && !rules.snoozed && memory.is_free(&pilot.id, turn.now) {
+            super::upkeep::stop(turn, memory, pilot, Cause::Owner);
+        }
+    }
+}
+
+/// Paused pilots go on, the oldest first, while they fit.
+fn wake(turn: &mut Turn, memory: &mut Memory, room: &Room, own: &[Pilot]) {
+    let mut room = room.clone();
+    for pilot in own.iter().filter(|pilot| pilot.state == PilotState::Paused) {
+        if !room.fits_cpu(pilot.cpus) {
+            break;
+        }
+        room.wake(pilot.cpus);
+        if memory.is_free(&pilot.id, turn.now) {
+            hand_on(
+                turn,
+                memory,
+                pilot,
+                Action::Unpause {
+                    id: pilot.id.clone(),
+                },
+            );
+        }
+    }
+}

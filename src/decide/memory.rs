@@ -1,0 +1,341 @@
+//! What is remembered from tick to tick. All of it can be lost at any moment (a crash, a restart): pilots and their
+//! ends are read back from the engine; only back-offs and timers start anew.
+
+use super::ends::{self, Cause, EndKind};
+use super::ladder::Ladder;
+use super::rules::{Heat, Rules};
+use super::{Ended, LaunchResult, News, Observation, Reason, Turn};
+use crate::config::Config;
+use crate::units::PilotId;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, VecDeque};
+
+/// First wait after a failed launch, in seconds; doubled with each further one, up to [`BACK_OFF_MOST`].
+const BACK_OFF_FIRST: f64 = 5.0;
+const BACK_OFF_MOST: f64 = 900.0;
+/// A missing mount source is looked for again after this long, in seconds.
+const HELD: f64 = 30.0;
+
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// Differs between daemons, so that a fleet does not retry in step.
+    pub seed: u64,
+    drawn: u64,
+    pub(super) launching: Vec<Launching>,
+    pub(super) classes: BTreeMap<String, ClassMemory>,
+    pub(super) stopping: BTreeMap<PilotId, Stopping>,
+    /// Pilots somebody's hand is on already, and the boot-clock second before which they are not touched again.
+    pub(super) busy: BTreeMap<PilotId, f64>,
+    pub(super) ladder: Ladder,
+    pub(super) heat: Heat,
+    reason: Option<Reason>,
+    last_tick: f64,
+    /// Launches, and ends by kind, since the daemon started.
+    pub counts: BTreeMap<String, u64>,
+    /// The last pilots that ended, the latest first.
+    pub gone: VecDeque<Gone>,
+}
+
+/// How many ended pilots are remembered.
+const REMEMBERED: usize = 20;
+
+/// A pilot that has ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Gone {
+    pub name: String,
+    pub class: String,
+    pub kind: EndKind,
+    /// Epoch seconds.
+    pub at: f64,
+    /// Seconds.
+    pub lived: f64,
+    pub exit_code: i64,
+    /// The end of its log, where it is of use.
+    pub last_words: String,
+}
+
+/// A launch that was asked for and that no list has shown yet.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Launching {
+    pub name: String,
+    pub class: String,
+    pub cpus: f64,
+    pub memory: u64,
+    /// Boot-clock second of its answer; `None` while it is in flight.
+    pub answered: Option<f64>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Stopping {
+    pub cause: Cause,
+    /// Boot-clock second of SIGKILL; infinite once it was sent.
+    pub kill_at: f64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) enum Image {
+    /// The first launch tells.
+    #[default]
+    Unknown,
+    Ready,
+    Missing,
+    Fetching,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct ClassMemory {
+    pub image: Image,
+    /// Failures in a row.
+    pub failures: u32,
+    /// Boot-clock second before which nothing is launched.
+    pub retry_at: f64,
+    /// Not a failure that wants longer and longer waits, but a state to look at again.
+    pub held_by: Option<super::Code>,
+    /// The last failure, for people.
+    pub why: String,
+    /// Core-seconds given so far.
+    pub served: f64,
+}
+
+impl Memory {
+    pub fn new(seed: u64) -> Memory {
+        Memory {
+            seed,
+            ..Memory::default()
+        }
+    }
+
+    /// The next number of a splitmix64 sequence: enough for jitter and names.
+    pub(super) fn draw(&mut self) -> u64 {
+        self.drawn = self.drawn.wrapping_add(1);
+        let mut z = self
+            .seed
+            .wrapping_add(self.drawn.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    pub(super) fn count(&mut self, what: &str) {
+        *self.counts.entry(what.to_owned()).or_default() += 1;
+    }
+
+    /// Takes in what the calls in flight brought back, and the core-seconds given since the last tick.
+    pub(super) fn absorb(&mut self, config: &Config, seen: &Observation) {
+        for news in &seen.news {
+            self.learn(config, seen, news);
+        }
+        let elapsed = if self.last_tick > 0.0 {
+            (seen.at.boot - self.last_tick).max(0.0)
+        } else {
+            0.0
+        };
+        self.last_tick = seen.at.boot;
+        for pilot in seen
+            .pilots
+            .iter()
+            .flatten()
+            .filter(|pilot| pilot.own && pilot.state.holds_room())
+        {
+            self.classes.entry(pilot.class.clone()).or_default().served += pilot.cpus * elapsed;
+        }
+    }
+
+    fn learn(&mut self, config: &Config, seen: &Observation, news: &News) {
+        let now = seen.at.boot;
+        match news {
+            News::Launched {
+                class,
+                name,
+                at,
+                result,
+            } => self.launched(now, class, name, *at, result),
+            News::Fetched { class, result } => {
+                let memory = self.classes.entry(class.clone()).or_default();
+                match result {
+                    Ok(()) => memory.image = Image::Ready,
+                    Err(why) => {
+                        memory.image = Image::Missing;
+                        self.back_off(class, why, now);
+                    }
+                }
+            }
+            News::Buried {
+                id,
+                name,
+                class,
+                ended,
+            } => {
+                let cause = self.stopping.remove(id).map(|stopping| stopping.cause);
+                self.busy.remove(id);
+                if let Some(ended) = ended {
+                    let kind = ends::classify(cause, ended);
+                    self.remember(seen.at.epoch, name, class, kind, ended);
+                    self.learn_end(class, kind, ended, now);
+                }
+            }
+            News::Failed { id, .. } => {
+                // Decided about again at the next regular tick, not at once: a failing call must not spin.
+                self.busy
+                    .insert(id.clone(), now + config.loop_.interval.as_secs_f64());
+            }
+        }
+    }
+
+    fn launched(&mut self, now: f64, class: &str, name: &str, at: f64, result: &LaunchResult) {
+        let known = self.launching.iter_mut().find(|launch| launch.name == name);
+        match result {
+            LaunchResult::Started(_) => {
+                if let Some(launch) = known {
+                    launch.answered = Some(at);
+                }
+                self.classes.entry(class.to_owned()).or_default().image = Image::Ready;
+                self.count("launched");
+            }
+            LaunchResult::NoImage => {
+                self.launching.retain(|launch| launch.name != name);
+                let memory = self.classes.entry(class.to_owned()).or_default();
+                if memory.image != Image::Fetching {
+                    memory.image = Image::Missing;
+                }
+            }
+            LaunchResult::MountMissing(source) => {
+                self.launching.retain(|launch| launch.name != name);
+                let memory = self.classes.entry(class.to_owned()).or_default();
+                memory.held_by = Some(super::Code::MountMissing);
+                memory.why = format!(
+                    "{source} is not on this machine; create or mount it, or change `mounts`"
+                );
+                memory.retry_at = now + HELD;
+            }
+            LaunchResult::Failed(why) => {
+                self.launching.retain(|launch| launch.name != name);
+                self.back_off(class, why, now);
+                self.count("launch-failed");
+            }
+            LaunchResult::Lost(why) => {
+                if let Some(launch) = known {
+                    launch.answered = Some(at);
+                }
+                self.back_off(class, why, now);
+                self.count("launch-failed");
+            }
+        }
+    }
+
+    fn remember(&mut self, at: f64, name: &str, class: &str, kind: EndKind, ended: &Ended) {
+        self.gone.truncate(REMEMBERED - 1);
+        self.gone.push_front(Gone {
+            name: name.to_owned(),
+            class: class.to_owned(),
+            kind,
+            at,
+            lived: ended.lived.unwrap_or(0.0),
+            exit_code: ended.exit_code,
+            last_words: ended.last_words.clone(),
+        });
+    }
+
+    fn learn_end(&mut self, class: &str, kind: EndKind, ended: &Ended, now: f64) {
+        self.count(kind.name());
+        match kind {
+            EndKind::Failed | EndKind::OutOfMemory | EndKind::NeverRan => {
+                let why = format!(
+                    "a pilot ended after {:.0} s: {}",
+                    ended.lived.unwrap_or(0.0),
+                    ends::describe(kind, ended)
+                );
+                self.back_off(class, &why, now);
+            }
+            EndKind::Done => {
+                let memory = self.classes.entry(class.to_owned()).or_default();
+                memory.failures = 0;
+                memory.retry_at = 0.0;
+            }
+            EndKind::Ttl | EndKind::Owner | EndKind::Drained | EndKind::Killed => {}
+        }
+    }
+
+    /// Exponential, with up to a quarter of jitter either way. One failure counts once: those of launches that were
+    /// under way together do not multiply.
+    pub(super) fn back_off(&mut self, class: &str, why: &str, now: f64) {
+        let jitter = 0.75 + 0.5 * (crate::units::float(self.draw() % 1_000) / 1_000.0);
+        let memory = self.classes.entry(class.to_owned()).or_default();
+        why.clone_into(&mut memory.why);
+        memory.held_by = None;
+        if memory.retry_at > now {
+            return;
+        }
+        let exponent = i32::try_from(memory.failures.min(16)).unwrap_or(16);
+        memory.failures = memory.failures.saturating_add(1);
+        memory.retry_at = now + (BACK_OFF_FIRST * 2f64.powi(exponent)).min(BACK_OFF_MOST) * jitter;
+    }
+
+    /// Drops what the list shows, or shows to be gone.
+    pub(super) fn forget_gone(&mut self, turn: &Turn) {
+        let listed_at = turn.seen.listed_at;
+        self.launching.retain(|launch| {
+            let listed = turn.pilots.iter().any(|pilot| pilot.name == launch.name);
+            // A container that is still being started stays ours to wait for.
+            launch.answered.is_none_or(|at| !listed && at >= listed_at)
+        });
+        let listed = |id: &PilotId| turn.pilots.iter().any(|pilot| pilot.id == *id);
+        self.stopping
+            .retain(|id, _| listed(id) || self.busy.contains_key(id));
+        self.busy
+            .retain(|id, until| listed(id) || until.is_infinite());
+    }
+
+    /// Launches under way that the list does not show yet.
+    pub(super) fn unlisted<'a>(&'a self, turn: &'a Turn) -> impl Iterator<Item = &'a Launching> {
+        self.launching
+            .iter()
+            .filter(|launch| !turn.pilots.iter().any(|pilot| pilot.name == launch.name))
+    }
+
+    /// Nobody's hand is on it now.
+    pub(super) fn is_free(&self, id: &PilotId, now: f64) -> bool {
+        self.busy.get(id).is_none_or(|until| *until <= now)
+    }
+
+    /// The reason with the second since which its code holds.
+    pub(super) fn dated(&mut self, mut reason: Reason, seen: &Observation) -> Reason {
+        reason.since = match &self.reason {
+            Some(last) if last.code == reason.code => last.since,
+            _ => seen.at.epoch,
+        };
+        self.reason = Some(reason.clone());
+        reason
+    }
+
+    /// The next regular tick, or sooner for the end of a grace, a ttl, a back-off or a doubt.
+    pub(super) fn wake_in(&self, turn: &Turn, rules: &Rules) -> Option<f64> {
+        let now = turn.now;
+        let nothing_to_do =
+            turn.config.pilots.is_empty() && !turn.pilots.iter().any(|pilot| pilot.own);
+        if nothing_to_do && self.launching.is_empty() {
+            return None;
+        }
+        let interval = turn.config.loop_.interval.as_secs_f64();
+        let kills = self
+            .stopping
+            .values()
+            .map(|stopping| stopping.kill_at - now);
+        let ttls = turn
+            .own()
+            .filter(|pilot| !self.stopping.contains_key(&pilot.id));
+        let ttls = ttls.map(|pilot| pilot.expiry.left(turn.seen.at));
+        let retries = self
+            .classes
+            .values()
+            .map(|class| class.retry_at - now)
+            .filter(|wait| *wait > 0.0);
+        let first_rate = turn.seen.cpu.is_none().then_some(1.0);
+        let soonest = kills.chain(ttls).chain(retries).chain(first_rate);
+        let soonest = soonest
+            .chain(self.ladder.look_again)
+            .chain(rules.ends_in)
+            .fold(interval, f64::min);
+        Some(soonest.max(0.05))
+    }
+}

@@ -1,0 +1,224 @@
+//! The one way in which this program reads a small text file that it does not own: never blocking, never more than a
+//! limit, and only from regular files (those of /proc, /sys and cgroups are regular, with a size of 0).
+
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// More than any file read here has, except /proc/stat on machines with many interrupts.
+pub const LIMIT: usize = 64 << 10;
+/// No directory read here has as many entries as this; in a runaway one the rest is not seen.
+const MOST_ENTRIES: usize = 20_000;
+
+/// Why a file could not be read; compared to log a cause only when it changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The file, or what it describes, is not there (any more).
+    Missing,
+    /// A fifo, device, socket or directory in the file's place.
+    NotRegular,
+    /// Longer than this many bytes.
+    TooLong(usize),
+    /// More than this many entries in a directory.
+    TooMany(usize),
+    /// Read, but not what was expected there.
+    Malformed(&'static str),
+    System(Errno),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadError {
+    pub path: PathBuf,
+    pub why: Why,
+}
+
+impl ReadError {
+    pub fn new(path: &Path, why: Why) -> ReadError {
+        let path = path.to_owned();
+        ReadError { path, why }
+    }
+
+    pub fn malformed(path: &Path, expected: &'static str) -> ReadError {
+        ReadError::new(path, Why::Malformed(expected))
+    }
+
+    pub fn is_missing(&self) -> bool {
+        self.why == Why::Missing
+    }
+
+    pub fn system(path: &Path, errno: Errno) -> ReadError {
+        // A file of a group or device that goes away under an open descriptor answers ENODEV.
+        let why = match errno {
+            Errno::NOENT | Errno::NOTDIR | Errno::NODEV | Errno::NXIO => Why::Missing,
+            other => Why::System(other),
+        };
+        ReadError::new(path, why)
+    }
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.path.display())?;
+        match self.why {
+            Why::Missing => f.write_str("not there"),
+            Why::NotRegular => f.write_str("not a regular file"),
+            Why::TooLong(limit) => write!(f, "longer than {limit} bytes"),
+            Why::TooMany(limit) => write!(f, "more than {limit} entries"),
+            Why::Malformed(expected) => write!(f, "no {expected} in it"),
+            Why::System(Errno::ACCESS | Errno::PERM) => f.write_str("permission denied"),
+            Why::System(errno) => errno.fmt(f),
+        }
+    }
+}
+
+/// The whole text of a regular file of at most `LIMIT` bytes; bytes that are not UTF-8 are replaced.
+pub fn read_text(path: &Path) -> Result<String, ReadError> {
+    read_text_up_to(path, LIMIT)
+}
+
+/// As [`read_text`], for the few files that are longer.
+pub fn read_text_up_to(path: &Path, limit: usize) -> Result<String, ReadError> {
+    let failed = |errno| ReadError::system(path, errno);
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let file = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
+    let stat = rustix::fs::fstat(&file).map_err(failed)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(ReadError::new(path, Why::NotRegular));
+    }
+    let mut bytes = Vec::new();
+    let mut length = 0;
+    loop {
+        if length == bytes.len() {
+            bytes.resize((length * 2).max(4096), 0);
+        }
+        let room = bytes.get_mut(length..).unwrap_or_default();
+        match rustix::io::read(&file, room) {
+            Ok(0) => break,
+            Ok(count) => length += count,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(failed(errno)),
+        }
+        if length > limit {
+            return Err(ReadError::new(path, Why::TooLong(limit)));
+        }
+    }
+    bytes.truncate(length);
+    Ok(String::from_utf8(bytes)
+        .unwrap_or_else(|garbage| String::from_utf8_lossy(garbage.as_bytes()).into_owned()))
+}
+
+/// A file that holds one number; `None` for "max".
+pub fn read_u64(path: &Path) -> Result<Option<u64>, ReadError> {
+    let text = read_text(path)?;
+    match text.trim() {
+        "max" => Ok(None),
+        number => number
+            .parse()
+            .map(Some)
+            .map_err(|_| ReadError::malformed(path, "number")),
+    }
+}
+
+/// The number behind `key` in a file of lines "key number"; `None` where there is no such line.
+pub fn find_number(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        let found = words.next()?.trim_end_matches(':') == key;
+        words.next().filter(|_| found)?.parse().ok()
+    })
+}
+
+/// The sorted names in a directory; none where it cannot be read.
+pub fn read_names(dir: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return Vec::new();
+    };
+    let names = entries.take(MOST_ENTRIES);
+    let mut names: Vec<String> = names
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::tree::{GARBAGE, Tree};
+
+    #[test]
+    fn only_regular_files_within_the_limit() {
+        let long = "x".repeat(10_000);
+        let tree = Tree::new(&[("plain", "text\n"), ("long", &long), ("dir/", "")]);
+        tree.fifo("fifo");
+        tree.link("link", "plain");
+        tree.link("dangling", "nothing");
+        let read = |name: &str| read_text_up_to(&tree.path(name), 9_999).map_err(|e| e.why);
+        for (name, expected) in [
+            ("plain", Ok("text\n".to_owned())),
+            ("link", Ok("text\n".to_owned())),
+            ("long", Err(Why::TooLong(9_999))),
+            ("dir", Err(Why::NotRegular)),
+            ("fifo", Err(Why::NotRegular)),
+            ("absent", Err(Why::Missing)),
+            ("plain/below", Err(Why::Missing)),
+            ("dangling", Err(Why::Missing)),
+        ] {
+            assert_eq!(read(name), expected, "{name}");
+        }
+        assert_eq!(read_text(&tree.path("long")), Ok(long));
+        assert_eq!(
+            read_text(Path::new("/dev/zero")).map_err(|e| e.why),
+            Err(Why::NotRegular)
+        );
+        assert!(!read_text(Path::new("/proc/self/stat")).unwrap().is_empty());
+    }
+
+    #[test]
+    fn numbers() {
+        let tree = Tree::new(&[]);
+        for (content, expected) in [
+            ("7\n", Some(Some(7))),
+            ("max\n", Some(None)),
+            ("18446744073709551615", Some(Some(u64::MAX))),
+            ("-1\n", None),
+            ("", None),
+            ("1 2", None),
+        ] {
+            tree.put("n", content);
+            assert_eq!(read_u64(&tree.path("n")).ok(), expected, "{content}");
+        }
+        let text = "anon 5\nanon_thp 6\nMemTotal:  7 kB\nbad x\n";
+        for (key, expected) in [
+            ("anon", Some(5)),
+            ("anon_thp", Some(6)),
+            ("MemTotal", Some(7)),
+            ("bad", None),
+            ("none", None),
+        ] {
+            assert_eq!(find_number(text, key), expected, "{key}");
+        }
+    }
+
+    #[test]
+    fn garbage_is_text_or_an_error_and_says_where() {
+        let tree = Tree::new(&[]);
+        for content in GARBAGE {
+            tree.put("n", content);
+            assert!(read_text(&tree.path("n")).is_ok());
+            let error = read_u64(&tree.path("n")).unwrap_err();
+            assert!(error.to_string().ends_with("/n: no number in it"));
+        }
+        let error = read_text(&tree.path("gone")).unwrap_err();
+        assert!(error.to_string().ends_with("/gone: not there") && error.is_missing());
+    }
+
+    #[test]
+    fn names_are_sorted_and_a_missing_directory_has_none() {
+        let tree = Tree::new(&[("d/b", ""), ("d/a", ""), ("d/c/", "")]);
+        assert_eq!(read_names(&tree.path("d")), ["a", "b", "c"]);
+        assert!(read_names(&tree.path("none")).is_empty());
+        assert!(read_names(&tree.path("d/a")).is_empty());
+    }
+}

@@ -1,0 +1,100 @@
+//! What was said already: problems are logged when they begin, when their cause changes and when they end, with a count;
+//! reasons when they change. `status` shows the problems that hold.
+
+use super::Status;
+use crate::decide::{Code, LaunchResult, News};
+use std::collections::BTreeMap;
+
+#[derive(Debug, Default)]
+pub struct Told {
+    /// By subject: the text, and how often it was met.
+    problems: BTreeMap<&'static str, (String, u64)>,
+    reason: Option<(Code, super::State)>,
+    started: u64,
+    ended: u64,
+}
+
+impl Told {
+    /// `None`: the subject is well again.
+    pub fn problem(&mut self, subject: &'static str, text: Option<String>) {
+        let before = self.problems.remove(subject);
+        match (before, text) {
+            (Some((old, count)), Some(text)) => {
+                if old != text {
+                    log::warn!("{subject}: {text}");
+                }
+                self.problems.insert(subject, (text, count + 1));
+            }
+            (None, Some(text)) => {
+                log::warn!("{subject}: {text}");
+                self.problems.insert(subject, (text, 1));
+            }
+            (Some((_, count)), None) => log::info!("{subject}: well again (after {count} times)"),
+            (None, None) => {}
+        }
+    }
+
+    pub fn control_problems(&mut self, problems: &[String]) {
+        self.problem(
+            "control files",
+            (!problems.is_empty()).then(|| problems.join("; ")),
+        );
+    }
+
+    /// One line each, for `status`.
+    pub fn problems(&self) -> Vec<String> {
+        self.problems
+            .iter()
+            .map(|(subject, (text, _))| format!("{subject}: {text}"))
+            .collect()
+    }
+
+    /// The log line of a tick: only when something is new.
+    pub fn log_changes(&mut self, status: &Status, news: &[News]) {
+        for news in news {
+            log_news(news);
+        }
+        let now = (status.reason.code, status.state);
+        if self.reason.replace(now) != Some(now) {
+            log::info!("{}: {}", status.state.name(), status.reason.text);
+        }
+    }
+}
+
+fn log_news(news: &News) {
+    match news {
+        News::Launched { name, result, .. } => match result {
+            LaunchResult::Started(id) => log::info!("{name} started ({id})"),
+            LaunchResult::NoImage => log::info!("{name}: its image is not here yet"),
+            LaunchResult::MountMissing(source) => {
+                log::warn!("{name}: {source} is not on this machine; trying again later")
+            }
+            LaunchResult::Failed(why) | LaunchResult::Lost(why) => {
+                log::warn!("{name} was not started: {why}")
+            }
+        },
+        News::Fetched {
+            class,
+            result: Ok(()),
+        } => log::info!("the image of '{class}' is here"),
+        News::Fetched {
+            class,
+            result: Err(why),
+        } => log::warn!("the image of '{class}': {why}; trying again later"),
+        News::Buried {
+            name,
+            ended: Some(ended),
+            ..
+        } => {
+            let lived = ended.lived.unwrap_or(0.0);
+            log::info!(
+                "{name} ended after {lived:.0} s with exit code {}",
+                ended.exit_code
+            );
+        }
+        News::Buried { .. } => {}
+        News::Failed { id, what } => {
+            log::warn!("{id}: {what}; decided about again at the next tick")
+        }
+    }
+}

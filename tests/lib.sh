@@ -1,0 +1,113 @@
+#!/usr/bin/env bash
+# What the live tests and the benchmark need around them: an engine, an image, a registry. Source it, then:
+#   trap stop_all EXIT; need_engine; make_image; need_registry
+# Servers listen on a Unix socket or on 127.0.0.1 only. Everything that was started here is ended by stop_all,
+# by pid, and everything that was made here is removed; what was there before stays as it was.
+set -euo pipefail
+
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=packaging/engine.sh
+. "$repository/packaging/engine.sh"
+
+SAY_AS=tests
+TEST_TMP=$(mktemp -d "${TMPDIR:-/tmp}/plancton-tests.XXXXXX")
+TEST_IMAGE=plancton-test/busybox:1
+TEST_PIDS=()   # servers that were started here
+MADE_IMAGES=() # images that were not there before
+
+# Exports PLANCTON_TEST_ENGINE, the socket's path. Without root only an engine that this user may use counts.
+need_engine() {
+  [ -z "${PLANCTON_TEST_ENGINE:-}" ] || return 0
+  if [ "$(id -u)" = 0 ]; then engine_ensure || return 1; else engine_find || return 1; fi
+  # not DOCKER_HOST: the tests say themselves which engine they mean
+  unset DOCKER_HOST
+  export PLANCTON_TEST_ENGINE=$ENGINE_SOCKET
+  command -v curl >/dev/null || install_packages curl curl
+}
+
+# api METHOD PATH [CURL-OPTION…]: one call to the engine; the answer on stdout, failure for a status from 400.
+api() {
+  local method=$1 path=$2
+  shift 2
+  curl -q -sS --fail --noproxy '*' --max-time 60 --unix-socket "$PLANCTON_TEST_ENGINE" -X "$method" "$@" "http://engine$path"
+}
+
+has_image() { api GET "/images/$1/json" >/dev/null 2>&1; }
+
+# Busybox and links to it: the smallest image with a shell. Exports PLANCTON_TEST_IMAGE.
+make_image() {
+  local tree=$TEST_TMP/busybox applet busybox
+  export PLANCTON_TEST_IMAGE=$TEST_IMAGE
+  ! has_image "$TEST_IMAGE" || return 0
+  command -v busybox >/dev/null || install_packages busybox-static busybox || return 1
+  busybox=$(command -v busybox)
+  mkdir -p "$tree/bin" "$tree/etc" "$tree/tmp"
+  chmod 1777 "$tree/tmp"
+  cp -L "$busybox" "$tree/bin/busybox"
+  for applet in $("$busybox" --list); do
+    [ "$applet" = busybox ] || ln -s busybox "$tree/bin/$applet"
+  done
+  echo 'root:x:0:0::/:/bin/sh' >"$tree/etc/passwd"
+  tar -C "$tree" --numeric-owner --owner=0 --group=0 -cf "$TEST_TMP/busybox.tar" .
+  api POST "/images/create?fromSrc=-&repo=${TEST_IMAGE%:*}&tag=${TEST_IMAGE##*:}&changes=CMD%20%5B%22%2Fbin%2Fsh%22%5D" \
+    -H 'Content-Type: application/x-tar' --data-binary "@$TEST_TMP/busybox.tar" >/dev/null
+  has_image "$TEST_IMAGE" || { say "the engine did not keep the image $TEST_IMAGE"; return 1; }
+  MADE_IMAGES+=("$TEST_IMAGE")
+}
+
+port_is_free() { ! (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+# A registry with the test image in it. Exports PLANCTON_TEST_REGISTRY, "127.0.0.1:PORT", and
+# PLANCTON_TEST_REGISTRY_IMAGE, a name that can be pulled. Ports from 5000 up: the first that is free.
+need_registry() {
+  local port=5000 program name end=$((SECONDS + 10))
+  [ -z "${PLANCTON_TEST_REGISTRY:-}" ] || return 0
+  if ! program=$(command -v docker-registry || command -v registry); then
+    install_packages docker-registry docker-distribution || return 1
+    # a package may start its own service, on every address
+    ! has_systemd || as_root systemctl disable -q --now docker-registry docker-distribution 2>/dev/null || true
+    program=$(command -v docker-registry || command -v registry) || return 1
+  fi
+  until port_is_free "$port"; do port=$((port + 1)); done
+  mkdir -p "$TEST_TMP/registry"
+  cat >"$TEST_TMP/registry.yml" <<YAML
+version: 0.1
+log: { level: error }
+storage: { filesystem: { rootdirectory: $TEST_TMP/registry }, delete: { enabled: true } }
+http: { addr: "127.0.0.1:$port" }
+YAML
+  "$program" serve "$TEST_TMP/registry.yml" >"$TEST_TMP/registry.log" 2>&1 </dev/null &
+  TEST_PIDS+=($!)
+  until [ "$(curl -q -s --noproxy '*' -o /dev/null -w '%{http_code}' "http://127.0.0.1:$port/v2/")" = 200 ]; do
+    if [ "$SECONDS" -ge "$end" ] || ! runs "$!"; then
+      say "the registry did not start: $(tail -n 2 "$TEST_TMP/registry.log")"
+      return 1
+    fi
+    sleep 0.1
+  done
+  make_image || return 1
+  name=127.0.0.1:$port/${TEST_IMAGE%:*}
+  api POST "/images/$TEST_IMAGE/tag?repo=$name&tag=1"
+  # a failed push answers 200 too: the registry's own list is what counts
+  api POST "/images/$name/push?tag=1" -H 'X-Registry-Auth: e30=' >"$TEST_TMP/push.log"
+  api DELETE "/images/$name:1" >/dev/null
+  curl -q -sS --fail --noproxy '*' -o /dev/null "http://127.0.0.1:$port/v2/${TEST_IMAGE%:*}/tags/list" ||
+    { say "the image was not pushed: $(tail -n 1 "$TEST_TMP/push.log")"; return 1; }
+  export PLANCTON_TEST_REGISTRY=127.0.0.1:$port PLANCTON_TEST_REGISTRY_IMAGE=$name:1
+}
+
+stop_all() {
+  local status=$? pid image
+  trap '' INT TERM
+  for pid in "${TEST_PIDS[@]}"; do
+    kill -TERM "$pid" 2>/dev/null || true
+    wait_gone 10 "$pid" || kill -KILL "$pid" 2>/dev/null || true
+  done
+  for image in "${MADE_IMAGES[@]}"; do
+    api DELETE "/images/$image?force=1" >/dev/null 2>&1 || true
+  done
+  engine_stop || true
+  rm -rf "$TEST_TMP"
+  TEST_PIDS=() MADE_IMAGES=()
+  return "$status"
+}

@@ -1,0 +1,189 @@
+#!/usr/bin/env bash
+# All tests with one command: formats, lints, unit and black-box tests, then the live ones against a real engine.
+#   tests/run.sh [--without-engine] [NAME…]      NAME: only tests/NAME.rs
+# Starts what the live tests need and stops what it started. What cannot run here is named, with the reason, and
+# counted as skipped. Live are tests/live*.rs, tests/engine*.rs and files with a line "// needs: engine" (or
+# "registry", which brings the engine along); "// threads: N" sets how many tests of a file run at once (2).
+# The last line is "N passed, N failed, N skipped"; the exit code is 0 only if nothing failed.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=tests/lib.sh
+. "$here/lib.sh"
+cd "$repository"
+exec </dev/null
+
+limit=600 # seconds that each call of cargo may take
+passed=0 failed=0 skipped=0
+without_engine=no
+only=()
+
+trap stop_all EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+title() { printf '\n== %s\n' "$*"; }
+
+skip() { # skip COUNT WHAT REASON
+  skipped=$((skipped + $1))
+  printf 'skipped: %s (%s): %s\n' "$2" "$1" "$3"
+}
+
+check() { # check NAME COMMAND…: one check, which passes or fails as a whole
+  local name=$1
+  shift
+  title "$name"
+  if timeout -k 10 "$limit" "$@"; then
+    passed=$((passed + 1))
+  else
+    failed=$((failed + 1))
+    echo "failed: $name"
+  fi
+}
+
+# cargo_test NAME ARGUMENT…: counts what the test programs report; one that ends without a report is a failure.
+cargo_test() {
+  local name=$1 log=$TEST_TMP/cargo.log status=0 counts
+  shift
+  title "$name"
+  timeout -k 10 "$limit" cargo test --locked "$@" 2>&1 | tee "$log" || status=$?
+  read -r -a counts < <(sed -nE 's/^test result: [a-zA-Z]+\. ([0-9]+) passed; ([0-9]+) failed; ([0-9]+) ignored;.*/\1 \2 \3/p' "$log" |
+    awk '{ p += $1; f += $2; i += $3 } END { print p + 0, f + 0, i + 0 }')
+  passed=$((passed + counts[0])) failed=$((failed + counts[1])) skipped=$((skipped + counts[2]))
+  [ "$status" != 0 ] || return 0
+  [ "$status" != 124 ] || echo "failed: $name took longer than $limit s"
+  if [ "${counts[1]}" = 0 ]; then
+    failed=$((failed + 1))
+    echo "failed: $name ended with exit code $status"
+  fi
+}
+
+count_tests() { # how many tests a file has, without running them
+  timeout -k 10 "$limit" cargo test --locked --quiet --test "$1" -- --list 2>/dev/null | grep -c ': test$' || true
+}
+
+needs() { # needs NAME: "", "engine" or "engine registry"
+  local words
+  words=$(sed -n 's|^// needs: *||p' "tests/$1.rs")
+  case "$1 $words" in
+  *registry*) echo "engine registry" ;;
+  live* | engine* | *' engine'*) echo "engine" ;;
+  esac
+}
+
+threads() {
+  local number
+  number=$(sed -n 's|^// threads: *\([0-9]*\).*|\1|p' "tests/$1.rs" | head -n 1)
+  echo "${number:-2}"
+}
+
+test_files() { # the names of tests/*.rs: those that need an engine, or those that do not
+  local file name
+  for file in tests/*.rs; do
+    [ -e "$file" ] || continue
+    name=$(basename "$file" .rs)
+    [ "${#only[@]}" = 0 ] || [[ " ${only[*]} " == *" $name "* ]] || continue
+    if [ "$1" = live ]; then [ -n "$(needs "$name")" ]; else [ -z "$(needs "$name")" ]; fi && echo "$name"
+  done
+  return 0
+}
+
+static_checks() {
+  local scripts
+  if cargo fmt --version >/dev/null 2>&1; then
+    check "formats" cargo fmt --check
+  else
+    skip 1 "formats" "no rustfmt in this toolchain"
+  fi
+  if cargo clippy --version >/dev/null 2>&1; then
+    check "lints" cargo clippy --all-targets --locked -- -D warnings
+  else
+    skip 1 "lints" "no clippy in this toolchain"
+  fi
+  mapfile -t scripts < <(grep -lE '^#!.*\<(ba)?sh$' -r packaging tests .ci)
+  if command -v shellcheck >/dev/null; then
+    check "shell scripts" shellcheck -x "${scripts[@]}"
+  else
+    skip 1 "shell scripts" "no shellcheck here"
+  fi
+}
+
+# Why there is no engine; nothing if there is one.
+why_no_engine() {
+  if [ "$without_engine" = yes ]; then
+    echo "left out with --without-engine"
+  elif ! need_engine >&2 || ! make_image >&2; then
+    if [ "$(id -u)" = 0 ]; then echo "no engine could be had, see above"; else echo "no engine that you may use, and no root to start one"; fi
+  fi
+}
+
+plancton_containers() {
+  api GET '/containers/json?all=1&filters=%7B%22label%22%3A%5B%22io.plancton.instance%22%5D%7D' | grep -oE '"Id":"[0-9a-f]+"' | sort || true
+}
+
+live_tests() {
+  local names name reason no_registry='' before
+  mapfile -t names < <(test_files live)
+  [ "${#names[@]}" -gt 0 ] || return 0
+  title "engine"
+  # not in a subshell: what it starts must be known here
+  why_no_engine >"$TEST_TMP/reason"
+  reason=$(cat "$TEST_TMP/reason")
+  if [ -n "$reason" ]; then
+    for name in "${names[@]}"; do
+      skip "$(count_tests "$name")" "$name" "$reason"
+    done
+    # there the live tests are what is asked for
+    if [ "${CI:-}" = true ] && [ "$without_engine" = no ]; then
+      failed=$((failed + 1))
+      echo "failed: live tests in CI, without an engine"
+    fi
+    return 0
+  fi
+  echo "engine: $PLANCTON_TEST_ENGINE, image: $PLANCTON_TEST_IMAGE"
+  [ "$(id -u)" != 0 ] || export PLANCTON_TEST_ROOT=1
+  before=$(plancton_containers)
+  for name in "${names[@]}"; do
+    if [[ "$(needs "$name")" == *registry* ]]; then
+      [ -n "$no_registry" ] || need_registry >&2 || no_registry="no registry could be had, see above"
+      [ -z "$no_registry" ] || { skip "$(count_tests "$name")" "$name" "$no_registry"; continue; }
+    fi
+    cargo_test "$name (live)" --test "$name" -- --test-threads="$(threads "$name")"
+  done
+  # an engine that was there before may have other users
+  [ "$ENGINE_STARTED" = no ] || check "nothing left behind" test "$(plancton_containers)" = "$before"
+}
+
+while [ $# -gt 0 ]; do
+  case $1 in
+  --without-engine) without_engine=yes ;;
+  -*)
+    sed -n '2,7s/^# //p' "${BASH_SOURCE[0]}" >&2
+    exit 64
+    ;;
+  *)
+    [ -e "tests/$1.rs" ] || { echo "tests/$1.rs: no such file" >&2; exit 64; }
+    only+=("$1")
+    ;;
+  esac
+  shift
+done
+
+[ "${#only[@]}" -gt 0 ] || static_checks
+title "build of the tests"
+if timeout -k 10 "$limit" cargo test --locked --no-run; then
+  [ "${#only[@]}" -gt 0 ] || cargo_test "unit tests" --bins
+  for name in $(test_files black-box); do
+    cargo_test "$name" --test "$name" -- --test-threads="$(threads "$name")"
+  done
+  live_tests
+else
+  failed=$((failed + 1))
+  echo "failed: the tests do not build, so none ran"
+fi
+
+title "end"
+engine_report
+printf 'total time: %s s\n' "$SECONDS"
+printf '%s passed, %s failed, %s skipped\n' "$passed" "$failed" "$skipped"
+[ "$failed" = 0 ]
