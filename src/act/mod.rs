@@ -83,11 +83,11 @@ impl Hands {
             Action::Kill { id, paused } => signal(engine, id, "KILL", paused),
             Action::Pause { id } => (
                 Lane::Urgent,
-                Box::new(move || failed(&id, "pause", engine.pause(&id))),
+                Box::new(move || changed(&id, "pause", engine.pause(&id))),
             ),
             Action::Unpause { id } => (
                 Lane::Urgent,
-                Box::new(move || failed(&id, "unpause", engine.unpause(&id))),
+                Box::new(move || changed(&id, "unpause", engine.unpause(&id))),
             ),
             Action::Bury { id, name, class } => (
                 Lane::Clean,
@@ -232,6 +232,10 @@ fn signal(engine: Arc<Engine>, id: PilotId, signal: &'static str, paused: bool) 
         sent
     };
     (Lane::Urgent, Box::new(job))
+}
+
+fn changed(id: &PilotId, what: &str, result: Result<ControlOutcome, Error>) -> Option<News> {
+    failed(id, what, result).or_else(|| Some(News::Changed(id.clone())))
 }
 
 /// Outcomes such as "not running" and "gone" are shown by the next list; only errors are news.

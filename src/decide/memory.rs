@@ -174,6 +174,9 @@ impl Memory {
                     self.learn_end(class, kind, ended, now);
                 }
             }
+            News::Changed(id) => {
+                self.busy.remove(id);
+            }
             News::Failed { id, .. } => {
                 // Decided about again at the next regular tick, not at once: a failing call must not spin.
                 self.busy
@@ -190,7 +193,7 @@ impl Memory {
                     launch.answered = Some(at);
                 }
                 self.classes.entry(class.to_owned()).or_default().image = Image::Ready;
-                self.count("launched");
+                self.count("launches");
             }
             LaunchResult::NoImage => {
                 self.launching.retain(|launch| launch.name != name);

@@ -215,6 +215,8 @@ pub enum News {
         class: String,
         ended: Option<Ended>,
     },
+    /// A pause or its end was carried out: look again.
+    Changed(PilotId),
     /// A call failed that will be decided about again: signal, pause, removal.
     Failed { id: PilotId, what: String },
 }

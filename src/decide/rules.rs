@@ -101,12 +101,12 @@ impl Rules {
             let text = match left {
                 Some(left) if left > 0.0 => {
                     format!(
-                        "draining: {} for {running} pilots to finish, then they are stopped",
+                        "{} more for {running} pilots to finish, then they are stopped",
                         rough(left)
                     )
                 }
-                Some(_) => format!("draining: the time is over, stopping {running} pilots"),
-                None => format!("draining: nothing is started, {running} pilots may finish"),
+                Some(_) => format!("the time is over, stopping {running} pilots"),
+                None => format!("nothing is started, {running} pilots may finish"),
             };
             let reason = Reason::new(Code::Drain, float(running as u64), 0.0, text);
             match left {
@@ -123,7 +123,7 @@ impl Rules {
             let left = snooze.until - epoch;
             self.snoozed = true;
             self.ends_in = Some(self.ends_in.map_or(left, |other| other.min(left)));
-            let text = format!("snoozed for {} more; pilots are paused", rough(left));
+            let text = format!("pilots are paused for {} more", rough(left));
             self.hold(0, How::Pause, Reason::new(Code::Snooze, left, 0.0, text));
         }
         if let Some(hold) = &turn.seen.hold {

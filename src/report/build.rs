@@ -95,7 +95,8 @@ pub fn status(seen: &Seen) -> Status {
             .collect(),
         others: Others {
             pilots: u32::try_from(others().count()).unwrap_or(u32::MAX),
-            cpus: others().map(|pilot| pilot.cpus).sum(),
+            // An empty sum of floats is -0.
+            cpus: others().map(|pilot| pilot.cpus).sum::<f64>() + 0.0,
         },
         engine: Engine {
             name: facts.map_or(String::new(), |facts| facts.name.clone()),

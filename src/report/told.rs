@@ -92,7 +92,7 @@ fn log_news(news: &News) {
                 ended.exit_code
             );
         }
-        News::Buried { .. } => {}
+        News::Buried { .. } | News::Changed(_) => {}
         News::Failed { id, what } => {
             log::warn!("{id}: {what}; decided about again at the next tick")
         }
