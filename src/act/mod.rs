@@ -208,7 +208,7 @@ fn fetch(engine: &Engine, class: &Class, image: &str, state: &Path) -> Result<()
     }
     let mut ignore = |_: &_| {};
     let pulled = engine.pull(
-        reference.from_image(),
+        &reference.name,
         reference.pull_tag(),
         None,
         PULL_PATIENCE,

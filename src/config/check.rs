@@ -2,10 +2,9 @@
 //! mean together. A key that is not known is answered with the nearest one that is.
 
 use super::keys::{EngineKeys, Loop, Owner, Pilot, Share};
-use super::values::{Auto, Read, Value, found, quote};
+use super::values::{Auto, Read, Toml, Value, Wrong, found, quote};
 use super::when::Hours;
 use super::{Config, When};
-use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// The tables, whether they repeat, and what they may hold.
@@ -18,120 +17,134 @@ const TABLES: [(&str, bool, &[&[&str]]); 6] = [
     ("pilot", true, &[Pilot::KEYS]),
 ];
 
-type Toml<'a> = Spanned<DeValue<'a>>;
 /// Sets one key; `None`: there is no such key.
 type Set<'a> = &'a mut dyn FnMut(&'static str, &Toml<'_>) -> Option<Read<()>>;
-/// The keys that were given, and the byte offset of their values.
-type Given = Vec<(&'static str, usize)>;
 
-/// Problems so far: byte offset and text.
-#[derive(Default)]
-pub struct Problems(pub Vec<(usize, String)>);
+/// One table of a repeated one; `place` names it by the value of its first key, or by its number.
+struct Entry<'a> {
+    place: String,
+    at: usize,
+    table: &'a DeTable<'a>,
+}
 
-impl Problems {
-    fn add(&mut self, at: usize, text: String) {
-        self.0.push((at, text));
-    }
+struct Reader {
+    problems: Vec<Wrong>,
+    /// Whether the document holds all that was written.
+    whole: bool,
+}
 
-    pub fn read_config(&mut self, document: &DeTable<'_>) -> Config {
-        let mut config = Config::default();
-        for (key, value) in document {
-            match key.get_ref().as_ref() {
-                "loop" => self.read_single("loop", value, &mut |k, v| config.loop_.set(k, v)),
-                "share" => self.read_single("share", value, &mut |k, v| config.share.set(k, v)),
-                "owner" => self.read_single("owner", value, &mut |k, v| config.owner.set(k, v)),
-                "engine" => self.read_single("engine", value, &mut |k, v| config.engine.set(k, v)),
-                "when" => self.read_whens(value, &mut config),
-                "pilot" => self.read_pilots(value, &mut config),
-                name => self.add(key.span().start, unknown_table(name, value)),
-            }
+/// Everything that could be read, and everything that is wrong. Without the `whole` document nothing counts as missing.
+pub fn read_config(document: &DeTable<'_>, whole: bool) -> (Config, Vec<Wrong>) {
+    let mut reader = Reader {
+        problems: Vec::new(),
+        whole,
+    };
+    let mut config = Config::default();
+    for (key, value) in document {
+        match key.get_ref().as_ref() {
+            "loop" => reader.read_single("loop", value, &mut |k, v| config.loop_.set(k, v)),
+            "share" => reader.read_single("share", value, &mut |k, v| config.share.set(k, v)),
+            "owner" => reader.read_single("owner", value, &mut |k, v| config.owner.set(k, v)),
+            "engine" => reader.read_single("engine", value, &mut |k, v| config.engine.set(k, v)),
+            "when" => reader.read_whens(value, &mut config),
+            "pilot" => {} // below, because they are held against the other tables
+            name => reader.add(key.span().start, unknown_table(name, value)),
         }
-        config.share.max_pilots = config.share.max_pilots.zero_is_no_limit();
-        config
+    }
+    // Of the whole time 0 says "as many as fit", because a share of nothing is a drain; at some hours it means none.
+    if config.share.max_pilots == Auto::Fixed(0) {
+        config.share.max_pilots = Auto::Auto;
+    }
+    if let Some(pilots) = document.get("pilot") {
+        reader.read_pilots(pilots, &mut config);
+    }
+    (config, reader.problems)
+}
+
+impl Reader {
+    fn add(&mut self, at: usize, text: String) {
+        self.problems.push(Wrong { at, text });
     }
 
     fn read_single(&mut self, name: &'static str, value: &Toml<'_>, set: Set<'_>) {
-        match value.get_ref() {
-            DeValue::Table(table) => drop(self.read_keys(name, &format!("[{name}]"), table, set)),
-            DeValue::Array(_) => self.add(
-                value.span().start,
-                format!("[{name}] exists once; write it with single brackets"),
-            ),
-            other => self.add(
-                value.span().start,
-                format!("[{name}] expects a table, found {}", found(other)),
-            ),
+        let place = brackets(name);
+        match value.get_ref().as_table() {
+            Some(table) => drop(self.read_keys(name, &place, table, set)),
+            None => self.refuse(value, &format!("{place} expects one table")),
         }
     }
 
-    fn read_keys(&mut self, name: &str, place: &str, table: &DeTable<'_>, set: Set<'_>) -> Given {
+    fn refuse(&mut self, value: &Toml<'_>, expects: &str) {
+        let found = found(value.get_ref());
+        self.add(value.span().start, format!("{expects}, found {found}"));
+    }
+
+    /// The keys that could be read.
+    fn read_keys(
+        &mut self,
+        name: &str,
+        place: &str,
+        table: &DeTable<'_>,
+        set: Set<'_>,
+    ) -> Vec<&'static str> {
         let mut given = Vec::new();
         for (key, value) in table {
-            let Some(known) = keys_of(name).find(|known| known == key.get_ref()) else {
-                self.add(key.span().start, unknown_key(key.get_ref(), name, place));
-                continue;
-            };
-            given.push((known, value.span().start));
-            for wrong in set(known, value).and_then(Result::err).unwrap_or_default() {
-                self.add(wrong.at, format!("{place} {known}: {}", wrong.text));
+            let known = keys_of(name).find(|known| known == key.get_ref());
+            match known.and_then(|known| Some((known, set(known, value)?))) {
+                None => self.add(key.span().start, unknown_key(key.get_ref(), name, place)),
+                Some((known, Ok(()))) => given.push(known),
+                Some((known, Err(problems))) => {
+                    for wrong in problems {
+                        self.add(wrong.at, format!("{place} {known}: {}", wrong.text));
+                    }
+                }
             }
         }
         given
     }
 
-    /// The tables of a repeated one with the text that names each: the value of its first key, or its number.
     fn read_repeated<'a>(
         &mut self,
         name: &str,
         title: &str,
         value: &'a Toml<'a>,
-    ) -> Vec<(String, usize, &'a DeTable<'a>)> {
+    ) -> Vec<Entry<'a>> {
+        let place = brackets(name);
+        let mut entries = Vec::new();
         let Some(list) = value.get_ref().as_array() else {
-            let text =
-                format!("[[{name}]] can be there several times; write it with double brackets");
-            self.add(value.span().start, text);
-            return Vec::new();
+            self.refuse(value, &format!("{place} expects double brackets"));
+            return entries;
         };
-        let mut tables = Vec::new();
         for (number, element) in list.iter().enumerate() {
             let Some(table) = element.get_ref().as_table() else {
-                let text = format!(
-                    "[[{name}]] expects a table, found {}",
-                    found(element.get_ref())
-                );
-                self.add(element.span().start, text);
+                self.refuse(element, &format!("{place} expects tables"));
                 continue;
             };
-            let title = match table.get(title).and_then(|title| title.get_ref().as_str()) {
-                Some(title) => format!("[[{name}]] {}", quote(title)),
-                None => format!("[[{name}]] #{}", number + 1),
+            let place = match table.get(title).and_then(|title| title.get_ref().as_str()) {
+                Some(title) => format!("{place} {}", quote(title)),
+                None => format!("{place} #{}", number + 1),
             };
-            tables.push((title, element.span().start, table));
+            entries.push(Entry {
+                place,
+                at: element.span().start,
+                table,
+            });
         }
-        tables
+        entries
     }
 
     fn read_whens(&mut self, value: &Toml<'_>, config: &mut Config) {
-        for (place, at, table) in self.read_repeated("when", "hours", value) {
-            let mut hours = None;
-            let (mut share, mut owner) = (Share::default(), Owner::default());
-            let given = self.read_keys("when", &place, table, &mut |key, value| match key {
+        for Entry { place, at, table } in self.read_repeated("when", "hours", value) {
+            let (mut hours, mut share, mut owner) = (None, Share::default(), Owner::default());
+            let mut keys = self.read_keys("when", &place, table, &mut |key, value| match key {
                 "hours" => Some(Hours::read(value).map(|read| hours = Some(read))),
                 _ => share.set(key, value).or_else(|| owner.set(key, value)),
             });
-            if !given.iter().any(|(key, _)| *key == "hours") {
-                self.add(
-                    at,
-                    format!(
-                        "{place} has no hours; write them such as hours = \"Mon-Fri 09:00-18:00\""
-                    ),
-                );
+            keys.retain(|key| *key != "hours");
+            if self.whole && !table.contains_key("hours") {
+                let hint = "write them such as hours = \"Mon-Fri 09:00-18:00\"";
+                self.add(at, format!("{place} has no hours; {hint}"));
             }
-            let keys = given
-                .into_iter()
-                .map(|(key, _)| key)
-                .filter(|key| *key != "hours")
-                .collect();
             if let Some(hours) = hours {
                 config.when.push(When {
                     hours,
@@ -144,47 +157,60 @@ impl Problems {
     }
 
     fn read_pilots(&mut self, value: &Toml<'_>, config: &mut Config) {
-        for (place, at, table) in self.read_repeated("pilot", "name", value) {
+        for entry in self.read_repeated("pilot", "name", value) {
             let mut pilot = Pilot::default();
-            let given = self.read_keys("pilot", &place, table, &mut |key, value| {
-                pilot.set(key, value)
-            });
-            let of = |key: &str| {
-                given
-                    .iter()
-                    .find(|(known, _)| *known == key)
-                    .map(|(_, at)| *at)
-            };
-            if of("name").is_none() {
-                self.add(
-                    at,
-                    format!("{place} has no name; write one such as name = \"science\""),
-                );
-            } else if config.pilots.iter().any(|other| other.name == pilot.name) {
-                let text =
-                    format!("{place} name: an earlier [[pilot]] has this name; give each its own");
-                self.add(of("name").unwrap_or(at), text);
+            let set: Set<'_> = &mut |key, value| pilot.set(key, value);
+            let given = self.read_keys("pilot", &entry.place, entry.table, set);
+            let same_name = |other: &Pilot| other.name == pilot.name;
+            if given.contains(&"name") && config.pilots.iter().any(same_name) {
+                let text = "an earlier [[pilot]] has this name; give each its own";
+                self.add_to_key(&entry, "name", text);
             }
-            if of("image").is_none() {
-                self.add(at, format!("{place} has no image; write \"builtin\" or an image such as image = \"busybox:1.36\""));
-            }
-            if pilot.stop_grace >= pilot.ttl {
-                let text = format!(
-                    "{place} stop-grace: {} is not shorter than the ttl of {}; shorten it or write a longer ttl",
-                    pilot.stop_grace.write(),
-                    pilot.ttl.write()
-                );
-                self.add(of("stop-grace").or(of("ttl")).unwrap_or(at), text);
-            }
-            if let Some(most) = most_cpus(config).filter(|most| pilot.cpus > *most) {
-                let text = format!(
-                    "{place} cpus: {} is more than the {most} of [share] cpus, so it can never start; lower it or raise [share] cpus",
-                    pilot.cpus
-                );
-                self.add(of("cpus").unwrap_or(at), text);
+            if self.whole {
+                self.check_pilot(&entry, &pilot, most_cpus(config));
             }
             config.pilots.push(pilot);
         }
+    }
+
+    /// What keys of a pilot mean together.
+    fn check_pilot(&mut self, entry: &Entry<'_>, pilot: &Pilot, most_cpus: Option<f64>) {
+        for (key, example) in [
+            ("name", "\"science\""),
+            ("image", "\"builtin\" or \"busybox:1.36\""),
+        ] {
+            if !entry.table.contains_key(key) {
+                let text = format!(
+                    "{} has no {key}; write one such as {key} = {example}",
+                    entry.place
+                );
+                self.add(entry.at, text);
+            }
+        }
+        if pilot.stop_grace >= pilot.ttl {
+            let (grace, ttl) = (pilot.stop_grace.write(), pilot.ttl.write());
+            let text = format!(
+                "the ttl of {ttl} is not longer than the stop-grace of {grace}; change one"
+            );
+            let given = entry.table.contains_key("stop-grace");
+            self.add_to_key(entry, if given { "stop-grace" } else { "ttl" }, &text);
+        }
+        if let Some(most) = most_cpus.filter(|most| pilot.cpus > *most) {
+            let text = format!(
+                "{} is more than [share] cpus gives ({most}), so it can never start; lower it or raise [share] cpus",
+                pilot.cpus
+            );
+            self.add_to_key(entry, "cpus", &text);
+        }
+    }
+
+    /// At the key's value, or at the table when the key is at its default.
+    fn add_to_key(&mut self, entry: &Entry<'_>, key: &str, text: &str) {
+        let at = entry
+            .table
+            .get(key)
+            .map_or(entry.at, |value| value.span().start);
+        self.add(at, format!("{} {key}: {text}", entry.place));
     }
 }
 
@@ -205,16 +231,17 @@ fn most_cpus(config: &Config) -> Option<f64> {
 }
 
 fn keys_of(name: &str) -> impl Iterator<Item = &'static str> {
-    let table = TABLES.iter().find(|(table, ..)| *table == name);
-    table
-        .into_iter()
-        .flat_map(|(_, _, keys)| keys.iter().flat_map(|keys| keys.iter().copied()))
+    let lists = TABLES.iter().filter(move |(table, ..)| *table == name);
+    lists.flat_map(|(_, _, lists)| lists.iter().flat_map(|keys| keys.iter().copied()))
 }
 
 fn brackets(name: &str) -> String {
-    match TABLES.iter().find(|(table, ..)| *table == name) {
-        Some((_, true, _)) => format!("[[{name}]]"),
-        _ => format!("[{name}]"),
+    match TABLES
+        .iter()
+        .any(|(table, repeats, _)| *table == name && *repeats)
+    {
+        true => format!("[[{name}]]"),
+        false => format!("[{name}]"),
     }
 }
 
@@ -223,34 +250,29 @@ fn unknown_key(key: &str, name: &str, place: &str) -> String {
         Some(near) => format!("did you mean '{near}'?"),
         None => home_of(key),
     };
-    format!(
-        "unknown key {} in {place}; {way_out}",
-        quote(key).replace('"', "'")
-    )
+    format!("unknown key '{key}' in {place}; {way_out}")
 }
 
 fn unknown_table(name: &str, value: &Toml<'_>) -> String {
-    let (shown, way_out) = match (
-        value.get_ref(),
-        nearest(name, TABLES.iter().map(|(table, ..)| *table)),
-    ) {
-        (DeValue::Table(_) | DeValue::Array(_), Some(near)) => (
-            format!("table [{name}]"),
-            format!("did you mean {}?", brackets(near)),
-        ),
-        (DeValue::Table(_), None) => (format!("table [{name}]"), home_of(name)),
-        _ => (format!("key '{name}' outside of any table"), home_of(name)),
+    let first = value
+        .get_ref()
+        .as_array()
+        .and_then(|list| list.iter().next());
+    if !first.unwrap_or(value).get_ref().is_table() {
+        return format!("key '{name}' is outside of any table; {}", home_of(name));
+    }
+    let way_out = match nearest(name, TABLES.iter().map(|(table, ..)| *table)) {
+        Some(near) => format!("did you mean {}?", brackets(near)),
+        None => home_of(name),
     };
-    format!("unknown {shown}; {way_out}")
+    format!("unknown table [{name}]; {way_out}")
 }
 
 /// The table that has the key, where there is one.
 fn home_of(key: &str) -> String {
-    let mut tables = TABLES
-        .iter()
-        .filter(|(table, ..)| keys_of(table).any(|known| known == key));
-    match tables.next() {
-        Some((table, ..)) => format!("it belongs into {}", brackets(table)),
+    let has_it = |name: &str| keys_of(name).any(|known| known == key);
+    match TABLES.iter().find(|(table, ..)| has_it(table)) {
+        Some((table, ..)) => format!("'{key}' belongs into {}", brackets(table)),
         None => "'plancton config --default' explains all there are".to_owned(),
     }
 }

@@ -2,14 +2,10 @@
 //! the struct, `Default`, the list of keys, reading and writing. conf/plancton.toml explains them; a test holds both together.
 
 use super::mounts::{Device, Mount, Tmpfs};
-use super::values::{
-    Auto, Image, MaxPilots, MissingLimits, OnBattery, Read, Value, WhenBusy, wrong,
-};
+use super::values::{Auto, Image, MissingLimits, OnBattery, Read, Toml, Value, WhenBusy, wrong};
 use crate::units::Bytes;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use toml::Spanned;
-use toml::de::DeValue;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -36,10 +32,10 @@ macro_rules! section {
             pub const KEYS: &'static [&'static str] = &[$($key),+];
 
             /// `None`: no such key.
-            pub(super) fn set(&mut self, key: &str, value: &Spanned<DeValue<'_>>) -> Option<Read<()>> {
+            pub(super) fn set(&mut self, key: &str, value: &Toml<'_>) -> Option<Read<()>> {
                 Some(match key {
                     $($key => <$type>::read(value).and_then(|read| {
-                        $(($check)(&read).map_err(|why: String| wrong(value, why))?;)?
+                        $(($check)(&read).map_err(|why: String| wrong(value.span().start, why))?;)?
                         self.$field = read;
                         Ok(())
                     }),)+
@@ -81,7 +77,7 @@ section! {
         "reserve-cpus" reserve_cpus: Auto<f64> = Auto::Auto, cores_to_keep;
         "reserve-memory" reserve_memory: Bytes = Bytes(2 * GIB);
         "reserve-disk" reserve_disk: Bytes = Bytes(10 * GIB);
-        "max-pilots" max_pilots: MaxPilots = MaxPilots(None);
+        "max-pilots" max_pilots: Auto<u32> = Auto::Auto;
         "smt" smt: bool = false;
         /// A Linux CPU list, see [`parse_cpuset`]; empty: any.
         "cpuset" cpuset: String = String::new(), |v: &String| parse_cpuset(v).map(drop);
@@ -102,7 +98,7 @@ section! {
         /// Degrees Celsius; 0: not looked at.
         "max-temperature" max_temperature: u32 = 85, |v| within(v, 0, 150);
         /// Names as the kernel has them: compare the first 15 bytes, it keeps no more.
-        "pause-while-running" pause_while_running: Vec<String> = Vec::new(), program_names;
+        "pause-while-running" pause_while_running: Vec<String> = Vec::new(), |v: &Vec<String>| program_names(v);
     }
 }
 
@@ -134,14 +130,14 @@ section! {
         "weight" weight: u32 = 1, |v| within(v, 1, 1_000);
         /// 0: as many as fit.
         "max" max: u32 = 0;
-        "user" user: String = "65534:65534".to_owned(), user;
+        "user" user: String = "65534:65534".to_owned(), |v: &String| spelled(v.split(':'), "_.-", "a user; write \"UID:GID\" such as \"65534:65534\"");
         "env" env: BTreeMap<String, String> = BTreeMap::new();
         "mounts" mounts: Vec<Mount> = Vec::new();
         "tmpfs" tmpfs: Vec<Tmpfs> = Vec::new();
         "devices" devices: Vec<Device> = Vec::new();
-        "cap-add" cap_add: Vec<String> = Vec::new(), capabilities;
+        "cap-add" cap_add: Vec<String> = Vec::new(), |v: &Vec<String>| spelled(v.iter().map(String::as_str), "_", "a capability; write one such as \"SYS_PTRACE\"");
         "read-only" read_only: bool = false;
-        "network" network: String = "bridge".to_owned(), network;
+        "network" network: String = "bridge".to_owned(), |v: &String| spelled([v.as_str()].into_iter(), "_.:-", "a network; write \"bridge\", \"none\", \"host\" or the name of one");
         "pausable" pausable: bool = true;
         "privileged" privileged: bool = false;
         /// An object: more fields of the engine's HostConfig.
@@ -248,50 +244,28 @@ fn label(text: &String) -> Result<(), String> {
     ))
 }
 
-fn program_names(names: &Vec<String>) -> Result<(), String> {
+/// Each part is one or more characters out of ASCII letters, digits and `others`.
+fn spelled<'a>(
+    mut parts: impl Iterator<Item = &'a str>,
+    others: &str,
+    expected: &str,
+) -> Result<(), String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || others.contains(c);
+    match parts.find(|part| part.is_empty() || !part.chars().all(allowed)) {
+        Some(part) => Err(format!("'{part}' is not {expected}")),
+        None => Ok(()),
+    }
+}
+
+/// A program's name may hold any character but the slash.
+fn program_names(names: &[String]) -> Result<(), String> {
     match names
         .iter()
         .find(|name| name.is_empty() || name.contains('/'))
     {
         Some(name) => Err(format!(
-            "'{name}' is not the name of a program; write it without its folder"
+            "'{name}' is not a program's name; write it without its folder"
         )),
         None => Ok(()),
     }
-}
-
-fn capabilities(names: &Vec<String>) -> Result<(), String> {
-    let word =
-        |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_');
-    match names.iter().find(|name| !word(name)) {
-        Some(name) => Err(format!(
-            "'{name}' is not a capability; write one such as \"SYS_PTRACE\""
-        )),
-        None => Ok(()),
-    }
-}
-
-fn user(text: &String) -> Result<(), String> {
-    let name = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
-    let part = |part: &str| !part.is_empty() && part.chars().all(name);
-    if part(text)
-        || text
-            .split_once(':')
-            .is_some_and(|(user, group)| part(user) && part(group))
-    {
-        return Ok(());
-    }
-    Err(format!(
-        "'{text}' is not a user; write \"UID:GID\" such as \"65534:65534\""
-    ))
-}
-
-fn network(text: &String) -> Result<(), String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_.:-".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        return Ok(());
-    }
-    Err(format!(
-        "'{text}' is not a network; write \"bridge\", \"none\", \"host\" or the name of one"
-    ))
 }

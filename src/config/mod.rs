@@ -11,10 +11,9 @@ mod when;
 pub use image::ImageRef;
 pub use keys::{EngineKeys, Loop, Owner, Pilot, Share, parse_cpuset, socket_path};
 pub use mounts::{Device, Mount, Tmpfs};
-pub use values::{Auto, Image, MaxPilots, MissingLimits, OnBattery, WhenBusy};
+pub use values::{Auto, Image, MissingLimits, OnBattery, WhenBusy};
 pub use when::Hours;
 
-use check::Problems;
 use std::fmt;
 use toml::de::DeTable;
 use values::Value;
@@ -63,44 +62,49 @@ impl fmt::Display for Problem {
     }
 }
 
-/// `file` only names the text in problems, which come in the order of the text. After a syntax error the rest is not
-/// judged: what it was meant to be is a guess.
+/// `file` only names the text in problems, which come in the order of the text. Beside syntax errors only other lines
+/// are judged, each by itself: what is missing there may just not have been understood.
 pub fn parse(text: &str, file: &str) -> Result<Config, Vec<Problem>> {
-    let (document, syntax) = DeTable::parse_recoverable(text);
-    let mut problems = Problems::default();
-    let mut config = Config::default();
-    if syntax.is_empty() {
-        config = problems.read_config(document.get_ref());
-    }
-    let mut places: Vec<Problem> = syntax
+    let (document, errors) = DeTable::parse_recoverable(text);
+    let mut problems: Vec<Problem> = errors
         .iter()
         .map(|error| {
             let at = error.span().map_or(0, |span| span.start);
-            (at, format!("not valid TOML: {}", error.message()))
+            place(
+                text,
+                at,
+                file,
+                &format!("not valid TOML: {}", error.message()),
+            )
         })
-        .chain(problems.0)
-        .map(|(at, text_of_problem)| place(text, at, file, text_of_problem))
         .collect();
-    places.sort();
-    if !syntax.is_empty() {
-        places.dedup_by_key(|problem| problem.line);
-    }
-    if places.is_empty() {
+    problems.sort();
+    problems.dedup_by_key(|problem| problem.line);
+    let (config, wrong) = check::read_config(document.get_ref(), errors.is_empty());
+    let on_broken_line = |problem: &Problem| problems.iter().any(|p| p.line == problem.line);
+    let wrong = wrong
+        .iter()
+        .map(|wrong| place(text, wrong.at, file, &wrong.text));
+    let more: Vec<Problem> = wrong.filter(|p| !on_broken_line(p)).collect();
+    problems.extend(more);
+    problems.sort();
+    if problems.is_empty() {
         Ok(config)
     } else {
-        Err(places)
+        Err(problems)
     }
 }
 
 /// Byte offset to line and column.
-fn place(text: &str, at: usize, file: &str, problem: String) -> Problem {
+fn place(text: &str, at: usize, file: &str, problem: &str) -> Problem {
     let before = text.get(..at).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
     Problem {
         file: file.to_owned(),
         line: before.matches('\n').count() + 1,
         column: before.get(line_start..).unwrap_or_default().chars().count() + 1,
-        text: problem,
+        // A value is shown in its problem; it must not break the line or the terminal.
+        text: problem.replace(char::is_control, " "),
     }
 }
 

@@ -101,7 +101,7 @@ impl Tmpfs {
 impl fmt::Display for Tmpfs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.size {
-            Some(size) => write!(f, "{}:{}", self.target, exact_size(&size)),
+            Some(size) => write!(f, "{}:{}", self.target, exact_size(size)),
             None => f.write_str(&self.target),
         }
     }

@@ -11,6 +11,8 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::DeValue;
 
+pub type Toml<'a> = Spanned<DeValue<'a>>;
+
 /// Why a value was refused; `at` is a byte offset into the text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Wrong {
@@ -18,29 +20,29 @@ pub struct Wrong {
     pub text: String,
 }
 
-/// A list has as many problems as elements.
+/// A list can have as many problems as elements.
 pub type Read<T> = Result<T, Vec<Wrong>>;
 
 pub trait Value: Sized {
     /// What goes after "expects".
     const EXPECTS: &'static str;
 
-    fn read(value: &Spanned<DeValue<'_>>) -> Read<Self>;
+    fn read(value: &Toml<'_>) -> Read<Self>;
 
     /// As TOML that [`Value::read`] reads back to an equal value.
     fn write(&self) -> String;
 }
 
-/// Gives a problem with the value itself its place.
-pub fn wrong(value: &Spanned<DeValue<'_>>, text: String) -> Vec<Wrong> {
-    let at = value.span().start;
+pub fn wrong(at: usize, text: String) -> Vec<Wrong> {
     vec![Wrong { at, text }]
 }
 
-/// "expects A, found B".
-fn refuse<T: Value>(value: &Spanned<DeValue<'_>>) -> Vec<Wrong> {
+fn refuse<T: Value>(value: &Toml<'_>) -> Vec<Wrong> {
     let found = found(value.get_ref());
-    wrong(value, format!("expects {}, found {found}", T::EXPECTS))
+    wrong(
+        value.span().start,
+        format!("expects {}, found {found}", T::EXPECTS),
+    )
 }
 
 pub fn found(value: &DeValue<'_>) -> String {
@@ -57,298 +59,106 @@ pub fn found(value: &DeValue<'_>) -> String {
 
 /// As a TOML basic string: JSON escapes all that TOML wants escaped, except DEL.
 pub fn quote(text: &str) -> String {
-    serde_json::Value::from(text)
-        .to_string()
-        .replace('\u{7f}', "\\u007F")
+    let json = serde_json::Value::from(text).to_string();
+    json.replace('\u{7f}', "\\u007F")
 }
 
-/// A type that is a TOML string with a form of its own.
-macro_rules! written_as_text {
-    ($($name:ty, $expects:literal, $parse:expr, $format:expr;)+) => {$(
+/// `None` from `read`: not the type of value that is expected.
+fn read_scalar<T, F>(value: &Toml<'_>, read: F) -> Read<T>
+where
+    T: Value,
+    F: FnOnce(&DeValue<'_>) -> Option<Result<T, String>>,
+{
+    let read = read(value.get_ref()).ok_or_else(|| refuse::<T>(value))?;
+    read.map_err(|why| wrong(value.span().start, why))
+}
+
+/// All that could be read, or all that is wrong.
+fn gather<T, C: FromIterator<T>>(parts: impl Iterator<Item = Read<T>>) -> Read<C> {
+    let mut problems = Vec::new();
+    let read = parts
+        .filter_map(|part| part.map_err(|more| problems.extend(more)).ok())
+        .collect();
+    if problems.is_empty() {
+        Ok(read)
+    } else {
+        Err(problems)
+    }
+}
+
+/// `Type: "what is expected", how to read, how to write;`
+macro_rules! scalars {
+    ($($name:ty: $expects:literal, $read:expr, $write:expr;)+) => {$(
         impl Value for $name {
             const EXPECTS: &'static str = $expects;
 
-            fn read(value: &Spanned<DeValue<'_>>) -> Read<Self> {
-                let text = value.get_ref().as_str().ok_or_else(|| refuse::<Self>(value))?;
-                $parse(text).map_err(|why| wrong(value, why))
+            fn read(value: &Toml<'_>) -> Read<Self> {
+                read_scalar(value, $read)
             }
 
             fn write(&self) -> String {
-                quote(&$format(self))
+                let write: fn(&Self) -> String = $write;
+                write(self)
             }
         }
     )+};
 }
 
-written_as_text! {
-    String, "a string such as \"abc\"", plain_text, String::clone;
-    Duration, "a duration such as \"30s\"", parse_duration, |d: &Duration| format_duration(*d);
-    Bytes, "a size such as \"2GiB\"", Bytes::parse, exact_size;
-    Hours, "hours such as \"Mon-Fri 09:00-18:00\"", Hours::parse, Hours::to_string;
-    Image, "\"builtin\" or an image such as \"busybox:1.36\"", Image::parse, Image::to_string;
-    Mount, "a mount such as \"/data:/data:ro\"", Mount::parse, Mount::to_string;
-    Tmpfs, "a path such as \"/tmp\" or \"/tmp:64MiB\"", Tmpfs::parse, Tmpfs::to_string;
-    Device, "a device such as \"/dev/fuse\"", Device::parse, Device::to_string;
+scalars! {
+    bool: "true or false", |v| v.as_bool().map(Ok), |flag| flag.to_string();
+    u32: "a whole number of 0 or more", |v| parse_whole(v).map(Ok), |number| number.to_string();
+    f64: "a number such as 1.5", |v| parse_number(v).map(Ok), |number| number.to_string();
+    String: "a string such as \"abc\"", |v| v.as_str().map(parse_plain), |text| quote(text);
+    Duration: "a duration such as \"30s\"", |v| v.as_str().map(parse_duration), |d| quote(&format_duration(*d));
+    Bytes: "a size such as \"2GiB\"", |v| v.as_str().map(Bytes::parse), |size| quote(&exact_size(*size));
+    Hours: "hours such as \"Mon-Fri 09:00-18:00\"", |v| v.as_str().map(Hours::parse), |hours| quote(&hours.to_string());
+    Image: "\"builtin\" or an image such as \"busybox:1.36\"", |v| v.as_str().map(Image::parse), |image| quote(&image.to_string());
+    Mount: "a mount such as \"/data:/data:ro\"", |v| v.as_str().map(Mount::parse), |mount| quote(&mount.to_string());
+    Tmpfs: "a path such as \"/tmp\" or \"/tmp:64MiB\"", |v| v.as_str().map(Tmpfs::parse), |tmpfs| quote(&tmpfs.to_string());
+    Device: "a device such as \"/dev/fuse\"", |v| v.as_str().map(Device::parse), |device| quote(&device.to_string());
+    Auto<f64>: "\"auto\" or a number of cores", |v| match v.as_str() {
+        Some("auto") => Some(Ok(Auto::Auto)),
+        _ => parse_number(v).map(|number| Ok(Auto::Fixed(number))),
+    }, |auto| match auto {
+        Auto::Auto => quote("auto"),
+        Auto::Fixed(number) => number.write(),
+    };
+    Auto<u32>: "a whole number of 0 or more, or \"auto\" for as many as fit", |v| match v.as_str() {
+        Some("auto") => Some(Ok(Auto::Auto)),
+        _ => parse_whole(v).map(|number| Ok(Auto::Fixed(number))),
+    }, |auto| match auto {
+        Auto::Auto => quote("auto"),
+        Auto::Fixed(number) => number.write(),
+    };
 }
 
-/// No kernel interface takes a NUL, and the engine's answer to one is hard to understand.
-fn plain_text(text: &str) -> Result<String, String> {
-    if text.contains('\0') {
-        return Err("holds a NUL character; remove it".to_owned());
+fn parse_whole(value: &DeValue<'_>) -> Option<u32> {
+    let number = value.as_integer()?;
+    u32::from_str_radix(number.as_str(), number.radix()).ok()
+}
+
+fn parse_number(value: &DeValue<'_>) -> Option<f64> {
+    let number: f64 = match value {
+        DeValue::Integer(n) if n.radix() == 10 => n.as_str().parse().ok()?,
+        DeValue::Float(n) => n.as_str().parse().ok()?,
+        _ => return None,
+    };
+    number.is_finite().then_some(number)
+}
+
+/// No kernel interface takes a NUL, and an engine's answer to one explains nothing.
+fn parse_plain(text: &str) -> Result<String, String> {
+    match text.contains('\0') {
+        true => Err("holds a NUL character; remove it".to_owned()),
+        false => Ok(text.to_owned()),
     }
-    Ok(text.to_owned())
 }
 
 /// The short form where it is exact, else bytes.
-pub fn exact_size(size: &Bytes) -> String {
-    let short = size.to_string();
-    match Bytes::parse(&short) {
-        Ok(read) if read == *size => short,
+pub fn exact_size(size: Bytes) -> String {
+    match Bytes::parse(&size.to_string()) {
+        Ok(read) if read == size => size.to_string(),
         _ => format!("{}B", size.0),
-    }
-}
-
-impl Value for bool {
-    const EXPECTS: &'static str = "true or false";
-
-    fn read(value: &Spanned<DeValue<'_>>) -> Read<Self> {
-        value
-            .get_ref()
-            .as_bool()
-            .ok_or_else(|| refuse::<Self>(value))
-    }
-
-    fn write(&self) -> String {
-        self.to_string()
-    }
-}
-
-impl Value for u32 {
-    const EXPECTS: &'static str = "a whole number of 0 or more";
-
-    fn read(value: &Spanned<DeValue<'_>>) -> Read<Self> {
-        value
-            .get_ref()
-            .as_integer()
-            .and_then(|n| u32::from_str_radix(n.as_str(), n.radix()).ok())
-            .ok_or_else(|| refuse::<Self>(value))
-    }
-
-    fn write(&self) -> String {
-        self.to_string()
-    }
-}
-
-impl Value for f64 {
-    const EXPECTS: &'static str = "a number such as 1.5";
-
-    fn read(value: &Spanned<DeValue<'_>>) -> Read<Self> {
-        let number = match value.get_ref() {
-            DeValue::Integer(n) if n.radix() == 10 => n.as_str().parse::<f64>().ok(),
-            DeValue::Float(n) => n.as_str().parse().ok(),
-            _ => None,
-        };
-        number
-            .filter(|n| n.is_finite())
-            .ok_or_else(|| refuse::<Self>(value))
-    }
-
-    fn write(&self) -> String {
-        self.to_string()
-    }
-}
-
-impl<T: Value> Value for Vec<T> {
-    const EXPECTS: &'static str = "a list such as [\"a\", \"b\"]";
-
-    fn read(value: &Spanned<DeValue<'_>>) -> Read<Self> {
-        let list = value
-            .get_ref()
-            .as_array()
-            .ok_or_else(|| refuse::<Self>(value))?;
-        let (mut read, mut problems) = (Vec::new(), Vec::new());
-        for element in list.iter() {
-            match T::read(element) {
-                Ok(element) => read.push(element),
-                Err(more) => problems.extend(more),
-            }
-        }
-        if problems.is_empty() {
-            Ok(read)
-        } else {
-            Err(problems)
-        }
-    }
-
-    fn write(&self) -> String {
-        let elements: Vec<String> = self.iter().map(T::write).collect();
-        format!("[{}]", elements.join(", "))
-    }
-}
-
-/// Environment variables.
-impl Value for BTreeMap<String, String> {
-    const EXPECTS: &'static str = "a table of strings such as { NAME = \"value\" }";
-
-    fn read(value: &Spanned<DeValue<'_>>) -> Read<Self> {
-        let table = value
-            .get_ref()
-            .as_table()
-            .ok_or_else(|| refuse::<Self>(value))?;
-        let (mut read, mut problems) = (BTreeMap::new(), Vec::new());
-        for (key, value) in table {
-            let name = key.get_ref();
-            if name.is_empty() || name.contains(|c: char| c == '=' || c <= ' ' || c == '\u{7f}') {
-                let text = format!(
-                    "{} cannot name a variable; write a name without blanks and '='",
-                    quote(name)
-                );
-                problems.push(Wrong {
-                    at: key.span().start,
-                    text,
-                });
-            }
-            match String::read(value) {
-                Ok(value) => drop(read.insert(name.to_string(), value)),
-                Err(more) => problems.extend(more.into_iter().map(|wrong| Wrong {
-                    text: format!("{name} {}", wrong.text),
-                    ..wrong
-                })),
-            }
-        }
-        if problems.is_empty() {
-            Ok(read)
-        } else {
-            Err(problems)
-        }
-    }
-
-    fn write(&self) -> String {
-        inline(&serde_json::Value::from_iter(self.clone()))
-    }
-}
-
-/// Fields of the engine's HostConfig that Plancton sets itself, and what to write instead.
-const OWN_FIELDS: [(&str, &str); 22] = [
-    ("NanoCpus", "use the key 'cpus'"),
-    ("CpuQuota", "use the key 'cpus'"),
-    ("CpuPeriod", "use the key 'cpus'"),
-    (
-        "CpuShares",
-        "use the key 'cpus'; pilots run at idle priority together",
-    ),
-    ("CpusetCpus", "use 'cpuset' in [share]"),
-    ("Memory", "use the key 'memory'"),
-    ("MemorySwap", "use the key 'swap'"),
-    ("PidsLimit", "use the key 'pids'"),
-    (
-        "CgroupParent",
-        "remove it; Plancton chooses the group that protects the owner",
-    ),
-    (
-        "OomScoreAdj",
-        "remove it; pilots always go first when memory runs out",
-    ),
-    (
-        "RestartPolicy",
-        "remove it; Plancton replaces pilots that end",
-    ),
-    (
-        "AutoRemove",
-        "remove it; Plancton removes pilots that ended",
-    ),
-    (
-        "Labels",
-        "remove it; labels are how Plancton knows its pilots",
-    ),
-    ("LogConfig", "remove it; the log is always bounded"),
-    ("Binds", "use the key 'mounts'"),
-    ("Mounts", "use the key 'mounts'"),
-    ("Tmpfs", "use the key 'tmpfs'"),
-    ("Devices", "use the key 'devices'"),
-    ("CapAdd", "use the key 'cap-add'"),
-    ("Privileged", "use the key 'privileged'"),
-    ("NetworkMode", "use the key 'network'"),
-    ("ReadonlyRootfs", "use the key 'read-only'"),
-];
-
-/// More fields of the engine's HostConfig, always an object.
-impl Value for serde_json::Value {
-    const EXPECTS: &'static str = "a table such as { ShmSize = 67108864 }";
-
-    fn read(value: &Spanned<DeValue<'_>>) -> Read<Self> {
-        let table = value
-            .get_ref()
-            .as_table()
-            .ok_or_else(|| refuse::<Self>(value))?;
-        let mut problems = Vec::new();
-        for key in table.keys() {
-            let own = OWN_FIELDS
-                .iter()
-                .find(|(name, _)| key.get_ref().eq_ignore_ascii_case(name));
-            if let Some((name, way_out)) = own {
-                let text = format!("{name} is set by Plancton itself; {way_out}");
-                problems.push(Wrong {
-                    at: key.span().start,
-                    text,
-                });
-            }
-        }
-        match to_json(value) {
-            Ok(json) if problems.is_empty() => Ok(json),
-            Ok(_) => Err(problems),
-            Err(more) => Err([problems, more].concat()),
-        }
-    }
-
-    fn write(&self) -> String {
-        inline(self)
-    }
-}
-
-/// Dates become strings; what JSON cannot hold is refused. The parser bounds the depth.
-fn to_json(value: &Spanned<DeValue<'_>>) -> Read<serde_json::Value> {
-    use serde_json::Value as Json;
-    let no_json = || {
-        wrong(
-            value,
-            format!("{} does not fit into JSON", found(value.get_ref())),
-        )
-    };
-    Ok(match value.get_ref() {
-        DeValue::String(_) => Json::from(String::read(value)?),
-        DeValue::Integer(n) => {
-            Json::from(i64::from_str_radix(n.as_str(), n.radix()).map_err(|_| no_json())?)
-        }
-        DeValue::Float(_) => Json::from(f64::read(value).map_err(|_| no_json())?),
-        DeValue::Boolean(flag) => Json::from(*flag),
-        DeValue::Datetime(date) => Json::from(date.to_string()),
-        DeValue::Array(list) => list.iter().map(to_json).collect::<Read<Json>>()?,
-        DeValue::Table(table) => table
-            .iter()
-            .map(|(key, value)| Ok((key.get_ref().to_string(), to_json(value)?)))
-            .collect::<Read<Json>>()?,
-    })
-}
-
-/// JSON as an inline TOML value; TOML's numbers and literals are written the same way.
-fn inline(json: &serde_json::Value) -> String {
-    use serde_json::Value as Json;
-    match json {
-        Json::Object(table) => {
-            let pairs = table
-                .iter()
-                .map(|(k, v)| format!(" {} = {}", quote(k), inline(v)));
-            let pairs: Vec<String> = pairs.collect();
-            let end = if pairs.is_empty() { "" } else { " " };
-            format!("{{{}{end}}}", pairs.join(","))
-        }
-        Json::Array(list) => {
-            let elements: Vec<String> = list.iter().map(inline).collect();
-            format!("[{}]", elements.join(", "))
-        }
-        Json::String(text) => quote(text),
-        other => other.to_string(),
     }
 }
 
@@ -357,54 +167,6 @@ fn inline(json: &serde_json::Value) -> String {
 pub enum Auto<T> {
     Auto,
     Fixed(T),
-}
-
-/// A number of pilots; `None`: as many as fit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MaxPilots(pub Option<u32>);
-
-impl MaxPilots {
-    /// In [share] 0 says "as many as fit", because a share of nothing is a drain; in [[when]] it means none.
-    pub fn zero_is_no_limit(self) -> MaxPilots {
-        MaxPilots(self.0.filter(|most| *most > 0))
-    }
-}
-
-impl Value for MaxPilots {
-    const EXPECTS: &'static str = "a whole number of 0 or more, or \"auto\" for as many as fit";
-
-    fn read(value: &Spanned<DeValue<'_>>) -> Read<Self> {
-        if value.get_ref().as_str() == Some("auto") {
-            return Ok(MaxPilots(None));
-        }
-        u32::read(value)
-            .map(|most| MaxPilots(Some(most)))
-            .map_err(|_| refuse::<Self>(value))
-    }
-
-    fn write(&self) -> String {
-        self.0.map_or(quote("auto"), |most| most.to_string())
-    }
-}
-
-impl Value for Auto<f64> {
-    const EXPECTS: &'static str = "\"auto\" or a number of cores";
-
-    fn read(value: &Spanned<DeValue<'_>>) -> Read<Self> {
-        if value.get_ref().as_str() == Some("auto") {
-            return Ok(Auto::Auto);
-        }
-        f64::read(value)
-            .map(Auto::Fixed)
-            .map_err(|_| refuse::<Self>(value))
-    }
-
-    fn write(&self) -> String {
-        match self {
-            Auto::Auto => quote("auto"),
-            Auto::Fixed(number) => number.write(),
-        }
-    }
 }
 
 /// Where a pilot's image comes from.
@@ -442,19 +204,11 @@ macro_rules! words {
             $($(#[$word_doc])* $variant,)+
         }
 
-        impl Value for $name {
-            const EXPECTS: &'static str = $expects;
-
-            fn read(value: &Spanned<DeValue<'_>>) -> Read<Self> {
-                match value.get_ref().as_str() {
-                    $(Some($word) => Ok($name::$variant),)+
-                    _ => Err(refuse::<Self>(value)),
-                }
-            }
-
-            fn write(&self) -> String {
-                quote(match self { $($name::$variant => $word,)+ })
-            }
+        scalars! {
+            $name: $expects, |v| match v.as_str()? {
+                $($word => Some(Ok($name::$variant)),)+
+                _ => None,
+            }, |word| quote(match word { $($name::$variant => $word,)+ });
         }
     )+};
 }
@@ -464,7 +218,7 @@ words! {
     WhenBusy, "\"auto\", \"yield\", \"pause\" or \"stop\"" {
         /// Yield with protection verified, else pause.
         Auto = "auto",
-        /// Let the kernel's scheduler sort it out.
+        /// Leave it to the kernel's scheduler.
         Yield = "yield",
         Pause = "pause",
         Stop = "stop",
@@ -480,5 +234,150 @@ words! {
     MissingLimits, "\"refuse\" or \"warn\"" {
         Refuse = "refuse",
         Warn = "warn",
+    }
+}
+
+impl<T: Value> Value for Vec<T> {
+    const EXPECTS: &'static str = "a list such as [\"a\", \"b\"]";
+
+    fn read(value: &Toml<'_>) -> Read<Self> {
+        let list = value.get_ref().as_array();
+        gather(
+            list.ok_or_else(|| refuse::<Self>(value))?
+                .iter()
+                .map(T::read),
+        )
+    }
+
+    fn write(&self) -> String {
+        let elements: Vec<String> = self.iter().map(T::write).collect();
+        format!("[{}]", elements.join(", "))
+    }
+}
+
+/// Environment variables.
+impl Value for BTreeMap<String, String> {
+    const EXPECTS: &'static str = "a table of strings such as { NAME = \"value\" }";
+
+    fn read(value: &Toml<'_>) -> Read<Self> {
+        let table = value.get_ref().as_table();
+        let table = table.ok_or_else(|| refuse::<Self>(value))?;
+        gather(table.iter().map(|(key, value)| {
+            let name = key.get_ref();
+            if name.is_empty() || name.contains(|c: char| c == '=' || c <= ' ' || c == '\u{7f}') {
+                let text =
+                    format!("'{name}' is not a name for a variable; leave out blanks and '='");
+                return Err(wrong(key.span().start, text));
+            }
+            let value = String::read(value).map_err(|mut problems| {
+                problems
+                    .iter_mut()
+                    .for_each(|wrong| wrong.text.insert_str(0, &format!("{name} ")));
+                problems
+            })?;
+            Ok((name.to_string(), value))
+        }))
+    }
+
+    fn write(&self) -> String {
+        inline(&serde_json::Value::from_iter(self.clone()))
+    }
+}
+
+/// Fields of the engine's HostConfig that Plancton sets itself, and the way out.
+const OWN_FIELDS: [(&str, &str); 14] = [
+    (
+        "NanoCpus CpuQuota CpuPeriod CpuShares",
+        "use the key 'cpus'",
+    ),
+    ("CpusetCpus", "use 'cpuset' in [share]"),
+    ("Memory", "use the key 'memory'"),
+    ("MemorySwap", "use the key 'swap'"),
+    ("PidsLimit", "use the key 'pids'"),
+    (
+        "CgroupParent OomScoreAdj",
+        "remove it; it protects the owner",
+    ),
+    (
+        "RestartPolicy AutoRemove",
+        "remove it; pilots that end are replaced and removed",
+    ),
+    (
+        "Labels LogConfig",
+        "remove it; pilots are known by labels and their logs bounded",
+    ),
+    ("Binds Mounts", "use the key 'mounts'"),
+    ("Tmpfs", "use the key 'tmpfs'"),
+    ("Devices", "use the key 'devices'"),
+    (
+        "CapAdd Privileged",
+        "use the keys 'cap-add' and 'privileged'",
+    ),
+    ("NetworkMode", "use the key 'network'"),
+    ("ReadonlyRootfs", "use the key 'read-only'"),
+];
+
+/// More fields of the engine's HostConfig, always an object.
+impl Value for serde_json::Value {
+    const EXPECTS: &'static str = "a table such as { ShmSize = 67108864 }";
+
+    fn read(value: &Toml<'_>) -> Read<Self> {
+        let table = value.get_ref().as_table();
+        let table = table.ok_or_else(|| refuse::<Self>(value))?;
+        gather(table.iter().map(|(key, value)| {
+            let name = key.get_ref();
+            let is_own = |own: &str| own.eq_ignore_ascii_case(name);
+            match OWN_FIELDS
+                .iter()
+                .find(|(names, _)| names.split(' ').any(is_own))
+            {
+                Some((_, way_out)) => {
+                    let text = format!("'{name}' is set by Plancton itself; {way_out}");
+                    Err(wrong(key.span().start, text))
+                }
+                None => Ok((name.to_string(), to_json(value)?)),
+            }
+        }))
+    }
+
+    fn write(&self) -> String {
+        inline(self)
+    }
+}
+
+/// Dates become strings. The parser bounds the depth.
+fn to_json(value: &Toml<'_>) -> Read<serde_json::Value> {
+    Ok(match value.get_ref() {
+        DeValue::String(_) => String::read(value)?.into(),
+        DeValue::Integer(n) => i64::from_str_radix(n.as_str(), n.radix())
+            .map_err(|_| wrong(value.span().start, format!("{n} is too large a number")))?
+            .into(),
+        DeValue::Float(_) => f64::read(value)?.into(),
+        DeValue::Boolean(flag) => (*flag).into(),
+        DeValue::Datetime(date) => date.to_string().into(),
+        DeValue::Array(list) => gather(list.iter().map(to_json))?,
+        DeValue::Table(table) => gather(
+            table
+                .iter()
+                .map(|(key, value)| Ok((key.get_ref().to_string(), to_json(value)?))),
+        )?,
+    })
+}
+
+/// JSON as an inline TOML value; numbers and literals are written the same way in both.
+fn inline(json: &serde_json::Value) -> String {
+    use serde_json::Value as Json;
+    match json {
+        Json::Object(table) => {
+            let pair = |(k, v): (&String, _)| format!("{} = {}", quote(k), inline(v));
+            let pairs: Vec<String> = table.iter().map(pair).collect();
+            format!("{{ {} }}", pairs.join(", "))
+        }
+        Json::Array(list) => {
+            let elements: Vec<String> = list.iter().map(inline).collect();
+            format!("[{}]", elements.join(", "))
+        }
+        Json::String(text) => quote(text),
+        other => other.to_string(),
     }
 }

@@ -5,7 +5,7 @@ use super::memory::{Image, Launching};
 use super::reason::{Code, Reason};
 use super::rules::Rules;
 use super::{Action, Memory, PilotState, Protection, Room, Turn};
-use crate::config::Pilot as Class;
+use crate::config::{Auto, Pilot as Class};
 use crate::units::{Bytes, float};
 
 /// What kept the next pilot from being started.
@@ -120,8 +120,8 @@ fn machine_is_open(turn: &Turn, memory: &Memory) -> Result<(), Blocked> {
     if turn.seen.protection == Protection::Prepared && holding > 0 {
         return Err(Blocked::Probing);
     }
-    match turn.share.max_pilots.0 {
-        Some(most) if holding as u64 >= u64::from(most) => Err(Blocked::MaxPilots(most)),
+    match turn.share.max_pilots {
+        Auto::Fixed(most) if holding as u64 >= u64::from(most) => Err(Blocked::MaxPilots(most)),
         _ => Ok(()),
     }
 }

@@ -3,7 +3,7 @@
 
 use super::reason::{Code, Reason};
 use super::{Memory, PilotState, Room, Turn};
-use crate::config::OnBattery;
+use crate::config::{Auto, OnBattery};
 use crate::units::{Bytes, float, format_rough};
 use std::time::Duration;
 
@@ -158,7 +158,7 @@ impl Rules {
                 Reason::new(Code::Temperature, value, limit, text),
             );
         }
-        if let Some(most) = turn.share.max_pilots.0 {
+        if let Auto::Fixed(most) = turn.share.max_pilots {
             let most = usize::try_from(most).unwrap_or(usize::MAX);
             let running = turn.own().count();
             if running > most || most == 0 {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::report::*;
+use crate::decide::Code;
 use std::collections::BTreeMap;
 
 /// 2026-05-04 14:00:00 UTC, a Monday.
@@ -44,7 +45,7 @@ fn busy() -> Status {
         due: Some(NOW + 6.0),
         state: State::Active,
         reason: Reason {
-            code: "full".to_owned(),
+            code: Code::Full,
             value: 0.4,
             threshold: 1.0,
             since: NOW - 600.0,
