@@ -31,10 +31,7 @@ impl Exit {
         (Exit::Done, "done"),
         (Exit::Failed, "failed"),
         (Exit::NotRunning, "`status` of a daemon that does not run"),
-        (
-            Exit::Usage,
-            "the command line was wrong; nothing was changed",
-        ),
+        (Exit::Usage, "the command line was wrong; nothing was changed"),
         (Exit::EngineUnavailable, "the container engine is not there"),
         (Exit::Configuration, "the configuration has problems"),
     ];
@@ -167,9 +164,7 @@ impl Words {
         };
         self.check(topic)?;
         Ok(match topic.name {
-            "try" => Command::Try {
-                duration: self.duration("for")?,
-            },
+            "try" => Command::Try { duration: self.duration("for")? },
             "run" => Command::Run {
                 once: self.has("once"),
                 dry_run: self.has("dry-run"),
@@ -178,16 +173,10 @@ impl Words {
             },
             "start" => Command::Start,
             "stop" => Command::Stop,
-            "status" => Command::Status {
-                json: self.has("json"),
-                watch: self.has("watch"),
-            },
+            "status" => Command::Status { json: self.has("json"), watch: self.has("watch") },
             "why" => Command::Why,
             "health" => Command::Health,
-            "drain" => Command::Drain {
-                stop: self.has("stop"),
-                by: self.text("by")?,
-            },
+            "drain" => Command::Drain { stop: self.has("stop"), by: self.text("by")? },
             "resume" => Command::Resume,
             "force-stop" => Command::ForceStop,
             _ => return self.rarer_command(topic),
@@ -198,17 +187,11 @@ impl Words {
         Ok(match topic.name {
             "snooze" => Command::Snooze(self.positive(&self.word("DURATION")?)?),
             "kill" => Command::Kill(self.word("PILOT")?),
-            "check" => Command::Check {
-                offline: self.has("offline"),
-            },
-            "config" => Command::Config {
-                default: self.has("default"),
-            },
+            "check" => Command::Check { offline: self.has("offline") },
+            "config" => Command::Config { default: self.has("default") },
             "replay" => Command::Replay(PathBuf::from(self.argument("FILE")?)),
             "reap" => Command::Reap,
-            "purge" => Command::Purge {
-                dry_run: self.has("dry-run"),
-            },
+            "purge" => Command::Purge { dry_run: self.has("dry-run") },
             "pilot" => Command::Pilot {
                 duration: self.duration("for")?.unwrap_or(Duration::from_secs(20)),
                 from: self.number("from")?,
@@ -223,10 +206,7 @@ impl Words {
 /// The TIME of `drain --by`, in seconds since 1970: `18:00` (its next occurrence where `now` is), a duration from now, or RFC 3339.
 pub fn parse_by(text: &str, now: &Zoned) -> Result<f64, String> {
     let hint = || {
-        format!(
-            "'{}' is not a time; write 18:00, a duration such as 2h, or 2030-01-31T18:00:00+01:00",
-            printable(text)
-        )
+        format!("'{}' is not a time; write 18:00, a duration such as 2h, or 2030-01-31T18:00:00+01:00", printable(text))
     };
     let seconds = |at: Timestamp| at.as_duration().as_secs_f64();
     if let Ok(duration) = parse_duration(text) {
@@ -234,8 +214,7 @@ pub fn parse_by(text: &str, now: &Zoned) -> Result<f64, String> {
     }
     if let Some((hours, minutes)) = text.split_once(':').filter(|_| text.len() <= 5) {
         let part = |digits: &str| {
-            let plain =
-                (1..=2).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+            let plain = (1..=2).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
             digits.parse::<i8>().ok().filter(|_| plain)
         };
         let time = part(hours)

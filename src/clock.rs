@@ -13,11 +13,7 @@ fn seconds(clock: ClockId) -> f64 {
 }
 
 pub fn now() -> Moment {
-    Moment {
-        awake: seconds(ClockId::Monotonic),
-        boot: seconds(ClockId::Boottime),
-        epoch: seconds(ClockId::Realtime),
-    }
+    Moment { awake: seconds(ClockId::Monotonic), boot: seconds(ClockId::Boottime), epoch: seconds(ClockId::Realtime) }
 }
 
 /// Local time of the machine, for the owner's hours.
@@ -33,8 +29,7 @@ pub fn local() -> LocalTime {
 /// Tells one boot from the next, so that a ttl in awake seconds is never read on another boot's clock. Empty when
 /// /proc cannot be read: then only the wall clock counts.
 pub fn boot_id(root: &Path) -> String {
-    let text =
-        std::fs::read_to_string(root.join("proc/sys/kernel/random/boot_id")).unwrap_or_default();
+    let text = std::fs::read_to_string(root.join("proc/sys/kernel/random/boot_id")).unwrap_or_default();
     text.trim().to_owned()
 }
 

@@ -109,17 +109,9 @@ impl Daemon {
         let observation = self.observe(list.as_ref());
         let decision = decide(&self.start.config, &mut self.memory, &observation);
         self.act(&decision);
-        self.report(
-            &observation,
-            &decision,
-            list.as_ref().map_or(&[], |(list, _)| list),
-        );
-        self.next_tick = decision
-            .wake_in
-            .map(|seconds| observation.at.boot + seconds);
-        self.finished = self
-            .finished
-            .or_else(|| self.is_finished(&observation, &decision));
+        self.report(&observation, &decision, list.as_ref().map_or(&[], |(list, _)| list));
+        self.next_tick = decision.wake_in.map(|seconds| observation.at.boot + seconds);
+        self.finished = self.finished.or_else(|| self.is_finished(&observation, &decision));
     }
 
     fn observe(&mut self, list: Option<&(Vec<Listed>, f64)>) -> Observation {
@@ -166,10 +158,7 @@ impl Daemon {
             now,
         };
         for action in &decision.actions {
-            if let Some((lane, job)) =
-                self.hands
-                    .flight(action, &self.start.config.pilots, &setting)
-            {
+            if let Some((lane, job)) = self.hands.flight(action, &self.start.config.pilots, &setting) {
                 self.flights.go(lane, move || Landed::News(job()));
             }
         }
@@ -184,9 +173,7 @@ impl Daemon {
         };
         let (root, limit) = (self.root.clone(), self.memory_limit());
         if !self.start.dry_run {
-            self.flights.go(Lane::Clean, move || {
-                Landed::Prepared(group::prepare(&root, layout, limit))
-            });
+            self.flights.go(Lane::Clean, move || Landed::Prepared(group::prepare(&root, layout, limit)));
         }
     }
 
@@ -194,9 +181,7 @@ impl Daemon {
     /// its reserve.
     fn memory_limit(&self) -> Option<u64> {
         let total = host::memory::read_memory(&self.root).ok()?.total.0;
-        total
-            .checked_sub(self.start.config.share.reserve_memory.0)
-            .filter(|limit| *limit > 0)
+        total.checked_sub(self.start.config.share.reserve_memory.0).filter(|limit| *limit > 0)
     }
 
     fn report(&mut self, observation: &Observation, decision: &Decision, list: &[Listed]) {
@@ -222,21 +207,10 @@ impl Daemon {
     fn wait(&mut self) {
         let now = clock::now().boot;
         self.cost.turned(now, clock::process_cpu());
-        let pending =
-            self.list.is_some() || (self.stirred && self.asking.is_none() && self.facts.is_some());
-        let seconds = if pending {
-            Some(0.0)
-        } else {
-            self.next_tick.map(|at| (at - now).max(0.0))
-        };
+        let pending = self.list.is_some() || (self.stirred && self.asking.is_none() && self.facts.is_some());
+        let seconds = if pending { Some(0.0) } else { self.next_tick.map(|at| (at - now).max(0.0)) };
         let events = self.events.as_ref().map(AsFd::as_fd);
-        let woken = wait(
-            seconds,
-            &mut self.signals,
-            self.control.as_ref(),
-            Some(self.flights.as_fd()),
-            events,
-        );
+        let woken = wait(seconds, &mut self.signals, self.control.as_ref(), Some(self.flights.as_fd()), events);
         self.cost.woke(clock::now().boot);
         self.stirred |= woken.control;
         if woken.events {
@@ -327,10 +301,7 @@ impl Daemon {
     fn ask(&mut self) {
         let now = clock::now().boot;
         if let Some(asked_at) = self.asking {
-            let text = format!(
-                "no answer for {:.0} s; pilots stay as they are",
-                now - asked_at
-            );
+            let text = format!("no answer for {:.0} s; pilots stay as they are", now - asked_at);
             self.engine_state = EngineState::Down(text);
             self.tick(None);
             return;
@@ -338,22 +309,13 @@ impl Daemon {
         let interval = self.start.config.loop_.interval.as_secs_f64();
         (self.asking, self.next_tick, self.stirred) = (Some(now), Some(now + interval), false);
         let engine = Arc::clone(&self.hands.engine);
-        if self
-            .facts
-            .as_ref()
-            .is_some_and(|facts| facts.unsupported.is_none())
-            && self.events.is_some()
-        {
-            self.flights.go(Lane::Look, move || {
-                Landed::Listed(clock::now().boot, engine.list())
-            });
+        if self.facts.as_ref().is_some_and(|facts| facts.unsupported.is_none()) && self.events.is_some() {
+            self.flights.go(Lane::Look, move || Landed::Listed(clock::now().boot, engine.list()));
             return;
         }
         let (root, limit, dry_run) = (self.root.clone(), self.memory_limit(), self.start.dry_run);
         let is_root = rustix::process::geteuid().is_root();
-        self.flights.go(Lane::Look, move || {
-            Landed::Greeted(greet(&engine, &root, is_root, limit, dry_run))
-        });
+        self.flights.go(Lane::Look, move || Landed::Greeted(greet(&engine, &root, is_root, limit, dry_run)));
     }
 
     fn reload(&mut self) {
@@ -385,8 +347,7 @@ impl Daemon {
             }
             return Some(Exit::Done);
         }
-        (self.start.once && observation.cpu.is_some() && observation.pilots.is_some())
-            .then_some(Exit::Done)
+        (self.start.once && observation.cpu.is_some() && observation.pilots.is_some()).then_some(Exit::Done)
     }
 
     fn end(&self) -> Option<Exit> {
@@ -394,19 +355,14 @@ impl Daemon {
             return Some(Exit::Done);
         }
         // `--once` waits for what its tick set off.
-        self.finished
-            .filter(|_| !self.start.once || self.flights.is_empty())
+        self.finished.filter(|_| !self.start.once || self.flights.is_empty())
     }
 
     fn leave(&mut self) {
         if let Err(error) = state::remove_status(&self.start.dirs.run) {
             log::warn!("{error}");
         }
-        if let Some((layout, _)) = self
-            .facts
-            .as_ref()
-            .and_then(|f| f.layout.zip(f.parent.as_ref().ok()))
-        {
+        if let Some((layout, _)) = self.facts.as_ref().and_then(|f| f.layout.zip(f.parent.as_ref().ok())) {
             group::remove(&self.root, layout);
         }
     }
@@ -419,9 +375,7 @@ impl Daemon {
         if let Err(error) = &control {
             told.problem(
                 "control",
-                Some(format!(
-                    "control files can't be watched ({error}); they are read at each tick"
-                )),
+                Some(format!("control files can't be watched ({error}); they are read at each tick")),
             );
         }
         Ok(Daemon {
@@ -457,26 +411,13 @@ impl Daemon {
 
 /// Where `*.hold` files hold pilots back.
 fn hold_dirs(run: &Path) -> Vec<PathBuf> {
-    vec![
-        run.join("inhibit.d"),
-        PathBuf::from("/etc/plancton/inhibit.d"),
-    ]
+    vec![run.join("inhibit.d"), PathBuf::from("/etc/plancton/inhibit.d")]
 }
 
-fn greet(
-    engine: &Engine,
-    root: &Path,
-    is_root: bool,
-    limit: Option<u64>,
-    dry_run: bool,
-) -> Result<Greeting, Error> {
+fn greet(engine: &Engine, root: &Path, is_root: bool, limit: Option<u64>, dry_run: bool) -> Result<Greeting, Error> {
     let facts = read_facts(engine, root, is_root)?;
     let ours = facts.layout.filter(|_| facts.parent.is_ok() && !dry_run);
     let prepared = ours.map_or(Ok(()), |layout| group::prepare(root, layout, limit));
     let events = EventStream::open(engine);
-    Ok(Greeting {
-        facts,
-        events,
-        prepared,
-    })
+    Ok(Greeting { facts, events, prepared })
 }

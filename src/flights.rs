@@ -64,13 +64,7 @@ impl<T: Send + 'static> Flights<T> {
     pub fn new() -> std::io::Result<Flights<T>> {
         let (sender, receiver) = channel();
         let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        Ok(Flights {
-            sender,
-            receiver,
-            bell,
-            flying: [0; LANES],
-            waiting: Default::default(),
-        })
+        Ok(Flights { sender, receiver, bell, flying: [0; LANES], waiting: Default::default() })
     }
 
     pub fn go(&mut self, lane: Lane, job: impl FnOnce() -> T + Send + 'static) {
@@ -91,36 +85,18 @@ impl<T: Send + 'static> Flights<T> {
     }
 
     fn take_off(&mut self) {
-        for lane in [
-            Lane::Look,
-            Lane::Urgent,
-            Lane::Start,
-            Lane::Clean,
-            Lane::Image,
-        ] {
-            let held = lane == Lane::Clean
-                && self
-                    .flying
-                    .get(Lane::Start.index())
-                    .is_some_and(|count| *count > 0);
+        for lane in [Lane::Look, Lane::Urgent, Lane::Start, Lane::Clean, Lane::Image] {
+            let held = lane == Lane::Clean && self.flying.get(Lane::Start.index()).is_some_and(|count| *count > 0);
             // A replacement's start goes first, but a crowd of starts must not pile up the dead for ever.
-            let most = if held {
-                usize::from(self.count(Lane::Clean) > 16)
-            } else {
-                lane.width()
-            };
+            let most = if held { usize::from(self.count(Lane::Clean) > 16) } else { lane.width() };
             let index = lane.index();
-            let (Some(flying), Some(queue)) =
-                (self.flying.get_mut(index), self.waiting.get_mut(index))
-            else {
+            let (Some(flying), Some(queue)) = (self.flying.get_mut(index), self.waiting.get_mut(index)) else {
                 continue;
             };
             while *flying < most {
                 let Some(job) = queue.pop_front() else { break };
                 let (sender, bell) = (self.sender.clone(), Arc::clone(&self.bell));
-                let thread = std::thread::Builder::new()
-                    .name(format!("{lane:?}"))
-                    .stack_size(STACK_BYTES);
+                let thread = std::thread::Builder::new().name(format!("{lane:?}")).stack_size(STACK_BYTES);
                 let started = thread.spawn(move || {
                     // The loop is gone when it does not listen: nobody is left to tell.
                     let _ = sender.send((lane, job()));
@@ -170,16 +146,9 @@ mod tests {
     use std::sync::mpsc;
 
     fn wait(flights: &mut Flights<u32>) -> Vec<u32> {
-        let timeout = rustix::time::Timespec {
-            tv_sec: 5,
-            tv_nsec: 0,
-        };
+        let timeout = rustix::time::Timespec { tv_sec: 5, tv_nsec: 0 };
         let mut fds = [PollFd::new(&*flights, PollFlags::IN)];
-        assert_eq!(
-            poll(&mut fds, Some(&timeout)).unwrap(),
-            1,
-            "a landing rings the bell"
-        );
+        assert_eq!(poll(&mut fds, Some(&timeout)).unwrap(), 1, "a landing rings the bell");
         flights.landed()
     }
 

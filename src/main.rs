@@ -50,12 +50,7 @@ fn start_log(verbosity: i8) {
             if !journal {
                 write!(out, "{:.0} ", jiff::Timestamp::now())?;
             }
-            writeln!(
-                out,
-                "{}: {}",
-                record.level().as_str().to_lowercase(),
-                record.args()
-            )
+            writeln!(out, "{}: {}", record.level().as_str().to_lowercase(), record.args())
         })
         .init();
 }

@@ -160,17 +160,9 @@ mod tests {
             pid: 7,
             due: Some(12.5),
             state: State::Snoozed,
-            drain: Some(Drain {
-                stop: true,
-                by: None,
-                since: 3.25,
-            }),
+            drain: Some(Drain { stop: true, by: None, since: 3.25 }),
             snooze: Some(Snooze { until: 1e9 }),
-            pilots: vec![Pilot {
-                id: "ab".repeat(32),
-                started: Some(1.5),
-                ..Pilot::default()
-            }],
+            pilots: vec![Pilot { id: "ab".repeat(32), started: Some(1.5), ..Pilot::default() }],
             counts: BTreeMap::from([("done".to_owned(), 3)]),
             ..Status::default()
         };
@@ -192,13 +184,7 @@ mod tests {
         let status: Status = serde_json::from_str(r#"{"pid":5,"new":{"x":1}}"#).unwrap();
         assert_eq!(status.pid, 5);
         assert_eq!(status.state, State::Waiting);
-        for state in [
-            State::Active,
-            State::Draining,
-            State::Snoozed,
-            State::Paused,
-            State::Waiting,
-        ] {
+        for state in [State::Active, State::Draining, State::Snoozed, State::Paused, State::Waiting] {
             let json = serde_json::to_string(&state).unwrap();
             assert_eq!(json, format!("\"{}\"", state.name()));
         }
@@ -206,10 +192,7 @@ mod tests {
 
     #[test]
     fn stale() {
-        let at = |due| Status {
-            due,
-            ..Status::default()
-        };
+        let at = |due| Status { due, ..Status::default() };
         assert!(!at(None).is_stale(1e12));
         assert!(!at(Some(100.0)).is_stale(104.0));
         assert!(at(Some(100.0)).is_stale(106.0));

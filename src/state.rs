@@ -23,13 +23,23 @@ const IMAGES_LIMIT: u64 = 1 << 20;
 #[derive(Debug)]
 pub enum StateError {
     /// Another daemon has the directory.
-    Held { run: PathBuf, pid: Option<u32> },
+    Held {
+        run: PathBuf,
+        pid: Option<u32>,
+    },
     /// A directory in a place where anybody can write is not ours.
-    NotOurs { path: PathBuf, what: &'static str },
+    NotOurs {
+        path: PathBuf,
+        what: &'static str,
+    },
     /// The caller may not write to the control directory.
-    Forbidden { path: PathBuf },
+    Forbidden {
+        path: PathBuf,
+    },
     /// There is no control directory.
-    NeverStarted { path: PathBuf },
+    NeverStarted {
+        path: PathBuf,
+    },
     Io {
         path: PathBuf,
         doing: &'static str,
@@ -81,11 +91,7 @@ impl fmt::Display for StateError {
 /// Names the object and the deed of a failed system call.
 fn failed(path: &Path, doing: &'static str) -> impl FnOnce(Errno) -> StateError {
     let path = path.to_owned();
-    move |errno| StateError::Io {
-        path,
-        doing,
-        error: errno.into(),
-    }
+    move |errno| StateError::Io { path, doing, error: errno.into() }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,11 +140,7 @@ impl Dirs {
     }
 
     fn of_user(uid: u32, env: impl Fn(&str) -> Option<OsString>) -> Dirs {
-        let absolute = |name: &str| {
-            env(name)
-                .map(PathBuf::from)
-                .filter(|path| path.is_absolute())
-        };
+        let absolute = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
         let fallback = PathBuf::from(format!("/tmp/plancton-{uid}"));
         let home = absolute("HOME");
         let below = |name: &str, in_home: &str, last: &str| {
@@ -156,8 +158,7 @@ impl Dirs {
 
     /// Whose daemon a command speaks to: a user who has none of their own speaks to the machine's.
     pub fn addressed(self, machine: Dirs) -> Dirs {
-        let own =
-            || matches!(probe_lock(&self.run), Probe::Held(_)) || status_path(&self.run).exists();
+        let own = || matches!(probe_lock(&self.run), Probe::Held(_)) || status_path(&self.run).exists();
         if self.scope == Scope::User && !own() && status_path(&machine.run).exists() {
             return machine;
         }
@@ -178,11 +179,7 @@ impl Dirs {
 /// A directory (with its parents) that nobody else can have prepared for us: where anybody may create files, as in /tmp,
 /// it must be no link and belong to us, and gets the mode again.
 fn make_directory(path: &Path, mode: u32) -> Result<(), StateError> {
-    let io = |error| StateError::Io {
-        path: path.to_owned(),
-        doing: "create the directory",
-        error,
-    };
+    let io = |error| StateError::Io { path: path.to_owned(), doing: "create the directory", error };
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(io)?;
     }
@@ -191,21 +188,14 @@ fn make_directory(path: &Path, mode: u32) -> Result<(), StateError> {
         Err(Errno::EXIST) => {}
         Err(errno) => return Err(io(errno.into())),
     }
-    let anybody = path
-        .parent()
-        .and_then(|parent| sys::stat(parent).ok())
-        .is_some_and(|parent| parent.st_mode & 0o002 != 0);
+    let anybody =
+        path.parent().and_then(|parent| sys::stat(parent).ok()).is_some_and(|parent| parent.st_mode & 0o002 != 0);
     let found = match anybody {
         true => sys::lstat(path),
         false => sys::stat(path),
     };
     let found = found.map_err(|errno| io(errno.into()))?;
-    let refuse = |what| {
-        Err(StateError::NotOurs {
-            path: path.to_owned(),
-            what,
-        })
-    };
+    let refuse = |what| Err(StateError::NotOurs { path: path.to_owned(), what });
     match FileType::from_raw_mode(found.st_mode) {
         FileType::Directory if !anybody => return Ok(()),
         FileType::Directory => {}
@@ -231,12 +221,7 @@ pub enum Durable {
 }
 
 /// Writes a small file whole or not at all: readers see the old content or the new one.
-pub fn write_file(
-    path: &Path,
-    content: &[u8],
-    mode: u32,
-    durable: Durable,
-) -> Result<(), StateError> {
+pub fn write_file(path: &Path, content: &[u8], mode: u32, durable: Durable) -> Result<(), StateError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
     let written = write_temporary(&temporary, content, mode, durable)
@@ -248,11 +233,7 @@ pub fn write_file(
     written.map_err(|error| {
         // Nothing more can be done about it if this fails too.
         let _ = std::fs::remove_file(&temporary);
-        StateError::Io {
-            path: path.to_owned(),
-            doing: "write",
-            error,
-        }
+        StateError::Io { path: path.to_owned(), doing: "write", error }
     })
 }
 
@@ -286,10 +267,7 @@ fn read_file(path: &Path, limit: u64) -> io::Result<Option<(Vec<u8>, sys::Stat)>
     };
     let found = sys::fstat(&file)?;
     if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "it is not a plain file",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a plain file"));
     }
     let mut content = Vec::new();
     file.take(limit + 1).read_to_end(&mut content)?;
@@ -298,11 +276,9 @@ fn read_file(path: &Path, limit: u64) -> io::Result<Option<(Vec<u8>, sys::Stat)>
 
 fn remove_file(path: &Path) -> Result<(), StateError> {
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StateError::Io {
-            path: path.to_owned(),
-            doing: "remove",
-            error,
-        }),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(StateError::Io { path: path.to_owned(), doing: "remove", error })
+        }
         _ => Ok(()),
     }
 }
@@ -326,11 +302,7 @@ pub fn write_status(run: &Path, status: &Status) -> Result<(), StateError> {
 /// `None` if no daemon has written one.
 pub fn read_status(run: &Path) -> Result<Option<Status>, StateError> {
     let path = status_path(run);
-    let io = |error| StateError::Io {
-        path: path.clone(),
-        doing: "read the status",
-        error,
-    };
+    let io = |error| StateError::Io { path: path.clone(), doing: "read the status", error };
     let Some((content, _)) = read_file(&path, STATUS_LIMIT).map_err(io)? else {
         return Ok(None);
     };
@@ -350,11 +322,7 @@ fn images_path(state: &Path) -> PathBuf {
 /// The images that Plancton brought to this engine, oldest first: those that `purge` may remove.
 pub fn read_images(state: &Path) -> Result<Vec<String>, StateError> {
     let path = images_path(state);
-    let io = |error| StateError::Io {
-        path: path.clone(),
-        doing: "read the list of images",
-        error,
-    };
+    let io = |error| StateError::Io { path: path.clone(), doing: "read the list of images", error };
     let Some((content, _)) = read_file(&path, IMAGES_LIMIT).map_err(io)? else {
         return Ok(Vec::new());
     };
@@ -371,10 +339,7 @@ pub fn read_images(state: &Path) -> Result<Vec<String>, StateError> {
 pub fn add_image(state: &Path, image: &str) -> Result<(), StateError> {
     let mut images = read_images(state)?;
     // A name with a control character is none, and would make two of one line.
-    if image.is_empty()
-        || image.contains(char::is_control)
-        || images.iter().any(|known| known == image)
-    {
+    if image.is_empty() || image.contains(char::is_control) || images.iter().any(|known| known == image) {
         return Ok(());
     }
     images.push(image.to_owned());

@@ -89,31 +89,18 @@ pub fn wait(
     let timeout = seconds.map(|seconds| {
         // One millisecond more than asked: a poll that returns just before its time would go round twice.
         let millis = crate::units::whole(seconds.clamp(0.0, 1e6) * 1_000.0) + 1;
-        let [tv_sec, tv_nsec] =
-            [millis / 1_000, millis % 1_000 * 1_000_000].map(|n| i64::try_from(n).unwrap_or(0));
+        let [tv_sec, tv_nsec] = [millis / 1_000, millis % 1_000 * 1_000_000].map(|n| i64::try_from(n).unwrap_or(0));
         Timespec { tv_sec, tv_nsec }
     });
-    let sources = [
-        Some(signals.pipe.as_fd()),
-        control.map(|watch| watch.0.as_fd()),
-        landed,
-        events,
-    ];
-    let mut fds: Vec<PollFd> = sources
-        .iter()
-        .flatten()
-        .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
-        .collect();
+    let sources = [Some(signals.pipe.as_fd()), control.map(|watch| watch.0.as_fd()), landed, events];
+    let mut fds: Vec<PollFd> =
+        sources.iter().flatten().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
     // EINTR is a signal, and its pipe says which.
     let _ = poll(&mut fds, timeout.as_ref());
     let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
     let [signalled, control_ready, landed, events] =
         sources.map(|source| source.is_some() && ready.next() == Some(true));
-    let woken = Woken {
-        control: control_ready,
-        events,
-        landed,
-    };
+    let woken = Woken { control: control_ready, events, landed };
     drop(ready);
     drop(fds);
     if signalled {

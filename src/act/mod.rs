@@ -7,9 +7,7 @@ pub mod spec;
 
 use crate::config::{Image, Pilot as Class};
 use crate::decide::{Action, Ended, LaunchResult, News};
-use crate::engine::{
-    ControlOutcome, CreateOutcome, Engine, Error, Force, Inspected, RemoveOutcome, StartOutcome,
-};
+use crate::engine::{ControlOutcome, CreateOutcome, Engine, Error, Force, Inspected, RemoveOutcome, StartOutcome};
 use crate::flights::Lane;
 use crate::state;
 use crate::units::PilotId;
@@ -56,12 +54,7 @@ impl Hands {
                 let job = move || {
                     let result = launch(&engine, &name, &body, &class, refuse_missing);
                     let at = crate::clock::now().boot;
-                    Some(News::Launched {
-                        class: class.name,
-                        name,
-                        at,
-                        result,
-                    })
+                    Some(News::Launched { class: class.name, name, at, result })
                 };
                 (Lane::Start, Box::new(job))
             }
@@ -72,27 +65,15 @@ impl Hands {
                     Lane::Image,
                     Box::new(move || {
                         let result = fetch(&engine, &class, &image, &state);
-                        Some(News::Fetched {
-                            class: class.name,
-                            result,
-                        })
+                        Some(News::Fetched { class: class.name, result })
                     }),
                 )
             }
             Action::Terminate { id, paused } => signal(engine, id, "TERM", paused),
             Action::Kill { id, paused } => signal(engine, id, "KILL", paused),
-            Action::Pause { id } => (
-                Lane::Urgent,
-                Box::new(move || changed(&id, "pause", engine.pause(&id))),
-            ),
-            Action::Unpause { id } => (
-                Lane::Urgent,
-                Box::new(move || changed(&id, "unpause", engine.unpause(&id))),
-            ),
-            Action::Bury { id, name, class } => (
-                Lane::Clean,
-                Box::new(move || Some(bury(&engine, id, name, class))),
-            ),
+            Action::Pause { id } => (Lane::Urgent, Box::new(move || changed(&id, "pause", engine.pause(&id)))),
+            Action::Unpause { id } => (Lane::Urgent, Box::new(move || changed(&id, "unpause", engine.unpause(&id)))),
+            Action::Bury { id, name, class } => (Lane::Clean, Box::new(move || Some(bury(&engine, id, name, class)))),
             Action::Discard { id } => (Lane::Clean, Box::new(move || Some(discard(&engine, id)))),
             // The group is mended with what only the loop knows.
             Action::MendGroup => return None,
@@ -123,19 +104,11 @@ pub fn describe(action: &Action) -> String {
     }
 }
 
-fn launch(
-    engine: &Engine,
-    name: &str,
-    body: &Value,
-    class: &Class,
-    refuse_missing: bool,
-) -> LaunchResult {
+fn launch(engine: &Engine, name: &str, body: &Value, class: &Class, refuse_missing: bool) -> LaunchResult {
     let id = match engine.create(name, body) {
         Ok(CreateOutcome::Created { id, warnings }) => match spec::dropped_limit(&warnings) {
             Some(warning) if refuse_missing => {
-                let text = format!(
-                    "the engine left a limit out ({warning}); missing-limits = \"warn\" accepts that"
-                );
+                let text = format!("the engine left a limit out ({warning}); missing-limits = \"warn\" accepts that");
                 return discard_failed(engine, &id, text);
             }
             _ => id,
@@ -149,13 +122,9 @@ fn launch(
     };
     match engine.start(&id) {
         Ok(StartOutcome::Started | StartOutcome::AlreadyRunning) => LaunchResult::Started(id),
-        Ok(StartOutcome::Gone) => {
-            LaunchResult::Failed(format!("{name} was removed by somebody before its start"))
-        }
+        Ok(StartOutcome::Gone) => LaunchResult::Failed(format!("{name} was removed by somebody before its start")),
         Ok(StartOutcome::Busy(why)) => discard_failed(engine, &id, why),
-        Err(error) if error.reply_lost() || error.is_unreachable() => {
-            LaunchResult::Lost(error.to_string())
-        }
+        Err(error) if error.reply_lost() || error.is_unreachable() => LaunchResult::Lost(error.to_string()),
         Err(error) => match discard_failed(engine, &id, error.to_string()) {
             LaunchResult::Failed(text) => refused(class, text),
             other => other,
@@ -165,14 +134,8 @@ fn launch(
 
 /// A mount source that is not there is the class's state, not a failure that wants a longer and longer wait.
 fn refused(class: &Class, text: String) -> LaunchResult {
-    let missing = ["does not exist", "no such file"]
-        .iter()
-        .any(|words| text.contains(words));
-    match class
-        .mounts
-        .iter()
-        .find(|mount| missing && text.contains(&mount.source))
-    {
+    let missing = ["does not exist", "no such file"].iter().any(|words| text.contains(words));
+    match class.mounts.iter().find(|mount| missing && text.contains(&mount.source)) {
         Some(mount) => LaunchResult::MountMissing(mount.source.clone()),
         None => LaunchResult::Failed(text),
     }
@@ -188,16 +151,12 @@ fn discard_failed(engine: &Engine, id: &PilotId, text: String) -> LaunchResult {
 /// Brings the image here. What was not here before is written down before it comes, so that a crash in between leaves
 /// a name too many there and never an image that nobody removes.
 fn fetch(engine: &Engine, class: &Class, image: &str, state: &Path) -> Result<(), String> {
-    let present = engine
-        .image(image)
-        .map_err(|error| error.to_string())?
-        .is_some();
+    let present = engine.image(image).map_err(|error| error.to_string())?.is_some();
     let Image::Named(reference) = &class.image else {
         if present {
             return Ok(());
         }
-        let tar =
-            builtin::archive().map_err(|error| format!("our own binary can't be read: {error}"))?;
+        let tar = builtin::archive().map_err(|error| format!("our own binary can't be read: {error}"))?;
         let tag = image.rsplit(':').next().unwrap_or("latest");
         state::add_image(state, image).map_err(|error| error.to_string())?;
         let imported = engine.import(builtin::REPOSITORY, tag, &builtin::CHANGES, &tar);
@@ -207,13 +166,7 @@ fn fetch(engine: &Engine, class: &Class, image: &str, state: &Path) -> Result<()
         state::add_image(state, image).map_err(|error| error.to_string())?;
     }
     let mut ignore = |_: &_| {};
-    let pulled = engine.pull(
-        &reference.name,
-        reference.pull_tag(),
-        None,
-        PULL_PATIENCE,
-        &mut ignore,
-    );
+    let pulled = engine.pull(&reference.name, reference.pull_tag(), None, PULL_PATIENCE, &mut ignore);
     if pulled.is_err() && !present {
         let _ = state::remove_image(state, image);
     }
@@ -242,10 +195,7 @@ fn changed(id: &PilotId, what: &str, result: Result<ControlOutcome, Error>) -> O
 fn failed(id: &PilotId, what: &str, result: Result<ControlOutcome, Error>) -> Option<News> {
     match result {
         Ok(_) => None,
-        Err(error) => Some(News::Failed {
-            id: id.clone(),
-            what: format!("{what}: {error}"),
-        }),
+        Err(error) => Some(News::Failed { id: id.clone(), what: format!("{what}: {error}") }),
     }
 }
 
@@ -253,26 +203,15 @@ fn failed(id: &PilotId, what: &str, result: Result<ControlOutcome, Error>) -> Op
 fn bury(engine: &Engine, id: PilotId, name: String, class: String) -> News {
     let ended = match engine.inspect(&id) {
         Ok(Some(seen)) if seen.state.running => {
-            return News::Failed {
-                id,
-                what: "it runs again".to_owned(),
-            };
+            return News::Failed { id, what: "it runs again".to_owned() };
         }
         Ok(seen) => seen.map(|seen| ended(engine, seen)),
         Err(error) => {
-            return News::Failed {
-                id,
-                what: format!("inspect: {error}"),
-            };
+            return News::Failed { id, what: format!("inspect: {error}") };
         }
     };
     match discard(engine, id.clone()) {
-        News::Buried { .. } => News::Buried {
-            id,
-            name,
-            class,
-            ended,
-        },
+        News::Buried { .. } => News::Buried { id, name, class, ended },
         failed => failed,
     }
 }
@@ -282,17 +221,11 @@ fn ended(engine: &Engine, seen: Inspected) -> Ended {
     // The built-in pilot says what it computed; of others only a failure's last words are of use.
     let speaks = state.exit_code != 0 || seen.config.image.starts_with(builtin::REPOSITORY);
     let (lines, bytes) = LAST_WORDS;
-    let words = if speaks {
-        engine.logs(&seen.id, lines, bytes).unwrap_or_default()
-    } else {
-        Vec::new()
-    };
+    let words = if speaks { engine.logs(&seen.id, lines, bytes).unwrap_or_default() } else { Vec::new() };
     Ended {
         exit_code: state.exit_code,
         out_of_memory: state.oom_killed,
-        lived: state
-            .started_at
-            .map(|start| (state.finished_at.unwrap_or(start) - start).max(0.0)),
+        lived: state.started_at.map(|start| (state.finished_at.unwrap_or(start) - start).max(0.0)),
         error: state.error,
         last_words: String::from_utf8_lossy(&words).into_owned(),
     }
@@ -300,19 +233,8 @@ fn ended(engine: &Engine, seen: Inspected) -> Ended {
 
 fn discard(engine: &Engine, id: PilotId) -> News {
     match engine.remove(&id, Force::Yes) {
-        Ok(RemoveOutcome::Done) => News::Buried {
-            id,
-            name: String::new(),
-            class: String::new(),
-            ended: None,
-        },
-        Ok(RemoveOutcome::Later(why)) => News::Failed {
-            id,
-            what: format!("remove: {why}"),
-        },
-        Err(error) => News::Failed {
-            id,
-            what: format!("remove: {error}"),
-        },
+        Ok(RemoveOutcome::Done) => News::Buried { id, name: String::new(), class: String::new(), ended: None },
+        Ok(RemoveOutcome::Later(why)) => News::Failed { id, what: format!("remove: {why}") },
+        Err(error) => News::Failed { id, what: format!("remove: {error}") },
     }
 }

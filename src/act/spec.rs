@@ -60,20 +60,9 @@ pub fn create_body(name: &str, image: &str, class: &Class, setting: &Setting) ->
 /// `plancton-HOST-ID`: the host is cut at 40 characters, so that the whole stays below the 63 a name may have.
 fn hostname(host: &str, name: &str) -> String {
     let plain = |c: char| {
-        if c.is_ascii_alphanumeric() || c == '-' {
-            c
-        } else {
-            '-'
-        }
+        if c.is_ascii_alphanumeric() || c == '-' { c } else { '-' }
     };
-    let host: String = host
-        .split('.')
-        .next()
-        .unwrap_or("")
-        .chars()
-        .take(40)
-        .map(plain)
-        .collect();
+    let host: String = host.split('.').next().unwrap_or("").chars().take(40).map(plain).collect();
     let id = name.rsplit('-').next().unwrap_or("");
     format!("plancton-{}-{id}", host.trim_matches('-'))
 }
@@ -86,16 +75,8 @@ fn env(class: &Class, setting: &Setting, deadline: u64) -> Vec<String> {
         ("PLANCTON_MEMORY_BYTES", class.memory.0.to_string()),
         ("PLANCTON_HOST", setting.host.clone()),
     ];
-    let told = told
-        .into_iter()
-        .map(|(key, value)| format!("{key}={value}"));
-    told.chain(
-        class
-            .env
-            .iter()
-            .map(|(key, value)| format!("{key}={value}")),
-    )
-    .collect()
+    let told = told.into_iter().map(|(key, value)| format!("{key}={value}"));
+    told.chain(class.env.iter().map(|(key, value)| format!("{key}={value}"))).collect()
 }
 
 fn labels(class: &Class, setting: &Setting, deadline: u64) -> Value {
@@ -124,10 +105,7 @@ fn host_config(class: &Class, setting: &Setting) -> Value {
     set("OomScoreAdj", json!(1000));
     set("RestartPolicy", json!({"Name": "no"}));
     set("AutoRemove", json!(false));
-    set(
-        "LogConfig",
-        json!({"Type": "json-file", "Config": {"max-size": "1m", "max-file": "1"}}),
-    );
+    set("LogConfig", json!({"Type": "json-file", "Config": {"max-size": "1m", "max-file": "1"}}));
     set("Init", json!(true));
     set("NetworkMode", json!(class.network));
     set("ReadonlyRootfs", json!(class.read_only));
@@ -143,19 +121,11 @@ fn host_config(class: &Class, setting: &Setting) -> Value {
     set("Mounts", class.mounts.iter().map(mount).collect());
     set("Devices", class.devices.iter().map(device).collect());
     let tmpfs = class.tmpfs.iter().map(|tmpfs| {
-        let size = tmpfs
-            .size
-            .map_or(String::new(), |size| format!(",size={}", size.0));
-        (
-            tmpfs.target.clone(),
-            json!(format!("rw,nosuid,nodev{size}")),
-        )
+        let size = tmpfs.size.map_or(String::new(), |size| format!(",size={}", size.0));
+        (tmpfs.target.clone(), json!(format!("rw,nosuid,nodev{size}")))
     });
     set("Tmpfs", Value::Object(tmpfs.collect()));
-    let mut options = map
-        .remove("SecurityOpt")
-        .and_then(|value| value.as_array().cloned())
-        .unwrap_or_default();
+    let mut options = map.remove("SecurityOpt").and_then(|value| value.as_array().cloned()).unwrap_or_default();
     options.push(json!("no-new-privileges"));
     map.insert("SecurityOpt".to_owned(), Value::Array(options));
     Value::Object(map)
@@ -179,13 +149,9 @@ fn device(device: &crate::config::Device) -> Value {
 pub fn dropped_limit(warnings: &[String]) -> Option<&str> {
     let about_limits = |text: &&String| {
         let text = text.to_lowercase();
-        let dropped = ["discarded", "not support", "unlimited", "ignored"]
-            .iter()
-            .any(|word| text.contains(word));
+        let dropped = ["discarded", "not support", "unlimited", "ignored"].iter().any(|word| text.contains(word));
         let swap_only = text.contains("swap") && !text.contains("memory limit capabilities");
-        let ours = ["memory", "cpu", "pids"]
-            .iter()
-            .any(|word| text.contains(word));
+        let ours = ["memory", "cpu", "pids"].iter().any(|word| text.contains(word));
         dropped && ours && !swap_only
     };
     warnings.iter().find(about_limits).map(String::as_str)
@@ -193,9 +159,7 @@ pub fn dropped_limit(warnings: &[String]) -> Option<&str> {
 
 /// Cores as the label has them; what cannot be read counts as one core, so that room is never given twice.
 pub fn label_cpus(text: Option<&String>) -> f64 {
-    text.and_then(|text| text.parse().ok())
-        .filter(|cpus: &f64| cpus.is_finite() && *cpus > 0.0)
-        .unwrap_or(1.0)
+    text.and_then(|text| text.parse().ok()).filter(|cpus: &f64| cpus.is_finite() && *cpus > 0.0).unwrap_or(1.0)
 }
 
 /// Bytes as the label has them; 0 when there is none (a pilot of an older version).
@@ -205,9 +169,7 @@ pub fn label_bytes(text: Option<&String>) -> u64 {
 
 /// Seconds as the label has them, 10 when there is none; never more than an hour.
 pub fn label_grace(text: Option<&String>) -> f64 {
-    let grace = text
-        .and_then(|text| text.parse::<f64>().ok())
-        .filter(|grace| grace.is_finite());
+    let grace = text.and_then(|text| text.parse::<f64>().ok()).filter(|grace| grace.is_finite());
     grace.unwrap_or(10.0).clamp(0.0, 3_600.0)
 }
 
@@ -219,14 +181,11 @@ pub fn label_expiry(
     boot_id: &str,
 ) -> crate::decide::Expiry {
     use crate::decide::Expiry;
-    let of_boot = expires
-        .and_then(|text| text.rsplit_once(':'))
-        .filter(|(boot, _)| !boot.is_empty() && *boot == boot_id);
+    let of_boot =
+        expires.and_then(|text| text.rsplit_once(':')).filter(|(boot, _)| !boot.is_empty() && *boot == boot_id);
     if let Some(second) = of_boot.and_then(|(_, second)| second.parse::<u64>().ok()) {
         return Expiry::Awake(float(second));
     }
-    let deadline = deadline
-        .and_then(|text| text.parse::<u64>().ok())
-        .map(float);
+    let deadline = deadline.and_then(|text| text.parse::<u64>().ok()).map(float);
     Expiry::Epoch(deadline.unwrap_or(created + 86_400.0))
 }

@@ -63,9 +63,7 @@ pub fn topic(name: &str) -> Option<&'static Topic> {
 
 /// Every option of every command, the common ones first.
 pub fn all_options() -> impl Iterator<Item = &'static Opt> + Clone {
-    GLOBAL
-        .iter()
-        .chain(TOPICS.iter().flat_map(|topic| topic.options))
+    GLOBAL.iter().chain(TOPICS.iter().flat_map(|topic| topic.options))
 }
 
 /// The help of one command, or the overview.
@@ -102,12 +100,7 @@ fn overview() -> String {
 }
 
 fn command(topic: &Topic) -> String {
-    let mut text = format!(
-        "plancton {}\n\n{}.\n\n{}\n",
-        topic.synopsis(),
-        topic.summary,
-        topic.text
-    );
+    let mut text = format!("plancton {}\n\n{}.\n\n{}\n", topic.synopsis(), topic.summary, topic.text);
     if !topic.options.is_empty() {
         text.push_str("\nOptions\n");
         list_options(&mut text, topic.options);
@@ -121,17 +114,9 @@ fn list_options(text: &mut String, options: &[Opt]) {
         Some(letter) => format!("-{letter}, {}", option.spelling()),
         None => option.spelling(),
     };
-    let width = options
-        .iter()
-        .map(|option| left(option).len())
-        .max()
-        .unwrap_or(0);
+    let width = options.iter().map(|option| left(option).len()).max().unwrap_or(0);
     for option in options {
-        text.push_str(&format!(
-            "  {:<width$}   {}\n",
-            left(option),
-            option.summary
-        ));
+        text.push_str(&format!("  {:<width$}   {}\n", left(option), option.summary));
     }
 }
 
@@ -140,36 +125,18 @@ const fn flag(long: &'static str, summary: &'static str) -> Opt {
 }
 
 const fn with(long: &'static str, value: &'static str, summary: &'static str) -> Opt {
-    Opt {
-        long,
-        short: None,
-        value,
-        summary,
-    }
+    Opt { long, short: None, value, summary }
 }
 
 const fn short(letter: char, long: &'static str, summary: &'static str) -> Opt {
-    Opt {
-        long,
-        short: Some(letter),
-        value: "",
-        summary,
-    }
+    Opt { long, short: Some(letter), value: "", summary }
 }
 
 /// What every command understands.
 pub const GLOBAL: &[Opt] = &[
-    with(
-        "config",
-        "FILE",
-        "the configuration, instead of the usual file",
-    ),
+    with("config", "FILE", "the configuration, instead of the usual file"),
     with("engine", "unix://PATH", "the container engine's socket"),
-    with(
-        "instance",
-        "NAME",
-        "the name that marks this daemon's pilots",
-    ),
+    with("instance", "NAME", "the name that marks this daemon's pilots"),
     with("run-dir", "DIR", "where lock and status file are"),
     with("state-dir", "DIR", "where drain and snooze are remembered"),
     short('v', "verbose", "say more (twice: everything)"),
@@ -184,11 +151,7 @@ pub const TOPICS: &[Topic] = &[
         name: "try",
         arguments: "",
         summary: "Watch it work on this machine, then remove every trace",
-        options: &[with(
-            "for",
-            "DURATION",
-            "end by itself after that long (else Ctrl-C ends it)",
-        )],
+        options: &[with("for", "DURATION", "end by itself after that long (else Ctrl-C ends it)")],
         text: "\
 Fills the idle cores with the built-in pilot, which counts prime numbers, and
 shows what happens. It needs no configuration, no registry and no internet.
@@ -201,10 +164,7 @@ what was computed.",
         name: "check",
         arguments: "",
         summary: "Find out what is missing, with a fix for each problem",
-        options: &[flag(
-            "offline",
-            "look at the configuration only, not at the engine",
-        )],
+        options: &[flag("offline", "look at the configuration only, not at the engine")],
         text: "\
 Goes through configuration, engine, limits, protection and permissions, and
 prints one line for each: fine, or the problem and the command that solves it.
@@ -216,10 +176,7 @@ Changes nothing.",
         name: "config",
         arguments: "",
         summary: "Print the configuration in force",
-        options: &[flag(
-            "default",
-            "print the commented default configuration instead",
-        )],
+        options: &[flag("default", "print the commented default configuration instead")],
         text: "\
 Prints every key with its value: yours where you set it, else the default.
 Passwords are not shown.",
@@ -269,11 +226,7 @@ does not matter here: a daemon that waits for its engine is healthy.",
         summary: "Launch nothing more; let the pilots finish",
         options: &[
             flag("stop", "end the daemon when the last pilot is gone"),
-            with(
-                "by",
-                "TIME",
-                "stop what still runs then: 18:00, 2h or RFC 3339",
-            ),
+            with("by", "TIME", "stop what still runs then: 18:00, 2h or RFC 3339"),
         ],
         text: "\
 Lasts until `plancton resume`, also across a restart of the daemon or of the
@@ -334,11 +287,7 @@ launched until the daemon is started again.",
             flag("once", "one turn of the loop, then end"),
             flag("dry-run", "say what would be done, and do none of it"),
             flag("drain", "begin with a drain"),
-            with(
-                "record",
-                "FILE",
-                "append each observation, for `plancton replay`",
-            ),
+            with("record", "FILE", "append each observation, for `plancton replay`"),
         ],
         text: "\
 What systemd and containers start. SIGTERM or Ctrl-C ends it and leaves the
@@ -410,11 +359,7 @@ every instance; else your own. Your configuration stays.",
         summary: "The built-in pilot: count prime numbers for a while",
         options: &[
             with("for", "DURATION", "how long (20s)"),
-            with(
-                "from",
-                "N",
-                "where to begin (else a random place below 10^13)",
-            ),
+            with("from", "N", "where to begin (else a random place below 10^13)"),
             with("to", "N", "end there instead of after a time"),
         ],
         text: "\
@@ -461,11 +406,7 @@ mod tests {
             assert!(text.lines().count() > 5, "{name:?}");
         }
         for topic in TOPICS {
-            assert!(
-                (1..=6).contains(&topic.text.lines().count()),
-                "{}",
-                topic.name
-            );
+            assert!((1..=6).contains(&topic.text.lines().count()), "{}", topic.name);
             assert!(topic.example.contains("plancton"), "{}", topic.name);
             assert!(overview().contains(topic.summary), "{}", topic.name);
             assert!(command(topic).contains(&topic.synopsis()));
@@ -492,12 +433,7 @@ mod tests {
             }
         }
         for (i, topic) in TOPICS.iter().enumerate() {
-            assert!(
-                TOPICS
-                    .iter()
-                    .skip(i + 1)
-                    .all(|other| other.name != topic.name)
-            );
+            assert!(TOPICS.iter().skip(i + 1).all(|other| other.name != topic.name));
         }
     }
 }

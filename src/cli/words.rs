@@ -17,15 +17,8 @@ pub(super) struct Words {
 impl Words {
     pub(super) fn collect(arguments: impl IntoIterator<Item = OsString>) -> Result<Words, Usage> {
         let mut parser = lexopt::Parser::from_args(arguments);
-        let mut words = Words {
-            topic: None,
-            given: Vec::new(),
-            rest: Vec::new(),
-        };
-        while let Some(word) = parser
-            .next()
-            .map_err(|error| words.wrong(error.to_string()))?
-        {
+        let mut words = Words { topic: None, given: Vec::new(), rest: Vec::new() };
+        while let Some(word) = parser.next().map_err(|error| words.wrong(error.to_string()))? {
             let option = match word {
                 lexopt::Arg::Value(value) => {
                     words.place(value)?;
@@ -36,25 +29,20 @@ impl Words {
                     .find(|option| option.short == Some(letter))
                     .ok_or_else(|| words.wrong(format!("there is no option -{letter}")))?,
             };
-            let value = match option.value {
-                "" => None,
-                what => Some(parser.value().map_err(|_| {
-                    words.wrong(format!(
-                        "--{} needs a value: --{} {what}",
-                        option.long, option.long
-                    ))
-                })?),
-            };
+            let value =
+                match option.value {
+                    "" => None,
+                    what => Some(parser.value().map_err(|_| {
+                        words.wrong(format!("--{} needs a value: --{} {what}", option.long, option.long))
+                    })?),
+                };
             words.given.push((option.long, value));
         }
         Ok(words)
     }
 
     pub(super) fn wrong(&self, message: impl Into<String>) -> Usage {
-        Usage {
-            message: message.into(),
-            topic: self.topic.map(|topic| topic.name),
-        }
+        Usage { message: message.into(), topic: self.topic.map(|topic| topic.name) }
     }
 
     /// The first bare word is the command, the others are its arguments.
@@ -66,30 +54,24 @@ impl Words {
         let name = value.to_string_lossy();
         self.topic = Some(help::topic(&name).ok_or_else(|| {
             let near = nearest(&name, help::TOPICS.iter().map(|topic| topic.name));
-            self.wrong(format!(
-                "there is no command '{}'{}",
-                printable(&name),
-                did_you_mean("", near)
-            ))
+            self.wrong(format!("there is no command '{}'{}", printable(&name), did_you_mean("", near)))
         })?);
         Ok(())
     }
 
     fn option(&self, name: &str) -> Result<&'static help::Opt, Usage> {
         // An option may stand before its command, so that any command's will do until the end.
-        help::all_options()
-            .find(|option| option.long == name)
-            .ok_or_else(|| {
-                let known: Vec<&str> = match self.topic {
-                    Some(topic) => topic.all_options().map(|option| option.long).collect(),
-                    None => help::all_options().map(|option| option.long).collect(),
-                };
-                self.wrong(format!(
-                    "there is no option --{}{}",
-                    printable(name),
-                    did_you_mean("--", nearest(name, known.into_iter()))
-                ))
-            })
+        help::all_options().find(|option| option.long == name).ok_or_else(|| {
+            let known: Vec<&str> = match self.topic {
+                Some(topic) => topic.all_options().map(|option| option.long).collect(),
+                None => help::all_options().map(|option| option.long).collect(),
+            };
+            self.wrong(format!(
+                "there is no option --{}{}",
+                printable(name),
+                did_you_mean("--", nearest(name, known.into_iter()))
+            ))
+        })
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
@@ -97,11 +79,7 @@ impl Words {
     }
 
     pub(super) fn count(&self, name: &str) -> i8 {
-        let count = self
-            .given
-            .iter()
-            .filter(|(given, _)| *given == name)
-            .count();
+        let count = self.given.iter().filter(|(given, _)| *given == name).count();
         i8::try_from(count).unwrap_or(i8::MAX)
     }
 
@@ -116,16 +94,11 @@ impl Words {
     }
 
     pub(super) fn text(&self, name: &str) -> Result<Option<String>, Usage> {
-        self.value(name)
-            .map(|value| self.utf8(name, value))
-            .transpose()
+        self.value(name).map(|value| self.utf8(name, value)).transpose()
     }
 
     fn utf8(&self, name: &str, value: &OsString) -> Result<String, Usage> {
-        value
-            .to_str()
-            .map(str::to_owned)
-            .ok_or_else(|| self.wrong(format!("the value of {name} is not UTF-8")))
+        value.to_str().map(str::to_owned).ok_or_else(|| self.wrong(format!("the value of {name} is not UTF-8")))
     }
 
     pub(super) fn duration(&self, name: &str) -> Result<Option<Duration>, Usage> {
@@ -146,21 +119,14 @@ impl Words {
     pub(super) fn number(&self, name: &str) -> Result<Option<u64>, Usage> {
         let parse = |text: String| {
             let digits = text.replace('_', "");
-            digits.parse().map_err(|_| {
-                self.wrong(format!(
-                    "--{name} '{}' is not a whole number",
-                    printable(&text)
-                ))
-            })
+            digits.parse().map_err(|_| self.wrong(format!("--{name} '{}' is not a whole number", printable(&text))))
         };
         self.text(name)?.map(parse).transpose()
     }
 
     /// The one argument of a command that has one.
     pub(super) fn argument(&self, what: &str) -> Result<&OsString, Usage> {
-        self.rest
-            .first()
-            .ok_or_else(|| self.wrong(format!("{what} is missing")))
+        self.rest.first().ok_or_else(|| self.wrong(format!("{what} is missing")))
     }
 
     /// No option of another command, no argument too many.
@@ -172,10 +138,7 @@ impl Words {
         }
         let most = usize::from(!topic.arguments.is_empty());
         match self.rest.get(most) {
-            Some(extra) => Err(self.wrong(format!(
-                "'{}' is one word too many",
-                printable(&extra.to_string_lossy())
-            ))),
+            Some(extra) => Err(self.wrong(format!("'{}' is one word too many", printable(&extra.to_string_lossy())))),
             None => Ok(()),
         }
     }
@@ -188,19 +151,14 @@ impl Words {
         let Some(word) = self.rest.first() else {
             return Ok(None);
         };
-        let mut words = Words {
-            topic: None,
-            given: Vec::new(),
-            rest: Vec::new(),
-        };
+        let mut words = Words { topic: None, given: Vec::new(), rest: Vec::new() };
         words.place(word.clone())?;
         Ok(words.topic.map(|topic| topic.name))
     }
 }
 
 fn did_you_mean(dashes: &str, near: Option<&str>) -> String {
-    near.map(|name| format!("; did you mean {dashes}{name}"))
-        .unwrap_or_default()
+    near.map(|name| format!("; did you mean {dashes}{name}")).unwrap_or_default()
 }
 
 /// What was typed, safe to show.
@@ -213,9 +171,7 @@ pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str> + Clone) -> 
     if word.is_empty() {
         return None;
     }
-    let begins = known
-        .clone()
-        .find(|name| word.len() > 1 && name.starts_with(word));
+    let begins = known.clone().find(|name| word.len() > 1 && name.starts_with(word));
     begins.or_else(|| {
         known
             .map(|name| (distance(word, name), name))

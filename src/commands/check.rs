@@ -32,8 +32,7 @@ impl Findings {
             Verdict::Careful => "note",
             Verdict::Bad => "BAD ",
         };
-        self.text
-            .push_str(&format!("{mark} {subject:<14} {}\n", text.as_ref()));
+        self.text.push_str(&format!("{mark} {subject:<14} {}\n", text.as_ref()));
     }
 
     fn bad(&mut self, exit: Exit, subject: &str, text: impl AsRef<str>) {
@@ -45,10 +44,7 @@ impl Findings {
 }
 
 pub fn check(place: &Place, offline: bool) -> Exit {
-    let mut findings = Findings {
-        exit: Exit::Done,
-        text: String::new(),
-    };
+    let mut findings = Findings { exit: Exit::Done, text: String::new() };
     let config = configuration(place, &mut findings);
     if !offline {
         directories(place, &mut findings);
@@ -70,10 +66,7 @@ fn configuration(place: &Place, findings: &mut Findings) -> Config {
         findings.add(
             Verdict::Careful,
             "configuration",
-            format!(
-                "{} is not there; the defaults hold, and no pilot is configured",
-                file.display()
-            ),
+            format!("{} is not there; the defaults hold, and no pilot is configured", file.display()),
         );
         return Config::default();
     }
@@ -91,7 +84,11 @@ fn configuration(place: &Place, findings: &mut Findings) -> Config {
                 format!("{}, {} pilot classes", file.display(), config.pilots.len()),
             );
             if config.pilots.is_empty() {
-                findings.add(Verdict::Careful, "configuration", "no [[pilot]]: nothing will run; `plancton config --default` shows how to add one");
+                findings.add(
+                    Verdict::Careful,
+                    "configuration",
+                    "no [[pilot]]: nothing will run; `plancton config --default` shows how to add one",
+                );
             }
             for pilot in &config.pilots {
                 rights(pilot, findings);
@@ -103,19 +100,10 @@ fn configuration(place: &Place, findings: &mut Findings) -> Config {
 
 /// What gives the machine away to whoever wrote the image.
 fn rights(pilot: &Pilot, findings: &mut Findings) {
-    let writable = || {
-        pilot
-            .mounts
-            .iter()
-            .filter(|mount| !mount.read_only)
-            .map(|mount| mount.source.as_str())
-    };
+    let writable = || pilot.mounts.iter().filter(|mount| !mount.read_only).map(|mount| mount.source.as_str());
     let system = |source: &&str| {
-        [
-            "/", "/etc", "/usr", "/bin", "/lib", "/boot", "/dev", "/proc", "/sys", "/var", "/run",
-            "/root", "/home",
-        ]
-        .contains(source)
+        ["/", "/etc", "/usr", "/bin", "/lib", "/boot", "/dev", "/proc", "/sys", "/var", "/run", "/root", "/home"]
+            .contains(source)
             || source.ends_with("docker.sock")
     };
     let mut given: Vec<String> = Vec::new();
@@ -125,46 +113,23 @@ fn rights(pilot: &Pilot, findings: &mut Findings) {
     if pilot.network == "host" {
         given.push("the host's network".to_owned());
     }
-    given.extend(
-        pilot
-            .cap_add
-            .iter()
-            .map(|name| format!("the capability {name}")),
-    );
-    if pilot
-        .host_config
-        .as_object()
-        .is_some_and(|raw| !raw.is_empty())
-    {
+    given.extend(pilot.cap_add.iter().map(|name| format!("the capability {name}")));
+    if pilot.host_config.as_object().is_some_and(|raw| !raw.is_empty()) {
         given.push("raw host-config".to_owned());
     }
-    given.extend(
-        writable()
-            .filter(system)
-            .map(|source| format!("{source} to write to")),
-    );
+    given.extend(writable().filter(system).map(|source| format!("{source} to write to")));
     if !given.is_empty() {
         findings.add(
             Verdict::Careful,
             "rights",
-            format!(
-                "pilots of '{}' get {}: their image can take over this machine",
-                pilot.name,
-                given.join(", ")
-            ),
+            format!("pilots of '{}' get {}: their image can take over this machine", pilot.name, given.join(", ")),
         );
     }
 }
 
 fn directories(place: &Place, findings: &mut Findings) {
-    for (subject, directory) in [
-        ("run directory", &place.dirs.run),
-        ("state directory", &place.dirs.state),
-    ] {
-        let nearest = directory
-            .ancestors()
-            .find(|path| path.exists())
-            .unwrap_or(Path::new("/"));
+    for (subject, directory) in [("run directory", &place.dirs.run), ("state directory", &place.dirs.state)] {
+        let nearest = directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
         let writable = rustix::fs::access(nearest, rustix::fs::Access::WRITE_OK);
         match (writable, run::is_running(&place.dirs.run)) {
             (Ok(()), _) => findings.add(Verdict::Good, subject, directory.display().to_string()),
@@ -172,10 +137,7 @@ fn directories(place: &Place, findings: &mut Findings) {
             (Err(error), false) => findings.bad(
                 Exit::Failed,
                 subject,
-                format!(
-                    "{}: {error}; run as its owner, or give another --run-dir and --state-dir",
-                    nearest.display()
-                ),
+                format!("{}: {error}; run as its owner, or give another --run-dir and --state-dir", nearest.display()),
             ),
         }
     }
@@ -190,8 +152,7 @@ fn directories(place: &Place, findings: &mut Findings) {
 
 fn in_group_file(group: &str) -> bool {
     let text = std::fs::read_to_string("/etc/group").unwrap_or_default();
-    text.lines()
-        .any(|line| line.split(':').next() == Some(group))
+    text.lines().any(|line| line.split(':').next() == Some(group))
 }
 
 fn engine(place: &Place, config: &Config, findings: &mut Findings) -> Option<Facts> {
@@ -208,13 +169,7 @@ fn engine(place: &Place, config: &Config, findings: &mut Findings) -> Option<Fac
             None
         }
         Ok(facts) => {
-            let text = format!(
-                "{} {} (API {}) on {}",
-                facts.name,
-                facts.version,
-                facts.api,
-                engine.socket().display()
-            );
+            let text = format!("{} {} (API {}) on {}", facts.name, facts.version, facts.api, engine.socket().display());
             findings.add(Verdict::Good, "engine", text);
             if let Some(why) = &facts.unsupported {
                 findings.bad(Exit::EngineUnavailable, "engine", why);
@@ -227,9 +182,8 @@ fn engine(place: &Place, config: &Config, findings: &mut Findings) -> Option<Fac
 fn limits(facts: &Facts, config: &Config, findings: &mut Findings) {
     let warn = config.share.missing_limits == MissingLimits::Warn;
     for what in &facts.missing {
-        let text = format!(
-            "the engine cannot hold the {what} limit (the kernel lacks it, or its cgroup controller is off)"
-        );
+        let text =
+            format!("the engine cannot hold the {what} limit (the kernel lacks it, or its cgroup controller is off)");
         match warn {
             true => findings.add(Verdict::Careful, "limits", text),
             false => findings.bad(
@@ -240,34 +194,24 @@ fn limits(facts: &Facts, config: &Config, findings: &mut Findings) {
         }
     }
     if facts.missing.is_empty() {
-        findings.add(
-            Verdict::Good,
-            "limits",
-            "CPU, memory and number of processes",
-        );
+        findings.add(Verdict::Good, "limits", "CPU, memory and number of processes");
     }
     if !facts.swap_limit {
-        findings.add(Verdict::Careful, "limits", "swap is not accounted: a pilot may swap beyond its memory; boot with swapaccount=1 to change that");
+        findings.add(
+            Verdict::Careful,
+            "limits",
+            "swap is not accounted: a pilot may swap beyond its memory; boot with swapaccount=1 to change that",
+        );
     }
 }
 
 fn protection(place: &Place, facts: &Facts, findings: &mut Findings) {
     // A daemon that runs has looked at a pilot; nothing else is proof.
-    let told = state::read_status(&place.addressed().run)
-        .ok()
-        .flatten()
-        .filter(|_| run::is_running(&place.addressed().run));
+    let told =
+        state::read_status(&place.addressed().run).ok().flatten().filter(|_| run::is_running(&place.addressed().run));
     if let Some(Status { protection, .. }) = told {
-        let verdict = if protection.level == "none" {
-            Verdict::Careful
-        } else {
-            Verdict::Good
-        };
-        findings.add(
-            verdict,
-            "protection",
-            format!("{}: {}", protection.level, protection.text),
-        );
+        let verdict = if protection.level == "none" { Verdict::Careful } else { Verdict::Good };
+        findings.add(verdict, "protection", format!("{}: {}", protection.level, protection.text));
         return;
     }
     match &facts.parent {
@@ -283,22 +227,13 @@ fn protection(place: &Place, facts: &Facts, findings: &mut Findings) {
 
 /// `cpu.idle` came with Linux 5.15 for both versions of cgroups.
 fn has_idle_groups() -> bool {
-    let release = rustix::system::uname()
-        .release()
-        .to_string_lossy()
-        .into_owned();
-    let mut numbers = release
-        .split(|c: char| !c.is_ascii_digit())
-        .filter_map(|part| part.parse::<u32>().ok());
-    numbers
-        .next()
-        .zip(numbers.next())
-        .is_some_and(|version| version >= (5, 15))
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse::<u32>().ok());
+    numbers.next().zip(numbers.next()).is_some_and(|version| version >= (5, 15))
 }
 
 fn room(facts: &Facts, config: &Config, findings: &mut Findings) {
-    let cores =
-        topology::read_topology(Path::new("/")).map_or(0, |topology| topology.count_cores(&[]));
+    let cores = topology::read_topology(Path::new("/")).map_or(0, |topology| topology.count_cores(&[]));
     let cores = match config.share.cpus {
         Auto::Fixed(cpus) => cpus.min(float(cores as u64)),
         Auto::Auto => float(cores as u64),
@@ -317,10 +252,7 @@ fn room(facts: &Facts, config: &Config, findings: &mut Findings) {
         let (verdict, then) = if fits {
             (Verdict::Good, "")
         } else {
-            (
-                Verdict::Careful,
-                ": it never fits; make it smaller, or lower the reserves in [share]",
-            )
+            (Verdict::Careful, ": it never fits; make it smaller, or lower the reserves in [share]")
         };
         findings.add(verdict, "room", text + then);
     }
@@ -335,16 +267,8 @@ fn room(facts: &Facts, config: &Config, findings: &mut Findings) {
                 config.share.reserve_disk
             ),
         ),
-        Ok(disk) => findings.add(
-            Verdict::Good,
-            "disk",
-            format!("{}: {} free", facts.data_root.display(), disk.free),
-        ),
-        Err(error) => findings.add(
-            Verdict::Careful,
-            "disk",
-            format!("{error}: the reserve is not watched"),
-        ),
+        Ok(disk) => findings.add(Verdict::Good, "disk", format!("{}: {} free", facts.data_root.display(), disk.free)),
+        Err(error) => findings.add(Verdict::Careful, "disk", format!("{error}: the reserve is not watched")),
     }
 }
 
@@ -356,8 +280,6 @@ fn sensors(findings: &mut Findings) {
         (true, true) => "on its battery",
     };
     let heat = thermal::Sensors::discover(Path::new("/")).read_celsius();
-    let heat = heat.map_or("no processor temperature".to_owned(), |celsius| {
-        format!("processor at {celsius:.0} °C")
-    });
+    let heat = heat.map_or("no processor temperature".to_owned(), |celsius| format!("processor at {celsius:.0} °C"));
     findings.add(Verdict::Good, "sensors", format!("{battery}, {heat}"));
 }

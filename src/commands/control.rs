@@ -13,21 +13,11 @@ use std::time::Duration;
 const FORCE_STOP_PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn request_drain(state: &Path, stop: bool, by: Option<f64>) -> Result<(), StateError> {
-    control::request_drain(
-        state,
-        &Drain {
-            stop,
-            by,
-            since: clock::now().epoch,
-        },
-    )
+    control::request_drain(state, &Drain { stop, by, since: clock::now().epoch })
 }
 
 pub fn drain(place: &Place, stop: bool, by: Option<&str>) -> Exit {
-    let by = match by
-        .map(|text| parse_by(text, &jiff::Zoned::now()))
-        .transpose()
-    {
+    let by = match by.map(|text| parse_by(text, &jiff::Zoned::now())).transpose() {
         Ok(by) => by,
         Err(error) => return fail(Exit::Usage, error),
     };
@@ -38,11 +28,7 @@ pub fn drain(place: &Place, stop: bool, by: Option<&str>) -> Exit {
     if let Err(error) = request_drain(&dirs.state, stop, by) {
         return fail(Exit::Failed, error);
     }
-    let then = if stop {
-        "; the daemon ends with the last one"
-    } else {
-        ""
-    };
+    let then = if stop { "; the daemon ends with the last one" } else { "" };
     let until = by.map_or(String::new(), |by| {
         let left = Duration::from_secs_f64((by - clock::now().epoch).max(0.0));
         format!("; what still runs in {} is stopped", format_rough(left))

@@ -25,10 +25,8 @@ const PATTERN_WORDS: usize = 1155;
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
 /// Counts that are known: (from, to, primes, twins, largest gap).
-const KNOWN: [(u64, u64, u64, u64, u64); 2] = [
-    (0, 1_000_000, 78_498, 8_169, 114),
-    (1_000_000_000_000, 1_000_001_000_000, 36_249, 1_746, 236),
-];
+const KNOWN: [(u64, u64, u64, u64, u64); 2] =
+    [(0, 1_000_000, 78_498, 8_169, 114), (1_000_000_000_000, 1_000_001_000_000, 36_249, 1_746, 236)];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Work {
@@ -123,11 +121,7 @@ pub fn run(work: &Work, out: &mut dyn Write) -> Result<Summary, PilotError> {
     out.flush()?;
     self_check()?;
     let checked = KNOWN.map(|(_, _, primes, _, _)| primes.to_string());
-    writeln!(
-        out,
-        "pilot: self-check passed, {} primes as known",
-        checked.join(" and ")
-    )?;
+    writeln!(out, "pilot: self-check passed, {} primes as known", checked.join(" and "))?;
     out.flush()?;
 
     let begin = Instant::now();
@@ -145,11 +139,7 @@ pub fn run(work: &Work, out: &mut dyn Write) -> Result<Summary, PilotError> {
             let sum = counter.sum;
             let billions = float(sum.to - sum.from) / 1e9;
             let time = format_rough(elapsed);
-            writeln!(
-                out,
-                "progress: {time}, {billions:.1} billion numbers, {} primes",
-                sum.primes
-            )?;
+            writeln!(out, "progress: {time}, {billions:.1} billion numbers, {} primes", sum.primes)?;
             out.flush()?;
         }
     }
@@ -160,13 +150,7 @@ pub fn run(work: &Work, out: &mut dyn Write) -> Result<Summary, PilotError> {
 
 fn self_check() -> Result<(), PilotError> {
     for (from, to, primes, twins, largest_gap) in KNOWN {
-        let expected = Summary {
-            from,
-            to,
-            primes,
-            twins,
-            largest_gap,
-        };
+        let expected = Summary { from, to, primes, twins, largest_gap };
         let counted = count(from, to, BLOCK_WORDS);
         if counted != expected {
             return Err(PilotError::SelfCheck { expected, counted });
@@ -210,11 +194,7 @@ impl Counter {
     fn new(from: u64, block_words: usize) -> Counter {
         Counter {
             sieve: Sieve::new(from / NUMBERS_PER_WORD, block_words),
-            sum: Summary {
-                from,
-                to: from,
-                ..Summary::default()
-            },
+            sum: Summary { from, to: from, ..Summary::default() },
             last: 0,
         }
     }
@@ -306,14 +286,12 @@ impl Sieve {
         self.next.reserve_exact(most);
         let mut last = 11;
         for prime in small_primes(self.reach.isqrt()).filter(|prime| *prime > 11) {
-            self.half_gaps
-                .push(u8::try_from((prime - last) / 2).unwrap_or(u8::MAX));
+            self.half_gaps.push(u8::try_from((prime - last) / 2).unwrap_or(u8::MAX));
             last = prime;
             let first = (prime * prime).max((low / prime + 1) * prime);
             let odd = if first % 2 == 0 { first + prime } else { first };
             // Below REACH / 2 + prime, which fits.
-            self.next
-                .push(u32::try_from((odd - low) / 2).unwrap_or(u32::MAX));
+            self.next.push(u32::try_from((odd - low) / 2).unwrap_or(u32::MAX));
         }
     }
 
@@ -361,9 +339,7 @@ fn small_primes(limit: u64) -> impl Iterator<Item = u64> {
     let mut words = vec![0; size];
     let root = usize::try_from(limit.isqrt()).unwrap_or(0);
     for odd in (3..=root).step_by(2) {
-        let is_prime = words
-            .get(odd / 128)
-            .is_some_and(|word: &u64| word >> (odd / 2 % 64) & 1 == 0);
+        let is_prime = words.get(odd / 128).is_some_and(|word: &u64| word >> (odd / 2 % 64) & 1 == 0);
         if is_prime {
             strike(&mut words, odd * odd / 2, odd);
         }
@@ -375,9 +351,7 @@ fn small_primes(limit: u64) -> impl Iterator<Item = u64> {
 }
 
 fn bits(words: Vec<u64>) -> impl Iterator<Item = bool> {
-    words
-        .into_iter()
-        .flat_map(|word| (0..64).map(move |bit| word >> bit & 1 == 1))
+    words.into_iter().flat_map(|word| (0..64).map(move |bit| word >> bit & 1 == 1))
 }
 
 #[cfg(test)]
@@ -401,13 +375,7 @@ mod tests {
     #[test]
     fn known_counts() {
         self_check().unwrap();
-        for (to, primes) in [
-            (10, 4),
-            (100, 25),
-            (1000, 168),
-            (100_000, 9592),
-            (10_000_000, 664_579),
-        ] {
+        for (to, primes) in [(10, 4), (100, 25), (1000, 168), (100_000, 9592), (10_000_000, 664_579)] {
             assert_eq!(count(0, to, BLOCK_WORDS).primes, primes, "{to}");
         }
     }
@@ -426,11 +394,7 @@ mod tests {
         for from in [1_000_003, 9_999_999_999_873] {
             let expected = count(from, from + 200_001, BLOCK_WORDS);
             for words in [13, 100, 1155] {
-                assert_eq!(
-                    count(from, from + 200_001, words),
-                    expected,
-                    "{from} {words}"
-                );
+                assert_eq!(count(from, from + 200_001, words), expected, "{from} {words}");
             }
         }
         assert_eq!(count(9_999_999_999_873, 9_999_999_999_973, 1).primes, 1);
@@ -453,18 +417,11 @@ mod tests {
     #[test]
     fn lines() {
         let mut out = Vec::new();
-        let work = Work {
-            duration: Duration::from_secs(9),
-            from: Some(0),
-            to: Some(1_000_000),
-        };
+        let work = Work { duration: Duration::from_secs(9), from: Some(0), to: Some(1_000_000) };
         let summary = run(&work, &mut out).unwrap();
         let text = String::from_utf8(out).unwrap();
         let last = text.lines().last().unwrap();
-        assert_eq!(
-            last,
-            "result: kind=primes from=0 to=1000000 primes=78498 twins=8169 largest-gap=114"
-        );
+        assert_eq!(last, "result: kind=primes from=0 to=1000000 primes=78498 twins=8169 largest-gap=114");
         assert_eq!(parse_result(last), Some(summary));
         for bad in [
             "",
@@ -481,26 +438,14 @@ mod tests {
     #[test]
     fn time_and_windows() {
         let mut out = Vec::new();
-        let mut work = Work {
-            duration: Duration::from_millis(1),
-            from: None,
-            to: None,
-        };
+        let mut work = Work { duration: Duration::from_millis(1), from: None, to: None };
         let summary = run(&work, &mut out).unwrap();
         assert!(summary.from < CHOSEN_BELOW && summary.to > summary.from && summary.primes > 0);
         assert!(summary.twins > 0 && summary.largest_gap > 0);
-        for (from, to) in [
-            (10, Some(10)),
-            (10, Some(3)),
-            (0, Some(LIMIT + 1)),
-            (LIMIT, None),
-        ] {
+        for (from, to) in [(10, Some(10)), (10, Some(3)), (0, Some(LIMIT + 1)), (LIMIT, None)] {
             work.from = Some(from);
             work.to = to;
-            assert!(
-                matches!(run(&work, &mut out), Err(PilotError::Window(_))),
-                "{from} {to:?}"
-            );
+            assert!(matches!(run(&work, &mut out), Err(PilotError::Window(_))), "{from} {to:?}");
         }
         struct Closed;
         impl Write for Closed {

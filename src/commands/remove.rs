@@ -34,19 +34,10 @@ pub fn kill(place: &Place, wanted: &str) -> Exit {
         Ok(pilots) => pilots,
         Err(error) => return fail(Exit::EngineUnavailable, error),
     };
-    let named = |pilot: &&Pilot| {
-        pilot.name == wanted || (wanted.len() >= 4 && pilot.id.as_str().starts_with(wanted))
-    };
-    let found: Vec<&Pilot> = pilots
-        .iter()
-        .filter(|pilot| pilot.own)
-        .filter(named)
-        .collect();
+    let named = |pilot: &&Pilot| pilot.name == wanted || (wanted.len() >= 4 && pilot.id.as_str().starts_with(wanted));
+    let found: Vec<&Pilot> = pilots.iter().filter(|pilot| pilot.own).filter(named).collect();
     match found.as_slice() {
-        [] => fail(
-            Exit::Failed,
-            format!("'{wanted}' is no pilot of '{instance}'; `plancton status` lists them"),
-        ),
+        [] => fail(Exit::Failed, format!("'{wanted}' is no pilot of '{instance}'; `plancton status` lists them")),
         [pilot] => match engine.kill(&pilot.id, "KILL") {
             Ok(_) => {
                 say(&format!("{} was killed\n", pilot.name));
@@ -54,10 +45,7 @@ pub fn kill(place: &Place, wanted: &str) -> Exit {
             }
             Err(error) => fail(Exit::Failed, error),
         },
-        several => fail(
-            Exit::Usage,
-            format!("'{wanted}' fits {} pilots; write more of it", several.len()),
-        ),
+        several => fail(Exit::Usage, format!("'{wanted}' fits {} pilots; write more of it", several.len())),
     }
 }
 
@@ -72,10 +60,7 @@ pub fn reap(place: &Place) -> Exit {
         Err(error) => return fail(Exit::EngineUnavailable, error),
     };
     let now = clock::now();
-    let over = pilots
-        .into_iter()
-        .filter(|pilot| pilot.own && pilot.expiry.is_over(now))
-        .collect();
+    let over = pilots.into_iter().filter(|pilot| pilot.own && pilot.expiry.is_over(now)).collect();
     finish(remove_pilots(&engine, over, Grace::Own), "past their ttl")
 }
 
@@ -90,10 +75,7 @@ pub fn remove_own(place: &Place, grace: Grace) -> Exit {
             let own = pilots.into_iter().filter(|pilot| pilot.own).collect();
             finish(remove_pilots(&engine, own, grace), "of this instance")
         }
-        Err(error) => fail(
-            Exit::EngineUnavailable,
-            format!("{error}; no pilot was removed"),
-        ),
+        Err(error) => fail(Exit::EngineUnavailable, format!("{error}; no pilot was removed")),
     }
 }
 
@@ -111,9 +93,7 @@ pub fn purge(place: &Place, dry_run: bool) -> Exit {
         return show_purge(place);
     }
     if run::is_running(&place.dirs.run) && control::request_force_stop(&place.dirs.state).is_ok() {
-        wait_until(Duration::from_secs(10), || {
-            !run::is_running(&place.dirs.run)
-        });
+        wait_until(Duration::from_secs(10), || !run::is_running(&place.dirs.run));
     }
     let exit = purge_quietly(place);
     if exit == Exit::Done {
@@ -156,11 +136,7 @@ fn show_purge(place: &Place) -> Exit {
     for image in state::read_images(&place.dirs.state).unwrap_or_default() {
         say(&format!("would remove the image {image}\n"));
     }
-    say(&format!(
-        "would remove {} and {}\n",
-        place.dirs.run.display(),
-        place.dirs.state.display()
-    ));
+    say(&format!("would remove {} and {}\n", place.dirs.run.display(), place.dirs.state.display()));
     Exit::Done
 }
 
@@ -172,10 +148,7 @@ fn purge_engine(engine: &Engine, instance: &str, place: &Place) -> Vec<String> {
         Ok(pilots) => pilots,
         Err(error) => return vec![error.to_string()],
     };
-    let ours = pilots
-        .into_iter()
-        .filter(|pilot| pilot.own || machine)
-        .collect();
+    let ours = pilots.into_iter().filter(|pilot| pilot.own || machine).collect();
     let mut problems = remove_pilots(engine, ours, Grace::Own).problems;
     for image in state::read_images(&place.dirs.state).unwrap_or_default() {
         match engine.image_remove(&image) {
@@ -207,9 +180,7 @@ fn remove_files(place: &Place) -> std::io::Result<()> {
 
 fn connect(place: &Place) -> Result<(Arc<Engine>, String), Exit> {
     // A broken configuration must not keep anybody from removing things: then the usual places are tried.
-    let config = place
-        .config()
-        .map_or_else(|_| Config::default(), |(config, _)| config);
+    let config = place.config().map_or_else(|_| Config::default(), |(config, _)| config);
     let engine = place.engine(&config)?;
     Ok((engine, place.instance(&config)))
 }
@@ -217,10 +188,7 @@ fn connect(place: &Place) -> Result<(Arc<Engine>, String), Exit> {
 fn list(engine: &Engine, instance: &str) -> Result<Vec<Pilot>, Error> {
     let boot_id = clock::boot_id(Path::new("/"));
     let listed = engine.list()?;
-    Ok(listed
-        .iter()
-        .map(|listed| read_pilot(listed, instance, &boot_id))
-        .collect())
+    Ok(listed.iter().map(|listed| read_pilot(listed, instance, &boot_id)).collect())
 }
 
 #[derive(Default)]
@@ -243,18 +211,9 @@ fn remove_pilots(engine: &Engine, pilots: Vec<Pilot>, grace: Grace) -> Removed {
     }
     let mut done = Removed::default();
     for pilot in pilots {
-        let seconds = if grace == Grace::Own && runs(&pilot) {
-            pilot.grace
-        } else {
-            0.0
-        };
-        let wait = Duration::from_secs_f64(seconds)
-            .min(LONGEST)
-            .saturating_sub(start.elapsed());
-        wait_until(
-            wait,
-            || !matches!(engine.inspect(&pilot.id), Ok(Some(seen)) if seen.state.running),
-        );
+        let seconds = if grace == Grace::Own && runs(&pilot) { pilot.grace } else { 0.0 };
+        let wait = Duration::from_secs_f64(seconds).min(LONGEST).saturating_sub(start.elapsed());
+        wait_until(wait, || !matches!(engine.inspect(&pilot.id), Ok(Some(seen)) if seen.state.running));
         if pilot.state == PilotState::Paused {
             let _ = engine.kill(&pilot.id, "KILL");
             let _ = engine.unpause(&pilot.id);

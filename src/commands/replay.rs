@@ -22,17 +22,12 @@ pub fn replay(place: &Place, file: &Path) -> Exit {
     let (mut first, mut last) = (None, None);
     for (number, line) in reader.lines().enumerate() {
         let read = line.map_err(|error| error.to_string());
-        let parsed = read.and_then(|line| {
-            serde_json::from_str::<Observation>(&line).map_err(|error| error.to_string())
-        });
+        let parsed =
+            read.and_then(|line| serde_json::from_str::<Observation>(&line).map_err(|error| error.to_string()));
         let observation = match parsed {
             Ok(observation) => observation,
             Err(error) => {
-                let text = format!(
-                    "{}:{}: {error}; the replay ends here",
-                    file.display(),
-                    number + 1
-                );
+                let text = format!("{}:{}: {error}; the replay ends here", file.display(), number + 1);
                 return fail(Exit::Failed, text);
             }
         };
@@ -42,16 +37,8 @@ pub fn replay(place: &Place, file: &Path) -> Exit {
         if last.replace(now) != Some(now) || !decision.actions.is_empty() {
             let seconds = observation.at.boot - start;
             let actions: Vec<String> = decision.actions.iter().map(describe).collect();
-            let actions = if actions.is_empty() {
-                "nothing".to_owned()
-            } else {
-                actions.join(", ")
-            };
-            say(&format!(
-                "{seconds:9.1} s  {}: {actions} ({})\n",
-                decision.state.name(),
-                decision.reason.text
-            ));
+            let actions = if actions.is_empty() { "nothing".to_owned() } else { actions.join(", ") };
+            say(&format!("{seconds:9.1} s  {}: {actions} ({})\n", decision.state.name(), decision.reason.text));
         }
     }
     Exit::Done

@@ -123,8 +123,7 @@ impl Pen<'_> {
         let Some((at, now)) = zoned(epoch).zip(zoned(self.now)) else {
             return "an unknown time".to_owned();
         };
-        let days =
-            |a: &Zoned, b: &Zoned| a.date().until(b.date()).map_or(999, |span| span.get_days());
+        let days = |a: &Zoned, b: &Zoned| a.date().until(b.date()).map_or(999, |span| span.get_days());
         let format = match days(&now, &at) {
             0 => "%H:%M",
             -6..=6 => "%a %H:%M",
@@ -150,10 +149,7 @@ impl Pen<'_> {
             }
             // A word longer than a line is cut into pieces.
             while used + word.chars().count() > self.width {
-                let cut = word
-                    .char_indices()
-                    .nth(self.width - used)
-                    .map_or(word.len(), |(at, _)| at);
+                let cut = word.char_indices().nth(self.width - used).map_or(word.len(), |(at, _)| at);
                 let (piece, rest) = word.split_at(cut);
                 line.push_str(piece);
                 lines.push(std::mem::replace(&mut line, " ".repeat(indent)));
@@ -190,27 +186,15 @@ fn headline(pen: &Pen, status: &Status) -> Vec<String> {
     if let Some(drain) = &status.drain {
         say(Ink::Careful, &drain_text(pen, drain));
     }
-    if let Some(snooze) = status
-        .snooze
-        .as_ref()
-        .filter(|snooze| snooze.until > pen.now)
-    {
+    if let Some(snooze) = status.snooze.as_ref().filter(|snooze| snooze.until > pen.now) {
         let left = rough(snooze.until - pen.now);
         let until = pen.clock(snooze.until);
-        say(
-            Ink::Careful,
-            &format!("Snoozing until {until} ({left} left). To go on: plancton resume"),
-        );
+        say(Ink::Careful, &format!("Snoozing until {until} ({left} left). To go on: plancton resume"));
     }
     if status.is_stale(pen.now) {
         let since = pen.clock(status.tick);
         let pid = status.pid;
-        say(
-            Ink::Bad,
-            &format!(
-                "The daemon (pid {pid}) does not answer since {since}; this is what it said last."
-            ),
-        );
+        say(Ink::Bad, &format!("The daemon (pid {pid}) does not answer since {since}; this is what it said last."));
     }
     lines.extend(state(pen, status));
     lines
@@ -219,10 +203,7 @@ fn headline(pen: &Pen, status: &Status) -> Vec<String> {
 fn drain_text(pen: &Pen, drain: &Drain) -> String {
     let mut text = format!("Draining since {}", pen.clock(drain.since));
     if let Some(by) = drain.by {
-        text.push_str(&format!(
-            ", what still runs at {} is stopped",
-            pen.clock(by)
-        ));
+        text.push_str(&format!(", what still runs at {} is stopped", pen.clock(by)));
     }
     if drain.stop {
         text.push_str(", the daemon ends after the last pilot");
@@ -239,26 +220,14 @@ fn state(pen: &Pen, status: &Status) -> Vec<String> {
         State::Waiting => ("○", Ink::Plain),
     };
     // A green light beside a silent daemon would mislead.
-    let ink = if status.is_stale(pen.now) {
-        Ink::Faint
-    } else {
-        ink
-    };
+    let ink = if status.is_stale(pen.now) { Ink::Faint } else { ink };
     let name = status.state.name();
     let text = clean(&status.reason.text);
     let mut lines = pen.wrap(&format!("{mark} {name}  {text}"), 2);
     if let Some(first) = lines.first_mut() {
         // Two blanks after the state, which wrapping made one.
-        let rest = first
-            .strip_prefix(&format!("{mark} {name}"))
-            .unwrap_or_default()
-            .trim_start()
-            .to_owned();
-        *first = format!(
-            "{} {}  {rest}",
-            pen.paint(ink, mark),
-            pen.paint(Ink::Strong, name)
-        );
+        let rest = first.strip_prefix(&format!("{mark} {name}")).unwrap_or_default().trim_start().to_owned();
+        *first = format!("{} {}  {rest}", pen.paint(ink, mark), pen.paint(Ink::Strong, name));
     }
     lines
 }
@@ -278,11 +247,7 @@ fn footer(pen: &Pen, status: &Status) -> Vec<String> {
         "prepared" => ("prepared", Ink::Plain),
         _ => ("none", Ink::Careful),
     };
-    let text = if protection.is_empty() {
-        word.to_owned()
-    } else {
-        format!("{word}: {protection}")
-    };
+    let text = if protection.is_empty() { word.to_owned() } else { format!("{word}: {protection}") };
     lines.extend(pen.labelled("Protection", ink, &text));
     lines.extend(engine(pen, status));
     if let Some(disk) = status.disk.as_ref().filter(|disk| disk.free < disk.reserve) {
@@ -290,12 +255,7 @@ fn footer(pen: &Pen, status: &Status) -> Vec<String> {
         let text = format!("{free} free, less than the reserve of {reserve}");
         lines.extend(pen.labelled("Disk", Ink::Careful, &text));
     }
-    let mut daemon = format!(
-        "{}, pid {}, instance {}",
-        clean(&status.version),
-        status.pid,
-        clean(&status.instance)
-    );
+    let mut daemon = format!("{}, pid {}, instance {}", clean(&status.version), status.pid, clean(&status.instance));
     if status.since > 0.0 {
         daemon.push_str(&format!(", up {}", rough(pen.now - status.since)));
     }
@@ -320,16 +280,8 @@ fn engine(pen: &Pen, status: &Status) -> Vec<String> {
         };
         return pen.labelled("Engine", Ink::Careful, &text);
     }
-    let (name, version, api) = (
-        clean(&engine.name),
-        clean(&engine.version),
-        clean(&engine.api),
-    );
-    pen.labelled(
-        "Engine",
-        Ink::Plain,
-        &format!("{name} {version}, API {api}, {socket}"),
-    )
+    let (name, version, api) = (clean(&engine.name), clean(&engine.version), clean(&engine.api));
+    pen.labelled("Engine", Ink::Plain, &format!("{name} {version}, API {api}, {socket}"))
 }
 
 /// `132 launches: 120 done, 3 failed`
@@ -341,10 +293,7 @@ fn counts(status: &Status) -> Option<String> {
         return None;
     }
     ends.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-    let ends: Vec<String> = ends
-        .iter()
-        .map(|(kind, count)| format!("{count} {}", clean(kind)))
-        .collect();
+    let ends: Vec<String> = ends.iter().map(|(kind, count)| format!("{count} {}", clean(kind))).collect();
     let colon = if ends.is_empty() { "" } else { ": " };
     let noun = if launches == 1 { "launch" } else { "launches" };
     Some(format!("{launches} {noun}{colon}{}", ends.join(", ")))
@@ -354,10 +303,7 @@ fn counts(status: &Status) -> Option<String> {
 fn clean(text: &str) -> String {
     let shown = |c: char| match c {
         '\n' | '\t' => Some(' '),
-        '\u{200b}'..='\u{200f}'
-        | '\u{2028}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}'
-        | '\u{feff}' => None,
+        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => None,
         c => (!c.is_control()).then_some(c),
     };
     text.chars().filter_map(shown).collect()
@@ -370,11 +316,7 @@ fn number(value: f64) -> String {
     }
     let text = format!("{value:.1}");
     let text = text.strip_suffix(".0").unwrap_or(&text);
-    if text == "-0" {
-        "0".to_owned()
-    } else {
-        text.to_owned()
-    }
+    if text == "-0" { "0".to_owned() } else { text.to_owned() }
 }
 
 fn rough(seconds: f64) -> String {

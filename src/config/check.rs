@@ -35,10 +35,7 @@ struct Reader {
 
 /// Everything that could be read, and everything that is wrong. Without the `whole` document nothing counts as missing.
 pub fn read_config(document: &DeTable<'_>, whole: bool) -> (Config, Vec<Wrong>) {
-    let mut reader = Reader {
-        problems: Vec::new(),
-        whole,
-    };
+    let mut reader = Reader { problems: Vec::new(), whole };
     let mut config = Config::default();
     for (key, value) in document {
         match key.get_ref().as_ref() {
@@ -80,13 +77,7 @@ impl Reader {
     }
 
     /// The keys that could be read.
-    fn read_keys(
-        &mut self,
-        name: &str,
-        place: &str,
-        table: &DeTable<'_>,
-        set: Set<'_>,
-    ) -> Vec<&'static str> {
+    fn read_keys(&mut self, name: &str, place: &str, table: &DeTable<'_>, set: Set<'_>) -> Vec<&'static str> {
         let mut given = Vec::new();
         for (key, value) in table {
             let known = keys_of(name).find(|known| known == key.get_ref());
@@ -103,12 +94,7 @@ impl Reader {
         given
     }
 
-    fn read_repeated<'a>(
-        &mut self,
-        name: &str,
-        title: &str,
-        value: &'a Toml<'a>,
-    ) -> Vec<Entry<'a>> {
+    fn read_repeated<'a>(&mut self, name: &str, title: &str, value: &'a Toml<'a>) -> Vec<Entry<'a>> {
         let place = brackets(name);
         let mut entries = Vec::new();
         let Some(list) = value.get_ref().as_array() else {
@@ -124,11 +110,7 @@ impl Reader {
                 Some(title) => format!("{place} {}", quote(title)),
                 None => format!("{place} #{}", number + 1),
             };
-            entries.push(Entry {
-                place,
-                at: element.span().start,
-                table,
-            });
+            entries.push(Entry { place, at: element.span().start, table });
         }
         entries
     }
@@ -146,12 +128,7 @@ impl Reader {
                 self.add(at, format!("{place} has no hours; {hint}"));
             }
             if let Some(hours) = hours {
-                config.when.push(When {
-                    hours,
-                    keys,
-                    share,
-                    owner,
-                });
+                config.when.push(When { hours, keys, share, owner });
             }
         }
     }
@@ -175,23 +152,15 @@ impl Reader {
 
     /// What keys of a pilot mean together.
     fn check_pilot(&mut self, entry: &Entry<'_>, pilot: &Pilot, most_cpus: Option<f64>) {
-        for (key, example) in [
-            ("name", "\"science\""),
-            ("image", "\"builtin\" or \"busybox:1.36\""),
-        ] {
+        for (key, example) in [("name", "\"science\""), ("image", "\"builtin\" or \"busybox:1.36\"")] {
             if !entry.table.contains_key(key) {
-                let text = format!(
-                    "{} has no {key}; write one such as {key} = {example}",
-                    entry.place
-                );
+                let text = format!("{} has no {key}; write one such as {key} = {example}", entry.place);
                 self.add(entry.at, text);
             }
         }
         if pilot.stop_grace >= pilot.ttl {
             let (grace, ttl) = (pilot.stop_grace.write(), pilot.ttl.write());
-            let text = format!(
-                "the ttl of {ttl} is not longer than the stop-grace of {grace}; change one"
-            );
+            let text = format!("the ttl of {ttl} is not longer than the stop-grace of {grace}; change one");
             let given = entry.table.contains_key("stop-grace");
             self.add_to_key(entry, if given { "stop-grace" } else { "ttl" }, &text);
         }
@@ -206,20 +175,14 @@ impl Reader {
 
     /// At the key's value, or at the table when the key is at its default.
     fn add_to_key(&mut self, entry: &Entry<'_>, key: &str, text: &str) {
-        let at = entry
-            .table
-            .get(key)
-            .map_or(entry.at, |value| value.span().start);
+        let at = entry.table.get(key).map_or(entry.at, |value| value.span().start);
         self.add(at, format!("{} {key}: {text}", entry.place));
     }
 }
 
 /// The most cores that are ever given. `None`: left to Plancton at least at some hours.
 fn most_cpus(config: &Config) -> Option<f64> {
-    let whens = config
-        .when
-        .iter()
-        .filter(|when| when.keys.contains(&"cpus"));
+    let whens = config.when.iter().filter(|when| when.keys.contains(&"cpus"));
     let mut most = 0.0_f64;
     for cpus in whens.map(|when| when.share.cpus).chain([config.share.cpus]) {
         match cpus {
@@ -236,10 +199,7 @@ fn keys_of(name: &str) -> impl Iterator<Item = &'static str> {
 }
 
 fn brackets(name: &str) -> String {
-    match TABLES
-        .iter()
-        .any(|(table, repeats, _)| *table == name && *repeats)
-    {
+    match TABLES.iter().any(|(table, repeats, _)| *table == name && *repeats) {
         true => format!("[[{name}]]"),
         false => format!("[{name}]"),
     }
@@ -254,10 +214,7 @@ fn unknown_key(key: &str, name: &str, place: &str) -> String {
 }
 
 fn unknown_table(name: &str, value: &Toml<'_>) -> String {
-    let first = value
-        .get_ref()
-        .as_array()
-        .and_then(|list| list.iter().next());
+    let first = value.get_ref().as_array().and_then(|list| list.iter().next());
     if !first.unwrap_or(value).get_ref().is_table() {
         return format!("key '{name}' is outside of any table; {}", home_of(name));
     }
@@ -294,9 +251,7 @@ fn distance(a: &str, b: &str) -> usize {
         let mut next = vec![i + 1];
         let mut left = i + 1;
         for ((y, diagonal), above) in b.chars().zip(&row).zip(row.iter().skip(1)) {
-            left = (diagonal + usize::from(x != y))
-                .min(above + 1)
-                .min(left + 1);
+            left = (diagonal + usize::from(x != y)).min(above + 1).min(left + 1);
             next.push(left);
         }
         row = next;
@@ -310,14 +265,9 @@ mod tests {
 
     #[test]
     fn distances() {
-        for (a, b, expected) in [
-            ("", "", 0),
-            ("", "abc", 3),
-            ("abc", "", 3),
-            ("cpu", "cpus", 1),
-            ("kitten", "sitting", 3),
-            ("ä", "a", 1),
-        ] {
+        for (a, b, expected) in
+            [("", "", 0), ("", "abc", 3), ("abc", "", 3), ("cpu", "cpus", 1), ("kitten", "sitting", 3), ("ä", "a", 1)]
+        {
             assert_eq!(distance(a, b), expected, "{a} {b}");
         }
         for (name, expected) in [

@@ -17,45 +17,29 @@ pub struct ImageRef {
 impl ImageRef {
     pub fn parse(text: &str) -> Result<ImageRef, String> {
         let (rest, digest) = split_at_sign(text, text.find('@'));
-        let colon = rest
-            .rfind(':')
-            .filter(|colon| Some(*colon) > rest.rfind('/'));
+        let colon = rest.rfind(':').filter(|colon| Some(*colon) > rest.rfind('/'));
         let (name, tag) = split_at_sign(rest, colon);
         let (registry, path) = match name.split_once('/') {
             Some((first, path)) if is_registry(first) => (Some(first), path),
             _ => (None, name),
         };
         let good = [
-            (
-                !name.is_empty(),
-                "no name; write [registry[:port]/]path[:tag]",
-            ),
+            (!name.is_empty(), "no name; write [registry[:port]/]path[:tag]"),
             (!name.contains("://"), "a scheme; leave out all up to ://"),
-            (
-                registry.is_none_or(registry_is_valid),
-                "a bad registry; write a host name and perhaps :port",
-            ),
+            (registry.is_none_or(registry_is_valid), "a bad registry; write a host name and perhaps :port"),
             (
                 path.split('/').all(component_is_valid) && name.len() <= 255,
                 "a bad name; write lower-case letters and digits, with '.', '_' or '-' between them",
             ),
-            (
-                tag.is_none_or(tag_is_valid),
-                "a bad tag; write up to 128 letters, digits, '_', '.' or '-'",
-            ),
-            (
-                digest.is_none_or(digest_is_valid),
-                "a bad digest; write sha256: and 64 hexadecimal digits",
-            ),
+            (tag.is_none_or(tag_is_valid), "a bad tag; write up to 128 letters, digits, '_', '.' or '-'"),
+            (digest.is_none_or(digest_is_valid), "a bad digest; write sha256: and 64 hexadecimal digits"),
         ];
         if let Some((_, why)) = good.iter().find(|(good, _)| !good) {
             return Err(format!("image '{text}' has {why}"));
         }
         Ok(ImageRef {
             name: name.to_owned(),
-            tag: tag
-                .or(digest.is_none().then_some("latest"))
-                .map(str::to_owned),
+            tag: tag.or(digest.is_none().then_some("latest")).map(str::to_owned),
             digest: digest.map(str::to_owned),
         })
     }
@@ -125,12 +109,10 @@ fn tag_is_valid(text: &str) -> bool {
 
 fn digest_is_valid(text: &str) -> bool {
     let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-    [("sha256:", 64), ("sha384:", 96), ("sha512:", 128)]
-        .iter()
-        .any(|(algorithm, length)| {
-            let hex = text.strip_prefix(algorithm).unwrap_or_default();
-            hex.len() == *length && hex.bytes().all(digit)
-        })
+    [("sha256:", 64), ("sha384:", 96), ("sha512:", 128)].iter().any(|(algorithm, length)| {
+        let hex = text.strip_prefix(algorithm).unwrap_or_default();
+        hex.len() == *length && hex.bytes().all(digit)
+    })
 }
 
 #[cfg(test)]
@@ -139,12 +121,7 @@ mod tests {
 
     const SHA: &str = "sha256:0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a";
 
-    type Good = (
-        &'static str,
-        &'static str,
-        Option<&'static str>,
-        &'static str,
-    );
+    type Good = (&'static str, &'static str, Option<&'static str>, &'static str);
 
     /// Without a digest: what is written, the name, the tag, the whole.
     #[rustfmt::skip]
@@ -165,11 +142,7 @@ mod tests {
     fn good_references() {
         for (text, name, tag, full) in GOOD {
             let image = ImageRef::parse(text).unwrap();
-            assert_eq!(
-                (image.name.as_str(), image.tag.as_deref()),
-                (name, tag),
-                "{text}"
-            );
+            assert_eq!((image.name.as_str(), image.tag.as_deref()), (name, tag), "{text}");
             assert_eq!(image.to_string(), full, "{text}");
             assert_eq!(image.pull_tag(), tag.unwrap(), "{text}");
             assert_eq!(ImageRef::parse(full), Ok(image), "{full}");
@@ -179,21 +152,10 @@ mod tests {
     #[test]
     fn digests() {
         for (name, tag) in [("host/a", None), ("h:1/a", Some("t")), ("a", None)] {
-            let text = format!(
-                "{name}{}@{SHA}",
-                tag.map(|t| format!(":{t}")).unwrap_or_default()
-            );
+            let text = format!("{name}{}@{SHA}", tag.map(|t| format!(":{t}")).unwrap_or_default());
             let image = ImageRef::parse(&text).unwrap();
-            assert_eq!(
-                (image.name.as_str(), image.tag.as_deref()),
-                (name, tag),
-                "{text}"
-            );
-            assert_eq!(
-                (image.digest.as_deref(), image.pull_tag()),
-                (Some(SHA), SHA),
-                "{text}"
-            );
+            assert_eq!((image.name.as_str(), image.tag.as_deref()), (name, tag), "{text}");
+            assert_eq!((image.digest.as_deref(), image.pull_tag()), (Some(SHA), SHA), "{text}");
             assert_eq!(image.to_string(), text);
         }
     }

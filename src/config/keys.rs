@@ -148,9 +148,7 @@ section! {
 impl EngineKeys {
     /// `None`: to be looked for.
     pub fn socket_path(&self) -> Option<&str> {
-        socket_path(&self.socket)
-            .ok()
-            .filter(|path| !path.is_empty())
+        socket_path(&self.socket).ok().filter(|path| !path.is_empty())
     }
 }
 
@@ -161,12 +159,7 @@ fn within<T: Value + PartialOrd>(value: &T, low: T, high: T) -> Result<(), Strin
     if *value >= low && *value <= high {
         return Ok(());
     }
-    Err(format!(
-        "{} is out of range; write a value from {} to {}",
-        value.write(),
-        low.write(),
-        high.write()
-    ))
+    Err(format!("{} is out of range; write a value from {} to {}", value.write(), low.write(), high.write()))
 }
 
 fn at_least<T: Value + PartialOrd>(value: &T, low: T, why: &str) -> Result<(), String> {
@@ -179,18 +172,18 @@ fn at_least<T: Value + PartialOrd>(value: &T, low: T, why: &str) -> Result<(), S
 
 fn cores_to_give(cpus: &Auto<f64>) -> Result<(), String> {
     match cpus {
-        Auto::Fixed(n) if *n <= 0.0 || *n > MAX_CPUS => Err(format!(
-            "{n} is out of range; write a number of cores above 0, or \"auto\""
-        )),
+        Auto::Fixed(n) if *n <= 0.0 || *n > MAX_CPUS => {
+            Err(format!("{n} is out of range; write a number of cores above 0, or \"auto\""))
+        }
         _ => Ok(()),
     }
 }
 
 fn cores_to_keep(cpus: &Auto<f64>) -> Result<(), String> {
     match cpus {
-        Auto::Fixed(n) if *n < 0.0 || *n > MAX_CPUS => Err(format!(
-            "{n} is out of range; write a number of cores of 0 or more, or \"auto\""
-        )),
+        Auto::Fixed(n) if *n < 0.0 || *n > MAX_CPUS => {
+            Err(format!("{n} is out of range; write a number of cores of 0 or more, or \"auto\""))
+        }
         _ => Ok(()),
     }
 }
@@ -198,11 +191,8 @@ fn cores_to_keep(cpus: &Auto<f64>) -> Result<(), String> {
 /// A Linux CPU list such as `4-7,9`, sorted and without repetitions; empty for an empty text.
 pub fn parse_cpuset(text: &str) -> Result<Vec<u32>, String> {
     const MAX: u32 = 8_191;
-    let hint = || {
-        format!(
-            "'{text}' is not a list of CPU numbers up to {MAX}; write one such as \"4-7,9\", or \"\" for any"
-        )
-    };
+    let hint =
+        || format!("'{text}' is not a list of CPU numbers up to {MAX}; write one such as \"4-7,9\", or \"\" for any");
     let number = |digits: &str| {
         let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
         let number = digits.parse().ok().filter(|n| plain && *n <= MAX);
@@ -228,9 +218,7 @@ pub fn socket_path(text: &str) -> Result<&str, String> {
     if text.is_empty() || path.starts_with('/') {
         return Ok(path);
     }
-    Err(format!(
-        "'{text}' is not a Unix socket; write \"/path\" or \"unix:///path\", or \"\" to have it found"
-    ))
+    Err(format!("'{text}' is not a Unix socket; write \"/path\" or \"unix:///path\", or \"\" to have it found"))
 }
 
 /// Names of instances and classes: they go into labels, container names and paths.
@@ -239,17 +227,11 @@ fn label(text: &String) -> Result<(), String> {
     if text.starts_with(plain) && text.len() <= 32 && text.chars().all(|c| plain(c) || c == '-') {
         return Ok(());
     }
-    Err(format!(
-        "'{text}' is not a name; write 1 to 32 of a-z, 0-9 and '-', not starting with '-'"
-    ))
+    Err(format!("'{text}' is not a name; write 1 to 32 of a-z, 0-9 and '-', not starting with '-'"))
 }
 
 /// Each part is one or more characters out of ASCII letters, digits and `others`.
-fn spelled<'a>(
-    mut parts: impl Iterator<Item = &'a str>,
-    others: &str,
-    expected: &str,
-) -> Result<(), String> {
+fn spelled<'a>(mut parts: impl Iterator<Item = &'a str>, others: &str, expected: &str) -> Result<(), String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || others.contains(c);
     match parts.find(|part| part.is_empty() || !part.chars().all(allowed)) {
         Some(part) => Err(format!("'{part}' is not {expected}")),
@@ -259,13 +241,8 @@ fn spelled<'a>(
 
 /// A program's name may hold any character but the slash.
 fn program_names(names: &[String]) -> Result<(), String> {
-    match names
-        .iter()
-        .find(|name| name.is_empty() || name.contains('/'))
-    {
-        Some(name) => Err(format!(
-            "'{name}' is not a program's name; write it without its folder"
-        )),
+    match names.iter().find(|name| name.is_empty() || name.contains('/')) {
+        Some(name) => Err(format!("'{name}' is not a program's name; write it without its folder")),
         None => Ok(()),
     }
 }

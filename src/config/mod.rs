@@ -54,11 +54,7 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}:{}:{}: {}",
-            self.file, self.line, self.column, self.text
-        )
+        write!(f, "{}:{}:{}: {}", self.file, self.line, self.column, self.text)
     }
 }
 
@@ -70,29 +66,18 @@ pub fn parse(text: &str, file: &str) -> Result<Config, Vec<Problem>> {
         .iter()
         .map(|error| {
             let at = error.span().map_or(0, |span| span.start);
-            place(
-                text,
-                at,
-                file,
-                &format!("not valid TOML: {}", error.message()),
-            )
+            place(text, at, file, &format!("not valid TOML: {}", error.message()))
         })
         .collect();
     problems.sort();
     problems.dedup_by_key(|problem| problem.line);
     let (config, wrong) = check::read_config(document.get_ref(), errors.is_empty());
     let on_broken_line = |problem: &Problem| problems.iter().any(|p| p.line == problem.line);
-    let wrong = wrong
-        .iter()
-        .map(|wrong| place(text, wrong.at, file, &wrong.text));
+    let wrong = wrong.iter().map(|wrong| place(text, wrong.at, file, &wrong.text));
     let more: Vec<Problem> = wrong.filter(|p| !on_broken_line(p)).collect();
     problems.extend(more);
     problems.sort();
-    if problems.is_empty() {
-        Ok(config)
-    } else {
-        Err(problems)
-    }
+    if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
 
 /// Byte offset to line and column.
@@ -134,18 +119,10 @@ impl Config {
         ];
         tables.extend(self.when.iter().map(|when| {
             let hours = format!("[[when]]\nhours = {}", when.hours.write());
-            table(&hours, &when.keys, |key| {
-                when.share.write(key).or_else(|| when.owner.write(key))
-            })
+            table(&hours, &when.keys, |key| when.share.write(key).or_else(|| when.owner.write(key)))
         }));
-        tables.push(table("[engine]", EngineKeys::KEYS, |key| {
-            self.engine.write(key)
-        }));
-        tables.extend(
-            self.pilots
-                .iter()
-                .map(|pilot| table("[[pilot]]", Pilot::KEYS, |key| pilot.write(key))),
-        );
+        tables.push(table("[engine]", EngineKeys::KEYS, |key| self.engine.write(key)));
+        tables.extend(self.pilots.iter().map(|pilot| table("[[pilot]]", Pilot::KEYS, |key| pilot.write(key))));
         tables.join("\n")
     }
 }

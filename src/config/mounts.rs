@@ -5,9 +5,7 @@ use super::values::exact_size;
 use crate::units::Bytes;
 use std::fmt;
 
-const PROPAGATIONS: [&str; 6] = [
-    "private", "rprivate", "slave", "rslave", "shared", "rshared",
-];
+const PROPAGATIONS: [&str; 6] = ["private", "rprivate", "slave", "rslave", "shared", "rshared"];
 
 /// `/host:/container[:OPTIONS]`, read-only unless `rw` is among the options.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,9 +38,8 @@ impl Mount {
     pub fn parse(text: &str) -> Result<Mount, String> {
         let mut parts = text.splitn(3, ':');
         let (source, target) = (parts.next().unwrap_or_default(), parts.next());
-        let target = target.ok_or_else(|| {
-            format!("mount '{text}' has no path in the container; write \"/host:/container\"")
-        })?;
+        let target =
+            target.ok_or_else(|| format!("mount '{text}' has no path in the container; write \"/host:/container\""))?;
         let mut mount = Mount {
             source: absolute(source, text)?,
             target: below_root(target, text)?,
@@ -89,9 +86,7 @@ impl Tmpfs {
             None => (text, None),
         };
         if size == Some(Bytes(0)) {
-            return Err(format!(
-                "tmpfs '{text}' has no room; write a size such as \"64MiB\" or none"
-            ));
+            return Err(format!("tmpfs '{text}' has no room; write a size such as \"64MiB\" or none"));
         }
         let target = below_root(target, text)?;
         Ok(Tmpfs { target, size })
@@ -115,9 +110,7 @@ impl Device {
         let permissions = parts.next().unwrap_or("rwm");
         let each_once = |c: char| "rwm".contains(c) && permissions.matches(c).count() == 1;
         if permissions.is_empty() || !permissions.chars().all(each_once) {
-            return Err(format!(
-                "device '{text}': permissions '{permissions}' are not some of \"rwm\""
-            ));
+            return Err(format!("device '{text}': permissions '{permissions}' are not some of \"rwm\""));
         }
         Ok(Device {
             host: absolute(host, text)?,
@@ -136,9 +129,7 @@ impl fmt::Display for Device {
 /// A path from the root without `..`; `whole` is the text it stands in.
 fn absolute(path: &str, whole: &str) -> Result<String, String> {
     if !path.starts_with('/') || path.split('/').any(|part| part == "..") || path.contains('\0') {
-        return Err(format!(
-            "'{path}' in '{whole}' is not a path from the root; start it with '/' and leave out '..'"
-        ));
+        return Err(format!("'{path}' in '{whole}' is not a path from the root; start it with '/' and leave out '..'"));
     }
     Ok(path.to_owned())
 }
@@ -146,9 +137,7 @@ fn absolute(path: &str, whole: &str) -> Result<String, String> {
 /// Nothing can be mounted over the container's own root.
 fn below_root(path: &str, whole: &str) -> Result<String, String> {
     if path.starts_with('/') && path.trim_matches('/').is_empty() {
-        return Err(format!(
-            "'{path}' in '{whole}' is the container's root; write a path below it"
-        ));
+        return Err(format!("'{path}' in '{whole}' is the container's root; write a path below it"));
     }
     absolute(path, whole)
 }
@@ -167,32 +156,19 @@ mod tests {
             ("/a:/b:rw,rshared", false, "rshared", "/a:/b:rw,rshared"),
         ] {
             let mount = Mount::parse(text).unwrap();
-            assert_eq!(
-                (mount.read_only, mount.propagation.as_str()),
-                (read_only, propagation),
-                "{text}"
-            );
+            assert_eq!((mount.read_only, mount.propagation.as_str()), (read_only, propagation), "{text}");
             assert_eq!(mount.to_string(), full, "{text}");
             assert_eq!(Mount::parse(full), Ok(mount), "{full}");
         }
         for (text, why) in [
             ("", "mount '' has no path in the container"),
-            (
-                "/a",
-                "mount '/a' has no path in the container; write \"/host:/container\"",
-            ),
+            ("/a", "mount '/a' has no path in the container; write \"/host:/container\""),
             ("a:/b", "'a' in 'a:/b' is not a path from the root"),
             ("/a:b", "'b' in '/a:b' is not a path"),
             ("/a:/b/../..", "'/b/../..' in '/a:/b/../..' is not a path"),
             ("/a:/", "'/' in '/a:/' is the container's root"),
-            (
-                "/a:/b:Z",
-                "mount '/a:/b:Z': option 'Z' would relabel the owner's files; leave it out",
-            ),
-            (
-                "/a:/b:",
-                "mount '/a:/b:': unknown option ''; write ro or rw",
-            ),
+            ("/a:/b:Z", "mount '/a:/b:Z': option 'Z' would relabel the owner's files; leave it out"),
+            ("/a:/b:", "mount '/a:/b:': unknown option ''; write ro or rw"),
             ("/a:/b:ro:rw", "mount '/a:/b:ro:rw': unknown option 'ro:rw'"),
         ] {
             let error = Mount::parse(text).unwrap_err();
@@ -202,16 +178,9 @@ mod tests {
 
     #[test]
     fn scratch_and_devices() {
-        for (text, target, size) in [
-            ("/tmp", "/tmp", None),
-            ("/x:64MiB", "/x", Some(Bytes(64 << 20))),
-        ] {
+        for (text, target, size) in [("/tmp", "/tmp", None), ("/x:64MiB", "/x", Some(Bytes(64 << 20)))] {
             let tmpfs = Tmpfs::parse(text).unwrap();
-            assert_eq!(
-                (tmpfs.target.as_str(), tmpfs.size),
-                (target, size),
-                "{text}"
-            );
+            assert_eq!((tmpfs.target.as_str(), tmpfs.size), (target, size), "{text}");
             assert_eq!(Tmpfs::parse(&tmpfs.to_string()), Ok(tmpfs), "{text}");
         }
         for bad in ["", "tmp", "/", "/tmp:", "/tmp:64", "/tmp:0", "/tmp:ro"] {
@@ -226,14 +195,7 @@ mod tests {
             assert_eq!(device.to_string(), full);
             assert_eq!(Device::parse(full), Ok(device));
         }
-        for bad in [
-            "",
-            "fuse",
-            "/dev/a:b",
-            "/dev/a:/dev/b:",
-            "/dev/a:/dev/b:rx",
-            "/dev/a:/dev/b:rr",
-        ] {
+        for bad in ["", "fuse", "/dev/a:b", "/dev/a:/dev/b:", "/dev/a:/dev/b:rx", "/dev/a:/dev/b:rr"] {
             assert!(Device::parse(bad).is_err(), "{bad}");
         }
     }

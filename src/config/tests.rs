@@ -106,10 +106,7 @@ fn problems_between_keys() {
     let two = pilot("") + &pilot("");
     let no_name = "[[pilot]]\n[[pilot]]\nname = \"A\"\nimage = \"a:\"\n";
     for (text, expected) in [
-        (
-            two.as_str(),
-            "c:6:8: [[pilot]] \"a\" name: an earlier [[pilot]] has this name; give each its own",
-        ),
+        (two.as_str(), "c:6:8: [[pilot]] \"a\" name: an earlier [[pilot]] has this name; give each its own"),
         (
             no_name,
             "c:1:1: [[pilot]] #1 has no image; write one such as image = \"builtin\" or \"busybox:1.36\"\n\
@@ -126,15 +123,8 @@ fn problems_between_keys() {
             "c:1:1: [[pilot]] \"a\" cpus: 1 is more than [share] cpus gives (0.5), so it can never start; lower it or raise [share] cpus",
         ),
         // At night there is room for it.
-        (
-            &(pilot("cpus = 3") + "[share]\ncpus = 2\n[[when]]\nhours = \"22:00-06:00\"\ncpus = 4"),
-            "",
-        ),
-        (
-            &(pilot("cpus = 3")
-                + "[share]\ncpus = 2\n[[when]]\nhours = \"22:00-06:00\"\ncpus = \"auto\""),
-            "",
-        ),
+        (&(pilot("cpus = 3") + "[share]\ncpus = 2\n[[when]]\nhours = \"22:00-06:00\"\ncpus = 4"), ""),
+        (&(pilot("cpus = 3") + "[share]\ncpus = 2\n[[when]]\nhours = \"22:00-06:00\"\ncpus = \"auto\""), ""),
         (
             &pilot("ttl = \"30s\"\nstop-grace = \"30s\""),
             "c:5:14: [[pilot]] \"a\" stop-grace: the ttl of \"30s\" is not longer than the stop-grace of \"30s\"; change one",
@@ -170,14 +160,8 @@ fn syntax_errors_beside_other_problems() {
         ),
         ("[loop]\n[loop]\n", "c:2:2: not valid TOML: duplicate key"),
         // What is missing may stand in the line that was not understood.
-        (
-            "[[pilot]]\nname \"a\"\n",
-            "c:2:6: not valid TOML: key with no value, expected `=`",
-        ),
-        (
-            "ä = \"ö\" x",
-            "c:1:1: not valid TOML: invalid unquoted key, expected letters, numbers, `-`, `_`",
-        ),
+        ("[[pilot]]\nname \"a\"\n", "c:2:6: not valid TOML: key with no value, expected `=`"),
+        ("ä = \"ö\" x", "c:1:1: not valid TOML: invalid unquoted key, expected letters, numbers, `-`, `_`"),
         (
             "[share]\n\"\\u001b\" = 1",
             "c:2:1: unknown key ' ' in [share]; 'plancton config --default' explains all there are",
@@ -190,10 +174,7 @@ fn syntax_errors_beside_other_problems() {
 #[test]
 fn columns_count_characters() {
     let text = pilot("env = { N = \"äöü\", M = 1 }");
-    assert_eq!(
-        problems(&text),
-        ["c:4:24: [[pilot]] \"a\" env: M expects a string such as \"abc\", found integer 1"]
-    );
+    assert_eq!(problems(&text), ["c:4:24: [[pilot]] \"a\" env: M expects a string such as \"abc\", found integer 1"]);
 }
 
 #[test]
@@ -221,11 +202,9 @@ fn cpu_lists() {
 
 #[test]
 fn sockets() {
-    for (text, expected) in [
-        ("", None),
-        ("/run/x.sock", Some("/run/x.sock")),
-        ("unix:///run/x.sock", Some("/run/x.sock")),
-    ] {
+    for (text, expected) in
+        [("", None), ("/run/x.sock", Some("/run/x.sock")), ("unix:///run/x.sock", Some("/run/x.sock"))]
+    {
         let config = parse(&format!("[engine]\nsocket = \"{text}\""), "c").unwrap();
         assert_eq!(config.engine.socket_path(), expected, "{text}");
     }
@@ -300,9 +279,7 @@ fn written_and_read_back() {
     }
     let written = Config::default().to_toml();
     assert!(
-        written.starts_with(
-            "[loop]\ninterval = \"10s\"\nlaunches-per-tick = 4\n\n[share]\ncpus = \"auto\"\n"
-        ),
+        written.starts_with("[loop]\ninterval = \"10s\"\nlaunches-per-tick = 4\n\n[share]\ncpus = \"auto\"\n"),
         "{written}"
     );
 }
@@ -312,54 +289,15 @@ fn later_hours_win_key_by_key() {
     let config = parse(FULL, "c").unwrap();
     let (mon, fri, sat) = (0, 4, 5);
     for (weekday, minute, max_pilots, cpus, on_battery, last) in [
-        (
-            mon,
-            8 * 60,
-            Auto::Auto,
-            Auto::Fixed(6.5),
-            OnBattery::Pause,
-            None,
-        ),
-        (
-            mon,
-            9 * 60,
-            Auto::Fixed(1),
-            Auto::Auto,
-            OnBattery::Stop,
-            Some(0),
-        ),
-        (
-            fri,
-            23 * 60,
-            Auto::Fixed(2),
-            Auto::Fixed(6.5),
-            OnBattery::Pause,
-            Some(1),
-        ),
-        (
-            sat,
-            5 * 60,
-            Auto::Fixed(2),
-            Auto::Auto,
-            OnBattery::Stop,
-            Some(1),
-        ),
-        (
-            sat,
-            7 * 60,
-            Auto::Fixed(1),
-            Auto::Auto,
-            OnBattery::Stop,
-            Some(0),
-        ),
+        (mon, 8 * 60, Auto::Auto, Auto::Fixed(6.5), OnBattery::Pause, None),
+        (mon, 9 * 60, Auto::Fixed(1), Auto::Auto, OnBattery::Stop, Some(0)),
+        (fri, 23 * 60, Auto::Fixed(2), Auto::Fixed(6.5), OnBattery::Pause, Some(1)),
+        (sat, 5 * 60, Auto::Fixed(2), Auto::Auto, OnBattery::Stop, Some(1)),
+        (sat, 7 * 60, Auto::Fixed(1), Auto::Auto, OnBattery::Stop, Some(0)),
     ] {
         let (share, owner, index) = config.effective(weekday, minute);
         let found = (share.max_pilots, share.cpus, owner.on_battery, index);
-        assert_eq!(
-            found,
-            (max_pilots, cpus, on_battery, last),
-            "{weekday} {minute}"
-        );
+        assert_eq!(found, (max_pilots, cpus, on_battery, last), "{weekday} {minute}");
         assert_eq!(share.cpuset, "4-7,9");
     }
 }
@@ -373,9 +311,7 @@ fn uncommented() -> String {
     };
     let mut text = String::new();
     for line in DEFAULT_TEXT.lines() {
-        let bare = line
-            .strip_prefix("# ")
-            .filter(|bare| is_key(bare) || bare.starts_with("[["));
+        let bare = line.strip_prefix("# ").filter(|bare| is_key(bare) || bare.starts_with("[["));
         text.push_str(bare.unwrap_or(line));
         text.push('\n');
     }
@@ -389,10 +325,7 @@ fn shipped_text_is_in_step_with_the_code() {
     let mut config = parse(&text, "conf").unwrap();
     assert_eq!(std::mem::take(&mut config.pilots), [Pilot::default()]);
     let whens = std::mem::take(&mut config.when);
-    assert_eq!(
-        (whens.len(), whens[0].keys.as_slice()),
-        (1, ["max-pilots", "on-battery"].as_slice())
-    );
+    assert_eq!((whens.len(), whens[0].keys.as_slice()), (1, ["max-pilots", "on-battery"].as_slice()));
     assert_eq!(config, Config::default());
 
     let document = DeTable::parse(&text).unwrap().into_inner();
@@ -405,11 +338,7 @@ fn shipped_text_is_in_step_with_the_code() {
     ];
     for (name, keys) in tables {
         let value = document.get(name).unwrap().get_ref();
-        let table = value
-            .as_array()
-            .map_or(value, |list| list.iter().next().unwrap().get_ref())
-            .as_table()
-            .unwrap();
+        let table = value.as_array().map_or(value, |list| list.iter().next().unwrap().get_ref()).as_table().unwrap();
         let mut expected = keys.to_vec();
         expected.sort_unstable();
         let found: Vec<&str> = table.keys().map(|key| key.get_ref().as_ref()).collect();
@@ -430,12 +359,6 @@ fn each_key_of_the_shipped_text_is_explained() {
         }
         before = line;
     }
-    let known = [
-        Loop::KEYS,
-        Share::KEYS,
-        Owner::KEYS,
-        EngineKeys::KEYS,
-        Pilot::KEYS,
-    ];
+    let known = [Loop::KEYS, Share::KEYS, Owner::KEYS, EngineKeys::KEYS, Pilot::KEYS];
     assert_eq!(keys, known.concat().len());
 }

@@ -39,10 +39,7 @@ pub fn wrong(at: usize, text: String) -> Vec<Wrong> {
 
 fn refuse<T: Value>(value: &Toml<'_>) -> Vec<Wrong> {
     let found = found(value.get_ref());
-    wrong(
-        value.span().start,
-        format!("expects {}, found {found}", T::EXPECTS),
-    )
+    wrong(value.span().start, format!("expects {}, found {found}", T::EXPECTS))
 }
 
 pub fn found(value: &DeValue<'_>) -> String {
@@ -76,14 +73,8 @@ where
 /// All that could be read, or all that is wrong.
 fn gather<T, C: FromIterator<T>>(parts: impl Iterator<Item = Read<T>>) -> Read<C> {
     let mut problems = Vec::new();
-    let read = parts
-        .filter_map(|part| part.map_err(|more| problems.extend(more)).ok())
-        .collect();
-    if problems.is_empty() {
-        Ok(read)
-    } else {
-        Err(problems)
-    }
+    let read = parts.filter_map(|part| part.map_err(|more| problems.extend(more)).ok()).collect();
+    if problems.is_empty() { Ok(read) } else { Err(problems) }
 }
 
 /// `Type: "what is expected", how to read, how to write;`
@@ -242,11 +233,7 @@ impl<T: Value> Value for Vec<T> {
 
     fn read(value: &Toml<'_>) -> Read<Self> {
         let list = value.get_ref().as_array();
-        gather(
-            list.ok_or_else(|| refuse::<Self>(value))?
-                .iter()
-                .map(T::read),
-        )
+        gather(list.ok_or_else(|| refuse::<Self>(value))?.iter().map(T::read))
     }
 
     fn write(&self) -> String {
@@ -265,14 +252,11 @@ impl Value for BTreeMap<String, String> {
         gather(table.iter().map(|(key, value)| {
             let name = key.get_ref();
             if name.is_empty() || name.contains(|c: char| c == '=' || c <= ' ' || c == '\u{7f}') {
-                let text =
-                    format!("'{name}' is not a name for a variable; leave out blanks and '='");
+                let text = format!("'{name}' is not a name for a variable; leave out blanks and '='");
                 return Err(wrong(key.span().start, text));
             }
             let value = String::read(value).map_err(|mut problems| {
-                problems
-                    .iter_mut()
-                    .for_each(|wrong| wrong.text.insert_str(0, &format!("{name} ")));
+                problems.iter_mut().for_each(|wrong| wrong.text.insert_str(0, &format!("{name} ")));
                 problems
             })?;
             Ok((name.to_string(), value))
@@ -286,33 +270,18 @@ impl Value for BTreeMap<String, String> {
 
 /// Fields of the engine's HostConfig that Plancton sets itself, and the way out.
 const OWN_FIELDS: [(&str, &str); 14] = [
-    (
-        "NanoCpus CpuQuota CpuPeriod CpuShares",
-        "use the key 'cpus'",
-    ),
+    ("NanoCpus CpuQuota CpuPeriod CpuShares", "use the key 'cpus'"),
     ("CpusetCpus", "use 'cpuset' in [share]"),
     ("Memory", "use the key 'memory'"),
     ("MemorySwap", "use the key 'swap'"),
     ("PidsLimit", "use the key 'pids'"),
-    (
-        "CgroupParent OomScoreAdj",
-        "remove it; it protects the owner",
-    ),
-    (
-        "RestartPolicy AutoRemove",
-        "remove it; pilots that end are replaced and removed",
-    ),
-    (
-        "Labels LogConfig",
-        "remove it; pilots are known by labels and their logs bounded",
-    ),
+    ("CgroupParent OomScoreAdj", "remove it; it protects the owner"),
+    ("RestartPolicy AutoRemove", "remove it; pilots that end are replaced and removed"),
+    ("Labels LogConfig", "remove it; pilots are known by labels and their logs bounded"),
     ("Binds Mounts", "use the key 'mounts'"),
     ("Tmpfs", "use the key 'tmpfs'"),
     ("Devices", "use the key 'devices'"),
-    (
-        "CapAdd Privileged",
-        "use the keys 'cap-add' and 'privileged'",
-    ),
+    ("CapAdd Privileged", "use the keys 'cap-add' and 'privileged'"),
     ("NetworkMode", "use the key 'network'"),
     ("ReadonlyRootfs", "use the key 'read-only'"),
 ];
@@ -327,10 +296,7 @@ impl Value for serde_json::Value {
         gather(table.iter().map(|(key, value)| {
             let name = key.get_ref();
             let is_own = |own: &str| own.eq_ignore_ascii_case(name);
-            match OWN_FIELDS
-                .iter()
-                .find(|(names, _)| names.split(' ').any(is_own))
-            {
+            match OWN_FIELDS.iter().find(|(names, _)| names.split(' ').any(is_own)) {
                 Some((_, way_out)) => {
                     let text = format!("'{name}' is set by Plancton itself; {way_out}");
                     Err(wrong(key.span().start, text))
@@ -356,11 +322,9 @@ fn to_json(value: &Toml<'_>) -> Read<serde_json::Value> {
         DeValue::Boolean(flag) => (*flag).into(),
         DeValue::Datetime(date) => date.to_string().into(),
         DeValue::Array(list) => gather(list.iter().map(to_json))?,
-        DeValue::Table(table) => gather(
-            table
-                .iter()
-                .map(|(key, value)| Ok((key.get_ref().to_string(), to_json(value)?))),
-        )?,
+        DeValue::Table(table) => {
+            gather(table.iter().map(|(key, value)| Ok((key.get_ref().to_string(), to_json(value)?))))?
+        }
     })
 }
 

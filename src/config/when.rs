@@ -28,9 +28,8 @@ impl Hours {
         let windows = text
             .split(';')
             .map(|part| {
-                parse_window(part.trim()).map_err(|why| {
-                    format!("'{}' {why}, such as \"Mon-Fri 09:00-18:00\"", part.trim())
-                })
+                parse_window(part.trim())
+                    .map_err(|why| format!("'{}' {why}, such as \"Mon-Fri 09:00-18:00\"", part.trim()))
             })
             .collect::<Result<_, String>>()?;
         let text = text.trim().to_owned();
@@ -78,9 +77,7 @@ fn parse_window(text: &str) -> Result<Window, &'static str> {
             .ok_or("does not hold times that can be read; write HH:MM-HH:MM")?,
     };
     if from == to || from == DAY_MINUTES {
-        return Err(
-            "is a window of no length; leave the times out for whole days, or write two times",
-        );
+        return Err("is a window of no length; leave the times out for whole days, or write two times");
     }
     Ok(Window { days, from, to })
 }
@@ -88,11 +85,7 @@ fn parse_window(text: &str) -> Result<Window, &'static str> {
 /// `Mon`, `Mon-Fri`, `Sat,Sun`, `Fri-Mon`.
 fn parse_days(text: &str) -> Result<u8, &'static str> {
     const HINT: &str = "does not start with days that can be read; write Mon to Sun";
-    let day = |name: &str| {
-        DAYS.iter()
-            .position(|day| day.eq_ignore_ascii_case(name))
-            .ok_or(HINT)
-    };
+    let day = |name: &str| DAYS.iter().position(|day| day.eq_ignore_ascii_case(name)).ok_or(HINT);
     let mut days = 0;
     for part in text.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -155,11 +148,7 @@ mod tests {
             ("Mon 8:00-9:30; Sat,Sun", MON, at(9, 30), false),
         ] {
             let hours = Hours::parse(text).unwrap();
-            assert_eq!(
-                hours.contains(weekday, minute),
-                expected,
-                "{text} {weekday} {minute}"
-            );
+            assert_eq!(hours.contains(weekday, minute), expected, "{text} {weekday} {minute}");
             assert_eq!(hours.to_string(), text);
         }
     }
@@ -167,10 +156,7 @@ mod tests {
     #[test]
     fn bad_windows() {
         for (text, expected) in [
-            (
-                "",
-                "'' is empty; write days, times or both, such as \"Mon-Fri 09:00-18:00\"",
-            ),
+            ("", "'' is empty; write days, times or both, such as \"Mon-Fri 09:00-18:00\""),
             ("Mon;", "'' is empty"),
             ("Mo-Fri", "'Mo-Fri' does not start with days"),
             ("Mon-", "'Mon-' does not start with days"),
@@ -180,10 +166,7 @@ mod tests {
             ("+9:00-10:00", "'+9:00-10:00' does not start with days"),
             ("09:00-09:00", "'09:00-09:00' is a window of no length"),
             ("24:00-06:00", "'24:00-06:00' is a window of no length"),
-            (
-                "Mon 09:00 - 18:00",
-                "'Mon 09:00 - 18:00' has too many words",
-            ),
+            ("Mon 09:00 - 18:00", "'Mon 09:00 - 18:00' has too many words"),
         ] {
             let error = Hours::parse(text).unwrap_err();
             assert!(error.starts_with(expected), "{error} / {expected}");

@@ -58,8 +58,7 @@ impl Ladder {
 
     /// The owner needs the room, and has for `busy-for`.
     fn is_busy(&self, turn: &Turn) -> bool {
-        self.busy_since
-            .is_some_and(|since| turn.now - since >= turn.owner.busy_for.as_secs_f64() - 1e-6)
+        self.busy_since.is_some_and(|since| turn.now - since >= turn.owner.busy_for.as_secs_f64() - 1e-6)
     }
 
     /// A need is there, be it ever so new: nothing is launched into it.
@@ -83,23 +82,15 @@ impl Ladder {
     pub(super) fn reason(&self, turn: &Turn, room: &Room, paused: usize) -> Option<Reason> {
         let free = room.free_now?;
         let foreign = turn.seen.cpu.map_or(0.0, |cpu| cpu.foreign);
-        let numbers = format!(
-            "the owner uses {foreign:.1} of {:.0} cores, pilots were promised {:.1}",
-            room.cores, room.given
-        );
+        let numbers =
+            format!("the owner uses {foreign:.1} of {:.0} cores, pilots were promised {:.1}", room.cores, room.given);
         if room.need_unknown && turn.own().next().is_some() {
-            let text = format!(
-                "{numbers}; all cores are busy and pilots are not protected, so they give way one by one"
-            );
+            let text =
+                format!("{numbers}; all cores are busy and pilots are not protected, so they give way one by one");
             return Some(Reason::new(Code::Busy, free, room.give_floor, text));
         }
         if self.busy_since.is_some() {
-            return Some(Reason::new(
-                Code::Busy,
-                free,
-                room.give_floor,
-                format!("{numbers}; nothing is started"),
-            ));
+            return Some(Reason::new(Code::Busy, free, room.give_floor, format!("{numbers}; nothing is started")));
         }
         if paused > 0 && !self.is_calm(turn) {
             let left = turn.owner.calm_for.as_secs_f64() - self.calm_for(turn.now);
@@ -116,20 +107,9 @@ pub(super) fn give_back(turn: &mut Turn, memory: &mut Memory, rules: &Rules, roo
     let need = room.need();
     ladder.watch(turn, need);
     let (how, too_much) = busy_measure(turn, &mut ladder, room, need);
-    let mut own: Vec<Pilot> = turn
-        .own()
-        .filter(|p| !memory.stopping.contains_key(&p.id))
-        .cloned()
-        .collect();
-    own.sort_by(|a, b| {
-        a.created
-            .total_cmp(&b.created)
-            .then_with(|| a.id.cmp(&b.id))
-    });
-    let running = own
-        .iter()
-        .filter(|pilot| pilot.state == PilotState::Running)
-        .count();
+    let mut own: Vec<Pilot> = turn.own().filter(|p| !memory.stopping.contains_key(&p.id)).cloned().collect();
+    own.sort_by(|a, b| a.created.total_cmp(&b.created).then_with(|| a.id.cmp(&b.id)));
+    let running = own.iter().filter(|pilot| pilot.state == PilotState::Running).count();
     ladder.holding = rules.keep.is_some() || too_much > 0.0;
     if (rules.keep.is_some() && !rules.at_once) || ladder.is_busy(turn) {
         ladder.last_busy = Some(turn.now);
@@ -164,11 +144,7 @@ pub(super) fn give_back(turn: &mut Turn, memory: &mut Memory, rules: &Rules, roo
 }
 
 fn rule_cause(rules: &Rules) -> Cause {
-    if rules.draining {
-        Cause::Drain
-    } else {
-        Cause::Owner
-    }
+    if rules.draining { Cause::Drain } else { Cause::Owner }
 }
 
 /// How the owner's need for CPU is met, and how many cores have to be given back now.
@@ -184,9 +160,7 @@ fn busy_measure(turn: &Turn, ladder: &mut Ladder, room: &Room, need: f64) -> (Ho
     if ladder.is_busy(turn) && need > 0.0 {
         return (how, need);
     }
-    let waited = ladder
-        .last_blind
-        .is_none_or(|last| turn.now - last >= turn.owner.calm_for.as_secs_f64());
+    let waited = ladder.last_blind.is_none_or(|last| turn.now - last >= turn.owner.calm_for.as_secs_f64());
     if room.need_unknown && waited {
         ladder.last_blind = Some(turn.now);
         return (how, f64::EPSILON.sqrt());
@@ -198,22 +172,10 @@ fn measure(turn: &mut Turn, memory: &mut Memory, pilot: &Pilot, how: How, cause:
     if !memory.is_free(&pilot.id, turn.now) {
         return;
     }
-    let pausable = turn
-        .config
-        .pilots
-        .iter()
-        .find(|class| class.name == pilot.class)
-        .is_none_or(|class| class.pausable);
+    let pausable = turn.config.pilots.iter().find(|class| class.name == pilot.class).is_none_or(|class| class.pausable);
     match how {
         How::Pause if pilot.state == PilotState::Created => {}
-        How::Pause if pausable => hand_on(
-            turn,
-            memory,
-            pilot,
-            Action::Pause {
-                id: pilot.id.clone(),
-            },
-        ),
+        How::Pause if pausable => hand_on(turn, memory, pilot, Action::Pause { id: pilot.id.clone() }),
         How::Pause | How::Stop => super::upkeep::stop(turn, memory, pilot, cause),
         How::Kill => super::upkeep::kill(turn, memory, pilot, cause),
     }
@@ -221,33 +183,20 @@ fn measure(turn: &mut Turn, memory: &mut Memory, pilot: &Pilot, how: How, cause:
 
 /// Asked for once; asked again only when the state did not follow by then.
 fn hand_on(turn: &mut Turn, memory: &mut Memory, pilot: &Pilot, action: Action) {
-    memory.busy.insert(
-        pilot.id.clone(),
-        turn.now + turn.config.loop_.interval.as_secs_f64() / 2.0,
-    );
+    memory.busy.insert(pilot.id.clone(), turn.now + turn.config.loop_.interval.as_secs_f64() / 2.0);
     turn.actions.push(action);
 }
 
 /// A pilot that stands still for `starve-limit` holds its memory for nothing. One that merely waits for a job on a
 /// machine with room is not starved.
-fn stop_starved(
-    turn: &mut Turn,
-    memory: &mut Memory,
-    ladder: &mut Ladder,
-    rules: &Rules,
-    own: &[Pilot],
-) {
+fn stop_starved(turn: &mut Turn, memory: &mut Memory, ladder: &mut Ladder, rules: &Rules, own: &[Pilot]) {
     let crowded = ladder.is_crowded();
     let starved = |pilot: &Pilot| match pilot.state {
         PilotState::Paused => true,
-        PilotState::Running => {
-            crowded && pilot.used.is_some_and(|used| used < STARVED * pilot.cpus)
-        }
+        PilotState::Running => crowded && pilot.used.is_some_and(|used| used < STARVED * pilot.cpus),
         _ => false,
     };
-    ladder
-        .starved
-        .retain(|id, _| own.iter().any(|pilot| pilot.id == *id && starved(pilot)));
+    ladder.starved.retain(|id, _| own.iter().any(|pilot| pilot.id == *id && starved(pilot)));
     let limit = turn.owner.starve_limit.as_secs_f64();
     for pilot in own.iter().filter(|pilot| starved(pilot)) {
         let since = *ladder.starved.entry(pilot.id.clone()).or_insert(turn.now);
@@ -267,14 +216,7 @@ fn wake(turn: &mut Turn, memory: &mut Memory, room: &Room, own: &[Pilot]) {
         }
         room.wake(pilot.cpus);
         if memory.is_free(&pilot.id, turn.now) {
-            hand_on(
-                turn,
-                memory,
-                pilot,
-                Action::Unpause {
-                    id: pilot.id.clone(),
-                },
-            );
+            hand_on(turn, memory, pilot, Action::Unpause { id: pilot.id.clone() });
         }
     }
 }

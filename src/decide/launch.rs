@@ -25,12 +25,7 @@ pub(super) enum Blocked {
 }
 
 /// Adds launches to the turn until something blocks; returns what did.
-pub(super) fn fill(
-    turn: &mut Turn,
-    memory: &mut Memory,
-    rules: &Rules,
-    room: &Room,
-) -> Option<Blocked> {
+pub(super) fn fill(turn: &mut Turn, memory: &mut Memory, rules: &Rules, room: &Room) -> Option<Blocked> {
     if turn.config.pilots.is_empty() {
         return Some(Blocked::NoClass);
     }
@@ -54,20 +49,9 @@ fn next(turn: &mut Turn, memory: &mut Memory, room: &Room) -> Result<Class, Bloc
     machine_is_open(turn, memory)?;
     let mut classes: Vec<&Class> = turn.config.pilots.iter().collect();
     let behind = |class: &Class| {
-        let served = memory
-            .classes
-            .get(&class.name)
-            .map_or(0.0, |memory| memory.served);
-        let promised: f64 = turn
-            .own()
-            .filter(|p| p.class == class.name)
-            .map(|p| p.cpus)
-            .sum::<f64>()
-            + memory
-                .unlisted(turn)
-                .filter(|l| l.class == class.name)
-                .map(|l| l.cpus)
-                .sum::<f64>();
+        let served = memory.classes.get(&class.name).map_or(0.0, |memory| memory.served);
+        let promised: f64 = turn.own().filter(|p| p.class == class.name).map(|p| p.cpus).sum::<f64>()
+            + memory.unlisted(turn).filter(|l| l.class == class.name).map(|l| l.cpus).sum::<f64>();
         (served + promised) / f64::from(class.weight)
     };
     classes.sort_by(|a, b| behind(a).total_cmp(&behind(b)));
@@ -75,9 +59,7 @@ fn next(turn: &mut Turn, memory: &mut Memory, room: &Room) -> Result<Class, Bloc
     for class in classes {
         match class_is_open(turn, memory, room, class) {
             Ok(()) => return Ok(class.clone()),
-            Err(Blocked::Class(reason))
-                if reason.code == Code::Image && wants_fetch(memory, class, turn.now) =>
-            {
+            Err(Blocked::Class(reason)) if reason.code == Code::Image && wants_fetch(memory, class, turn.now) => {
                 let name = class.name.clone();
                 memory.classes.entry(name.clone()).or_default().image = Image::Fetching;
                 turn.actions.push(Action::Fetch { class: name });
@@ -92,10 +74,7 @@ fn next(turn: &mut Turn, memory: &mut Memory, room: &Room) -> Result<Class, Bloc
 }
 
 fn wants_fetch(memory: &Memory, class: &Class, now: f64) -> bool {
-    memory
-        .classes
-        .get(&class.name)
-        .is_some_and(|memory| memory.image == Image::Missing && memory.retry_at <= now)
+    memory.classes.get(&class.name).is_some_and(|memory| memory.image == Image::Missing && memory.retry_at <= now)
 }
 
 fn machine_is_open(turn: &Turn, memory: &Memory) -> Result<(), Blocked> {
@@ -108,11 +87,7 @@ fn machine_is_open(turn: &Turn, memory: &Memory) -> Result<(), Blocked> {
     if memory.ladder.in_doubt() {
         return Err(Blocked::Cpu(String::new()));
     }
-    let in_flight = memory
-        .launching
-        .iter()
-        .filter(|launch| launch.answered.is_none())
-        .count();
+    let in_flight = memory.launching.iter().filter(|launch| launch.answered.is_none()).count();
     if in_flight >= usize::try_from(turn.config.loop_.launches_per_tick).unwrap_or(usize::MAX) {
         return Err(Blocked::InFlight);
     }
@@ -127,23 +102,13 @@ fn machine_is_open(turn: &Turn, memory: &Memory) -> Result<(), Blocked> {
 }
 
 fn class_is_open(turn: &Turn, memory: &Memory, room: &Room, class: &Class) -> Result<(), Blocked> {
-    let refuse = |code, value, threshold, text: String| {
-        Err(Blocked::Class(Reason::new(code, value, threshold, text)))
-    };
+    let refuse = |code, value, threshold, text: String| Err(Blocked::Class(Reason::new(code, value, threshold, text)));
     let name = &class.name;
     let of_class = turn.own().filter(|p| p.class == *name).count()
-        + memory
-            .unlisted(turn)
-            .filter(|launch| launch.class == *name)
-            .count();
+        + memory.unlisted(turn).filter(|launch| launch.class == *name).count();
     if class.max > 0 && of_class as u64 >= u64::from(class.max) {
         let text = format!("'{name}' has its {} pilots (max)", class.max);
-        return refuse(
-            Code::ClassMax,
-            float(of_class as u64),
-            f64::from(class.max),
-            text,
-        );
+        return refuse(Code::ClassMax, float(of_class as u64), f64::from(class.max), text);
     }
     let remembered = memory.classes.get(name).cloned().unwrap_or_default();
     if remembered.retry_at > turn.now {
@@ -153,22 +118,12 @@ fn class_is_open(turn: &Turn, memory: &Memory, room: &Room, class: &Class) -> Re
     }
     // One probe at a time until a class has proved itself again.
     let proving = remembered.image == Image::Unknown || remembered.failures > 0;
-    if proving
-        && memory
-            .launching
-            .iter()
-            .any(|launch| launch.class == *name && launch.answered.is_none())
-    {
+    if proving && memory.launching.iter().any(|launch| launch.class == *name && launch.answered.is_none()) {
         return Err(Blocked::InFlight);
     }
     match remembered.image {
         Image::Missing | Image::Fetching => {
-            return refuse(
-                Code::Image,
-                0.0,
-                0.0,
-                format!("'{name}' waits for its image {}", class.image),
-            );
+            return refuse(Code::Image, 0.0, 0.0, format!("'{name}' waits for its image {}", class.image));
         }
         Image::Unknown | Image::Ready => {}
     }
@@ -189,21 +144,12 @@ fn launch(turn: &mut Turn, memory: &mut Memory, class: &Class) {
         memory: class.memory.0,
         answered: None,
     });
-    turn.actions.push(Action::Launch {
-        class: class.name.clone(),
-        name,
-    });
+    turn.actions.push(Action::Launch { class: class.name.clone(), name });
 }
 
 impl Blocked {
     /// `holding`: own pilots and launches under way. Nothing running is a problem to explain; a full machine is not.
-    pub(super) fn reason(
-        self,
-        turn: &Turn,
-        memory: &Memory,
-        room: &Room,
-        holding: usize,
-    ) -> Reason {
+    pub(super) fn reason(self, turn: &Turn, memory: &Memory, room: &Room, holding: usize) -> Reason {
         let class = |name: &str| turn.config.pilots.iter().find(|class| class.name == name);
         match self {
             Blocked::Class(reason) => reason,
@@ -213,12 +159,7 @@ impl Blocked {
                 0.0,
                 "no [[pilot]] is configured; `plancton config --default` shows how to add one",
             ),
-            Blocked::NoRate => Reason::new(
-                Code::Starting,
-                0.0,
-                0.0,
-                "taking a first look at what the owner uses",
-            ),
+            Blocked::NoRate => Reason::new(Code::Starting, 0.0, 0.0, "taking a first look at what the owner uses"),
             Blocked::InFlight | Blocked::Paused => {
                 let under_way = memory.unlisted(turn).count();
                 let text = format!("{holding} pilots, {under_way} of them being started");
@@ -231,31 +172,13 @@ impl Blocked {
                 "reading back from the first pilot that protection and limits hold",
             ),
             Blocked::MaxPilots(most) => {
-                let text =
-                    format!("{holding} pilots are there and {most} are allowed (max-pilots)");
-                Reason::new(
-                    Code::MaxPilots,
-                    float(holding as u64),
-                    f64::from(most),
-                    text,
-                )
+                let text = format!("{holding} pilots are there and {most} are allowed (max-pilots)");
+                Reason::new(Code::MaxPilots, float(holding as u64), f64::from(most), text)
             }
-            Blocked::Cap(name) => cpu_reason(
-                turn,
-                room,
-                class(&name),
-                holding,
-                room.cap - room.given,
-                0.0,
-            ),
-            Blocked::Cpu(name) => cpu_reason(
-                turn,
-                room,
-                class(&name),
-                holding,
-                room.free.unwrap_or(0.0),
-                room.launch_floor,
-            ),
+            Blocked::Cap(name) => cpu_reason(turn, room, class(&name), holding, room.cap - room.given, 0.0),
+            Blocked::Cpu(name) => {
+                cpu_reason(turn, room, class(&name), holding, room.free.unwrap_or(0.0), room.launch_floor)
+            }
             Blocked::Memory(name) => {
                 let wanted = class(&name).map_or(0, |class| class.memory.0);
                 let free = room.free_memory.unwrap_or(0.0);
@@ -265,33 +188,14 @@ impl Blocked {
                     "{holding} pilots; {left} of memory may still be given (with {reserve} reserved), the next '{name}' takes {}",
                     Bytes(wanted)
                 );
-                Reason::new(
-                    if holding == 0 {
-                        Code::NothingFits
-                    } else {
-                        Code::Full
-                    },
-                    free,
-                    float(wanted),
-                    text,
-                )
+                Reason::new(if holding == 0 { Code::NothingFits } else { Code::Full }, free, float(wanted), text)
             }
         }
     }
 }
 
-fn cpu_reason(
-    turn: &Turn,
-    room: &Room,
-    class: Option<&Class>,
-    holding: usize,
-    free: f64,
-    floor: f64,
-) -> Reason {
-    let foreign = turn
-        .seen
-        .cpu
-        .map_or(0.0, |cpu| cpu.foreign.max(cpu.foreign_smooth));
+fn cpu_reason(turn: &Turn, room: &Room, class: Option<&Class>, holding: usize, free: f64, floor: f64) -> Reason {
+    let foreign = turn.seen.cpu.map_or(0.0, |cpu| cpu.foreign.max(cpu.foreign_smooth));
     let text = format!(
         "{holding} pilots; of {:.0} cores {foreign:.1} are the owner's, {:.1} reserved and {:.1} promised to pilots, the next one takes {:.1}",
         room.cores,
@@ -299,15 +203,6 @@ fn cpu_reason(
         room.given,
         class.map_or(0.0, |class| class.cpus),
     );
-    let code = if holding == 0 {
-        Code::NothingFits
-    } else {
-        Code::Full
-    };
-    Reason::new(
-        code,
-        free,
-        class.map_or(0.0, |class| class.cpus) + floor,
-        text,
-    )
+    let code = if holding == 0 { Code::NothingFits } else { Code::Full };
+    Reason::new(code, free, class.map_or(0.0, |class| class.cpus) + floor, text)
 }

@@ -99,18 +99,13 @@ pub(super) struct ClassMemory {
 
 impl Memory {
     pub fn new(seed: u64) -> Memory {
-        Memory {
-            seed,
-            ..Memory::default()
-        }
+        Memory { seed, ..Memory::default() }
     }
 
     /// The next number of a splitmix64 sequence: enough for jitter and names.
     pub(super) fn draw(&mut self) -> u64 {
         self.drawn = self.drawn.wrapping_add(1);
-        let mut z = self
-            .seed
-            .wrapping_add(self.drawn.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let mut z = self.seed.wrapping_add(self.drawn.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
@@ -125,18 +120,9 @@ impl Memory {
         for news in &seen.news {
             self.learn(config, seen, news);
         }
-        let elapsed = if self.last_tick > 0.0 {
-            (seen.at.boot - self.last_tick).max(0.0)
-        } else {
-            0.0
-        };
+        let elapsed = if self.last_tick > 0.0 { (seen.at.boot - self.last_tick).max(0.0) } else { 0.0 };
         self.last_tick = seen.at.boot;
-        for pilot in seen
-            .pilots
-            .iter()
-            .flatten()
-            .filter(|pilot| pilot.own && pilot.state.holds_room())
-        {
+        for pilot in seen.pilots.iter().flatten().filter(|pilot| pilot.own && pilot.state.holds_room()) {
             self.classes.entry(pilot.class.clone()).or_default().served += pilot.cpus * elapsed;
         }
     }
@@ -144,12 +130,7 @@ impl Memory {
     fn learn(&mut self, config: &Config, seen: &Observation, news: &News) {
         let now = seen.at.boot;
         match news {
-            News::Launched {
-                class,
-                name,
-                at,
-                result,
-            } => self.launched(now, class, name, *at, result),
+            News::Launched { class, name, at, result } => self.launched(now, class, name, *at, result),
             News::Fetched { class, result } => {
                 let memory = self.classes.entry(class.clone()).or_default();
                 match result {
@@ -160,12 +141,7 @@ impl Memory {
                     }
                 }
             }
-            News::Buried {
-                id,
-                name,
-                class,
-                ended,
-            } => {
+            News::Buried { id, name, class, ended } => {
                 let cause = self.stopping.remove(id).map(|stopping| stopping.cause);
                 self.busy.remove(id);
                 if let Some(ended) = ended {
@@ -179,8 +155,7 @@ impl Memory {
             }
             News::Failed { id, .. } => {
                 // Decided about again at the next regular tick, not at once: a failing call must not spin.
-                self.busy
-                    .insert(id.clone(), now + config.loop_.interval.as_secs_f64());
+                self.busy.insert(id.clone(), now + config.loop_.interval.as_secs_f64());
             }
         }
     }
@@ -206,9 +181,7 @@ impl Memory {
                 self.launching.retain(|launch| launch.name != name);
                 let memory = self.classes.entry(class.to_owned()).or_default();
                 memory.held_by = Some(super::Code::MountMissing);
-                memory.why = format!(
-                    "{source} is not on this machine; create or mount it, or change `mounts`"
-                );
+                memory.why = format!("{source} is not on this machine; create or mount it, or change `mounts`");
                 memory.retry_at = now + HELD;
             }
             LaunchResult::Failed(why) => {
@@ -243,11 +216,8 @@ impl Memory {
         self.count(kind.name());
         match kind {
             EndKind::Failed | EndKind::OutOfMemory | EndKind::NeverRan => {
-                let why = format!(
-                    "a pilot ended after {:.0} s: {}",
-                    ended.lived.unwrap_or(0.0),
-                    ends::describe(kind, ended)
-                );
+                let why =
+                    format!("a pilot ended after {:.0} s: {}", ended.lived.unwrap_or(0.0), ends::describe(kind, ended));
                 self.back_off(class, &why, now);
             }
             EndKind::Done => {
@@ -283,17 +253,13 @@ impl Memory {
             launch.answered.is_none_or(|at| !listed && at >= listed_at)
         });
         let listed = |id: &PilotId| turn.pilots.iter().any(|pilot| pilot.id == *id);
-        self.stopping
-            .retain(|id, _| listed(id) || self.busy.contains_key(id));
-        self.busy
-            .retain(|id, until| listed(id) || until.is_infinite());
+        self.stopping.retain(|id, _| listed(id) || self.busy.contains_key(id));
+        self.busy.retain(|id, until| listed(id) || until.is_infinite());
     }
 
     /// Launches under way that the list does not show yet.
     pub(super) fn unlisted<'a>(&'a self, turn: &'a Turn) -> impl Iterator<Item = &'a Launching> {
-        self.launching
-            .iter()
-            .filter(|launch| !turn.pilots.iter().any(|pilot| pilot.name == launch.name))
+        self.launching.iter().filter(|launch| !turn.pilots.iter().any(|pilot| pilot.name == launch.name))
     }
 
     /// Nobody's hand is on it now.
@@ -314,31 +280,18 @@ impl Memory {
     /// The next regular tick, or sooner for the end of a grace, a ttl, a back-off or a doubt.
     pub(super) fn wake_in(&self, turn: &Turn, rules: &Rules) -> Option<f64> {
         let now = turn.now;
-        let nothing_to_do =
-            turn.config.pilots.is_empty() && !turn.pilots.iter().any(|pilot| pilot.own);
+        let nothing_to_do = turn.config.pilots.is_empty() && !turn.pilots.iter().any(|pilot| pilot.own);
         if nothing_to_do && self.launching.is_empty() {
             return None;
         }
         let interval = turn.config.loop_.interval.as_secs_f64();
-        let kills = self
-            .stopping
-            .values()
-            .map(|stopping| stopping.kill_at - now);
-        let ttls = turn
-            .own()
-            .filter(|pilot| !self.stopping.contains_key(&pilot.id));
+        let kills = self.stopping.values().map(|stopping| stopping.kill_at - now);
+        let ttls = turn.own().filter(|pilot| !self.stopping.contains_key(&pilot.id));
         let ttls = ttls.map(|pilot| pilot.expiry.left(turn.seen.at));
-        let retries = self
-            .classes
-            .values()
-            .map(|class| class.retry_at - now)
-            .filter(|wait| *wait > 0.0);
+        let retries = self.classes.values().map(|class| class.retry_at - now).filter(|wait| *wait > 0.0);
         let first_rate = turn.seen.cpu.is_none().then_some(1.0);
         let soonest = kills.chain(ttls).chain(retries).chain(first_rate);
-        let soonest = soonest
-            .chain(self.ladder.look_again)
-            .chain(rules.ends_in)
-            .fold(interval, f64::min);
+        let soonest = soonest.chain(self.ladder.look_again).chain(rules.ends_in).fold(interval, f64::min);
         Some(soonest.max(0.05))
     }
 }

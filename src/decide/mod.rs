@@ -14,8 +14,8 @@ mod upkeep;
 pub use ends::{Cause, EndKind};
 pub use memory::{Gone, Memory};
 pub use observation::{
-    Control, CpuUse, Drain, Ended, EngineState, Expiry, LaunchResult, LocalTime, MemoryUse, News,
-    Observation, Pilot, PilotState, Protection, Snooze,
+    Control, CpuUse, Drain, Ended, EngineState, Expiry, LaunchResult, LocalTime, MemoryUse, News, Observation, Pilot,
+    PilotState, Protection, Snooze,
 };
 pub use reason::{Code, Reason, State};
 pub use room::Room;
@@ -98,9 +98,7 @@ struct Turn<'a> {
 impl Turn<'_> {
     /// Own pilots that hold a slot: running, paused or about to start.
     fn own(&self) -> impl Iterator<Item = &Pilot> {
-        self.pilots
-            .iter()
-            .filter(|pilot| pilot.own && pilot.state.holds_room())
+        self.pilots.iter().filter(|pilot| pilot.own && pilot.state.holds_room())
     }
 }
 
@@ -112,15 +110,7 @@ pub fn decide(config: &Config, memory: &mut Memory, seen: &Observation) -> Decis
     let Some(pilots) = seen.pilots.as_deref() else {
         return blind(config, memory, seen);
     };
-    let mut turn = Turn {
-        config,
-        share,
-        owner,
-        seen,
-        pilots,
-        now: seen.at.boot,
-        actions: Vec::new(),
-    };
+    let mut turn = Turn { config, share, owner, seen, pilots, now: seen.at.boot, actions: Vec::new() };
     memory.forget_gone(&turn);
     let room = Room::of(&turn, memory);
     let rules = Rules::of(&turn, memory, &room);
@@ -134,19 +124,9 @@ pub fn decide(config: &Config, memory: &mut Memory, seen: &Observation) -> Decis
     upkeep::finish_stopping(&mut turn, memory);
     let (state, reason) = reason::explain(&turn, memory, &rules, &room, blocked);
     let wake_in = memory.wake_in(&turn, &rules);
-    let finished = rules.ends_when_empty
-        && !pilots.iter().any(|pilot| pilot.own)
-        && memory.launching.is_empty();
+    let finished = rules.ends_when_empty && !pilots.iter().any(|pilot| pilot.own) && memory.launching.is_empty();
     let crowded = memory.ladder.is_crowded();
-    Decision {
-        actions: turn.actions,
-        state,
-        reason: memory.dated(reason, seen),
-        room,
-        wake_in,
-        crowded,
-        finished,
-    }
+    Decision { actions: turn.actions, state, reason: memory.dated(reason, seen), room, wake_in, crowded, finished }
 }
 
 /// The list could not be read: that is not "no pilots", so nothing is touched.
@@ -154,15 +134,7 @@ fn blind(config: &Config, memory: &mut Memory, seen: &Observation) -> Decision {
     let reason = memory.dated(reason::of_engine(&seen.engine), seen);
     let wake_in = Some(config.loop_.interval.as_secs_f64());
     let (actions, room) = (Vec::new(), Room::default());
-    Decision {
-        actions,
-        state: State::Waiting,
-        reason,
-        room,
-        wake_in,
-        crowded: false,
-        finished: false,
-    }
+    Decision { actions, state: State::Waiting, reason, room, wake_in, crowded: false, finished: false }
 }
 
 #[cfg(test)]

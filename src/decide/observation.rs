@@ -137,10 +137,7 @@ pub enum PilotState {
 impl PilotState {
     /// CPU and memory are taken by it, or will be in a moment.
     pub fn holds_room(self) -> bool {
-        !matches!(
-            self,
-            PilotState::Exited | PilotState::Dead | PilotState::Removing
-        )
+        !matches!(self, PilotState::Exited | PilotState::Dead | PilotState::Removing)
     }
 }
 
@@ -218,7 +215,10 @@ pub enum News {
     /// A pause or its end was carried out: look again.
     Changed(PilotId),
     /// A call failed that will be decided about again: signal, pause, removal.
-    Failed { id: PilotId, what: String },
+    Failed {
+        id: PilotId,
+        what: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

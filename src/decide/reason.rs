@@ -79,33 +79,17 @@ pub struct Reason {
 
 impl Reason {
     pub fn new(code: Code, value: f64, threshold: f64, text: impl Into<String>) -> Reason {
-        Reason {
-            code,
-            value,
-            threshold,
-            since: 0.0,
-            text: text.into(),
-        }
+        Reason { code, value, threshold, since: 0.0, text: text.into() }
     }
 }
 
 pub(super) fn of_engine(engine: &EngineState) -> Reason {
     match engine {
-        EngineState::Down(why) => Reason::new(
-            Code::EngineDown,
-            0.0,
-            0.0,
-            format!("the container engine: {why}"),
-        ),
-        EngineState::Unsupported(why) => {
-            Reason::new(Code::EngineUnsupported, 0.0, 0.0, why.clone())
+        EngineState::Down(why) => Reason::new(Code::EngineDown, 0.0, 0.0, format!("the container engine: {why}")),
+        EngineState::Unsupported(why) => Reason::new(Code::EngineUnsupported, 0.0, 0.0, why.clone()),
+        EngineState::Unknown | EngineState::Up => {
+            Reason::new(Code::Starting, 0.0, 0.0, "asking the container engine what it is running")
         }
-        EngineState::Unknown | EngineState::Up => Reason::new(
-            Code::Starting,
-            0.0,
-            0.0,
-            "asking the container engine what it is running",
-        ),
     }
 }
 
@@ -118,10 +102,7 @@ pub(super) fn explain(
     blocked: Option<Blocked>,
 ) -> (State, Reason) {
     let holding = turn.own().count() + memory.unlisted(turn).count();
-    let paused = turn
-        .own()
-        .filter(|pilot| pilot.state == PilotState::Paused)
-        .count();
+    let paused = turn.own().filter(|pilot| pilot.state == PilotState::Paused).count();
     let state = match () {
         () if rules.snoozed => State::Snoozed,
         () if rules.draining => State::Draining,

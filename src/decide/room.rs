@@ -43,10 +43,7 @@ impl Room {
         let launching_cpus: f64 = memory.unlisted(turn).map(|launch| launch.cpus).sum();
         let launching_memory: u64 = memory.unlisted(turn).map(|launch| launch.memory).sum();
         let given = taken().map(|pilot| pilot.cpus).sum::<f64>() + launching_cpus;
-        let paused: f64 = taken()
-            .filter(|p| p.state == PilotState::Paused)
-            .map(|p| p.cpus)
-            .sum();
+        let paused: f64 = taken().filter(|p| p.state == PilotState::Paused).map(|p| p.cpus).sum();
         let memory_given = taken().map(|pilot| pilot.memory).sum::<u64>() + launching_memory;
         let half_on_battery = if seen.has_battery { 0.5 } else { 1.0 };
         let cap = match turn.share.cpus {
@@ -67,27 +64,19 @@ impl Room {
             reserve,
             given,
             active,
-            free: seen
-                .cpu
-                .map(|cpu| left(cpu.foreign.max(cpu.foreign_smooth))),
+            free: seen.cpu.map(|cpu| left(cpu.foreign.max(cpu.foreign_smooth))),
             free_now: seen.cpu.map(|cpu| left(cpu.foreign)),
             memory_given,
-            free_memory: seen
-                .memory
-                .map(|m| float(m.total) - reserve_memory - float(m.foreign) - float(memory_given)),
+            free_memory: seen.memory.map(|m| float(m.total) - reserve_memory - float(m.foreign) - float(memory_given)),
             launch_floor: if protected { -LAUNCH_SLACK } else { 0.0 },
             give_floor: if protected { -GIVE_SLACK } else { 0.0 },
-            need_unknown: !protected
-                && seen
-                    .cpu
-                    .is_some_and(|cpu| cpu.busy >= SATURATED * seen.threads),
+            need_unknown: !protected && seen.cpu.is_some_and(|cpu| cpu.busy >= SATURATED * seen.threads),
         }
     }
 
     /// A pilot of this size may be started or woken. Rounding of sums like 10 × 0.1 must not cost a slot.
     pub(super) fn fits_cpu(&self, cpus: f64) -> bool {
-        self.free
-            .is_some_and(|free| free - cpus >= self.launch_floor - 1e-6)
+        self.free.is_some_and(|free| free - cpus >= self.launch_floor - 1e-6)
     }
 
     pub(super) fn fits_cap(&self, cpus: f64) -> bool {

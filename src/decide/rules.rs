@@ -63,11 +63,7 @@ impl Rules {
     }
 
     pub(super) fn of(turn: &Turn, memory: &mut Memory, room: &Room) -> Rules {
-        let mut rules = Rules {
-            launches: true,
-            at_once: true,
-            ..Rules::default()
-        };
+        let mut rules = Rules { launches: true, at_once: true, ..Rules::default() };
         rules.commands(turn);
         let commands = rules.reasons.len();
         rules.owner(turn, memory);
@@ -80,16 +76,7 @@ impl Rules {
         let epoch = turn.seen.at.epoch;
         if turn.seen.control.force_stop {
             self.ends_when_empty = true;
-            self.hold(
-                0,
-                How::Kill,
-                Reason::new(
-                    Code::ForceStop,
-                    0.0,
-                    0.0,
-                    "force-stop: removing every pilot",
-                ),
-            );
+            self.hold(0, How::Kill, Reason::new(Code::ForceStop, 0.0, 0.0, "force-stop: removing every pilot"));
         }
         if let Some(drain) = turn.seen.control.drain {
             self.draining = true;
@@ -100,10 +87,7 @@ impl Rules {
             let running = turn.own().count();
             let text = match left {
                 Some(left) if left > 0.0 => {
-                    format!(
-                        "{} more for {running} pilots to finish, then they are stopped",
-                        rough(left)
-                    )
+                    format!("{} more for {running} pilots to finish, then they are stopped", rough(left))
                 }
                 Some(_) => format!("the time is over, stopping {running} pilots"),
                 None => format!("nothing is started, {running} pilots may finish"),
@@ -114,12 +98,7 @@ impl Rules {
                 _ => self.reasons.push(reason),
             }
         }
-        if let Some(snooze) = turn
-            .seen
-            .control
-            .snooze
-            .filter(|snooze| snooze.until > epoch)
-        {
+        if let Some(snooze) = turn.seen.control.snooze.filter(|snooze| snooze.until > epoch) {
             let left = snooze.until - epoch;
             self.snoozed = true;
             self.ends_in = Some(self.ends_in.map_or(left, |other| other.min(left)));
@@ -127,11 +106,7 @@ impl Rules {
             self.hold(0, How::Pause, Reason::new(Code::Snooze, left, 0.0, text));
         }
         if let Some(hold) = &turn.seen.hold {
-            self.hold(
-                0,
-                How::Pause,
-                Reason::new(Code::Hold, 0.0, 0.0, format!("held back by {hold}")),
-            );
+            self.hold(0, How::Pause, Reason::new(Code::Hold, 0.0, 0.0, format!("held back by {hold}")));
         }
     }
 
@@ -145,31 +120,17 @@ impl Rules {
             self.battery(turn, memory);
         }
         if let Some(keep) = memory.heat.step(turn) {
-            let (value, limit) = (
-                seen.temperature.unwrap_or(0.0),
-                float(owner.max_temperature.into()),
-            );
-            let text = format!(
-                "the processor is at {value:.0} °C, the limit is {limit:.0} °C; {keep} pilots may run"
-            );
-            self.hold(
-                keep,
-                How::Pause,
-                Reason::new(Code::Temperature, value, limit, text),
-            );
+            let (value, limit) = (seen.temperature.unwrap_or(0.0), float(owner.max_temperature.into()));
+            let text = format!("the processor is at {value:.0} °C, the limit is {limit:.0} °C; {keep} pilots may run");
+            self.hold(keep, How::Pause, Reason::new(Code::Temperature, value, limit, text));
         }
         if let Auto::Fixed(most) = turn.share.max_pilots {
             let most = usize::try_from(most).unwrap_or(usize::MAX);
             let running = turn.own().count();
             if running > most || most == 0 {
                 let (value, limit) = (float(running as u64), float(most as u64));
-                let text =
-                    format!("{running} pilots are there and {most} are allowed (max-pilots)");
-                self.hold(
-                    most,
-                    How::Pause,
-                    Reason::new(Code::MaxPilots, value, limit, text),
-                );
+                let text = format!("{running} pilots are there and {most} are allowed (max-pilots)");
+                self.hold(most, How::Pause, Reason::new(Code::MaxPilots, value, limit, text));
             }
         }
     }
@@ -178,8 +139,7 @@ impl Rules {
         let limit = f64::from(turn.owner.min_battery);
         let held = memory.ladder.holding;
         let charge = turn.seen.charge.map(f64::from);
-        let low = charge
-            .is_some_and(|charge| charge < limit + if held { CHARGE_HYSTERESIS } else { 0.0 });
+        let low = charge.is_some_and(|charge| charge < limit + if held { CHARGE_HYSTERESIS } else { 0.0 });
         let how = match turn.owner.on_battery {
             OnBattery::Run if low => How::Pause,
             OnBattery::Run => return,
@@ -188,9 +148,7 @@ impl Rules {
         };
         let value = charge.unwrap_or(0.0);
         let text = match charge {
-            Some(charge) => format!(
-                "the machine runs on its battery, at {charge:.0} % (min-battery {limit:.0} %)"
-            ),
+            Some(charge) => format!("the machine runs on its battery, at {charge:.0} % (min-battery {limit:.0} %)"),
             None => "the machine runs on its battery".to_owned(),
         };
         self.hold(0, how, Reason::new(Code::Battery, value, limit, text));
@@ -202,22 +160,12 @@ impl Rules {
         let fewer = turn.own().count().saturating_sub(1);
         let reserve = turn.share.reserve_disk;
         if let Some(free) = seen.disk_free.filter(|free| *free < reserve.0) {
-            let text = format!(
-                "{} are free on the engine's disk, {reserve} are reserved",
-                Bytes(free)
-            );
-            self.hold(
-                fewer,
-                How::Stop,
-                Reason::new(Code::Disk, float(free), float(reserve.0), text),
-            );
+            let text = format!("{} are free on the engine's disk, {reserve} are reserved", Bytes(free));
+            self.hold(fewer, How::Stop, Reason::new(Code::Disk, float(free), float(reserve.0), text));
         }
         let pilots_hold_memory = room.memory_given > 0;
         let reserve = turn.share.reserve_memory;
-        if let Some(m) = seen
-            .memory
-            .filter(|m| pilots_hold_memory && m.available < reserve.0 / 2)
-        {
+        if let Some(m) = seen.memory.filter(|m| pilots_hold_memory && m.available < reserve.0 / 2) {
             let text = format!(
                 "{} of memory are available, half of the reserve of {reserve} is the least",
                 Bytes(m.available)
@@ -225,17 +173,9 @@ impl Rules {
             let reason = Reason::new(Code::Memory, float(m.available), float(reserve.0 / 2), text);
             self.hold(fewer, How::Stop, reason);
         }
-        if let Some(pressure) = seen
-            .memory_pressure
-            .filter(|p| pilots_hold_memory && *p > PRESSURE_LIMIT)
-        {
-            let text =
-                format!("memory is short: somebody waited for it {pressure:.0} % of the time");
-            self.hold(
-                fewer,
-                How::Stop,
-                Reason::new(Code::MemoryPressure, pressure, PRESSURE_LIMIT, text),
-            );
+        if let Some(pressure) = seen.memory_pressure.filter(|p| pilots_hold_memory && *p > PRESSURE_LIMIT) {
+            let text = format!("memory is short: somebody waited for it {pressure:.0} % of the time");
+            self.hold(fewer, How::Stop, Reason::new(Code::MemoryPressure, pressure, PRESSURE_LIMIT, text));
         }
     }
 }
@@ -248,21 +188,15 @@ impl Heat {
             self.keep = None;
             return None;
         };
-        let due =
-            self.stepped <= 0.0 || turn.now - self.stepped >= turn.owner.calm_for.as_secs_f64();
+        let due = self.stepped <= 0.0 || turn.now - self.stepped >= turn.owner.calm_for.as_secs_f64();
         if !due {
             return self.keep;
         }
         let all = turn.own().count();
-        let running = turn
-            .own()
-            .filter(|pilot| pilot.state == PilotState::Running)
-            .count();
+        let running = turn.own().filter(|pilot| pilot.state == PilotState::Running).count();
         let keep = match self.keep {
             _ if temperature > limit => Some(running.saturating_sub(1)),
-            Some(keep) if temperature < limit - HEAT_HYSTERESIS => {
-                Some(keep + 1).filter(|keep| *keep < all)
-            }
+            Some(keep) if temperature < limit - HEAT_HYSTERESIS => Some(keep + 1).filter(|keep| *keep < all),
             keep => keep,
         };
         if keep != self.keep {

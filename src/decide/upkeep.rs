@@ -29,40 +29,22 @@ pub(super) fn stop(turn: &mut Turn, memory: &mut Memory, pilot: &Pilot, cause: C
     if memory.stopping.contains_key(&pilot.id) {
         return;
     }
-    memory.stopping.insert(
-        pilot.id.clone(),
-        Stopping {
-            cause,
-            kill_at: turn.now + pilot.grace,
-        },
-    );
+    memory.stopping.insert(pilot.id.clone(), Stopping { cause, kill_at: turn.now + pilot.grace });
     turn.actions.push(match pilot.state {
-        PilotState::Created => Action::Discard {
-            id: pilot.id.clone(),
-        },
-        state => Action::Terminate {
-            id: pilot.id.clone(),
-            paused: state == PilotState::Paused,
-        },
+        PilotState::Created => Action::Discard { id: pilot.id.clone() },
+        state => Action::Terminate { id: pilot.id.clone(), paused: state == PilotState::Paused },
     });
 }
 
 pub(super) fn kill(turn: &mut Turn, memory: &mut Memory, pilot: &Pilot, cause: Cause) {
-    let stopping = memory.stopping.entry(pilot.id.clone()).or_insert(Stopping {
-        cause,
-        kill_at: turn.now,
-    });
+    let stopping = memory.stopping.entry(pilot.id.clone()).or_insert(Stopping { cause, kill_at: turn.now });
     stopping.kill_at = stopping.kill_at.min(turn.now);
 }
 
 /// Sends the SIGKILLs that are due. Repeated each interval while the pilot is still there.
 pub(super) fn finish_stopping(turn: &mut Turn, memory: &mut Memory) {
     let interval = turn.config.loop_.interval.as_secs_f64();
-    for pilot in turn
-        .pilots
-        .iter()
-        .filter(|pilot| pilot.own && pilot.state.holds_room())
-    {
+    for pilot in turn.pilots.iter().filter(|pilot| pilot.own && pilot.state.holds_room()) {
         let Some(stopping) = memory.stopping.get_mut(&pilot.id) else {
             continue;
         };
@@ -71,13 +53,8 @@ pub(super) fn finish_stopping(turn: &mut Turn, memory: &mut Memory) {
         }
         stopping.kill_at = turn.now + interval;
         turn.actions.push(match pilot.state {
-            PilotState::Created => Action::Discard {
-                id: pilot.id.clone(),
-            },
-            state => Action::Kill {
-                id: pilot.id.clone(),
-                paused: state == PilotState::Paused,
-            },
+            PilotState::Created => Action::Discard { id: pilot.id.clone() },
+            state => Action::Kill { id: pilot.id.clone(), paused: state == PilotState::Paused },
         });
     }
 }
@@ -85,26 +62,15 @@ pub(super) fn finish_stopping(turn: &mut Turn, memory: &mut Memory) {
 /// Own containers that hold no room any more, or never will.
 pub(super) fn clear_ended(turn: &mut Turn, memory: &mut Memory) {
     for pilot in turn.pilots.iter().filter(|pilot| pilot.own) {
-        let starting = memory
-            .launching
-            .iter()
-            .any(|launch| launch.name == pilot.name);
+        let starting = memory.launching.iter().any(|launch| launch.name == pilot.name);
         let stale = turn.seen.at.epoch - pilot.created > CREATED_GRACE;
         let action = match pilot.state {
             PilotState::Exited => {
                 let (name, class) = (pilot.name.clone(), pilot.class.clone());
-                Action::Bury {
-                    id: pilot.id.clone(),
-                    name,
-                    class,
-                }
+                Action::Bury { id: pilot.id.clone(), name, class }
             }
-            PilotState::Dead => Action::Discard {
-                id: pilot.id.clone(),
-            },
-            PilotState::Created if stale && !starting => Action::Discard {
-                id: pilot.id.clone(),
-            },
+            PilotState::Dead => Action::Discard { id: pilot.id.clone() },
+            PilotState::Created if stale && !starting => Action::Discard { id: pilot.id.clone() },
             _ => continue,
         };
         if memory.is_free(&pilot.id, turn.now) {

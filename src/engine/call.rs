@@ -103,11 +103,7 @@ impl Reply {
 
     /// For a status that is no outcome of this call.
     pub fn refusal(&self) -> Error {
-        Error::Status {
-            call: self.call.clone(),
-            code: self.status(),
-            message: self.message(),
-        }
+        Error::Status { call: self.call.clone(), code: self.status(), message: self.message() }
     }
 }
 
@@ -145,28 +141,19 @@ pub fn exchange(
             return Err(failed(&error, decoder.is_started()));
         }
         (Err(Stop::Fault(fault)), _) => {
-            return Err(Broken {
-                is_stale: !decoder.is_started(),
-                error: Error::decoding(call, fault),
-            });
+            return Err(Broken { is_stale: !decoder.is_started(), error: Error::decoding(call, fault) });
         }
     };
     let kept = decoder.is_reusable().then_some(connection);
     let call = call.to_owned();
     match decoder.into_head() {
         Some(head) => Ok((Reply { call, head, body }, kept)),
-        None => Err(Broken {
-            error: Error::decoding(&call, Fault::Truncated("head")),
-            is_stale: false,
-        }),
+        None => Err(Broken { error: Error::decoding(&call, Fault::Truncated("head")), is_stale: false }),
     }
 }
 
 fn is_closed(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
-    )
+    matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
 }
 
 fn write_request(
@@ -216,9 +203,7 @@ fn write_from(
     while left > 0 {
         let count = reader.read(&mut buffer)?;
         if count == 0 {
-            return Err(io::Error::other(
-                "what is to be sent is shorter than announced",
-            ));
+            return Err(io::Error::other("what is to be sent is shorter than announced"));
         }
         connection.write_all(buffer.get(..count).unwrap_or_default(), deadline)?;
         left = left.saturating_sub(u64::try_from(count).unwrap_or(u64::MAX));

@@ -82,14 +82,8 @@ impl Engine {
     /// All containers with our label, of all instances and in all states.
     pub fn list(&self) -> Result<Vec<Listed>, Error> {
         let filters = format!(r#"{{"label":["{INSTANCE_LABEL}"]}}"#);
-        let path = format!(
-            "/containers/json?all=1&filters={}",
-            encode_percent(&filters, "")
-        );
-        let reply = self.call(Request {
-            limit: LIST_LIMIT,
-            ..Request::new(Method::Get, "list", path)
-        })?;
+        let path = format!("/containers/json?all=1&filters={}", encode_percent(&filters, ""));
+        let reply = self.call(Request { limit: LIST_LIMIT, ..Request::new(Method::Get, "list", path) })?;
         if reply.status() != 200 {
             return Err(reply.refusal());
         }
@@ -165,13 +159,7 @@ impl Engine {
             404 if reply.is_container_gone() => Ok(ControlOutcome::Gone),
             409 => Ok(ControlOutcome::NotRunning(reply.message())),
             // Docker before 23 for a race with the end, and for what is or is not paused already.
-            500 if reply.says(&[
-                "not running",
-                "not paused",
-                "already paused",
-                "no such process",
-            ]) =>
-            {
+            500 if reply.says(&["not running", "not paused", "already paused", "no such process"]) => {
                 Ok(ControlOutcome::NotRunning(reply.message()))
             }
             _ => Err(reply.refusal()),

@@ -69,32 +69,19 @@ pub enum Stage {
 
 impl Error {
     /// A connect that failed. A plain file in the socket's place is refused like a dead engine's socket: told apart here.
-    pub(super) fn connecting(
-        socket: &Path,
-        call: &str,
-        after: Duration,
-        error: &io::Error,
-    ) -> Error {
+    pub(super) fn connecting(socket: &Path, call: &str, after: Duration, error: &io::Error) -> Error {
         use std::os::unix::fs::FileTypeExt;
-        let is_other_file =
-            || std::fs::metadata(socket).is_ok_and(|found| !found.file_type().is_socket());
+        let is_other_file = || std::fs::metadata(socket).is_ok_and(|found| !found.file_type().is_socket());
         let why = || match error.kind() {
             io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
             _ => error.to_string(),
         };
         let socket = socket.to_owned();
         match error.kind() {
-            io::ErrorKind::TimedOut => Error::Timeout {
-                call: call.to_owned(),
-                after,
-                stage: Stage::Connecting,
-            },
+            io::ErrorKind::TimedOut => Error::Timeout { call: call.to_owned(), after, stage: Stage::Connecting },
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Error::Missing { socket },
             io::ErrorKind::PermissionDenied => Error::Forbidden { socket },
-            _ if is_other_file() => Error::NotAnEngine {
-                socket,
-                why: "the file is not a socket".to_owned(),
-            },
+            _ if is_other_file() => Error::NotAnEngine { socket, why: "the file is not a socket".to_owned() },
             _ => Error::Refused { socket, why: why() },
         }
     }
@@ -103,15 +90,8 @@ impl Error {
     pub(super) fn talking(call: &str, after: Duration, error: &io::Error) -> Error {
         let call = call.to_owned();
         match error.kind() {
-            io::ErrorKind::TimedOut => Error::Timeout {
-                call,
-                after,
-                stage: Stage::Waiting,
-            },
-            _ => Error::Closed {
-                call,
-                why: error.to_string(),
-            },
+            io::ErrorKind::TimedOut => Error::Timeout { call, after, stage: Stage::Waiting },
+            _ => Error::Closed { call, why: error.to_string() },
         }
     }
 
@@ -120,10 +100,7 @@ impl Error {
         match fault {
             Fault::Garbage(why) => Error::Garbage { call, why },
             Fault::TooLarge { limit } => Error::TooLarge { call, limit },
-            Fault::Truncated(_) => Error::Closed {
-                call,
-                why: format!("the answer is {fault}"),
-            },
+            Fault::Truncated(_) => Error::Closed { call, why: format!("the answer is {fault}") },
         }
     }
 
@@ -182,11 +159,7 @@ impl fmt::Display for Error {
                 write!(f, "{call}: the answer is larger than {limit} bytes")
             }
             Error::Garbage { call, why } => write!(f, "{call}: unreadable answer: {why}"),
-            Error::Status {
-                call,
-                code,
-                message,
-            } => write!(f, "{call}: {message} (status {code})"),
+            Error::Status { call, code, message } => write!(f, "{call}: {message} (status {code})"),
             Error::Failed { call, message } => write!(f, "{call}: {message}"),
         }
     }

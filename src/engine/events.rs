@@ -65,8 +65,7 @@ impl EventStream {
                 Some(0) => return Err(self.closed()),
                 Some(count) => buffer.get(..count).unwrap_or_default(),
             };
-            self.feed(bytes, &mut events)
-                .map_err(|fault| Error::decoding(&self.call, fault))?;
+            self.feed(bytes, &mut events).map_err(|fault| Error::decoding(&self.call, fault))?;
             if self.decoder.is_done() && events.is_empty() {
                 return Err(self.closed());
             }
@@ -97,15 +96,8 @@ impl EventStream {
     fn closed(&self) -> Error {
         let call = self.call.clone();
         match self.status() {
-            0 | 200 => Error::Closed {
-                call,
-                why: "the engine ended the stream".to_owned(),
-            },
-            code => Error::Status {
-                call,
-                code,
-                message: String::from_utf8_lossy(&self.refusal).trim().to_owned(),
-            },
+            0 | 200 => Error::Closed { call, why: "the engine ended the stream".to_owned() },
+            code => Error::Status { call, code, message: String::from_utf8_lossy(&self.refusal).trim().to_owned() },
         }
     }
 }

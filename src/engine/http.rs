@@ -63,16 +63,8 @@ fn count(bytes: usize) -> u64 {
 }
 
 /// `path` is already percent-encoded. A body, where there is one, follows with exactly `length` bytes.
-pub fn encode_head(
-    method: Method,
-    path: &str,
-    headers: &[(&str, &str)],
-    length: Option<u64>,
-) -> Vec<u8> {
-    let mut head = format!(
-        "{} {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: plancton\r\n",
-        method.as_str()
-    );
+pub fn encode_head(method: Method, path: &str, headers: &[(&str, &str)], length: Option<u64>) -> Vec<u8> {
+    let mut head = format!("{} {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: plancton\r\n", method.as_str());
     for (name, value) in headers {
         // A line break in a value (a credential read from a file, say) must not become a header of its own.
         let value: String = value.chars().filter(|c| !c.is_control()).collect();
@@ -233,17 +225,9 @@ impl Decoder {
             Err(error) => return Err(Fault::garbage(format!("not an HTTP answer: {error}"))),
         };
         let status = parsed.code.unwrap_or(0);
-        let text = |h: &httparse::Header| {
-            (
-                h.name.to_owned(),
-                String::from_utf8_lossy(h.value).into_owned(),
-            )
-        };
-        let head = Head {
-            status,
-            headers: parsed.headers.iter().map(text).collect(),
-            http_1_1: parsed.version == Some(1),
-        };
+        let text = |h: &httparse::Header| (h.name.to_owned(), String::from_utf8_lossy(h.value).into_owned());
+        let head =
+            Head { status, headers: parsed.headers.iter().map(text).collect(), http_1_1: parsed.version == Some(1) };
         let rest_length = self.pending.len() - length;
         self.pending.clear();
         match status {
@@ -334,18 +318,11 @@ struct Dechunker {
 
 impl Dechunker {
     fn new(limit: u64) -> Dechunker {
-        Dechunker {
-            limit,
-            ..Dechunker::default()
-        }
+        Dechunker { limit, ..Dechunker::default() }
     }
 
     /// Returns the rest of the input and whether the body has ended.
-    fn feed<'a>(
-        &mut self,
-        mut input: &'a [u8],
-        body: &mut Vec<u8>,
-    ) -> Result<(&'a [u8], bool), Fault> {
+    fn feed<'a>(&mut self, mut input: &'a [u8], body: &mut Vec<u8>) -> Result<(&'a [u8], bool), Fault> {
         while let Some((&byte, rest)) = input.split_first() {
             if self.state == Chunk::Data {
                 let mut left = self.left.unwrap_or(0);
@@ -410,9 +387,9 @@ mod tests {
     use super::*;
 
     const LENGTH: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nApi-Version: 1.41\r\n\r\nhello";
-    const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nhel\r\n002\r\nlo\r\n0\r\nA: b\r\nC: d\r\n\r\n";
-    const CONTINUE: &str =
-        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 409 Conflict\r\ncontent-length: 2\r\n\r\n{}";
+    const CHUNKED: &str =
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nhel\r\n002\r\nlo\r\n0\r\nA: b\r\nC: d\r\n\r\n";
+    const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 409 Conflict\r\ncontent-length: 2\r\n\r\n{}";
     const NO_BODY: &str = "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
     const EMPTY: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
     const OLD: &str = "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nOK";
@@ -426,13 +403,7 @@ mod tests {
         (GET, NO_BODY, 204, "", false),
         (GET, EMPTY, 200, "", true),
         (GET, OLD, 200, "OK", false),
-        (
-            Method::Head,
-            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n",
-            200,
-            "",
-            true,
-        ),
+        (Method::Head, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", 200, "", true),
     ];
 
     /// Feeds the pieces and then the end.
@@ -475,10 +446,7 @@ mod tests {
     #[test]
     fn until_close_only_without_framing() {
         let (decoder, body) = decode(GET, 9, &[b"HTTP/1.1 200 OK\r\n\r\nab", b"c"]).unwrap();
-        assert_eq!(
-            (body.as_slice(), decoder.is_reusable()),
-            (&b"abc"[..], false)
-        );
+        assert_eq!((body.as_slice(), decoder.is_reusable()), (&b"abc"[..], false));
         let (decoder, _) = decode(GET, 100, &[LENGTH.as_bytes(), b"junk"]).unwrap();
         assert!(!decoder.is_reusable());
     }
@@ -520,10 +488,7 @@ mod tests {
         let endless_head = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(HEAD_LIMIT));
         for (answer, limit) in [
             ("HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n", 10),
-            (
-                "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n",
-                10,
-            ),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n", 10),
             ("HTTP/1.1 200 OK\r\n\r\n01234567890", 10),
             (&format!("{chunked}b\r\n"), 10),
             (&format!("{chunked}9\r\n012345678\r\n2\r\n34"), 10),
@@ -539,17 +504,9 @@ mod tests {
 
     #[test]
     fn requests() {
-        let head = encode_head(
-            Method::Post,
-            "/x?y=%20",
-            &[("X-Registry-Auth", "a\r\nEvil: b")],
-            Some(3),
-        );
+        let head = encode_head(Method::Post, "/x?y=%20", &[("X-Registry-Auth", "a\r\nEvil: b")], Some(3));
         let text = String::from_utf8(head).unwrap();
-        assert!(
-            text.starts_with("POST /x?y=%20 HTTP/1.1\r\nHost: "),
-            "{text}"
-        );
+        assert!(text.starts_with("POST /x?y=%20 HTTP/1.1\r\nHost: "), "{text}");
         assert!(text.ends_with("Auth: aEvil: b\r\nContent-Length: 3\r\n\r\n"));
         assert_eq!(encode_percent("a b/é:", "/"), "a%20b/%C3%A9%3A");
     }

@@ -42,12 +42,7 @@ fn reference(name: &str, version: &str) -> String {
 
 /// A call whose answer is a stream of progress. Never repeated: the body may be a reader, and the work may have begun.
 fn transfer<'a>(name: &str, path: String, sink: Sink<'a>) -> Request<'a> {
-    Request {
-        limit: PROGRESS_LIMIT,
-        repeat: Repeat::Never,
-        sink: Some(sink),
-        ..Request::new(Method::Post, name, path)
-    }
+    Request { limit: PROGRESS_LIMIT, repeat: Repeat::Never, sink: Some(sink), ..Request::new(Method::Post, name, path) }
 }
 
 /// Reads such a stream to its first failure or its last status text.
@@ -60,12 +55,7 @@ struct Notes<'a> {
 
 impl<'a> Notes<'a> {
     fn new(on_progress: &'a mut dyn FnMut(&Progress)) -> Notes<'a> {
-        Notes {
-            splitter: Splitter::default(),
-            failure: None,
-            last: String::new(),
-            on_progress,
-        }
+        Notes { splitter: Splitter::default(), failure: None, last: String::new(), on_progress }
     }
 
     fn feed(&mut self, bytes: &[u8]) -> Result<(), Fault> {
@@ -89,9 +79,7 @@ impl<'a> Notes<'a> {
             let call = reply.call.clone();
             return Err(Error::Failed { call, message });
         }
-        self.splitter
-            .end()
-            .map_err(|fault| Error::decoding(&reply.call, fault))?;
+        self.splitter.end().map_err(|fault| Error::decoding(&reply.call, fault))?;
         Ok(self.last)
     }
 }
@@ -124,18 +112,9 @@ impl Engine {
     }
 
     /// Makes an image of a file tree. `changes` are instructions such as `ENTRYPOINT ["/plancton"]`.
-    pub fn import(
-        &self,
-        repo: &str,
-        tag: &str,
-        changes: &[&str],
-        tar: &[u8],
-    ) -> Result<Imported, Error> {
-        let mut path = format!(
-            "/images/create?fromSrc=-&repo={}&tag={}",
-            encode_percent(repo, ""),
-            encode_percent(tag, "")
-        );
+    pub fn import(&self, repo: &str, tag: &str, changes: &[&str], tar: &[u8]) -> Result<Imported, Error> {
+        let mut path =
+            format!("/images/create?fromSrc=-&repo={}&tag={}", encode_percent(repo, ""), encode_percent(tag, ""));
         for change in changes {
             path.push_str("&changes=");
             path.push_str(&encode_percent(change, ""));
@@ -205,24 +184,13 @@ impl Engine {
         patience: Duration,
         on_progress: &mut dyn FnMut(&Progress),
     ) -> Result<Image, Error> {
-        let version = if version.is_empty() {
-            "latest"
-        } else {
-            version
-        };
-        let path = format!(
-            "/images/create?fromImage={}&tag={}",
-            encode_percent(name, ""),
-            encode_percent(version, "")
-        );
+        let version = if version.is_empty() { "latest" } else { version };
+        let path = format!("/images/create?fromImage={}&tag={}", encode_percent(name, ""), encode_percent(version, ""));
         let wanted = reference(name, version);
         let call = format!("pull {wanted}");
         let mut notes = Notes::new(on_progress);
         let reply = self.call(Request {
-            headers: auth
-                .map(|auth| ("X-Registry-Auth", auth))
-                .into_iter()
-                .collect(),
+            headers: auth.map(|auth| ("X-Registry-Auth", auth)).into_iter().collect(),
             activity: Some(patience),
             ..transfer(&call, path, &mut |bytes| notes.feed(bytes))
         })?;

@@ -14,9 +14,7 @@ mod stream;
 mod tests;
 mod types;
 
-pub use containers::{
-    ControlOutcome, CreateOutcome, Force, RemoveOutcome, StartOutcome, UpdateOutcome,
-};
+pub use containers::{ControlOutcome, CreateOutcome, Force, RemoveOutcome, StartOutcome, UpdateOutcome};
 pub use error::{Error, Stage};
 pub use events::EventStream;
 pub use images::{ImageRemoveOutcome, Imported};
@@ -35,15 +33,9 @@ use std::time::{Duration, Instant};
 pub const INSTANCE_LABEL: &str = "io.plancton.instance";
 
 /// The newest version this client was written for: Docker 27. An engine that is newer is spoken to in this one.
-pub const NEWEST_API: ApiVersion = ApiVersion {
-    major: 1,
-    minor: 47,
-};
+pub const NEWEST_API: ApiVersion = ApiVersion { major: 1, minor: 47 };
 /// Docker 20.10 and Podman 4: the first to say which cgroup version they use.
-pub const OLDEST_API: ApiVersion = ApiVersion {
-    major: 1,
-    minor: 41,
-};
+pub const OLDEST_API: ApiVersion = ApiVersion { major: 1, minor: 41 };
 
 /// More are not worth keeping: calls in parallel are a tick's few starts.
 const MOST_IDLE: usize = 4;
@@ -118,10 +110,7 @@ impl Engine {
     /// `/_ping` is never versioned. HEAD, then GET for engines that know only that.
     fn negotiate(&self, deadline: &mut Deadline) -> Result<Ping, Error> {
         let socket = || self.socket.clone();
-        let not_an_engine = |why: String| Error::NotAnEngine {
-            socket: socket(),
-            why,
-        };
+        let not_an_engine = |why: String| Error::NotAnEngine { socket: socket(), why };
         let mut ping = |method| {
             let sent = self.send(Request::new(method, "ping", "/_ping"), "", deadline);
             sent.map_err(|error| match error {
@@ -139,13 +128,9 @@ impl Engine {
             500.. => return Err(reply.refusal()),
             other => return Err(not_an_engine(format!("/_ping has status {other}"))),
         }
-        let theirs = reply
-            .head
-            .header("api-version")
-            .map_or(Ok(NEWEST_API), |text| {
-                ApiVersion::parse(text)
-                    .ok_or_else(|| not_an_engine(format!("'{text}' is not an API version")))
-            })?;
+        let theirs = reply.head.header("api-version").map_or(Ok(NEWEST_API), |text| {
+            ApiVersion::parse(text).ok_or_else(|| not_an_engine(format!("'{text}' is not an API version")))
+        })?;
         if theirs < OLDEST_API {
             return Err(Error::Version {
                 socket: socket(),
@@ -180,9 +165,8 @@ impl Engine {
         };
         let prefix = self.version_prefix(&mut deadline)?;
         let reply = self.send(request, &prefix, &mut deadline)?;
-        let is_about_version = reply.status() == 400
-            && reply.says(&["is too old", "is too new"])
-            && reply.says(&["client version"]);
+        let is_about_version =
+            reply.status() == 400 && reply.says(&["is too old", "is too new"]) && reply.says(&["client version"]);
         if is_about_version {
             *lock(&self.version) = None;
             return Err(Error::Version {
@@ -193,12 +177,7 @@ impl Engine {
         Ok(reply)
     }
 
-    fn send(
-        &self,
-        mut request: Request<'_>,
-        prefix: &str,
-        deadline: &mut Deadline,
-    ) -> Result<Reply, Error> {
+    fn send(&self, mut request: Request<'_>, prefix: &str, deadline: &mut Deadline) -> Result<Reply, Error> {
         let begun = Instant::now();
         let call = self.call_name(&request.name);
         let path = format!("{prefix}{}", request.path);

@@ -25,19 +25,12 @@ impl Deadline {
     /// For the call as a whole.
     pub fn whole(allowed: Duration) -> Deadline {
         let at = Instant::now() + allowed;
-        Deadline {
-            at,
-            allowed,
-            is_per_step: false,
-        }
+        Deadline { at, allowed, is_per_step: false }
     }
 
     /// Starts anew with every byte that moves: for transfers whose length says nothing about the peer's health.
     pub fn per_step(allowed: Duration) -> Deadline {
-        Deadline {
-            is_per_step: true,
-            ..Deadline::whole(allowed)
-        }
+        Deadline { is_per_step: true, ..Deadline::whole(allowed) }
     }
 
     fn step(&mut self) {

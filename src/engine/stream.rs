@@ -115,13 +115,7 @@ pub struct LogTail {
 impl LogTail {
     /// Keeps the last `most` bytes.
     pub fn new(most: usize) -> LogTail {
-        LogTail {
-            most,
-            text: Vec::new(),
-            frame: Vec::new(),
-            left: 0,
-            is_raw: false,
-        }
+        LogTail { most, text: Vec::new(), frame: Vec::new(), left: 0, is_raw: false }
     }
 
     pub fn feed(&mut self, mut bytes: &[u8]) {
@@ -192,12 +186,7 @@ mod tests {
 
     #[test]
     fn objects_at_every_split() {
-        let parts = [
-            r#"{"a":1}"#,
-            r#"{"b":"}{\"\\"}"#,
-            r#"{"c":{"d":[{},{}]}}"#,
-            r#"{"é":"\u007d"}"#,
-        ];
+        let parts = [r#"{"a":1}"#, r#"{"b":"}{\"\\"}"#, r#"{"c":{"d":[{},{}]}}"#, r#"{"é":"\u007d"}"#];
         for glue in ["", "\n", "\r\n \t"] {
             let stream = parts.join(glue);
             for cut in 0..=stream.len() {
@@ -228,12 +217,7 @@ mod tests {
     #[test]
     fn notes() {
         let progress = |id: &str, status: &str, current, total| {
-            Note::Progress(Progress {
-                id: id.to_owned(),
-                status: status.to_owned(),
-                current,
-                total,
-            })
+            Note::Progress(Progress { id: id.to_owned(), status: status.to_owned(), current, total })
         };
         let failure = |text: &str| Note::Failure(text.to_owned());
         for (text, note) in [
@@ -241,24 +225,12 @@ mod tests {
                 r#"{"status":"Downloading","progressDetail":{"current":5,"total":9},"id":"ab"}"#,
                 progress("ab", "Downloading", Some(5), Some(9)),
             ),
-            (
-                r#"{"status":"Waiting","progressDetail":{},"id":"ab"}"#,
-                progress("ab", "Waiting", None, None),
-            ),
-            (
-                r#"{"stream":"Loaded image: x\n"}"#,
-                progress("", "Loaded image: x\n", None, None),
-            ),
-            (
-                r#"{"errorDetail":{"code":1,"message":"denied"},"error":"other"}"#,
-                failure("denied"),
-            ),
+            (r#"{"status":"Waiting","progressDetail":{},"id":"ab"}"#, progress("ab", "Waiting", None, None)),
+            (r#"{"stream":"Loaded image: x\n"}"#, progress("", "Loaded image: x\n", None, None)),
+            (r#"{"errorDetail":{"code":1,"message":"denied"},"error":"other"}"#, failure("denied")),
             (r#"{"error":"denied"}"#, failure("denied")),
             (r#"{"message":"no such host"}"#, failure("no such host")),
-            (
-                r#"{"status":"x","error":null}"#,
-                progress("", "x", None, None),
-            ),
+            (r#"{"status":"x","error":null}"#, progress("", "x", None, None)),
         ] {
             assert_eq!(parse_note(text.as_bytes()).unwrap(), note, "{text}");
         }

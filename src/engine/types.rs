@@ -19,10 +19,7 @@ pub struct ApiVersion {
 impl ApiVersion {
     pub fn parse(text: &str) -> Option<ApiVersion> {
         let (major, minor) = text.trim().split_once('.')?;
-        Some(ApiVersion {
-            major: major.parse().ok()?,
-            minor: minor.parse().ok()?,
-        })
+        Some(ApiVersion { major: major.parse().ok()?, minor: minor.parse().ok()? })
     }
 }
 
@@ -200,17 +197,13 @@ pub fn parse_event(object: &[u8], label: &str) -> Result<Option<Event>, Fault> {
     let text = |pointer: &str| raw.pointer(pointer).and_then(Value::as_str);
     let attributes = raw.pointer("/Actor/Attributes").and_then(Value::as_object);
     let action = text("/Action").filter(|action| END_ACTIONS.contains(action));
-    let is_ours = text("/Type") == Some("container")
-        && attributes.is_some_and(|attributes| attributes.contains_key(label));
+    let is_ours =
+        text("/Type") == Some("container") && attributes.is_some_and(|attributes| attributes.contains_key(label));
     let string = |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_owned()));
     Ok(action.filter(|_| is_ours).map(|action| Event {
         action: action.to_owned(),
         id: text("/Actor/ID").unwrap_or_default().to_owned(),
-        attributes: attributes
-            .into_iter()
-            .flatten()
-            .filter_map(string)
-            .collect(),
+        attributes: attributes.into_iter().flatten().filter_map(string).collect(),
     }))
 }
 

@@ -84,9 +84,8 @@ fn read_hierarchies(root: &Path, version: Version) -> Vec<(String, PathBuf)> {
         return vec![(String::new(), top)];
     }
     let names = files::read_names(&top).into_iter();
-    let (links, real): (Vec<_>, Vec<_>) = names
-        .map(|name| (top.join(&name), name))
-        .partition(|(path, _)| path.is_symlink());
+    let (links, real): (Vec<_>, Vec<_>) =
+        names.map(|name| (top.join(&name), name)).partition(|(path, _)| path.is_symlink());
     let mut seen = BTreeSet::new();
     let mut found = Vec::new();
     for (path, name) in real.into_iter().chain(links) {
@@ -108,12 +107,7 @@ pub fn find_parent(root: &Path, layout: Layout) -> Group {
 
 /// A container's group, wherever this engine and driver put it; `None` where it is in no known place (not started,
 /// ended, rootless). `parent` is the CgroupParent it was created with.
-pub fn find_container(
-    root: &Path,
-    layout: Layout,
-    parent: Option<&str>,
-    id: &crate::units::PilotId,
-) -> Option<Group> {
+pub fn find_container(root: &Path, layout: Layout, parent: Option<&str>, id: &crate::units::PilotId) -> Option<Group> {
     let id = id.as_str();
     let places = match parent {
         Some(parent) => {
@@ -121,18 +115,13 @@ pub fn find_container(
             let names = ["ID", "docker-ID.scope", "libpod-ID", "libpod-ID.scope"];
             names.map(|name| format!("{parent}/{name}"))
         }
-        None => [
-            "docker/ID",
-            "system.slice/docker-ID.scope",
-            "libpod_parent/libpod-ID",
-            "machine.slice/libpod-ID.scope",
-        ]
-        .map(str::to_owned),
+        None => {
+            ["docker/ID", "system.slice/docker-ID.scope", "libpod_parent/libpod-ID", "machine.slice/libpod-ID.scope"]
+                .map(str::to_owned)
+        }
     };
     let hierarchies = read_hierarchies(root, layout.version);
-    let mut groups = places
-        .iter()
-        .map(|place| Group::below(&hierarchies, layout.version, &place.replace("ID", id)));
+    let mut groups = places.iter().map(|place| Group::below(&hierarchies, layout.version, &place.replace("ID", id)));
     groups.find(Group::exists)
 }
 
@@ -148,9 +137,7 @@ pub fn find_process(root: &Path, version: Version, pid: u32) -> Option<Group> {
             // Their order differs from the directory's on some systems: "cpuacct,cpu" in cpu,cpuacct.
             let is_same = match controllers {
                 "" => name.is_empty() || name == "unified",
-                some => some
-                    .split(',')
-                    .any(|part| name.split(',').any(|n| n == part)),
+                some => some.split(',').any(|part| name.split(',').any(|n| n == part)),
             };
             is_same.then_some(place)
         })?;
@@ -165,12 +152,7 @@ pub fn find_process(root: &Path, version: Version, pid: u32) -> Option<Group> {
 impl Group {
     fn below(hierarchies: &[(String, PathBuf)], version: Version, place: &str) -> Group {
         let dirs = hierarchies.iter();
-        Group {
-            version,
-            dirs: dirs
-                .map(|(name, top)| (name.clone(), top.join(place)))
-                .collect(),
-        }
+        Group { version, dirs: dirs.map(|(name, top)| (name.clone(), top.join(place))).collect() }
     }
 
     /// In every hierarchy in which the group is or may be: what to make, or to remove.
@@ -186,8 +168,7 @@ impl Group {
     pub fn file(&self, controller: &str, name: &str) -> Option<PathBuf> {
         let serves = |hierarchy: &str| hierarchy.split(',').any(|part| part == controller);
         let mut dirs = self.dirs.iter();
-        let (_, dir) =
-            dirs.find(|(hierarchy, _)| self.version == Version::V2 || serves(hierarchy))?;
+        let (_, dir) = dirs.find(|(hierarchy, _)| self.version == Version::V2 || serves(hierarchy))?;
         Some(dir.join(name))
     }
 }
@@ -198,24 +179,11 @@ pub mod tests {
     use crate::host::tree::{GARBAGE, Tree};
     use crate::units::PilotId;
 
-    pub const V1: Layout = Layout {
-        version: Version::V1,
-        driver: Driver::Cgroupfs,
-    };
-    pub const V2: Layout = Layout {
-        version: Version::V2,
-        driver: Driver::Systemd,
-    };
+    pub const V1: Layout = Layout { version: Version::V1, driver: Driver::Cgroupfs };
+    pub const V2: Layout = Layout { version: Version::V2, driver: Driver::Systemd };
 
     pub fn v1_tree() -> Tree {
-        let dirs = [
-            "cpu,cpuacct",
-            "memory",
-            "pids",
-            "blkio",
-            "systemd",
-            "unified",
-        ];
+        let dirs = ["cpu,cpuacct", "memory", "pids", "blkio", "systemd", "unified"];
         let tree = Tree::new(&[("sys/fs/cgroup/README", "not a hierarchy")]);
         for dir in dirs {
             tree.put(&format!("sys/fs/cgroup/{dir}/tasks"), "");
@@ -254,20 +222,10 @@ pub mod tests {
             let below = group.dirs().map(|dir| dir.strip_prefix(&top).unwrap());
             below.map(|dir| dir.to_str().unwrap().to_owned()).collect()
         };
-        let hierarchies = [
-            "blkio",
-            "cpu,cpuacct",
-            "memory",
-            "pids",
-            "systemd",
-            "unified",
-        ];
+        let hierarchies = ["blkio", "cpu,cpuacct", "memory", "pids", "systemd", "unified"];
         let (name, slice) = ("plancton", "plancton.slice");
         assert_eq!(at(V1), hierarchies.map(|h| format!("{h}/{name}")));
-        let v1_systemd = Layout {
-            driver: Driver::Systemd,
-            ..V1
-        };
+        let v1_systemd = Layout { driver: Driver::Systemd, ..V1 };
         assert_eq!(at(v1_systemd), hierarchies.map(|h| format!("{h}/{slice}")));
         assert_eq!(at(V2), [slice]);
         // Separate mounts, as on the build machine, and no hierarchy at all.
@@ -296,9 +254,7 @@ pub mod tests {
             (None, "machine.slice/libpod-ID.scope"),
         ] {
             let place = place.replace("ID", id.as_str());
-            for (tree, layout, hierarchy) in
-                [(v1_tree(), V1, "cpu,cpuacct/"), (Tree::new(&[]), V2, "")]
-            {
+            for (tree, layout, hierarchy) in [(v1_tree(), V1, "cpu,cpuacct/"), (Tree::new(&[]), V2, "")] {
                 assert_eq!(find_container(tree.root(), layout, parent, &id), None);
                 tree.put(&format!("sys/fs/cgroup/{hierarchy}{place}/"), "");
                 let group = find_container(tree.root(), layout, parent, &id).unwrap();
@@ -313,10 +269,7 @@ pub mod tests {
     fn a_process_says_where_its_group_is() {
         let tree = v1_tree();
         tree.put("sys/fs/cgroup/cpu,cpuacct/a/b/", "");
-        tree.put(
-            "proc/7/cgroup",
-            "4:memory:/a/b\n3:cpuacct,cpu:/a/b\n2:name=systemd:/s\n1:pids:/../x\n0::/u:v\n",
-        );
+        tree.put("proc/7/cgroup", "4:memory:/a/b\n3:cpuacct,cpu:/a/b\n2:name=systemd:/s\n1:pids:/../x\n0::/u:v\n");
         let group = find_process(tree.root(), Version::V1, 7).unwrap();
         let top = tree.path("sys/fs/cgroup");
         let dirs: Vec<&Path> = group.dirs().collect();

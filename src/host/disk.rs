@@ -15,10 +15,7 @@ pub struct Disk {
 pub fn read_disk(path: &Path) -> Result<Disk, ReadError> {
     let stat = rustix::fs::statvfs(path).map_err(|errno| ReadError::system(path, errno))?;
     let bytes = |blocks: u64| Bytes(blocks.saturating_mul(stat.f_frsize));
-    Ok(Disk {
-        total: bytes(stat.f_blocks),
-        free: bytes(stat.f_bavail),
-    })
+    Ok(Disk { total: bytes(stat.f_blocks), free: bytes(stat.f_bavail) })
 }
 
 #[cfg(test)]

@@ -104,8 +104,7 @@ pub fn read_text_up_to(path: &Path, limit: usize) -> Result<String, ReadError> {
         }
     }
     bytes.truncate(length);
-    Ok(String::from_utf8(bytes)
-        .unwrap_or_else(|garbage| String::from_utf8_lossy(garbage.as_bytes()).into_owned()))
+    Ok(String::from_utf8(bytes).unwrap_or_else(|garbage| String::from_utf8_lossy(garbage.as_bytes()).into_owned()))
 }
 
 /// A file that holds one number; `None` for "max".
@@ -113,10 +112,7 @@ pub fn read_u64(path: &Path) -> Result<Option<u64>, ReadError> {
     let text = read_text(path)?;
     match text.trim() {
         "max" => Ok(None),
-        number => number
-            .parse()
-            .map(Some)
-            .map_err(|_| ReadError::malformed(path, "number")),
+        number => number.parse().map(Some).map_err(|_| ReadError::malformed(path, "number")),
     }
 }
 
@@ -135,9 +131,7 @@ pub fn read_names(dir: &Path) -> Vec<String> {
         return Vec::new();
     };
     let names = entries.take(MOST_ENTRIES);
-    let mut names: Vec<String> = names
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .collect();
+    let mut names: Vec<String> = names.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
     names.sort_unstable();
     names
 }
@@ -168,10 +162,7 @@ mod tests {
             assert_eq!(read(name), expected, "{name}");
         }
         assert_eq!(read_text(&tree.path("long")), Ok(long));
-        assert_eq!(
-            read_text(Path::new("/dev/zero")).map_err(|e| e.why),
-            Err(Why::NotRegular)
-        );
+        assert_eq!(read_text(Path::new("/dev/zero")).map_err(|e| e.why), Err(Why::NotRegular));
         assert!(!read_text(Path::new("/proc/self/stat")).unwrap().is_empty());
     }
 
@@ -190,13 +181,9 @@ mod tests {
             assert_eq!(read_u64(&tree.path("n")).ok(), expected, "{content}");
         }
         let text = "anon 5\nanon_thp 6\nMemTotal:  7 kB\nbad x\n";
-        for (key, expected) in [
-            ("anon", Some(5)),
-            ("anon_thp", Some(6)),
-            ("MemTotal", Some(7)),
-            ("bad", None),
-            ("none", None),
-        ] {
+        for (key, expected) in
+            [("anon", Some(5)), ("anon_thp", Some(6)), ("MemTotal", Some(7)), ("bad", None), ("none", None)]
+        {
             assert_eq!(find_number(text, key), expected, "{key}");
         }
     }

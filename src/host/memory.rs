@@ -51,13 +51,9 @@ mod tests {
             ("MemTotal: 1000 kB\nMemFree: 100 kB\n", None),
             ("MemTotal: 0 kB\nMemAvailable: 0 kB\n", None),
             ("MemAvailable: 600 kB\n", None),
-            (
-                "MemTotal: 10 kB\nMemAvailable: 600 kB\n",
-                Some([10, 10, 0, 0]),
-            ),
+            ("MemTotal: 10 kB\nMemAvailable: 600 kB\n", Some([10, 10, 0, 0])),
         ] {
-            let found =
-                parse_meminfo(text).map(|m| [m.total, m.available, m.swap_total, m.swap_free]);
+            let found = parse_meminfo(text).map(|m| [m.total, m.available, m.swap_total, m.swap_free]);
             let expected = expected.map(|sizes| sizes.map(|kib: u64| Bytes(kib * 1024)));
             assert_eq!(found, expected, "{text}");
         }

@@ -42,11 +42,7 @@ pub fn read_owner(root: &Path) -> Pressure {
 }
 
 fn read_each(read: impl Fn(&str) -> Option<Stall>) -> Pressure {
-    Pressure {
-        cpu: read("cpu"),
-        memory: read("memory"),
-        io: read("io"),
-    }
+    Pressure { cpu: read("cpu"), memory: read("memory"), io: read("io") }
 }
 
 fn read_stall(path: PathBuf) -> Option<Stall> {
@@ -61,10 +57,7 @@ fn parse_stall(text: &str) -> Option<Stall> {
         let value: f64 = words.find_map(|w| w.strip_prefix("avg10="))?.parse().ok()?;
         (0.0..=100.0).contains(&value).then_some(value)
     };
-    Some(Stall {
-        some_percent: percent("some ")?,
-        full_percent: percent("full ").unwrap_or(0.0),
-    })
+    Some(Stall { some_percent: percent("some ")?, full_percent: percent("full ").unwrap_or(0.0) })
 }
 
 #[cfg(test)]
@@ -73,10 +66,7 @@ mod tests {
     use crate::host::tree::{GARBAGE, Tree};
 
     fn stall(some_percent: f64, full_percent: f64) -> Option<Stall> {
-        Some(Stall {
-            some_percent,
-            full_percent,
-        })
+        Some(Stall { some_percent, full_percent })
     }
 
     #[test]
@@ -101,24 +91,12 @@ mod tests {
     fn the_owner_is_the_worse_of_their_slices() {
         let tree = Tree::new(&[
             ("proc/pressure/memory", "some avg10=9\nfull avg10=8\n"),
-            (
-                "sys/fs/cgroup/user.slice/memory.pressure",
-                "some avg10=1\nfull avg10=1\n",
-            ),
-            (
-                "sys/fs/cgroup/system.slice/memory.pressure",
-                "some avg10=3\nfull avg10=0\n",
-            ),
+            ("sys/fs/cgroup/user.slice/memory.pressure", "some avg10=1\nfull avg10=1\n"),
+            ("sys/fs/cgroup/system.slice/memory.pressure", "some avg10=3\nfull avg10=0\n"),
         ]);
         tree.fifo("proc/pressure/io");
-        let machine = Pressure {
-            memory: stall(9.0, 8.0),
-            ..Pressure::default()
-        };
-        let owner = Pressure {
-            memory: stall(3.0, 1.0),
-            ..Pressure::default()
-        };
+        let machine = Pressure { memory: stall(9.0, 8.0), ..Pressure::default() };
+        let owner = Pressure { memory: stall(3.0, 1.0), ..Pressure::default() };
         assert_eq!(read_machine(tree.root()), machine);
         assert_eq!(read_owner(tree.root()), owner);
         assert_eq!(read_owner(&tree.path("proc")), Pressure::default());

@@ -100,10 +100,7 @@ fn read_core_key(dir: &Path, cpu: u32) -> CoreKey {
     let topology = dir.join(format!("cpu{cpu}/topology"));
     let siblings = files::read_text(&topology.join("thread_siblings_list")).ok();
     let siblings = siblings.and_then(|text| parse_cpu_list(&text));
-    if let Some(first) = siblings
-        .filter(|list| list.contains(&cpu))
-        .and_then(|list| list.first().copied())
-    {
+    if let Some(first) = siblings.filter(|list| list.contains(&cpu)).and_then(|list| list.first().copied()) {
         return CoreKey::Siblings(first);
     }
     let id = |name| files::read_u64(&topology.join(name)).ok().flatten();
@@ -139,16 +136,8 @@ mod tests {
         let smt = machine("0-3\n", &[(0, "0,2"), (1, "1,3"), (2, "0,2"), (3, "1,3")]);
         let plain = machine("0-1\n", &[(0, "0"), (1, "1")]);
         // Two P cores with two threads each, four E cores.
-        let mixed: Vec<(u32, &str)> = vec![
-            (0, "0-1"),
-            (1, "0-1"),
-            (2, "2-3"),
-            (3, "2-3"),
-            (4, "4"),
-            (5, "5"),
-            (6, "6"),
-            (7, "7"),
-        ];
+        let mixed: Vec<(u32, &str)> =
+            vec![(0, "0-1"), (1, "0-1"), (2, "2-3"), (3, "2-3"), (4, "4"), (5, "5"), (6, "6"), (7, "7")];
         let offline = machine("0,2-3\n", &[(0, "0,2"), (1, "1,3"), (2, "0,2"), (3, "1,3")]);
         let first_offline = machine("1-3\n", &[(1, "0-1"), (2, "2-3"), (3, "2-3")]);
         let mixed = machine("0-7\n", &mixed);

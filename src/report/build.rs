@@ -31,14 +31,7 @@ pub struct LoopCost {
 
 impl LoopCost {
     pub fn new(now: f64) -> LoopCost {
-        LoopCost {
-            since: now,
-            turns: 0,
-            longest_gap: 0.0,
-            woken: now,
-            calls: 0,
-            cpu: 0.0,
-        }
+        LoopCost { since: now, turns: 0, longest_gap: 0.0, woken: now, calls: 0, cpu: 0.0 }
     }
 
     /// The loop goes to wait: what lay between is a gap in which nothing would have been noticed.
@@ -64,11 +57,7 @@ pub fn status(seen: &Seen) -> Status {
     let facts = seen.facts;
     let interval = seen.start.config.loop_.interval.as_secs_f64();
     let pilots = observation.pilots.as_deref().unwrap_or(&[]);
-    let others = || {
-        pilots
-            .iter()
-            .filter(|pilot| !pilot.own && pilot.state.holds_room())
-    };
+    let others = || pilots.iter().filter(|pilot| !pilot.own && pilot.state.holds_room());
     Status {
         schema: SCHEMA,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -84,15 +73,8 @@ pub fn status(seen: &Seen) -> Status {
         protection: protection(&observation.protection),
         cpus: cpus(seen),
         memory: memory(seen),
-        disk: observation.disk_free.map(|free| Disk {
-            free,
-            reserve: seen.start.config.share.reserve_disk.0,
-        }),
-        pilots: pilots
-            .iter()
-            .filter(|pilot| pilot.own && shown(pilot.state))
-            .map(|pilot| row(seen, pilot))
-            .collect(),
+        disk: observation.disk_free.map(|free| Disk { free, reserve: seen.start.config.share.reserve_disk.0 }),
+        pilots: pilots.iter().filter(|pilot| pilot.own && shown(pilot.state)).map(|pilot| row(seen, pilot)).collect(),
         others: Others {
             pilots: u32::try_from(others().count()).unwrap_or(u32::MAX),
             // An empty sum of floats is -0.
@@ -124,24 +106,16 @@ fn shown(state: PilotState) -> bool {
 
 fn protection(protection: &decide::Protection) -> Protection {
     let (level, text) = match protection {
-        decide::Protection::Verified => (
-            "verified",
-            "pilots run in an idle group: the kernel gives them only what nobody else wants",
-        ),
-        decide::Protection::Prepared => (
-            "prepared",
-            "the idle group is there; the first pilot will show that it holds",
-        ),
-        decide::Protection::Lost => (
-            "none",
-            "the group of the pilots is not idle; it is being set again",
-        ),
+        decide::Protection::Verified => {
+            ("verified", "pilots run in an idle group: the kernel gives them only what nobody else wants")
+        }
+        decide::Protection::Prepared => {
+            ("prepared", "the idle group is there; the first pilot will show that it holds")
+        }
+        decide::Protection::Lost => ("none", "the group of the pilots is not idle; it is being set again"),
         decide::Protection::None(why) => ("none", why.as_str()),
     };
-    Protection {
-        level: level.to_owned(),
-        text: text.to_owned(),
-    }
+    Protection { level: level.to_owned(), text: text.to_owned() }
 }
 
 fn cpus(seen: &Seen) -> Cpus {
@@ -172,9 +146,7 @@ fn memory(seen: &Seen) -> Memory {
 fn row(seen: &Seen, pilot: &decide::Pilot) -> Pilot {
     let now = seen.observation.at;
     let listed = seen.list.iter().find(|listed| listed.id == pilot.id);
-    let state = serde_json::to_value(pilot.state)
-        .ok()
-        .and_then(|value| value.as_str().map(str::to_owned));
+    let state = serde_json::to_value(pilot.state).ok().and_then(|value| value.as_str().map(str::to_owned));
     Pilot {
         id: pilot.id.as_str().to_owned(),
         name: pilot.name.clone(),

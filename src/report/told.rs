@@ -35,18 +35,12 @@ impl Told {
     }
 
     pub fn control_problems(&mut self, problems: &[String]) {
-        self.problem(
-            "control files",
-            (!problems.is_empty()).then(|| problems.join("; ")),
-        );
+        self.problem("control files", (!problems.is_empty()).then(|| problems.join("; ")));
     }
 
     /// One line each, for `status`.
     pub fn problems(&self) -> Vec<String> {
-        self.problems
-            .iter()
-            .map(|(subject, (text, _))| format!("{subject}: {text}"))
-            .collect()
+        self.problems.iter().map(|(subject, (text, _))| format!("{subject}: {text}")).collect()
     }
 
     /// The log line of a tick: only when something is new.
@@ -73,24 +67,11 @@ fn log_news(news: &News) {
                 log::warn!("{name} was not started: {why}")
             }
         },
-        News::Fetched {
-            class,
-            result: Ok(()),
-        } => log::info!("the image of '{class}' is here"),
-        News::Fetched {
-            class,
-            result: Err(why),
-        } => log::warn!("the image of '{class}': {why}; trying again later"),
-        News::Buried {
-            name,
-            ended: Some(ended),
-            ..
-        } => {
+        News::Fetched { class, result: Ok(()) } => log::info!("the image of '{class}' is here"),
+        News::Fetched { class, result: Err(why) } => log::warn!("the image of '{class}': {why}; trying again later"),
+        News::Buried { name, ended: Some(ended), .. } => {
             let lived = ended.lived.unwrap_or(0.0);
-            log::info!(
-                "{name} ended after {lived:.0} s with exit code {}",
-                ended.exit_code
-            );
+            log::info!("{name} ended after {lived:.0} s with exit code {}", ended.exit_code);
         }
         News::Buried { .. } | News::Changed(_) => {}
         News::Failed { id, what } => {

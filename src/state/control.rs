@@ -86,11 +86,7 @@ pub fn request_force_stop(state: &Path) -> Result<(), StateError> {
     request(state, Request::ForceStop, Ok(b"{}".to_vec()))
 }
 
-fn request(
-    state: &Path,
-    request: Request,
-    content: serde_json::Result<Vec<u8>>,
-) -> Result<(), StateError> {
+fn request(state: &Path, request: Request, content: serde_json::Result<Vec<u8>>) -> Result<(), StateError> {
     let path = path(state, request);
     let content = content.map_err(|error| StateError::Io {
         path: path.clone(),
@@ -127,30 +123,18 @@ fn explained(result: Result<(), StateError>) -> Result<(), StateError> {
 pub fn read(state: &Path, now: f64) -> Requests {
     let mut problems = Vec::new();
     let mut read = |request| read_one(state, request, &mut problems);
-    let found = (
-        read(Request::Drain),
-        read(Request::Snooze),
-        read(Request::ForceStop),
-    );
+    let found = (read(Request::Drain), read(Request::Snooze), read(Request::ForceStop));
     let doubtful = [&found.0, &found.1, &found.2].contains(&&Found::Unreadable);
     let mut confused = |request, what: &str| {
         let path = path(state, request);
         problems.push(format!("{}: cannot be understood; {what}", path.display()));
     };
     let drain = match found.0 {
-        Found::Content(content, written) => {
-            Some(parse_drain(&content, written).unwrap_or_else(|| {
-                confused(Request::Drain, "draining until `plancton resume`");
-                Drain {
-                    since: written,
-                    ..Drain::default()
-                }
-            }))
-        }
-        _ => doubtful.then(|| Drain {
-            since: now,
-            ..Drain::default()
-        }),
+        Found::Content(content, written) => Some(parse_drain(&content, written).unwrap_or_else(|| {
+            confused(Request::Drain, "draining until `plancton resume`");
+            Drain { since: written, ..Drain::default() }
+        })),
+        _ => doubtful.then(|| Drain { since: now, ..Drain::default() }),
     };
     let snooze = match found.1 {
         Found::Content(content, written) => serde_json::from_slice(&content).ok().or_else(|| {
@@ -162,11 +146,7 @@ pub fn read(state: &Path, now: f64) -> Requests {
     };
     let snooze = snooze.filter(|snooze| snooze.until > now);
     let force_stop = matches!(found.2, Found::Content(..));
-    let asked = Control {
-        drain,
-        snooze,
-        force_stop,
-    };
+    let asked = Control { drain, snooze, force_stop };
     Requests { asked, problems }
 }
 

@@ -25,11 +25,7 @@ pub(super) fn draw(pen: &Pen, status: &Status, lines: &mut Vec<String>) {
         given: cpus.given,
         reserve: cpus.reserve,
     };
-    let cores = if number(cpus.total) == "1" {
-        "core"
-    } else {
-        "cores"
-    };
+    let cores = if number(cpus.total) == "1" { "core" } else { "cores" };
     let title = format!("{} {cores}", number(cpus.total));
     bar(pen, "CPU", &title, &amounts.parts(number), lines);
     lines.push(String::new());
@@ -42,13 +38,7 @@ pub(super) fn draw(pen: &Pen, status: &Status, lines: &mut Vec<String>) {
         reserve: float(memory.reserve),
     };
     let gib = |bytes: f64| number(bytes / float(1 << 30));
-    bar(
-        pen,
-        "Memory",
-        &size(memory.total),
-        &amounts.parts(gib),
-        lines,
-    );
+    bar(pen, "Memory", &size(memory.total), &amounts.parts(gib), lines);
 }
 
 /// In one unit; `None` where it was not measured.
@@ -65,16 +55,9 @@ impl Amounts {
     fn parts(&self, format: impl Fn(f64) -> String) -> Vec<Part> {
         let measured = |value: Option<f64>| value.map_or("?".to_owned(), &format);
         let fine = |value: f64| {
-            if value.is_finite() {
-                value.max(0.0)
-            } else {
-                0.0
-            }
+            if value.is_finite() { value.max(0.0) } else { 0.0 }
         };
-        let (owner, pilots) = (
-            fine(self.owner.unwrap_or(0.0)),
-            fine(self.pilots.unwrap_or(0.0)),
-        );
+        let (owner, pilots) = (fine(self.owner.unwrap_or(0.0)), fine(self.pilots.unwrap_or(0.0)));
         let (total, reserve) = (fine(self.total), fine(self.reserve));
         let promised = (fine(self.given) - pilots).max(0.0);
         let free = (total - owner - pilots - promised - reserve).max(0.0);
@@ -82,13 +65,7 @@ impl Amounts {
             part("owner", '█', Ink::Owner, owner, measured(self.owner)),
             part("pilots", '▒', Ink::Good, pilots, measured(self.pilots)),
             part("promised", '░', Ink::Good, promised, format(promised)),
-            part(
-                "free",
-                '·',
-                Ink::Faint,
-                free,
-                measured(self.owner.map(|_| free)),
-            ),
+            part("free", '·', Ink::Faint, free, measured(self.owner.map(|_| free))),
             part("reserve", '╱', Ink::Faint, reserve, format(reserve)),
         ];
         let mut left = total;
@@ -102,21 +79,12 @@ impl Amounts {
 }
 
 fn part(name: &'static str, mark: char, ink: Ink, amount: f64, label: String) -> Part {
-    Part {
-        name,
-        mark,
-        ink,
-        amount,
-        label,
-    }
+    Part { name, mark, ink, amount, label }
 }
 
 fn bar(pen: &Pen, name: &str, title: &str, parts: &[Part], lines: &mut Vec<String>) {
     const LEFT: usize = 8;
-    let cells = pen
-        .width
-        .saturating_sub(LEFT + title.chars().count() + 2)
-        .min(64);
+    let cells = pen.width.saturating_sub(LEFT + title.chars().count() + 2).min(64);
     let mut bar = String::new();
     let (mut reached, mut drawn) = (0.0, 0);
     for part in parts {
@@ -133,8 +101,7 @@ fn bar(pen: &Pen, name: &str, title: &str, parts: &[Part], lines: &mut Vec<Strin
     // The legend: only kinds that there are, but always whose machine it is and who else is there.
     let mut line = " ".repeat(LEFT);
     let mut used = LEFT;
-    let worth_naming =
-        |part: &&Part| part.label != "0" || matches!(part.name, "owner" | "pilots" | "free");
+    let worth_naming = |part: &&Part| part.label != "0" || matches!(part.name, "owner" | "pilots" | "free");
     for part in parts.iter().filter(worth_naming) {
         let length = part.name.len() + part.label.chars().count() + 3;
         if used > LEFT && used + 3 + length > pen.width {

@@ -25,12 +25,7 @@ pub(super) fn draw(pen: &Pen, status: &Status, room: usize) -> Vec<String> {
         rows if rows >= status.pilots.len() => rows,
         rows => rows.saturating_sub(1).max(FEWEST),
     };
-    let cells: Vec<[String; COLUMNS]> = status
-        .pilots
-        .iter()
-        .take(rows)
-        .map(|pilot| row(pen, pilot))
-        .collect();
+    let cells: Vec<[String; COLUMNS]> = status.pilots.iter().take(rows).map(|pilot| row(pen, pilot)).collect();
     let widths = widths(pen.width, &cells);
     let mut lines = vec![String::new()];
     let heads = HEADS.map(str::to_owned);
@@ -73,10 +68,7 @@ fn widths(screen: usize, cells: &[[String; COLUMNS]]) -> [usize; COLUMNS] {
     }
     let total = |widths: &[usize; COLUMNS]| {
         let shown = widths.iter().filter(|width| **width > 0);
-        shown
-            .map(|width| width + GAP)
-            .sum::<usize>()
-            .saturating_sub(GAP)
+        shown.map(|width| width + GAP).sum::<usize>().saturating_sub(GAP)
     };
     let [name, .., image] = widths;
     let over = total(&widths).saturating_sub(screen);
@@ -86,18 +78,12 @@ fn widths(screen: usize, cells: &[[String; COLUMNS]]) -> [usize; COLUMNS] {
     }
     for column in DISPENSABLE {
         if total(&widths) > screen {
-            widths
-                .iter_mut()
-                .skip(column)
-                .take(1)
-                .for_each(|width| *width = 0);
+            widths.iter_mut().skip(column).take(1).for_each(|width| *width = 0);
         }
     }
     let over = total(&widths).saturating_sub(screen);
     if let Some(first) = widths.first_mut() {
-        *first = name
-            .saturating_sub(over)
-            .max(HEADS.map(str::len).into_iter().max().unwrap_or(0));
+        *first = name.saturating_sub(over).max(HEADS.map(str::len).into_iter().max().unwrap_or(0));
     }
     widths
 }

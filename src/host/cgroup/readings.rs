@@ -65,10 +65,7 @@ impl Group {
         let text = files::read_text(&path)?;
         let (first, rest): (_, &[_]) = match self.version {
             Version::V1 => ("total_rss", &["total_shmem"]),
-            Version::V2 => (
-                "anon",
-                &["shmem", "kernel_stack", "pagetables", "slab_unreclaimable"],
-            ),
+            Version::V2 => ("anon", &["shmem", "kernel_stack", "pagetables", "slab_unreclaimable"]),
         };
         let number = |key: &str| files::find_number(&text, key);
         let first = number(first).ok_or_else(|| ReadError::malformed(&path, "memory sizes"))?;
@@ -96,10 +93,8 @@ impl Group {
 
     /// The files that hold a default I/O weight, with their values; none where the kernel has no I/O weights.
     pub fn read_io_weights(&self) -> Vec<(PathBuf, u64)> {
-        let (controller, names) = self.pick(
-            ("blkio", ["blkio.weight", "blkio.bfq.weight"]),
-            ("io", ["io.weight", "io.bfq.weight"]),
-        );
+        let (controller, names) =
+            self.pick(("blkio", ["blkio.weight", "blkio.bfq.weight"]), ("io", ["io.weight", "io.bfq.weight"]));
         let files = names.iter().filter_map(|name| self.file(controller, name));
         let read = |path: PathBuf| {
             let text = files::read_text(&path).ok()?;
@@ -140,9 +135,7 @@ impl Group {
         let name = self.pick("memory.memsw.limit_in_bytes", "memory.swap.max");
         let swap = self.read_setting("memory", name)?;
         Ok(match (self.version, swap, memory_bytes) {
-            (Version::V1, Setting::At(both), Setting::At(memory)) => {
-                Setting::At(both.saturating_sub(memory))
-            }
+            (Version::V1, Setting::At(both), Setting::At(memory)) => Setting::At(both.saturating_sub(memory)),
             (_, swap, _) => swap,
         })
     }
@@ -163,11 +156,7 @@ impl Group {
     }
 
     /// `None` where the group is there, but not this file of it (or its controller is not mounted).
-    fn read_if_there(
-        &self,
-        controller: &str,
-        name: &str,
-    ) -> Result<Option<(PathBuf, String)>, ReadError> {
+    fn read_if_there(&self, controller: &str, name: &str) -> Result<Option<(PathBuf, String)>, ReadError> {
         let Some(path) = self.file(controller, name) else {
             return Ok(None);
         };
@@ -179,8 +168,7 @@ impl Group {
     }
 
     fn file_or_missing(&self, controller: &str, name: &str) -> Result<PathBuf, ReadError> {
-        self.file(controller, name)
-            .ok_or_else(|| ReadError::new(Path::new(name), files::Why::Missing))
+        self.file(controller, name).ok_or_else(|| ReadError::new(Path::new(name), files::Why::Missing))
     }
 
     fn malformed(&self, controller: &str, expected: &'static str) -> ReadError {
@@ -231,11 +219,7 @@ mod tests {
                 ("cpu,cpuacct", "cpu.idle", "1\n"),
                 ("cpu,cpuacct", "cpu.cfs_quota_us", "150000\n"),
                 ("cpu,cpuacct", "cpu.cfs_period_us", "100000\n"),
-                (
-                    "memory",
-                    "memory.stat",
-                    "rss 1\ntotal_rss 100\ntotal_shmem 20\ntotal_swap 7\n",
-                ),
+                ("memory", "memory.stat", "rss 1\ntotal_rss 100\ntotal_shmem 20\ntotal_swap 7\n"),
                 ("memory", "memory.limit_in_bytes", "1000\n"),
                 ("memory", "memory.memsw.limit_in_bytes", "1500\n"),
                 ("memory", "memory.oom_control", "under_oom 0\noom_kill 3\n"),
@@ -323,10 +307,9 @@ mod tests {
             swap_bytes: Setting::Absent,
             pids: Setting::Absent,
         };
-        for (tree, layout, hierarchies) in [
-            (v1_tree(), V1, ["cpu,cpuacct", "memory", "pids"].as_slice()),
-            (Tree::new(&[]), V2, &[""]),
-        ] {
+        for (tree, layout, hierarchies) in
+            [(v1_tree(), V1, ["cpu,cpuacct", "memory", "pids"].as_slice()), (Tree::new(&[]), V2, &[""])]
+        {
             let group = find_parent(tree.root(), layout);
             assert!(group.read_limits().unwrap_err().is_missing());
             assert!(group.read_cpu_idle().unwrap_err().is_missing());
@@ -345,13 +328,7 @@ mod tests {
     #[test]
     fn garbage_in_any_file() {
         let tree = Tree::new(&[]);
-        let files = [
-            "cpu.stat",
-            "cpu.idle",
-            "cpu.max",
-            "memory.stat",
-            "memory.max",
-        ];
+        let files = ["cpu.stat", "cpu.idle", "cpu.max", "memory.stat", "memory.max"];
         let group = find_parent(tree.root(), V2);
         for content in GARBAGE {
             for name in files.iter().chain(&["memory.events", "io.weight"]) {
