@@ -148,7 +148,8 @@ pub(super) fn give_back(turn: &mut Turn, memory: &mut Memory, rules: &Rules, roo
     let need = if room.active > 0.0 { room.need() } else { 0.0 };
     ladder.watch(turn, need);
     let (how, too_much) = busy_measure(turn, &mut ladder, room, need);
-    let mut own: Vec<Pilot> = turn.own().filter(|p| !memory.stopping.contains_key(&p.id)).cloned().collect();
+    let mut own: Vec<Pilot> =
+        turn.own().filter(|p| rules.how == Some(How::Kill) || !memory.stopping.contains_key(&p.id)).cloned().collect();
     own.sort_by(|a, b| a.created.total_cmp(&b.created).then_with(|| a.id.cmp(&b.id)));
     let running = own.iter().filter(|pilot| pilot.state == PilotState::Running).count();
     ladder.holding = rules.keep.is_some() || too_much > 0.0;
@@ -173,8 +174,9 @@ pub(super) fn give_back(turn: &mut Turn, memory: &mut Memory, rules: &Rules, roo
         }
     }
     stop_starved(turn, memory, &mut ladder, rules, &own);
-    if rules.keep.is_none() && !ladder.in_doubt() && ladder.is_calm(turn) {
-        wake(turn, memory, room, &own);
+    if !ladder.in_doubt() && (ladder.is_calm(turn) || rules.wakes) {
+        let most = rules.keep.map_or(usize::MAX, |keep| keep.saturating_sub(running));
+        wake(turn, memory, room, &own, most);
     }
     memory.ladder = ladder;
 }
@@ -244,9 +246,9 @@ fn stop_starved(turn: &mut Turn, memory: &mut Memory, ladder: &mut Ladder, rules
 }
 
 /// Paused pilots go on, the oldest first, while they fit.
-fn wake(turn: &mut Turn, memory: &mut Memory, room: &Room, own: &[Pilot]) {
+fn wake(turn: &mut Turn, memory: &mut Memory, room: &Room, own: &[Pilot], most: usize) {
     let mut room = room.clone();
-    for pilot in own.iter().filter(|pilot| pilot.state == PilotState::Paused) {
+    for pilot in own.iter().filter(|pilot| pilot.state == PilotState::Paused).take(most) {
         if !room.fits_cpu(pilot.cpus) {
             break;
         }

@@ -549,6 +549,32 @@ fn each_rule_has_its_reason() {
 }
 
 #[test]
+fn heat_takes_one_pilot_a_calm_and_gives_one_back() {
+    let mut world = World::new(4.0, ONE_CORE, |_| NOISE);
+    filled(&mut world);
+    world.twist = Box::new(|seen| seen.temperature = Some(if seen.at.boot < 420.0 { 90.0 } else { 75.0 }));
+    world.run_until(415.0);
+    assert_eq!(world.running(), 2, "two steps of 60 s: {:?}", world.since(0.0));
+    world.run_until(800.0);
+    let steps: Vec<f64> = world.since(420.0).iter().map(|entry| entry.0).collect();
+    assert_eq!(world.running(), 4, "{:?}", world.since(0.0));
+    assert!(steps.windows(2).all(|pair| pair[1] - pair[0] >= 50.0), "one a calm: {steps:?}");
+}
+
+#[test]
+fn a_force_stop_waits_for_no_grace() {
+    let mut world = World::new(1.0, ONE_CORE, |_| NOISE);
+    filled(&mut world);
+    let id = world.pilots[0].id.clone();
+    let mut seen = world.observation();
+    seen.at.awake += 50_000.0;
+    assert_eq!(decide(&world.config, &mut world.memory, &seen).actions.len(), 1, "its ttl is over");
+    seen.control.force_stop = true;
+    let actions = decide(&world.config, &mut world.memory, &seen).actions;
+    assert_eq!(actions, [Action::Kill { id, paused: false }]);
+}
+
+#[test]
 fn what_runs_short_stops_the_youngest_one_by_one() {
     type Twist = fn(&mut Observation);
     let scarce: [(Code, Twist); 3] = [
