@@ -70,6 +70,8 @@ pub(super) struct Launching {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Stopping {
     pub cause: Cause,
+    /// SIGKILL was sent already.
+    pub killed: bool,
     /// Boot-clock second of SIGKILL; infinite once it was sent.
     pub kill_at: f64,
 }
