@@ -16,6 +16,8 @@ pub(super) enum Blocked {
     InFlight,
     /// Paused pilots go first.
     Paused,
+    /// The owner needed the room, or a rule held, less than `calm-for` ago.
+    Calming,
     Probing,
     MaxPilots(u32),
     Cap(String),
@@ -83,6 +85,9 @@ fn machine_is_open(turn: &Turn, memory: &Memory) -> Result<(), Blocked> {
     }
     if turn.own().any(|pilot| pilot.state == PilotState::Paused) {
         return Err(Blocked::Paused);
+    }
+    if !memory.ladder.is_calm(turn) {
+        return Err(Blocked::Calming);
     }
     if memory.ladder.in_doubt() {
         return Err(Blocked::Cpu(String::new()));
@@ -160,7 +165,7 @@ impl Blocked {
                 "no [[pilot]] is configured; `plancton config --default` shows how to add one",
             ),
             Blocked::NoRate => Reason::new(Code::Starting, 0.0, 0.0, "taking a first look at what the owner uses"),
-            Blocked::InFlight | Blocked::Paused => {
+            Blocked::InFlight | Blocked::Paused | Blocked::Calming => {
                 let under_way = memory.unlisted(turn).count();
                 let text = format!("{holding} pilots, {under_way} of them being started");
                 Reason::new(Code::Starting, float(under_way as u64), 0.0, text)

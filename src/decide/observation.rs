@@ -66,6 +66,8 @@ pub struct CpuUse {
     pub foreign_smooth: f64,
     /// Length of the last window, seconds.
     pub window: f64,
+    /// Boot-clock second at which it ended.
+    pub at: f64,
 }
 
 /// All in bytes.

@@ -46,6 +46,8 @@ pub(super) struct Rules {
     pub ends_when_empty: bool,
     /// Seconds until a timed rule (snooze, `drain --by`) changes by itself.
     pub ends_in: Option<f64>,
+    /// Only heat holds pilots back, and its own steps are slow enough to let one more run.
+    pub wakes: bool,
     /// A rule that the owner ends with a command ends at once; the others only after `calm-for`.
     pub at_once: bool,
 }
@@ -69,6 +71,8 @@ impl Rules {
         rules.owner(turn, memory);
         rules.scarce(turn, room);
         rules.at_once = rules.reasons.len() == commands;
+        let holding = rules.reasons.iter().filter(|reason| reason.code != Code::Drain);
+        rules.wakes = rules.keep.is_some() && holding.clone().all(|reason| reason.code == Code::Temperature);
         rules
     }
 

@@ -219,7 +219,7 @@ impl Observer {
             let foreign = (busy - pilots).max(0.0);
             self.smooth.update(foreign, window);
             self.given_seconds += used;
-            CpuUse { busy, pilots, foreign, foreign_smooth: self.smooth.value().unwrap_or(foreign), window }
+            CpuUse { busy, pilots, foreign, foreign_smooth: self.smooth.value().unwrap_or(foreign), window, at: now }
         });
         if self.topology.as_ref().is_none_or(|topology| topology.count_threads(&[]) != sample.cpus_online) {
             self.topology = topology::read_topology(&self.root);
