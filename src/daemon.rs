@@ -215,7 +215,10 @@ impl Daemon {
         let now = clock::now().boot;
         self.cost.turned(now, clock::process_cpu());
         let pending = self.list.is_some() || (self.stirred && self.asking.is_none() && self.facts.is_some());
-        let seconds = if pending { Some(0.0) } else { self.next_tick.map(|at| (at - now).max(0.0)) };
+        // A command that came while the engine is asked is told when that takes long.
+        let silent_at = self.asking.filter(|_| self.stirred).map(|asked_at| asked_at + SILENT);
+        let due = [self.next_tick, silent_at].into_iter().flatten().reduce(f64::min);
+        let seconds = if pending { Some(0.0) } else { due.map(|at| (at - now).max(0.0)) };
         let events = self.events.as_ref().map(AsFd::as_fd);
         let woken = wait(seconds, &mut self.signals, self.control.as_ref(), Some(self.flights.as_fd()), events);
         self.cost.woke(clock::now().boot);
@@ -301,7 +304,7 @@ impl Daemon {
 
     fn is_due(&self) -> bool {
         let now = clock::now().boot;
-        let silent = self.asking.is_none_or(|asked_at| now - asked_at > SILENT);
+        let silent = self.asking.is_none_or(|asked_at| now - asked_at >= SILENT);
         (self.stirred && silent) || self.next_tick.is_some_and(|at| now >= at)
     }
 
