@@ -231,7 +231,7 @@ impl Drop for FakeEngine {
 impl World {
     fn new_id(&mut self) -> String {
         self.next_id += 1;
-        format!("{:064x}", self.next_id.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        format!("{:016x}", self.next_id.wrapping_mul(0x9e37_79b9_7f4a_7c15)).repeat(4)
     }
 
     pub fn find(&self, id: &str) -> Option<&Container> {
@@ -284,7 +284,8 @@ impl World {
         container.finished = Some(epoch());
         let mut attributes: BTreeMap<String, String> = container.labels.clone();
         attributes.insert("exitCode".to_owned(), exit_code.to_string());
-        let event = json!({"Type": "container", "Action": "die", "Actor": {"ID": container.id, "Attributes": attributes}});
+        let event =
+            json!({"Type": "container", "Action": "die", "Actor": {"ID": container.id, "Attributes": attributes}});
         let text = format!("{event}\n");
         let chunk = format!("{:x}\r\n{text}\r\n", text.len());
         self.listeners.retain_mut(|stream| stream.write_all(chunk.as_bytes()).is_ok());
