@@ -110,6 +110,11 @@ impl Ladder {
         self.recovering &= !self.is_calm(turn);
     }
 
+    /// Seconds of calm that are still missing.
+    pub(super) fn until_calm(&self, turn: &Turn) -> f64 {
+        (turn.owner.calm_for.as_secs_f64() - self.calm_for(turn.now)).max(0.0)
+    }
+
     fn calm_for(&self, now: f64) -> f64 {
         self.calm_since.map_or(0.0, |since| now - since)
     }
@@ -133,9 +138,9 @@ impl Ladder {
             return Some(Reason::new(Code::Busy, free, room.give_floor, format!("{numbers}; nothing is started")));
         }
         if paused > 0 && !self.is_calm(turn) {
-            let left = turn.owner.calm_for.as_secs_f64() - self.calm_for(turn.now);
+            let left = self.until_calm(turn);
             let text = format!("{numbers}; paused pilots go on after {left:.0} s more of calm");
-            return Some(Reason::new(Code::Busy, free, room.launch_floor, text));
+            return Some(Reason::new(Code::Calming, left, 0.0, text));
         }
         None
     }

@@ -529,7 +529,7 @@ fn each_rule_has_its_reason() {
         (Code::Program, |seen| seen.program = Some("game".to_owned())),
         (Code::Hold, |seen| seen.hold = Some("price.hold: expensive".to_owned())),
         (Code::Temperature, |seen| seen.temperature = Some(91.0)),
-        (Code::MaxPilots, |seen| seen.local = LocalTime { weekday: 1, minute: 600 }),
+        (Code::Hours, |seen| seen.local = LocalTime { weekday: 1, minute: 600 }),
     ];
     let text = format!("[[when]]\nhours = \"Tue 09:00-11:00\"\nmax-pilots = 0\n{ONE_CORE}");
     for (code, twist) in pausing {

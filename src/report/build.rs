@@ -72,7 +72,7 @@ pub fn status(seen: &Seen) -> Status {
         reason: decision.reason.clone(),
         drain: observation.control.drain,
         snooze: observation.control.snooze,
-        protection: protection(&observation.protection),
+        protection: protection(&observation.protection, &observation.limits),
         cpus: cpus(seen),
         memory: memory(seen),
         disk: observation.disk_free.map(|free| Disk { free, reserve: seen.start.config.share.reserve_disk.0 }),
@@ -104,7 +104,7 @@ pub fn status(seen: &Seen) -> Status {
     }
 }
 
-fn protection(protection: &decide::Protection) -> Protection {
+fn protection(protection: &decide::Protection, limits: &str) -> Protection {
     let (level, text) = match protection {
         decide::Protection::Verified => {
             ("verified", "pilots run in an idle group: the kernel gives them only what nobody else wants")
@@ -115,7 +115,8 @@ fn protection(protection: &decide::Protection) -> Protection {
         decide::Protection::Lost => ("none", "the group of the pilots is not idle; it is being set again"),
         decide::Protection::None(why) => ("none", why.as_str()),
     };
-    Protection { level: level.to_owned(), text: text.to_owned() }
+    let proof = if limits.is_empty() { String::new() } else { format!("; limits read back from one: {limits}") };
+    Protection { level: level.to_owned(), text: format!("{text}{proof}") }
 }
 
 fn cpus(seen: &Seen) -> Cpus {
