@@ -173,7 +173,8 @@ impl Daemon {
     }
 
     fn mend_group(&mut self) {
-        let Some(layout) = self.facts.as_ref().and_then(|facts| facts.layout) else {
+        let ours = self.facts.as_ref().filter(|facts| facts.parent.is_ok());
+        let Some(layout) = ours.and_then(|facts| facts.layout) else {
             return;
         };
         let (root, limit) = (self.root.clone(), self.memory_limit());
