@@ -195,7 +195,8 @@ impl Daemon {
     }
 
     fn mend_group(&mut self) {
-        let Some(layout) = self.facts.as_ref().and_then(|facts| facts.layout) else {
+        let ours = self.facts.as_ref().filter(|facts| facts.parent.is_ok());
+        let Some(layout) = ours.and_then(|facts| facts.layout) else {
             return;
         };
         let (root, limit) = (self.root.clone(), self.memory_limit());
@@ -237,7 +238,10 @@ impl Daemon {
         let now = clock::now().boot;
         self.cost.turned(now, clock::process_cpu());
         let pending = self.list.is_some() || (self.stirred && self.asking.is_none() && self.facts.is_some());
-        let seconds = if pending { Some(0.0) } else { self.next_tick.map(|at| (at - now).max(0.0)) };
+        // A command that came while the engine is asked is told when that takes long.
+        let silent_at = self.asking.filter(|_| self.stirred).map(|asked_at| asked_at + SILENT);
+        let due = [self.next_tick, silent_at].into_iter().flatten().reduce(f64::min);
+        let seconds = if pending { Some(0.0) } else { due.map(|at| (at - now).max(0.0)) };
         let events = self.events.as_ref().map(AsFd::as_fd);
         let woken = wait(seconds, &mut self.signals, self.control.as_ref(), Some(self.flights.as_fd()), events);
         self.cost.woke(clock::now().boot);
@@ -326,7 +330,7 @@ impl Daemon {
 
     fn is_due(&self) -> bool {
         let now = clock::now().boot;
-        let silent = self.asking.is_none_or(|asked_at| now - asked_at > SILENT);
+        let silent = self.asking.is_none_or(|asked_at| now - asked_at >= SILENT);
         (self.stirred && silent) || self.next_tick.is_some_and(|at| now >= at)
     }
 
@@ -403,7 +407,7 @@ impl Daemon {
     }
 
     fn new(start: Start) -> std::io::Result<Daemon> {
-        let root = PathBuf::from("/");
+        let root = machine_root();
         let seed = whole(clock::now().epoch * 1e6) ^ u64::from(std::process::id()) << 40;
         let control = Watch::new(&control::directory(&start.dirs.state));
         let mut told = Told::default();
@@ -444,6 +448,12 @@ impl Daemon {
             start,
         })
     }
+}
+
+/// Where /proc and /sys are read. Builds for tests can be shown a made-up machine; a release sees only its own.
+fn machine_root() -> PathBuf {
+    let made_up = std::env::var_os("PLANCTON_MADE_UP_ROOT").filter(|_| cfg!(debug_assertions));
+    made_up.map_or_else(|| PathBuf::from("/"), PathBuf::from)
 }
 
 /// Where `*.hold` files hold pilots back.
