@@ -102,7 +102,7 @@ fn what_a_class_asks_for() {
     let words = "cat /data/in >/out/copy; touch /data/x 2>/out/refused; touch /scratch/x /x 2>>/out/refused; \
                  ls -l /dev/nothing >>/out/copy; echo $GREETING >>/out/copy; sleep 600";
     let more = format!(
-        "mounts = [\"{}:/data:rslave\", \"{}:/out:rw\"]\ntmpfs = [\"/scratch:1MiB\"]\nread-only = true\n\
+        "mounts = [\"{}:/data\", \"{}:/out:rw\"]\ntmpfs = [\"/scratch:1MiB\"]\nread-only = true\n\
          devices = [\"/dev/null:/dev/nothing:rw\"]\ncap-add = [\"SYS_PTRACE\"]\nenv = {{ GREETING = \"a = b\" }}\n\
          user = \"1000:1001\"\npids = 20\nhost-config = {{ ShmSize = 1048576, NanoCpus = 5 }}",
         data.display(),

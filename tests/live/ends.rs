@@ -12,14 +12,14 @@ fn now() -> f64 {
 fn a_slot_is_filled_again_at_once() {
     // Ends well at a SIGTERM, as a job does that is done.
     let worker = pilot("worker", &["sh", "-c", "trap 'exit 0' TERM; sleep 600 & wait"], "");
-    let instance = Instance::running(&config("20s", 3, &worker));
+    let instance = Instance::running(&config("40s", 3, &worker));
     instance.wait_running(3);
     let mut took = Vec::new();
     for _ in 0..5 {
         let pilots = instance.running_ids();
         let start = Instant::now();
         call("POST", &format!("/containers/{}/kill?signal=TERM", pilots.first().unwrap()), None);
-        let filled = poll(seconds(15.0), || {
+        let filled = poll(seconds(30.0), || {
             let running = instance.running_ids();
             (running.len() == 3 && running != pilots).then(|| start.elapsed().as_secs_f64())
         });
@@ -55,8 +55,8 @@ const ROUNDING: f64 = 1.1;
 #[test]
 fn a_ttl_asks_first() {
     let polite =
-        pilot("polite", &["sh", "-c", "trap 'exit 7' TERM; sleep 600 & wait"], "ttl = \"6s\"\nstop-grace = \"5s\"");
-    let instance = Instance::running(&config("20s", 1, &polite));
+        pilot("polite", &["sh", "-c", "trap 'exit 7' TERM; sleep 600 & wait"], "ttl = \"8s\"\nstop-grace = \"5s\"");
+    let instance = Instance::running(&config("40s", 1, &polite));
     let (id, deadline) = deadline_of(&instance);
     let gone = wait_gone(&id);
     assert!(gone >= deadline - ROUNDING, "{} s too early", deadline - gone);
@@ -67,22 +67,22 @@ fn a_ttl_asks_first() {
 
 #[test]
 fn a_ttl_holds_against_a_pilot_that_ignores_it() {
-    let instance = Instance::running(&config("20s", 1, &stubborn("ttl = \"5s\"\nstop-grace = \"2s\"")));
+    let instance = Instance::running(&config("40s", 1, &stubborn("ttl = \"8s\"\nstop-grace = \"2s\"")));
     let (id, deadline) = deadline_of(&instance);
     let gone = wait_gone(&id);
     assert!(gone >= deadline + 2.0 - ROUNDING, "it had its grace, but for {} s", deadline + 2.0 - gone);
-    assert!(gone < deadline + 15.0, "not at a tick, but when the grace was over: {} s", gone - deadline);
+    assert!(gone < deadline + 30.0, "not at a tick, but when the grace was over: {} s", gone - deadline);
     let status = instance.wait_status("its end", PATIENCE, |status| !gone_of(status, "ttl").is_empty());
     assert_eq!(gone_of(&status, "ttl")[0]["exit_code"], 137);
 }
 
 #[test]
 fn a_ttl_holds_for_paused_pilots_too() {
-    let instance = Instance::running(&config("20s", 1, &stubborn("ttl = \"8s\"\nstop-grace = \"2s\"")));
+    let instance = Instance::running(&config("40s", 1, &stubborn("ttl = \"20s\"\nstop-grace = \"2s\"")));
     let (id, deadline) = deadline_of(&instance);
     instance.say(&["snooze", "1h"]).must(0, &[]);
     instance.wait_containers("paused", PATIENCE, |list| list.iter().all(|one| one.state == "paused"));
-    assert!(now() < deadline, "this machine is too slow for this test");
+    assert!(now() < deadline, "paused before its time was up");
     let gone = wait_gone(&id);
     assert!(gone >= deadline + 2.0 - ROUNDING, "{} s too early", deadline + 2.0 - gone);
     instance.wait_containers("nothing more", PATIENCE, <[_]>::is_empty);
@@ -93,7 +93,7 @@ fn a_ttl_holds_for_paused_pilots_too() {
 
 #[test]
 fn reap_ends_what_outlived_its_daemon() {
-    let mut instance = Instance::running(&config("1s", 1, &stubborn("ttl = \"6s\"\nstop-grace = \"1s\"")));
+    let mut instance = Instance::running(&config("1s", 1, &stubborn("ttl = \"15s\"\nstop-grace = \"1s\"")));
     let (id, deadline) = deadline_of(&instance);
     instance.crash();
     if now() < deadline - 2.0 {
@@ -108,7 +108,7 @@ fn reap_ends_what_outlived_its_daemon() {
 
 #[test]
 fn reap_does_not_need_the_lock() {
-    let instance = Instance::running(&config("20s", 1, &sleeper()));
+    let instance = Instance::running(&config("40s", 1, &sleeper()));
     let pilots = instance.wait_running(1);
     instance.say(&["reap"]).must(0, &["0 pilots"]);
     assert_eq!(instance.running_ids(), pilots);

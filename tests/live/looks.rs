@@ -74,13 +74,15 @@ fn once_turns_once_and_leaves_its_pilots() {
 #[test]
 fn a_dry_run_changes_nothing() {
     let instance = Instance::new(&config("1s", 3, &sleeper()));
-    // A pilot that has ended would be removed, and one whose time is over would be stopped.
+    instance.say(&["run", "--once", "--dry-run"]).must(0, &["dry run: would launch plancton-sleeper-"]);
+    assert_eq!(instance.containers(), []);
+    // A pilot that has ended would be removed, and one whose time is over would be asked to end.
     let ended = Stranger::new(&format!("{}-a", instance.name), &json!({LABEL: instance.name}), &["true"]);
     let over = json!({LABEL: instance.name, "io.plancton.class": "sleeper", "io.plancton.deadline": "1000"});
     let over = Stranger::new(&format!("{}-b", instance.name), &over, &["sleep", "600"]);
     instance.wait_containers("one has ended", PATIENCE, |list| list.iter().any(|one| one.state == "exited"));
     let before = instance.containers();
-    let said = instance.say(&["run", "--once", "--dry-run"]).must(0, &["dry run: would launch plancton-sleeper-"]);
+    let said = instance.say(&["run", "--once", "--dry-run"]).must(0, &[]);
     for what in [format!("would remove {}-a", instance.name), format!("would ask {}", &over.0[..12])] {
         assert!(said.err.contains(&what), "'{what}' in {}", said.err);
     }

@@ -79,7 +79,7 @@ fn a_good_reload_counts_and_a_bad_one_does_not() {
     let two = instance.wait_running(2);
     assert!(two.is_superset(&first));
 
-    let bad = config("1s", 3, &sleeper()).replace("command", "comand") + "memory = \"much\"\n";
+    let bad = config("1s", 3, &sleeper()).replace("command", "comand").replace("\"16MiB\"", "\"much\"");
     instance.configure(&bad);
     instance.signal(Signal::HUP);
     let status = instance.wait_status("the problem", PATIENCE, |status| status["problems"][0].is_string());
@@ -136,7 +136,7 @@ fn wrong_words_change_nothing() {
     for (words, text) in [
         (&["frobnicate"][..], "frobnicate"),
         (&["snooze"], "DURATION"),
-        (&["snooze", "-1h"], "-1h"),
+        (&["snooze", "-1h"], "-1"),
         (&["snooze", "0s"], "0s"),
         (&["drain", "--bye", "2h"], "--by"),
         (&["kill"], "PILOT"),
