@@ -398,6 +398,8 @@ impl Daemon {
     }
 
     fn leave(&mut self) {
+        // What has landed since the last tick.
+        self.told.log_news(&self.news);
         if let Err(error) = state::remove_status(&self.start.dirs.run) {
             log::warn!("{error}");
         }
