@@ -40,6 +40,7 @@ pub fn replay(place: &Place, file: &Path) -> Exit {
         };
         let start = *first.get_or_insert(observation.at.boot);
         let decision = decide(&config, &mut memory, &observation);
+        memory.forget_launches();
         let now = (decision.state, decision.reason.code);
         if last.replace(now) != Some(now) || !decision.actions.is_empty() {
             let name = |id: &PilotId| {

@@ -72,6 +72,8 @@ pub(super) struct Launching {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Stopping {
     pub cause: Cause,
+    /// SIGKILL was sent already.
+    pub killed: bool,
     /// Boot-clock second of SIGKILL; infinite once it was sent.
     pub kill_at: f64,
 }
@@ -115,6 +117,11 @@ impl Memory {
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
+    }
+
+    /// For a replay, whose own launches nobody answers: what came of the recorded ones is in the list.
+    pub fn forget_launches(&mut self) {
+        self.launching.clear();
     }
 
     pub(super) fn count(&mut self, what: &str) {
