@@ -167,30 +167,49 @@ fn count(from: u64, to: u64, block_words: usize) -> Summary {
 
 /// Counts block after block.
 struct Counter {
-    sieve: Sieve,
+    /// What was counted up to now.
     sum: Summary,
     /// The end of the window.
     limit: u64,
     /// The last prime seen, 0 before the first.
     last: u64,
+    /// The block, a bit for each odd number: set where it is composite.
+    words: Vec<u64>,
+    /// The number of the block's first word; word `k` begins at 128 `k`.
+    word: u64,
+    /// The sieving primes, those of the pattern left out.
+    primes: Vec<u32>,
+    /// For each prime whose square was reached its next odd multiple, as a position from the block's beginning.
+    next: Vec<u32>,
+    pattern: Vec<u64>,
 }
 
 impl Counter {
     fn new(from: u64, limit: u64, block_words: usize) -> Counter {
-        let sieve = Sieve::new(from / NUMBERS_PER_WORD, limit, block_words);
-        Counter { sieve, sum: Summary { from, to: from, ..Summary::default() }, limit, last: 0 }
+        let mut pattern = vec![0; PATTERN_WORDS];
+        for prime in PATTERN_PRIMES {
+            strike(&mut pattern, prime / 2, prime);
+        }
+        let sum = Summary { from, to: from, ..Summary::default() };
+        let (words, word) = (vec![0; block_words], from / NUMBERS_PER_WORD);
+        Counter { sum, limit, last: 0, words, word, primes: sieving_primes(limit), next: Vec::new(), pattern }
     }
 
-    /// The next block.
+    /// The first number after the block.
+    fn end(&self) -> u64 {
+        (self.word + self.words.len() as u64) * NUMBERS_PER_WORD
+    }
+
+    /// Counts the block and goes on to the next.
     fn step(&mut self) {
-        let (from, to) = (self.sum.to, self.sieve.end().min(self.limit));
+        let (from, to) = (self.sum.to, self.end().min(self.limit));
         if from <= 2 && to > 2 {
             // The one even prime is not in the sieve.
             self.sum.primes += 1;
             self.last = 2;
         }
-        self.sieve.strike();
-        for (index, composites) in (self.sieve.word..).zip(&self.sieve.words) {
+        self.sieve();
+        for (index, composites) in (self.word..).zip(&self.words) {
             let low = index * NUMBERS_PER_WORD;
             let mut primes = !composites & window_mask(low, from, to);
             self.sum.primes += u64::from(primes.count_ones());
@@ -206,48 +225,11 @@ impl Counter {
             }
         }
         self.sum.to = to;
-        self.sieve.word += self.sieve.words.len() as u64;
-    }
-}
-
-/// The bits of the word at `low` whose numbers are in [from, to).
-fn window_mask(low: u64, from: u64, to: u64) -> u64 {
-    // Of the odd numbers low + 1, low + 3, …, `end - low` / 2 are below `end`.
-    let below = |end: u64| match end.saturating_sub(low) / 2 {
-        bits @ 0..64 => (1 << bits) - 1,
-        _ => u64::MAX,
-    };
-    below(to) & !below(from)
-}
-
-/// One block of odd numbers, a bit each: set where the number is composite.
-struct Sieve {
-    words: Vec<u64>,
-    /// The number of the first word; word `k` begins at 128 `k`.
-    word: u64,
-    /// The sieving primes, those of the pattern left out.
-    primes: Vec<u32>,
-    /// For each prime whose square was reached its next odd multiple, as a position from the block's beginning.
-    next: Vec<u32>,
-    pattern: Vec<u64>,
-}
-
-impl Sieve {
-    fn new(word: u64, limit: u64, block_words: usize) -> Sieve {
-        let mut pattern = vec![0; PATTERN_WORDS];
-        for prime in PATTERN_PRIMES {
-            strike(&mut pattern, prime / 2, prime);
-        }
-        Sieve { words: vec![0; block_words], word, primes: sieving_primes(limit), next: Vec::new(), pattern }
-    }
-
-    /// The first number after the block.
-    fn end(&self) -> u64 {
-        (self.word + self.words.len() as u64) * NUMBERS_PER_WORD
+        self.word += self.words.len() as u64;
     }
 
     /// Sets the bits of all composites of the block, and leaves `next` at the one after.
-    fn strike(&mut self) {
+    fn sieve(&mut self) {
         let offset = usize::try_from(self.word % PATTERN_WORDS as u64).unwrap_or(0);
         for (word, pattern) in self.words.iter_mut().zip(self.pattern.iter().cycle().skip(offset)) {
             *word = *pattern;
@@ -272,6 +254,16 @@ impl Sieve {
             *next = u32::try_from(after - block_bits).unwrap_or(u32::MAX);
         }
     }
+}
+
+/// The bits of the word at `low` whose numbers are in [from, to).
+fn window_mask(low: u64, from: u64, to: u64) -> u64 {
+    // Of the odd numbers low + 1, low + 3, …, `end - low` / 2 are below `end`.
+    let below = |end: u64| match end.saturating_sub(low) / 2 {
+        bits @ 0..64 => (1 << bits) - 1,
+        _ => u64::MAX,
+    };
+    below(to) & !below(from)
 }
 
 /// Sets every `step`th bit from `bit` on, and says where it would go on.

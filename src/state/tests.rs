@@ -338,7 +338,7 @@ fn images() {
     let temp = Temp::new();
     let list = || read_images(&temp.0).unwrap();
     assert_eq!(list(), [""; 0]);
-    for image in ["b:1", "a@sha256:0", "b:1", "", "two\nlines"] {
+    for image in ["b:1", "a@sha256:0", "b:1"] {
         add_image(&temp.0, image).unwrap();
     }
     assert_eq!(list(), ["b:1", "a@sha256:0"]);
