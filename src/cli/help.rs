@@ -141,10 +141,9 @@ pub const TOPICS: &[Topic] = &[
         summary: "Watch it work on this machine, then remove every trace",
         options: &[with("for", "DURATION", "end by itself after that long (else Ctrl-C ends it)")],
         text: "\
-Fills the idle cores with the built-in pilot, which counts prime numbers, and
-shows what happens. It needs no configuration, no registry and no internet.
-At the end it removes its containers, its image and its files, and sums up
-what was computed.",
+Fills the idle cores with the built-in pilot, which counts prime numbers.
+Needs no configuration, no registry and no internet. At the end it sums up
+what was computed, and removes its containers, its image and its files.",
         example: "plancton try --for 60s",
         group: "Begin",
         ..PLAIN
@@ -154,9 +153,8 @@ what was computed.",
         summary: "Find out what is missing, with a fix for each problem",
         options: &[flag("offline", "look at the configuration only, not at the engine")],
         text: "\
-Goes through configuration, engine, limits, protection and permissions, and
-prints one line for each: fine, or the problem and the command that solves it.
-Changes nothing.",
+One line each for configuration, engine, limits, protection and permissions:
+fine, or the problem and the command that solves it. Changes nothing.",
         ..PLAIN
     },
     Topic {
@@ -164,8 +162,7 @@ Changes nothing.",
         summary: "Print the configuration in force",
         options: &[flag("default", "print the commented default configuration instead")],
         text: "\
-Prints every key with its value: yours where you set it, else the default.
-Passwords are not shown.",
+Every key with its value: yours where you set it, else the default.",
         example: "plancton config --default > plancton.toml",
         ..PLAIN
     },
@@ -178,8 +175,7 @@ Passwords are not shown.",
         ],
         text: "\
 The first line tells of a drain or snooze and how to end it. Without a daemon
-of your own, you see that of the machine.
-Exits with 3 if the daemon does not run.",
+of your own, you see the machine's. Exits with 3 if the daemon does not run.",
         example: "plancton status --watch",
         group: "Look",
         ..PLAIN
@@ -188,16 +184,14 @@ Exits with 3 if the daemon does not run.",
         name: "why",
         summary: "Say in one sentence why pilots run or do not run",
         text: "\
-The reason of the decision in force, with the value that was measured and the
-threshold that it was compared with.",
+The reason of the decision in force, with the value measured and its threshold.",
         ..PLAIN
     },
     Topic {
         name: "health",
         summary: "Exit with 0 if the daemon's loop turns",
         text: "\
-For service managers and container health checks. Whether the engine works
-does not matter here: a daemon that waits for its engine is healthy.",
+For service managers: a daemon that waits for its engine is healthy too.",
         example: "plancton health && echo well",
         ..PLAIN
     },
@@ -229,8 +223,7 @@ The pilots keep their memory, use no CPU, and go on afterwards.
         name: "resume",
         summary: "End a drain or a snooze",
         text: "\
-Pilots go on and are launched again as far as there is room. Does no harm if
-there is nothing to end.",
+Pilots go on and are launched again. Does no harm if there is nothing to end.",
         ..PLAIN
     },
     Topic {
@@ -239,8 +232,7 @@ there is nothing to end.",
         summary: "End one pilot now",
         text: "\
 PILOT is a name or the beginning of an id, as `plancton status` shows them.
-Only Plancton's own pilots can be named. Another one may take its place: use
-`plancton drain` first if none should.",
+Another one may take its place: use `plancton drain` first if none should.",
         example: "plancton kill plancton-builtin-3f9a1c",
         ..PLAIN
     },
@@ -248,8 +240,7 @@ Only Plancton's own pilots can be named. Another one may take its place: use
         name: "force-stop",
         summary: "Remove every pilot now and end the daemon",
         text: "\
-What the pilots were doing is lost. Nothing is left running, and nothing is
-launched until the daemon is started again.",
+What the pilots were doing is lost. Nothing runs until the daemon is started.",
         ..PLAIN
     },
     Topic {
@@ -263,8 +254,7 @@ launched until the daemon is started again.",
         ],
         text: "\
 What systemd and containers start. SIGTERM or Ctrl-C ends it and leaves the
-pilots running: the next start takes them over. SIGHUP reads the configuration
-again.",
+pilots to the next start. SIGHUP reads the configuration again.",
         example: "plancton run --once --dry-run",
         group: "The daemon",
         ..PLAIN
@@ -291,9 +281,8 @@ daemon started meanwhile takes them over. To end them as well use
         arguments: "FILE",
         summary: "Show what would be decided on recorded observations",
         text: "\
-FILE comes from `plancton run --record FILE`. Prints the decision of each turn
-under the configuration given, so that a change can be tried before it is
-made. Touches no engine.",
+FILE comes from `plancton run --record FILE`. Prints what the configuration
+given decides at each turn, to try a change before it is made.",
         example: "plancton --config new.toml replay monday.jsonl",
         ..PLAIN
     },
@@ -301,8 +290,7 @@ made. Touches no engine.",
         name: "reap",
         summary: "End the pilots whose time is over, without the daemon",
         text: "\
-Run by a timer, so that a pilot's ttl holds even if the daemon is dead. Looks
-once, removes what outlived its ttl, and ends.",
+Run by a timer, so that a pilot's ttl holds even if the daemon is dead.",
         ..PLAIN
     },
     Topic {

@@ -7,7 +7,7 @@
 use crate::units::{float, format_duration, format_rough};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::time::{Duration, Instant};
 
 /// Windows are chosen below this.
@@ -77,43 +77,23 @@ pub fn parse_result(line: &str) -> Option<Summary> {
     (summary.from <= summary.to).then_some(summary)
 }
 
-#[derive(Debug)]
-pub enum PilotError {
-    Window(String),
-    SelfCheck(String),
-    Write(io::Error),
-}
-
-impl fmt::Display for PilotError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            PilotError::Window(text) | PilotError::SelfCheck(text) => f.write_str(text),
-            PilotError::Write(error) => write!(f, "the result cannot be written: {error}"),
-        }
-    }
-}
-
-impl From<io::Error> for PilotError {
-    fn from(error: io::Error) -> PilotError {
-        PilotError::Write(error)
-    }
-}
-
 /// Checks itself, counts until the time or the window is over, and writes its progress and the result as lines.
-pub fn run(work: &Work, out: &mut dyn Write) -> Result<Summary, PilotError> {
+pub fn run(work: &Work, out: &mut dyn Write) -> io::Result<Summary> {
     let from = work.from.unwrap_or_else(choose_window);
     let reach = FASTEST.saturating_mul(work.duration.as_secs() + 1);
     let to = work.to.unwrap_or(from.saturating_add(reach).min(LIMIT));
     if from >= to || to > LIMIT {
-        return Err(PilotError::Window(format!(
-            "the window from {from} to {to} is not one: the end must be above the start and at most {LIMIT}"
-        )));
+        let text = format!("the end must be above the start and at most {LIMIT}");
+        return Err(io::Error::new(ErrorKind::InvalidInput, format!("no window goes from {from} to {to}: {text}")));
     }
     let until = match work.to {
         Some(to) => format!("to {to}"),
         None => format!("for {}", format_duration(work.duration)),
     };
-    let mut say = |line: String| writeln!(out, "{line}").and_then(|()| out.flush());
+    let mut say = |line: String| {
+        let said = writeln!(out, "{line}").and_then(|()| out.flush());
+        said.map_err(|error| io::Error::new(error.kind(), format!("the result cannot be written: {error}")))
+    };
     say(format!("pilot: counting primes from {from} {until}"))?;
     self_check()?;
     let [first, second] = KNOWN.map(|known| known.primes);
@@ -138,11 +118,11 @@ pub fn run(work: &Work, out: &mut dyn Write) -> Result<Summary, PilotError> {
     }
 }
 
-fn self_check() -> Result<(), PilotError> {
+fn self_check() -> io::Result<()> {
     for known in KNOWN {
         let counted = count(known.from, known.to, BLOCK_WORDS);
         if counted != known {
-            return Err(PilotError::SelfCheck(format!(
+            return Err(io::Error::other(format!(
                 "the self-check failed, this machine computes wrongly: expected '{known}', counted '{counted}'; nothing was computed"
             )));
         }
@@ -367,7 +347,8 @@ mod tests {
         for (from, to) in [(10, Some(10)), (10, Some(3)), (0, Some(LIMIT + 1)), (LIMIT, None)] {
             work.from = Some(from);
             work.to = to;
-            assert!(matches!(run(&work, &mut out), Err(PilotError::Window(_))), "{from} {to:?}");
+            let error = run(&work, &mut out).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{from} {to:?}");
         }
         struct Closed;
         impl Write for Closed {
@@ -380,6 +361,6 @@ mod tests {
         }
         work.from = Some(0);
         work.to = Some(100);
-        assert!(matches!(run(&work, &mut Closed), Err(PilotError::Write(_))));
+        assert_eq!(run(&work, &mut Closed).unwrap_err().kind(), ErrorKind::BrokenPipe);
     }
 }

@@ -109,7 +109,7 @@ section! {
         /// Degrees Celsius; 0: not looked at.
         "max-temperature" max_temperature: u32 = 85, |v| within(v, 0, 150);
         /// Names as the kernel has them: compare the first 15 bytes, it keeps no more.
-        "pause-while-running" pause_while_running: Vec<String> = Vec::new(), program_names;
+        "pause-while-running" pause_while_running: Vec<String> = Vec::new(), |v: &Vec<String>| program_names(v);
     }
 }
 
@@ -216,7 +216,7 @@ fn label(text: &String) -> Result<(), String> {
 }
 
 /// With its folder a program would never be found.
-fn program_names(names: &Vec<String>) -> Result<(), String> {
+fn program_names(names: &[String]) -> Result<(), String> {
     match names.iter().find(|name| name.contains('/')) {
         Some(name) => Err(format!("'{name}' is not a program's name; write it without its folder")),
         None => Ok(()),

@@ -46,29 +46,25 @@ pub struct When {
 pub fn parse(text: &str, file: &str) -> Result<Config, Vec<String>> {
     let (document, errors) = DeTable::parse_recoverable(text);
     let (config, wrong) = check::read_config(document.get_ref(), errors.is_empty());
+    // Line, whether it is about the meaning, column, text: sorted as such.
     let syntax = errors.iter().map(|error| {
         let (line, column) = place(text, error.span().map_or(0, |span| span.start));
-        (line, Layer::Syntax, column, format!("not valid TOML: {}", error.message()))
+        (line, false, column, format!("not valid TOML: {}", error.message()))
     });
     let meaning = wrong.into_iter().map(|Wrong { at, text: what }| {
         let (line, column) = place(text, at);
-        (line, Layer::Meaning, column, what)
+        (line, true, column, what)
     });
     let mut problems: Vec<_> = syntax.chain(meaning).collect();
     problems.sort();
-    problems.dedup_by(|later, first| later.0 == first.0 && first.1 == Layer::Syntax);
+    // What follows a syntax error in its line may come from it.
+    problems.dedup_by(|later, first| later.0 == first.0 && !first.1);
     if problems.is_empty() {
         return Ok(config);
     }
     // A value is shown in its problem; it must not break the line or the terminal.
     let shown = |what: &str| what.replace(char::is_control, " ");
     Err(problems.iter().map(|(line, _, column, what)| format!("{file}:{line}:{column}: {}", shown(what))).collect())
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Layer {
-    Syntax,
-    Meaning,
 }
 
 /// Byte offset to line and column, both counted from 1; columns in characters.

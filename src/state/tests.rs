@@ -231,7 +231,7 @@ fn requests_come_and_go() {
     control::request_snooze(&state, &Snooze { until: 60.0 }).unwrap();
     control::request_force_stop(&state).unwrap();
     let read = control::read(&state, 50.0);
-    assert_eq!(read.asked.drain, Some(drain.clone()));
+    assert_eq!(read.asked.drain, Some(drain));
     assert_eq!(read.asked.snooze, Some(Snooze { until: 60.0 }));
     assert!(read.asked.force_stop && read.problems.is_empty());
     assert_eq!(control::read(&state, 60.0).asked.snooze, None, "it is over");

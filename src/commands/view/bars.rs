@@ -51,7 +51,7 @@ impl Bar {
     /// The parts fill the total: what does not fit any more is cut, the reserve first.
     fn draw(&self, pen: &Pen) -> Vec<String> {
         const LEFT: usize = 8;
-        let fine = |value: f64| value.max(0.0).min(1e300);
+        let fine = |value: f64| if value > 0.0 { value.min(1e300) } else { 0.0 };
         let measured = |value: Option<f64>| value.map_or("?".to_owned(), self.format);
         let (owner, pilots) = (fine(self.owner.unwrap_or(0.0)), fine(self.pilots.unwrap_or(0.0)));
         let (total, reserve) = (fine(self.total), fine(self.reserve));
