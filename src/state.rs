@@ -62,7 +62,11 @@ impl fmt::Display for StateError {
                 "{}: cannot {doing}: the disk is full; it stays as it was, free some space there",
                 path.display()
             ),
-            StateError::Io { path, doing, error } => write!(f, "{}: cannot {doing}: {error}", path.display()),
+            StateError::Io { path, doing, error } => write!(
+                f,
+                "{}: cannot {doing}: {error}; see to its owner and its file system, or give another --run-dir or --state-dir",
+                path.display()
+            ),
         }
     }
 }

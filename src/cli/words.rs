@@ -149,11 +149,11 @@ pub(super) fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(40).collect()
 }
 
-/// The known word that was probably meant: one that begins so, or is at most two slips away in less than half its letters.
+/// The known word that was probably meant: one that begins so, or is at most two slips away in at most half its letters.
 pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
     let begins = known.clone().find(|name| word.len() > 1 && name.starts_with(word));
     let slips = known.map(|name| (distance(word, name), name));
-    let near = slips.filter(|(slips, name)| *slips <= 2 && 2 * slips < name.len().min(word.len()));
+    let near = slips.filter(|(slips, name)| *slips <= 2 && 2 * slips <= name.len().min(word.len()));
     begins.or_else(|| near.min_by_key(|(slips, _)| *slips).map(|(_, name)| name))
 }
 

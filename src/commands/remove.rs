@@ -9,6 +9,7 @@ use crate::decide::{Pilot, PilotState};
 use crate::engine::{Engine, Error, Force, ImageRemoveOutcome, RemoveOutcome};
 use crate::observe::{facts::read_facts, read_pilot};
 use crate::state::{self, control};
+use crate::units::count_pilots;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,7 +46,7 @@ pub fn kill(place: &Place, wanted: &str) -> Exit {
             }
             Err(error) => fail(Exit::Failed, error),
         },
-        several => fail(Exit::Usage, format!("'{wanted}' fits {} pilots; write more of it", several.len())),
+        several => fail(Exit::Usage, format!("'{wanted}' fits {}; write more of it", count_pilots(several.len()))),
     }
 }
 
@@ -80,7 +81,7 @@ pub fn remove_own(place: &Place, grace: Grace) -> Exit {
 }
 
 fn finish(left: Removed, which: &str) -> Exit {
-    say(&format!("{} pilots {which} were removed\n", left.removed));
+    say(&format!("removed: {} {which}\n", count_pilots(left.removed)));
     if left.problems.is_empty() {
         return Exit::Done;
     }
@@ -110,8 +111,9 @@ pub fn purge(place: &Place, dry_run: bool) -> Exit {
 /// The same where no daemon runs, with a word only about what could not be removed.
 pub fn purge_quietly(place: &Place) -> Exit {
     match connect(place).map(|(engine, instance)| purge_engine(&engine, &instance, place)) {
-        Ok(problems) if problems.is_empty() => {}
-        Ok(problems) => return fail(Exit::Failed, problems.join("\nplancton: ")),
+        Ok(Ok(problems)) if problems.is_empty() => {}
+        Ok(Ok(problems)) => return fail(Exit::Failed, problems.join("\nplancton: ")),
+        Ok(Err(error)) => return fail(Exit::EngineUnavailable, format!("{error}; nothing was removed")),
         Err(exit) => return exit,
     }
     match remove_files(place) {
@@ -140,14 +142,11 @@ fn show_purge(place: &Place) -> Exit {
     Exit::Done
 }
 
-/// What could not be removed, one sentence each.
-fn purge_engine(engine: &Engine, instance: &str, place: &Place) -> Vec<String> {
+/// What could not be removed, one sentence each. Errors: the engine does not say what there is.
+fn purge_engine(engine: &Engine, instance: &str, place: &Place) -> Result<Vec<String>, Error> {
     // With its own directories an instance removes itself alone; the machine's daemon speaks for the machine.
     let machine = place.is_root && place.dirs.scope == state::Scope::Machine;
-    let pilots = match list(engine, instance) {
-        Ok(pilots) => pilots,
-        Err(error) => return vec![error.to_string()],
-    };
+    let pilots = list(engine, instance)?;
     let ours = pilots.into_iter().filter(|pilot| pilot.own || machine).collect();
     let mut problems = remove_pilots(engine, ours, Grace::Own).problems;
     for image in state::read_images(&place.dirs.state).unwrap_or_default() {
@@ -164,7 +163,7 @@ fn purge_engine(engine: &Engine, instance: &str, place: &Place) -> Vec<String> {
     {
         group::remove(Path::new("/"), layout);
     }
-    problems
+    Ok(problems)
 }
 
 /// The run and state directories with what we put there; anything else in them stays, and so do they.

@@ -165,7 +165,8 @@ impl Reader {
 /// What to write instead of a name that is not known.
 fn way_out<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
     if let Some(near) = nearest(name, known) {
-        return format!("did you mean '{near}'?");
+        let table = KINDS.iter().find(|kind| kind.name == near);
+        return table.map_or(format!("did you mean '{near}'?"), |kind| format!("did you mean {}?", kind.header));
     }
     match KINDS.iter().find(|kind| kind.keys().any(|key| key == name)) {
         Some(kind) => format!("'{name}' belongs into {}", kind.header),

@@ -4,7 +4,7 @@
 use super::ends::{self, Cause, EndKind};
 use super::ladder::Ladder;
 use super::rules::{Heat, Rules};
-use super::{Ended, LaunchResult, News, Observation, Reason, Turn};
+use super::{Ended, LaunchResult, News, Observation, PilotState, Reason, Turn};
 use crate::config::Config;
 use crate::units::PilotId;
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,8 @@ use std::collections::{BTreeMap, VecDeque};
 /// First wait after a failed launch, in seconds; doubled with each further one, up to [`BACK_OFF_MOST`].
 const BACK_OFF_FIRST: f64 = 5.0;
 const BACK_OFF_MOST: f64 = 900.0;
+/// Over how many seconds the classes' parts are evened out.
+const FAIR_OVER: f64 = 600.0;
 /// A missing mount source is looked for again after this long, in seconds.
 const HELD: f64 = 30.0;
 
@@ -26,6 +28,8 @@ pub struct Memory {
     pub(super) stopping: BTreeMap<PilotId, Stopping>,
     /// Pilots somebody's hand is on already, and the boot-clock second before which they are not touched again.
     pub(super) busy: BTreeMap<PilotId, f64>,
+    /// Pilots that a pause or its end was asked for, and the state they were in: another one frees them at once.
+    pub(super) asked: BTreeMap<PilotId, PilotState>,
     pub(super) ladder: Ladder,
     pub(super) heat: Heat,
     reason: Option<Reason>,
@@ -68,6 +72,8 @@ pub(super) struct Launching {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Stopping {
     pub cause: Cause,
+    /// SIGKILL was sent already.
+    pub killed: bool,
     /// Boot-clock second of SIGKILL; infinite once it was sent.
     pub kill_at: f64,
 }
@@ -87,6 +93,8 @@ pub(super) struct ClassMemory {
     pub image: Image,
     /// Failures in a row.
     pub failures: u32,
+    /// The last launch failed: only one that succeeds ends that, later than its back-off.
+    pub launch_failed: bool,
     /// Boot-clock second before which nothing is launched.
     pub retry_at: f64,
     /// Not a failure that wants longer and longer waits, but a state to look at again.
@@ -111,6 +119,11 @@ impl Memory {
         z ^ (z >> 31)
     }
 
+    /// For a replay, whose own launches nobody answers: what came of the recorded ones is in the list.
+    pub fn forget_launches(&mut self) {
+        self.launching.clear();
+    }
+
     pub(super) fn count(&mut self, what: &str) {
         *self.counts.entry(what.to_owned()).or_default() += 1;
     }
@@ -122,13 +135,30 @@ impl Memory {
         }
         let elapsed = if self.last_tick > 0.0 { (seen.at.boot - self.last_tick).max(0.0) } else { 0.0 };
         self.last_tick = seen.at.boot;
+        self.age_served(config, elapsed);
         for pilot in seen.pilots.iter().flatten().filter(|pilot| pilot.own && pilot.state.holds_room()) {
             self.classes.entry(pilot.class.clone()).or_default().served += pilot.cpus * elapsed;
         }
     }
 
+    /// What was given long ago does not count any more, and a class that is new or was away does not get everything first.
+    fn age_served(&mut self, config: &Config, elapsed: f64) {
+        let kept = (-elapsed / FAIR_OVER).exp();
+        self.classes.values_mut().for_each(|class| class.served *= kept);
+        let share = |class: &crate::config::Pilot| {
+            Some(self.classes.get(&class.name)?.served / f64::from(class.weight)).filter(|served| *served > 0.0)
+        };
+        let least = config.pilots.iter().filter_map(share).fold(f64::INFINITY, f64::min);
+        for class in config.pilots.iter().filter(|_| least.is_finite()) {
+            let served = least * f64::from(class.weight);
+            self.classes.entry(class.name.clone()).or_insert_with(|| ClassMemory { served, ..ClassMemory::default() });
+        }
+    }
+
     fn learn(&mut self, config: &Config, seen: &Observation, news: &News) {
         let now = seen.at.boot;
+        // Where a call failed, or the list shows it undone, the next regular tick decides again: it must not spin.
+        let next_look = now + config.loop_.interval.as_secs_f64();
         match news {
             News::Launched { class, name, at, result } => self.launched(now, class, name, *at, result),
             News::Fetched { class, result } => {
@@ -143,19 +173,22 @@ impl Memory {
             }
             News::Buried { id, name, class, ended } => {
                 let cause = self.stopping.remove(id).map(|stopping| stopping.cause);
-                self.busy.remove(id);
-                if let Some(ended) = ended {
+                self.busy.insert(id.clone(), next_look);
+                let is_known = self.gone.iter().any(|gone| gone.name == *name);
+                if let Some(ended) = ended.as_ref().filter(|_| !is_known) {
                     let kind = ends::classify(cause, ended);
                     self.remember(seen.at.epoch, name, class, kind, ended);
-                    self.learn_end(class, kind, ended, now);
+                    self.count(kind.name());
+                    // Of a limit that does not hold the class has learned already.
+                    if cause != Some(Cause::Unlimited) {
+                        self.learn_end(class, kind, ended, now);
+                    }
                 }
             }
-            News::Changed(id) => {
-                self.busy.remove(id);
-            }
+            // The list shows whether it did; until then the pilot stays busy.
+            News::Changed(_) => {}
             News::Failed { id, .. } => {
-                // Decided about again at the next regular tick, not at once: a failing call must not spin.
-                self.busy.insert(id.clone(), now + config.loop_.interval.as_secs_f64());
+                self.busy.insert(id.clone(), next_look);
             }
         }
     }
@@ -167,7 +200,11 @@ impl Memory {
                 if let Some(launch) = known {
                     launch.answered = Some(at);
                 }
-                self.classes.entry(class.to_owned()).or_default().image = Image::Ready;
+                let memory = self.classes.entry(class.to_owned()).or_default();
+                memory.image = Image::Ready;
+                if memory.launch_failed && memory.retry_at <= now {
+                    (memory.launch_failed, memory.failures) = (false, 0);
+                }
                 self.count("launches");
             }
             LaunchResult::NoImage => {
@@ -186,17 +223,21 @@ impl Memory {
             }
             LaunchResult::Failed(why) => {
                 self.launching.retain(|launch| launch.name != name);
-                self.back_off(class, why, now);
-                self.count("launch-failed");
+                self.launch_failed(class, why, now);
             }
             LaunchResult::Lost(why) => {
                 if let Some(launch) = known {
                     launch.answered = Some(at);
                 }
-                self.back_off(class, why, now);
-                self.count("launch-failed");
+                self.launch_failed(class, why, now);
             }
         }
+    }
+
+    fn launch_failed(&mut self, class: &str, why: &str, now: f64) {
+        self.back_off(class, why, now);
+        self.classes.entry(class.to_owned()).or_default().launch_failed = true;
+        self.count("launch-failed");
     }
 
     fn remember(&mut self, at: f64, name: &str, class: &str, kind: EndKind, ended: &Ended) {
@@ -213,7 +254,6 @@ impl Memory {
     }
 
     fn learn_end(&mut self, class: &str, kind: EndKind, ended: &Ended, now: f64) {
-        self.count(kind.name());
         match kind {
             EndKind::Failed | EndKind::OutOfMemory | EndKind::NeverRan => {
                 let why =
@@ -221,9 +261,11 @@ impl Memory {
                 self.back_off(class, &why, now);
             }
             EndKind::Done => {
+                // That a pilot of before ended well says nothing about launches that fail now.
                 let memory = self.classes.entry(class.to_owned()).or_default();
-                memory.failures = 0;
-                memory.retry_at = 0.0;
+                if !memory.launch_failed {
+                    (memory.failures, memory.retry_at) = (0, 0.0);
+                }
             }
             EndKind::Ttl | EndKind::Owner | EndKind::Drained | EndKind::Killed => {}
         }
@@ -251,6 +293,13 @@ impl Memory {
             let listed = turn.pilots.iter().any(|pilot| pilot.name == launch.name);
             // A container that is still being started stays ours to wait for.
             launch.answered.is_none_or(|at| !listed && at >= listed_at)
+        });
+        self.asked.retain(|id, before| {
+            let is_same = turn.pilots.iter().any(|pilot| pilot.id == *id && pilot.state == *before);
+            if !is_same {
+                self.busy.remove(id);
+            }
+            is_same
         });
         let listed = |id: &PilotId| turn.pilots.iter().any(|pilot| pilot.id == *id);
         self.stopping.retain(|id, _| listed(id) || self.busy.contains_key(id));

@@ -144,7 +144,7 @@ impl fmt::Display for Error {
                 write!(f, "{}: {why}; start the engine", socket.display())
             }
             Error::NotAnEngine { socket, why } => {
-                write!(f, "{}: not a container engine: {why}", socket.display())
+                write!(f, "{}: not a container engine: {why}; name its socket with --engine", socket.display())
             }
             Error::Version { socket, why } => write!(f, "{}: {why}", socket.display()),
             Error::Timeout { call, after, stage } => {

@@ -96,7 +96,7 @@ pub struct Listed {
 pub struct Inspected {
     #[serde(deserialize_with = "checked_id")]
     pub id: PilotId,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub name: String,
     /// Seconds since 1970.
     #[serde(default, deserialize_with = "epoch")]

@@ -12,7 +12,7 @@ use crate::engine::Listed;
 use crate::host::cgroup::{Driver, Group, Limits, Setting, find_container};
 use crate::host::topology::Topology;
 use crate::host::{cpu, disk, files, memory, power, pressure, processes, thermal, topology};
-use crate::units::{Moment, PilotId, float};
+use crate::units::{Bytes, Moment, PilotId, float};
 use facts::Facts;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -50,6 +50,8 @@ struct Known {
     in_parent: bool,
     first_seen: f64,
     unlimited: Option<String>,
+    /// Its limits as the kernel holds them, for people.
+    limits: String,
     /// (boot second, CPU seconds) of the last look.
     usage: Option<(f64, f64)>,
 }
@@ -70,6 +72,8 @@ pub struct Input<'a> {
     pub boot_id: &'a str,
     /// The owner is short of CPU: it matters what each pilot gets.
     pub crowded: bool,
+    /// Seconds between regular ticks.
+    pub interval: f64,
 }
 
 impl Observer {
@@ -98,7 +102,8 @@ impl Observer {
         }
         let protection = self.judge_protection(input.facts, pilots.as_deref().unwrap_or(&[]), input.now.boot);
         let used = self.pilots_usage(input.facts);
-        self.sample_cpu(input.now.boot, used);
+        let shortest = if input.crowded || self.cpu.is_none() { 0.0 } else { input.interval / 2.0 };
+        self.sample_cpu(input.now.boot, used, shortest);
         let power = power::read_power(&self.root);
         let cpuset = parse_cpuset(&input.share.cpuset).unwrap_or_default();
         let topology = self.topology.as_ref();
@@ -122,6 +127,12 @@ impl Observer {
             hold: self.read_hold(),
             engine: input.engine,
             protection,
+            limits: self
+                .pilots
+                .values()
+                .map(|known| known.limits.clone())
+                .find(|text| !text.is_empty())
+                .unwrap_or_default(),
             listed_at: input.list.map_or(0.0, |(_, asked_at)| asked_at),
             pilots,
             news: input.news,
@@ -138,6 +149,7 @@ impl Observer {
                 in_parent: false,
                 first_seen: input.now.boot,
                 unlimited: None,
+                limits: String::new(),
                 usage: None,
             });
             if known.group.is_none() {
@@ -202,8 +214,11 @@ impl Observer {
         }
     }
 
-    fn sample_cpu(&mut self, now: f64, pilots: Option<f64>) {
-        if self.before.as_ref().is_some_and(|before| now - before.sample.boot_seconds < SHORTEST_WINDOW) {
+    /// Between regular ticks the last rate stands, unless the owner's need is being watched: what the engine itself needs
+    /// for a handful of starts would look like the owner's otherwise.
+    fn sample_cpu(&mut self, now: f64, pilots: Option<f64>, shortest: f64) {
+        let shortest = shortest.max(SHORTEST_WINDOW);
+        if self.before.as_ref().is_some_and(|before| now - before.sample.boot_seconds < shortest) {
             return;
         }
         let Ok(sample) = cpu::read_sample(&self.root, now) else {
@@ -219,7 +234,7 @@ impl Observer {
             let foreign = (busy - pilots).max(0.0);
             self.smooth.update(foreign, window);
             self.given_seconds += used;
-            CpuUse { busy, pilots, foreign, foreign_smooth: self.smooth.value().unwrap_or(foreign), window }
+            CpuUse { busy, pilots, foreign, foreign_smooth: self.smooth.value().unwrap_or(foreign), window, at: now }
         });
         if self.topology.as_ref().is_none_or(|topology| topology.count_threads(&[]) != sample.cpus_online) {
             self.topology = topology::read_topology(&self.root);
@@ -280,6 +295,13 @@ impl Known {
         }
         if let Some(limits) = self.group.as_ref().and_then(|group| group.read_limits().ok()) {
             self.unlimited = unlimited(&limits, pilot);
+            let said = |number: Option<String>| number.unwrap_or_else(|| "no limit".to_owned());
+            self.limits = format!(
+                "{} cores, {} of memory, {} processes",
+                said(limits.cpus.number().map(|cpus| cpus.to_string())),
+                said(limits.memory_bytes.number().map(|bytes| Bytes(bytes).to_string())),
+                said(limits.pids.number().map(|pids| pids.to_string())),
+            );
         }
     }
 
