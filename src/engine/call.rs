@@ -12,6 +12,8 @@ pub const READ_BYTES: usize = 16 * 1024;
 /// The engine's own words are cut here, in characters.
 const LONGEST_MESSAGE: usize = 1000;
 
+pub type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> Result<(), Fault>;
+
 pub struct Request<'a> {
     pub method: Method,
     /// For messages: `start 0123456789ab`.
@@ -25,7 +27,7 @@ pub struct Request<'a> {
     /// Instead of one deadline: how long nothing may move.
     pub activity: Option<Duration>,
     /// Takes the body of a 200 as it comes.
-    pub sink: Option<&'a mut dyn FnMut(&[u8]) -> Result<(), Fault>>,
+    pub sink: Option<Sink<'a>>,
 }
 
 impl<'a> Request<'a> {

@@ -55,8 +55,9 @@ pub fn encode_percent(text: &str, keep: &str) -> String {
 }
 
 /// Where the next byte of an answer belongs; chunks as in RFC 9112, 7.1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
+    #[default]
     Head,
     /// Bytes of body still to come.
     Length(u64),
@@ -70,9 +71,10 @@ enum State {
 }
 
 /// Decodes one answer.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Decoder {
-    method: Method,
+    /// An answer to HEAD has no body whatever its head says.
+    is_to_head: bool,
     limit: u64,
     state: State,
     /// What has come of a head or of a line of chunk framing.
@@ -81,7 +83,6 @@ pub struct Decoder {
     framing: usize,
     /// Bytes of body.
     received: u64,
-    is_started: bool,
     status: u16,
     headers: Vec<(String, String)>,
     /// By its head, by its own framing, and because nothing came after it.
@@ -89,25 +90,13 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// `limit` bounds the body in bytes. `method` is the request's: an answer to HEAD has no body whatever its head says.
+    /// `method` is the request's; `limit` bounds the body in bytes.
     pub fn new(method: Method, limit: u64) -> Decoder {
-        Decoder {
-            method,
-            limit,
-            state: State::Head,
-            pending: Vec::new(),
-            framing: 0,
-            received: 0,
-            is_started: false,
-            status: 0,
-            headers: Vec::new(),
-            stays_open: true,
-        }
+        Decoder { is_to_head: method == Method::Head, limit, ..Decoder::default() }
     }
 
     /// Takes all of `input` and appends what is body to `body`.
     pub fn feed(&mut self, mut input: &[u8], body: &mut Vec<u8>) -> Result<(), Fault> {
-        self.is_started |= !input.is_empty();
         while !input.is_empty() {
             let before = body.len();
             match &mut self.state {
@@ -178,7 +167,7 @@ impl Decoder {
 
     /// RFC 9112, 6.3: chunked wins over a length, and a body without either ends with the connection.
     fn body_state(&self) -> Result<State, Fault> {
-        if self.method == Method::Head || matches!(self.status, 204 | 304) {
+        if self.is_to_head || matches!(self.status, 204 | 304) {
             return Ok(State::Done);
         }
         if let Some(coding) = self.header("transfer-encoding") {
@@ -259,7 +248,7 @@ impl Decoder {
 
     /// At least one byte of the answer has arrived.
     pub fn is_started(&self) -> bool {
-        self.is_started
+        self.status != 0 || !self.pending.is_empty()
     }
 
     pub fn is_done(&self) -> bool {

@@ -32,9 +32,9 @@ use types::{ApiVersion, Ping};
 pub const INSTANCE_LABEL: &str = "io.plancton.instance";
 
 /// The newest version this client was written for: Docker 27. An engine that is newer is spoken to in this one.
-const NEWEST_API: ApiVersion = ApiVersion { major: 1, minor: 47 };
+const NEWEST_API: ApiVersion = ApiVersion(1, 47);
 /// Docker 20.10 and Podman 4: the first to say which cgroup version they use.
-const OLDEST_API: ApiVersion = ApiVersion { major: 1, minor: 41 };
+const OLDEST_API: ApiVersion = ApiVersion(1, 41);
 
 /// More are not worth keeping: calls in parallel are a tick's few starts.
 const MOST_IDLE: usize = 4;

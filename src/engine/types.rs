@@ -10,21 +10,18 @@ use std::fmt;
 
 /// `1.41`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ApiVersion {
-    pub major: u16,
-    pub minor: u16,
-}
+pub struct ApiVersion(pub u16, pub u16);
 
 impl ApiVersion {
     pub fn parse(text: &str) -> Option<ApiVersion> {
         let (major, minor) = text.trim().split_once('.')?;
-        Some(ApiVersion { major: major.parse().ok()?, minor: minor.parse().ok()? })
+        Some(ApiVersion(major.parse().ok()?, minor.parse().ok()?))
     }
 }
 
 impl fmt::Display for ApiVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.major, self.minor)
+        write!(f, "{}.{}", self.0, self.1)
     }
 }
 
