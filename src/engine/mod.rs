@@ -36,15 +36,13 @@ const NEWEST_API: ApiVersion = ApiVersion(1, 47);
 /// Docker 20.10 and Podman 4: the first to say which cgroup version they use.
 const OLDEST_API: ApiVersion = ApiVersion(1, 41);
 
-/// More are not worth keeping: calls in parallel are a tick's few starts.
-const MOST_IDLE: usize = 4;
-
 /// One engine; shared by the threads that call it.
 #[derive(Debug)]
 pub struct Engine {
     socket: PathBuf,
     timeout: Duration,
-    idle: Mutex<Vec<Connection>>,
+    /// Kept alive from call to call; those in parallel make their own.
+    idle: Mutex<Option<Connection>>,
     /// `None` until asked, and again after an engine that was away or refused it: another one may have come back.
     version: Mutex<Option<ApiVersion>>,
     counters: Mutex<Counters>,
@@ -190,17 +188,14 @@ impl Engine {
             let mut head = Decoder::new(request.method, request.limit);
             match exchange(&mut connection, &mut head, request, &path, deadline) {
                 Ok(body) => {
-                    let mut idle = lock(&self.idle);
-                    if head.is_reusable() && idle.len() < MOST_IDLE {
-                        idle.push(connection);
+                    if head.is_reusable() {
+                        *lock(&self.idle) = Some(connection);
                     }
                     let call = format!("{}: {}", self.socket.display(), request.name);
                     return Ok(Reply { call, head, body });
                 }
-                // It was dead before a byte of the answer came, and so are the others.
-                Err(Fault::Closed(_) | Fault::Truncated(_)) if is_kept && !head.is_started() => {
-                    lock(&self.idle).clear();
-                }
+                // It was dead before a byte of the answer came: once more, on a fresh one.
+                Err(Fault::Closed(_) | Fault::Truncated(_)) if is_kept && !head.is_started() => {}
                 Err(fault) => return Err(self.error(&request.name, fault)),
             }
         }
@@ -209,15 +204,13 @@ impl Engine {
     fn connect(&self, name: &str, deadline: &Deadline) -> Result<Connection, Error> {
         Connection::open(&self.socket, deadline).map_err(|fault| {
             *lock(&self.version) = None;
-            lock(&self.idle).clear();
             self.error(name, fault)
         })
     }
 
     /// Anything to read between two calls is an end, or an answer to nothing.
     fn take_idle(&self) -> Option<Connection> {
-        let mut idle = lock(&self.idle);
-        std::iter::from_fn(|| idle.pop()).find(Connection::is_quiet)
+        lock(&self.idle).take().filter(Connection::is_quiet)
     }
 
     fn error(&self, name: &str, fault: Fault) -> Error {

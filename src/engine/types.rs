@@ -2,7 +2,7 @@
 //! or send as null. Pure. Ids are checked here, so a list with an unreadable id is an error and not a shorter list.
 
 use super::error::Fault;
-use crate::units::{PilotId, float};
+use crate::units::PilotId;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
@@ -135,10 +135,8 @@ pub fn parse_json<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Fault> {
 
 /// RFC 3339 to seconds since 1970; `None` for what is not a time or, like the engine's zero `0001-01-01T00:00:00Z`, before 1970.
 pub fn parse_time(text: &str) -> Option<f64> {
-    let time: jiff::Timestamp = text.parse().ok()?;
-    let seconds = u64::try_from(time.as_second()).ok()?;
-    let fraction = f64::from(time.subsec_nanosecond()) / 1e9;
-    Some(float(seconds) + fraction)
+    let seconds = text.parse::<jiff::Timestamp>().ok()?.as_duration().as_secs_f64();
+    (seconds >= 0.0).then_some(seconds)
 }
 
 fn or_default<'de, D, T>(from: D) -> Result<T, D::Error>
