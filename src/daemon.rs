@@ -20,6 +20,9 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Seconds after which an engine counts as silent: then it is not waited for before something is told.
+const SILENT: f64 = 1.0;
+
 /// How the loop is started.
 pub struct Start {
     pub config: Config,
@@ -71,6 +74,8 @@ struct Daemon {
     asking: Option<f64>,
     news: Vec<News>,
     told: Told,
+    /// The pilots as last told, for the times when the engine does not say.
+    last_rows: Vec<report::Pilot>,
     cost: LoopCost,
     crowded: bool,
     /// Something has happened since the last list was asked for.
@@ -191,12 +196,14 @@ impl Daemon {
             observation,
             decision,
             list,
+            last_rows: &self.last_rows,
             facts: self.facts.as_ref(),
             memory: &self.memory,
             told: &self.told,
             cost: &self.cost,
         });
         self.told.log_changes(&status, &observation.news);
+        self.last_rows.clone_from(&status.pilots);
         if let Err(error) = state::write_status(&self.start.dirs.run, &status) {
             self.told.problem("status", Some(error.to_string()));
         } else {
@@ -294,13 +301,16 @@ impl Daemon {
 
     fn is_due(&self) -> bool {
         let now = clock::now().boot;
-        (self.stirred && self.asking.is_none()) || self.next_tick.is_some_and(|at| now >= at)
+        let silent = self.asking.is_none_or(|asked_at| now - asked_at > SILENT);
+        (self.stirred && silent) || self.next_tick.is_some_and(|at| now >= at)
     }
 
     /// Sends for what the next tick needs. An engine that has not answered the last question is not asked another.
     fn ask(&mut self) {
         let now = clock::now().boot;
         if let Some(asked_at) = self.asking {
+            // A command that came meanwhile is at least told.
+            self.stirred = false;
             let text = format!("no answer for {:.0} s; pilots stay as they are", now - asked_at);
             self.engine_state = EngineState::Down(text);
             self.tick(None);
@@ -398,6 +408,7 @@ impl Daemon {
             asking: None,
             news: Vec::new(),
             told,
+            last_rows: Vec::new(),
             cost: LoopCost::new(clock::now().boot),
             crowded: false,
             stirred: false,

@@ -122,6 +122,11 @@ pub fn format_rough(duration: Duration) -> String {
     }
 }
 
+/// `1 pilot`, `3 pilots`.
+pub fn count_pilots(number: usize) -> String {
+    format!("{number} pilot{}", if number == 1 { "" } else { "s" })
+}
+
 /// `u64` to `f64` for ratios and displays; above 2^53 the last digits are rounded.
 #[expect(clippy::cast_precision_loss, reason = "sizes and counters are shown or divided, never compared bit by bit")]
 pub fn float(value: u64) -> f64 {

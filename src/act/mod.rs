@@ -39,10 +39,10 @@ impl Hands {
     /// The flight of an action; `None` in a dry run, and when its class has just gone from the configuration.
     pub fn flight(&self, action: &Action, classes: &[Class], setting: &Setting) -> Option<Flight> {
         if self.dry_run {
-            log::info!("dry run: would {}", describe(action));
+            log::info!("dry run: would {}", describe(action, PilotId::to_string));
             return None;
         }
-        log::debug!("{}", describe(action));
+        log::debug!("{}", describe(action, PilotId::to_string));
         let engine = Arc::clone(&self.engine);
         let class = |name: &str| classes.iter().find(|class| class.name == name).cloned();
         Some(match action.clone() {
@@ -89,17 +89,17 @@ impl Hands {
     }
 }
 
-/// For logs and dry runs.
-pub fn describe(action: &Action) -> String {
+/// For logs and replays; `name` tells a pilot's name by its id.
+pub fn describe(action: &Action, name: impl Fn(&PilotId) -> String) -> String {
     match action {
         Action::Launch { name, .. } => format!("launch {name}"),
         Action::Fetch { class } => format!("fetch the image of '{class}'"),
-        Action::Terminate { id, .. } => format!("ask {id} to end"),
-        Action::Kill { id, .. } => format!("kill {id}"),
-        Action::Pause { id } => format!("pause {id}"),
-        Action::Unpause { id } => format!("unpause {id}"),
+        Action::Terminate { id, .. } => format!("ask {} to end", name(id)),
+        Action::Kill { id, .. } => format!("kill {}", name(id)),
+        Action::Pause { id } => format!("pause {}", name(id)),
+        Action::Unpause { id } => format!("unpause {}", name(id)),
         Action::Bury { name, .. } => format!("remove {name}, which has ended"),
-        Action::Discard { id } => format!("remove {id}, which never ran"),
+        Action::Discard { id } => format!("remove {}, which never ran", name(id)),
         Action::MendGroup => "make the pilots' group idle again".to_owned(),
     }
 }

@@ -9,6 +9,7 @@ use crate::decide::{Pilot, PilotState};
 use crate::engine::{Engine, Error, Outcome};
 use crate::observe::{facts::read_facts, read_pilot};
 use crate::state::{self, control};
+use crate::units::count_pilots;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,7 +46,7 @@ pub fn kill(place: &Place, wanted: &str) -> Exit {
             }
             Err(error) => fail(Exit::Failed, error),
         },
-        several => fail(Exit::Usage, format!("'{wanted}' fits {} pilots; write more of it", several.len())),
+        several => fail(Exit::Usage, format!("'{wanted}' fits {}; write more of it", count_pilots(several.len()))),
     }
 }
 
@@ -80,7 +81,7 @@ pub fn remove_own(place: &Place, grace: Grace) -> Exit {
 }
 
 fn finish(left: Removed, which: &str) -> Exit {
-    say(&format!("{} pilots {which} were removed\n", left.removed));
+    say(&format!("removed: {} {which}\n", count_pilots(left.removed)));
     if left.problems.is_empty() {
         return Exit::Done;
     }

@@ -4,6 +4,7 @@ use super::{Place, fail, say};
 use crate::act::describe;
 use crate::cli::Exit;
 use crate::decide::{Memory, Observation, decide};
+use crate::units::PilotId;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -35,8 +36,12 @@ pub fn replay(place: &Place, file: &Path) -> Exit {
         let decision = decide(&config, &mut memory, &observation);
         let now = (decision.state, decision.reason.code);
         if last.replace(now) != Some(now) || !decision.actions.is_empty() {
+            let name = |id: &PilotId| {
+                let known = observation.pilots.iter().flatten().find(|pilot| pilot.id == *id);
+                known.map_or(id.to_string(), |pilot| pilot.name.clone())
+            };
             let seconds = observation.at.boot - start;
-            let actions: Vec<String> = decision.actions.iter().map(describe).collect();
+            let actions: Vec<String> = decision.actions.iter().map(|action| describe(action, name)).collect();
             let actions = if actions.is_empty() { "nothing".to_owned() } else { actions.join(", ") };
             say(&format!("{seconds:9.1} s  {}: {actions} ({})\n", decision.state.name(), decision.reason.text));
         }

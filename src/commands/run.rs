@@ -4,6 +4,7 @@ use super::{Place, complain, fail, host_name, say, wait_until};
 use crate::cli::Exit;
 use crate::daemon::{self, Start};
 use crate::state::{self, Probe, control};
+use crate::units::count_pilots;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{File, OpenOptions};
 use std::os::unix::process::CommandExt;
@@ -128,8 +129,9 @@ pub fn stop(place: &Place) -> Exit {
     match left {
         0 => say("; no pilot is left\n"),
         left => say(&format!(
-            "; {left} pilots go on until they are done or their ttl is over\n\
-             `plancton start` takes them over again, `plancton force-stop` removes them now\n"
+            "; {} go on until done or past their ttl\n\
+             `plancton start` takes them over again, `plancton force-stop` removes them now\n",
+            count_pilots(left)
         )),
     }
     Exit::Done

@@ -6,7 +6,7 @@ use crate::cli::{Exit, Options};
 use crate::clock;
 use crate::report::Status;
 use crate::state::{self, Dirs, Scope};
-use crate::units::format_rough;
+use crate::units::{count_pilots, format_rough};
 use crate::wait::{Signals, wait};
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -161,8 +161,8 @@ impl Tally {
     fn line(&self, status: &Status) -> String {
         let done = self.counts.get("done").copied().unwrap_or(0);
         format!(
-            "{} pilots running, {done} done, {:.0} CPU seconds given; {}",
-            status.pilots.len(),
+            "{} running, {done} done, {:.0} CPU seconds given; {}",
+            count_pilots(status.pilots.len()),
             self.cpu_seconds,
             self.reason
         )
@@ -172,8 +172,10 @@ impl Tally {
         let done = self.counts.get("done").copied().unwrap_or(0);
         let sum = |what: fn(&pilot::Summary) -> u64| self.results.values().map(what).sum::<u64>();
         let mut text = format!(
-            "\nIn {:.0} s {done} pilots were done, and {:.0} CPU seconds were given.\n",
-            self.seconds, self.cpu_seconds
+            "\nIn {:.0} s {} did their work, and {:.0} CPU seconds were given.\n",
+            self.seconds,
+            count_pilots(usize::try_from(done).unwrap_or(0)),
+            self.cpu_seconds
         );
         if !self.results.is_empty() {
             text.push_str(&format!(

@@ -11,54 +11,80 @@ use std::collections::BTreeMap;
 /// While a need is new, the load is sampled this often (seconds), so that a burst over one tick's border is not taken
 /// for a steady load.
 const LOOK_AGAIN: f64 = 2.0;
+/// Looks after the first one before anything is given back.
+const CERTAIN: u32 = 2;
 /// A pilot that gets less than this share of its CPUs is starved.
 const STARVED: f64 = 0.05;
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Ladder {
     /// Boot-clock second since which the owner needs more than rides along.
     busy_since: Option<f64>,
-    /// The window in which the need first showed, to be weighed by the next look: (its length, its need).
-    first_look: Option<(f64, f64)>,
-    /// Last second at which something held pilots back.
-    last_busy: Option<f64>,
+    /// Looks at the load since the need first showed.
+    looks: u32,
+    /// The window in which it first showed, to be weighed by the next look: (its length, its need).
+    first_look: (f64, f64),
+    /// End of the last window that was looked at.
+    looked_at: f64,
+    /// Since when nothing has held pilots back; `None`: something does.
+    calm_since: Option<f64>,
     /// Last second at which one was given back without knowing the need.
     last_blind: Option<f64>,
+    /// Something was given back to the owner's need and not taken again yet.
+    recovering: bool,
     /// Some rule or need holds pilots back.
     pub(super) holding: bool,
     starved: BTreeMap<PilotId, f64>,
     pub(super) look_again: Option<f64>,
 }
 
+impl Default for Ladder {
+    /// Calm from the beginning: a daemon that starts on an idle machine need not wait.
+    fn default() -> Self {
+        Ladder {
+            busy_since: None,
+            looks: 0,
+            first_look: (0.0, 0.0),
+            looked_at: 0.0,
+            calm_since: Some(f64::NEG_INFINITY),
+            recovering: false,
+            last_blind: None,
+            holding: false,
+            starved: BTreeMap::new(),
+            look_again: None,
+        }
+    }
+}
+
 impl Ladder {
-    /// Since when the need lasts. A need first seen in a long window began somewhere inside it; how the next, short
-    /// look compares with it tells where.
+    /// Since when the need lasts. A need first seen in a long window began somewhere inside it: how the next, short look
+    /// compares with it tells where, and one more look tells that it is not just ending.
     fn watch(&mut self, turn: &Turn, need: f64) {
+        let Some(cpu) = turn.seen.cpu.filter(|cpu| cpu.at > self.looked_at) else { return };
+        self.looked_at = cpu.at;
         self.look_again = None;
-        let window = turn.seen.cpu.map_or(0.0, |cpu| cpu.window);
         if need <= 0.0 {
-            self.busy_since = None;
-            self.first_look = None;
+            (self.busy_since, self.looks) = (None, 0);
             return;
         }
-        match (self.busy_since, self.first_look.take()) {
-            (None, _) => {
-                self.busy_since = Some(turn.now);
-                self.first_look = Some((window, need));
+        match self.busy_since {
+            None => (self.busy_since, self.first_look) = (Some(cpu.at), (cpu.window, need)),
+            Some(since) if self.looks == 1 => {
+                let (window, before) = self.first_look;
+                self.busy_since = Some(since - window * (before / need).clamp(0.0, 1.0));
             }
-            (Some(since), Some((length, before))) => {
-                self.busy_since = Some(since - length * (before / need).clamp(0.0, 1.0));
-            }
-            (Some(_), None) => {}
+            Some(_) => {}
         }
+        self.looks += 1;
         let lasting = self.busy_since.map_or(0.0, |since| turn.now - since);
         let missing = turn.owner.busy_for.as_secs_f64() - lasting;
-        self.look_again = (missing > 0.0).then(|| missing.clamp(0.5, LOOK_AGAIN));
+        self.look_again = (self.looks <= CERTAIN || missing > 0.0).then(|| missing.clamp(1.0, LOOK_AGAIN));
     }
 
     /// The owner needs the room, and has for `busy-for`.
     fn is_busy(&self, turn: &Turn) -> bool {
-        self.busy_since.is_some_and(|since| turn.now - since >= turn.owner.busy_for.as_secs_f64() - 1e-6)
+        let busy_for = turn.owner.busy_for.as_secs_f64() - 1e-6;
+        self.looks > CERTAIN && self.busy_since.is_some_and(|since| turn.now - since >= busy_for)
     }
 
     /// A need is there, be it ever so new: nothing is launched into it.
@@ -70,8 +96,27 @@ impl Ladder {
         self.holding || self.in_doubt()
     }
 
+    /// Calm begins when nothing holds pilots back, and what was given back would fit again.
+    fn time_calm(&mut self, turn: &Turn, rules: &Rules, room: &Room, given_back: bool) {
+        self.recovering |= given_back;
+        let paused = turn.own().filter(|pilot| pilot.state == PilotState::Paused).map(|pilot| pilot.cpus);
+        let next = paused.chain(turn.config.pilots.iter().map(|class| class.cpus)).fold(f64::INFINITY, f64::min);
+        let tight = self.recovering && room.free_now.is_none_or(|free| free - next < room.launch_floor);
+        if tight || self.is_busy(turn) || (rules.keep.is_some() && !rules.at_once) {
+            self.calm_since = None;
+            return;
+        }
+        self.calm_since.get_or_insert(turn.now);
+        self.recovering &= !self.is_calm(turn);
+    }
+
+    /// Seconds of calm that are still missing.
+    pub(super) fn until_calm(&self, turn: &Turn) -> f64 {
+        (turn.owner.calm_for.as_secs_f64() - self.calm_for(turn.now)).max(0.0)
+    }
+
     fn calm_for(&self, now: f64) -> f64 {
-        self.last_busy.map_or(f64::INFINITY, |last| now - last)
+        self.calm_since.map_or(0.0, |since| now - since)
     }
 
     /// Nothing held pilots back for `calm-for`.
@@ -93,9 +138,9 @@ impl Ladder {
             return Some(Reason::new(Code::Busy, free, room.give_floor, format!("{numbers}; nothing is started")));
         }
         if paused > 0 && !self.is_calm(turn) {
-            let left = turn.owner.calm_for.as_secs_f64() - self.calm_for(turn.now);
+            let left = self.until_calm(turn);
             let text = format!("{numbers}; paused pilots go on after {left:.0} s more of calm");
-            return Some(Reason::new(Code::Busy, free, room.launch_floor, text));
+            return Some(Reason::new(Code::Calming, left, 0.0, text));
         }
         None
     }
@@ -104,16 +149,16 @@ impl Ladder {
 /// The pilots that may run are the oldest; the others are paused or stopped, as many in one pass as are too many.
 pub(super) fn give_back(turn: &mut Turn, memory: &mut Memory, rules: &Rules, room: &Room) {
     let mut ladder = std::mem::take(&mut memory.ladder);
-    let need = room.need();
+    // Where nothing was promised there is nothing to give back.
+    let need = if room.active > 0.0 { room.need() } else { 0.0 };
     ladder.watch(turn, need);
     let (how, too_much) = busy_measure(turn, &mut ladder, room, need);
-    let mut own: Vec<Pilot> = turn.own().filter(|p| !memory.stopping.contains_key(&p.id)).cloned().collect();
+    let mut own: Vec<Pilot> =
+        turn.own().filter(|p| rules.how == Some(How::Kill) || !memory.stopping.contains_key(&p.id)).cloned().collect();
     own.sort_by(|a, b| a.created.total_cmp(&b.created).then_with(|| a.id.cmp(&b.id)));
     let running = own.iter().filter(|pilot| pilot.state == PilotState::Running).count();
     ladder.holding = rules.keep.is_some() || too_much > 0.0;
-    if (rules.keep.is_some() && !rules.at_once) || ladder.is_busy(turn) {
-        ladder.last_busy = Some(turn.now);
-    }
+    ladder.time_calm(turn, rules, room, too_much > 0.0);
     let mut over_rules = rules.keep.map_or(0, |keep| match rules.how {
         // Paused ones hold memory and disk too.
         Some(How::Stop | How::Kill) => own.len().saturating_sub(keep),
@@ -134,11 +179,9 @@ pub(super) fn give_back(turn: &mut Turn, memory: &mut Memory, rules: &Rules, roo
         }
     }
     stop_starved(turn, memory, &mut ladder, rules, &own);
-    if rules.keep.is_none()
-        && !ladder.in_doubt()
-        && (ladder.is_calm(turn) || rules.at_once && ladder.last_busy.is_none())
-    {
-        wake(turn, memory, room, &own);
+    if !ladder.in_doubt() && (ladder.is_calm(turn) || rules.wakes) {
+        let most = rules.keep.map_or(usize::MAX, |keep| keep.saturating_sub(running));
+        wake(turn, memory, room, &own, most);
     }
     memory.ladder = ladder;
 }
@@ -208,9 +251,9 @@ fn stop_starved(turn: &mut Turn, memory: &mut Memory, ladder: &mut Ladder, rules
 }
 
 /// Paused pilots go on, the oldest first, while they fit.
-fn wake(turn: &mut Turn, memory: &mut Memory, room: &Room, own: &[Pilot]) {
+fn wake(turn: &mut Turn, memory: &mut Memory, room: &Room, own: &[Pilot], most: usize) {
     let mut room = room.clone();
-    for pilot in own.iter().filter(|pilot| pilot.state == PilotState::Paused) {
+    for pilot in own.iter().filter(|pilot| pilot.state == PilotState::Paused).take(most) {
         if !room.fits_cpu(pilot.cpus) {
             break;
         }

@@ -6,7 +6,7 @@ use super::reason::{Code, Reason};
 use super::rules::Rules;
 use super::{Action, Memory, PilotState, Protection, Room, Turn};
 use crate::config::{Auto, Pilot as Class};
-use crate::units::{Bytes, float};
+use crate::units::{Bytes, count_pilots, float};
 
 /// What kept the next pilot from being started.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,6 +16,8 @@ pub(super) enum Blocked {
     InFlight,
     /// Paused pilots go first.
     Paused,
+    /// The owner needed the room, or a rule held, less than `calm-for` ago.
+    Calming,
     Probing,
     MaxPilots(u32),
     Cap(String),
@@ -84,6 +86,9 @@ fn machine_is_open(turn: &Turn, memory: &Memory) -> Result<(), Blocked> {
     if turn.own().any(|pilot| pilot.state == PilotState::Paused) {
         return Err(Blocked::Paused);
     }
+    if !memory.ladder.is_calm(turn) {
+        return Err(Blocked::Calming);
+    }
     if memory.ladder.in_doubt() {
         return Err(Blocked::Cpu(String::new()));
     }
@@ -107,7 +112,7 @@ fn class_is_open(turn: &Turn, memory: &Memory, room: &Room, class: &Class) -> Re
     let of_class = turn.own().filter(|p| p.class == *name).count()
         + memory.unlisted(turn).filter(|launch| launch.class == *name).count();
     if class.max > 0 && of_class as u64 >= u64::from(class.max) {
-        let text = format!("'{name}' has its {} pilots (max)", class.max);
+        let text = format!("'{name}' has its {} (max)", count_pilots(of_class));
         return refuse(Code::ClassMax, float(of_class as u64), f64::from(class.max), text);
     }
     let remembered = memory.classes.get(name).cloned().unwrap_or_default();
@@ -150,6 +155,7 @@ fn launch(turn: &mut Turn, memory: &mut Memory, class: &Class) {
 impl Blocked {
     /// `holding`: own pilots and launches under way. Nothing running is a problem to explain; a full machine is not.
     pub(super) fn reason(self, turn: &Turn, memory: &Memory, room: &Room, holding: usize) -> Reason {
+        let pilots = count_pilots(holding);
         let class = |name: &str| turn.config.pilots.iter().find(|class| class.name == name);
         match self {
             Blocked::Class(reason) => reason,
@@ -160,9 +166,15 @@ impl Blocked {
                 "no [[pilot]] is configured; `plancton config --default` shows how to add one",
             ),
             Blocked::NoRate => Reason::new(Code::Starting, 0.0, 0.0, "taking a first look at what the owner uses"),
+            Blocked::Calming => {
+                let left = memory.ladder.until_calm(turn);
+                let text =
+                    format!("{pilots}; the owner was busy just now, pilots are started after {left:.0} s more of calm");
+                Reason::new(Code::Calming, left, 0.0, text)
+            }
             Blocked::InFlight | Blocked::Paused => {
                 let under_way = memory.unlisted(turn).count();
-                let text = format!("{holding} pilots, {under_way} of them being started");
+                let text = format!("{pilots}, {under_way} of them being started");
                 Reason::new(Code::Starting, float(under_way as u64), 0.0, text)
             }
             Blocked::Probing => Reason::new(
@@ -172,7 +184,7 @@ impl Blocked {
                 "reading back from the first pilot that protection and limits hold",
             ),
             Blocked::MaxPilots(most) => {
-                let text = format!("{holding} pilots are there and {most} are allowed (max-pilots)");
+                let text = format!("{pilots} of {most} that are allowed (max-pilots)");
                 Reason::new(Code::MaxPilots, float(holding as u64), f64::from(most), text)
             }
             Blocked::Cap(name) => cpu_reason(turn, room, class(&name), holding, room.cap - room.given, 0.0),
@@ -185,7 +197,7 @@ impl Blocked {
                 let left = Bytes(crate::units::whole(free));
                 let reserve = turn.share.reserve_memory;
                 let text = format!(
-                    "{holding} pilots; {left} of memory may still be given (with {reserve} reserved), the next '{name}' takes {}",
+                    "{pilots}; {left} of memory may still be given (with {reserve} reserved), the next '{name}' takes {}",
                     Bytes(wanted)
                 );
                 Reason::new(if holding == 0 { Code::NothingFits } else { Code::Full }, free, float(wanted), text)
@@ -197,7 +209,8 @@ impl Blocked {
 fn cpu_reason(turn: &Turn, room: &Room, class: Option<&Class>, holding: usize, free: f64, floor: f64) -> Reason {
     let foreign = turn.seen.cpu.map_or(0.0, |cpu| cpu.foreign.max(cpu.foreign_smooth));
     let text = format!(
-        "{holding} pilots; of {:.0} cores {foreign:.1} are the owner's, {:.1} reserved and {:.1} promised to pilots, the next one takes {:.1}",
+        "{}; of {:.0} cores {foreign:.1} are the owner's, {:.1} reserved and {:.1} promised to pilots, the next one takes {:.1}",
+        count_pilots(holding),
         room.cores,
         room.reserve,
         room.given,

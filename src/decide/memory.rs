@@ -13,6 +13,8 @@ use std::collections::{BTreeMap, VecDeque};
 /// First wait after a failed launch, in seconds; doubled with each further one, up to [`BACK_OFF_MOST`].
 const BACK_OFF_FIRST: f64 = 5.0;
 const BACK_OFF_MOST: f64 = 900.0;
+/// Over how many seconds the classes' parts are evened out.
+const FAIR_OVER: f64 = 600.0;
 /// A missing mount source is looked for again after this long, in seconds.
 const HELD: f64 = 30.0;
 
@@ -122,8 +124,23 @@ impl Memory {
         }
         let elapsed = if self.last_tick > 0.0 { (seen.at.boot - self.last_tick).max(0.0) } else { 0.0 };
         self.last_tick = seen.at.boot;
+        self.age_served(config, elapsed);
         for pilot in seen.pilots.iter().flatten().filter(|pilot| pilot.own && pilot.state.holds_room()) {
             self.classes.entry(pilot.class.clone()).or_default().served += pilot.cpus * elapsed;
+        }
+    }
+
+    /// What was given long ago does not count any more, and a class that is new or was away does not get everything first.
+    fn age_served(&mut self, config: &Config, elapsed: f64) {
+        let kept = (-elapsed / FAIR_OVER).exp();
+        self.classes.values_mut().for_each(|class| class.served *= kept);
+        let share = |class: &crate::config::Pilot| {
+            Some(self.classes.get(&class.name)?.served / f64::from(class.weight)).filter(|served| *served > 0.0)
+        };
+        let least = config.pilots.iter().filter_map(share).fold(f64::INFINITY, f64::min);
+        for class in config.pilots.iter().filter(|_| least.is_finite()) {
+            let served = least * f64::from(class.weight);
+            self.classes.entry(class.name.clone()).or_insert_with(|| ClassMemory { served, ..ClassMemory::default() });
         }
     }
 

@@ -89,6 +89,8 @@ struct Turn<'a> {
     config: &'a Config,
     share: Share,
     owner: Owner,
+    /// The `[[when]]` in force.
+    when: Option<usize>,
     seen: &'a Observation,
     pilots: &'a [Pilot],
     now: f64,
@@ -105,12 +107,12 @@ impl Turn<'_> {
 /// One tick. `memory` is the only state; it can be lost at any time and is rebuilt from what is observed.
 pub fn decide(config: &Config, memory: &mut Memory, seen: &Observation) -> Decision {
     let local = seen.local;
-    let (share, owner, _) = config.effective(local.weekday, local.minute);
+    let (share, owner, when) = config.effective(local.weekday, local.minute);
     memory.absorb(config, seen);
     let Some(pilots) = seen.pilots.as_deref() else {
         return blind(config, memory, seen);
     };
-    let mut turn = Turn { config, share, owner, seen, pilots, now: seen.at.boot, actions: Vec::new() };
+    let mut turn = Turn { config, share, owner, when, seen, pilots, now: seen.at.boot, actions: Vec::new() };
     memory.forget_gone(&turn);
     let room = Room::of(&turn, memory);
     let rules = Rules::of(&turn, memory, &room);

@@ -35,6 +35,8 @@ pub struct Observation {
     pub hold: Option<String>,
     pub engine: EngineState,
     pub protection: Protection,
+    /// Limits as they were read back from a running pilot, for people; empty: from none yet.
+    pub limits: String,
     /// `None`: the list could not be read.
     pub pilots: Option<Vec<Pilot>>,
     /// Boot-clock second at which the list was asked for: what ended before is in it.
@@ -66,6 +68,8 @@ pub struct CpuUse {
     pub foreign_smooth: f64,
     /// Length of the last window, seconds.
     pub window: f64,
+    /// Boot-clock second at which it ended.
+    pub at: f64,
 }
 
 /// All in bytes.

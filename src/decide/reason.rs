@@ -53,6 +53,7 @@ pub enum Code {
     Memory,
     MemoryPressure,
     Busy,
+    Calming,
     BackOff,
     Image,
     MountMissing,

@@ -7,8 +7,9 @@ use serde::Serialize;
 
 /// With protection, a desktop's background noise rides along: this much below zero may still be launched into …
 const LAUNCH_SLACK: f64 = 0.5;
-/// … and only this much below zero is given back.
+/// … and only this much below zero is given back; on one core less, because more than a core can't be missing there.
 const GIVE_SLACK: f64 = 1.0;
+const GIVE_SLACK_ONE_CORE: f64 = 0.75;
 /// Without protection foreign load reads too low from this share of busy time on.
 const SATURATED: f64 = 0.95;
 
@@ -69,7 +70,11 @@ impl Room {
             memory_given,
             free_memory: seen.memory.map(|m| float(m.total) - reserve_memory - float(m.foreign) - float(memory_given)),
             launch_floor: if protected { -LAUNCH_SLACK } else { 0.0 },
-            give_floor: if protected { -GIVE_SLACK } else { 0.0 },
+            give_floor: match protected {
+                true if seen.cores > 1.0 => -GIVE_SLACK,
+                true => -GIVE_SLACK_ONE_CORE,
+                false => 0.0,
+            },
             need_unknown: !protected && seen.cpu.is_some_and(|cpu| cpu.busy >= SATURATED * seen.threads),
         }
     }

@@ -4,7 +4,7 @@
 use super::reason::{Code, Reason};
 use super::{Memory, PilotState, Room, Turn};
 use crate::config::{Auto, OnBattery};
-use crate::units::{Bytes, float, format_rough};
+use crate::units::{Bytes, count_pilots, float, format_rough};
 use std::time::Duration;
 
 /// What happens to pilots beyond the number that may run.
@@ -46,6 +46,8 @@ pub(super) struct Rules {
     pub ends_when_empty: bool,
     /// Seconds until a timed rule (snooze, `drain --by`) changes by itself.
     pub ends_in: Option<f64>,
+    /// Only heat holds pilots back, and its own steps are slow enough to let one more run.
+    pub wakes: bool,
     /// A rule that the owner ends with a command ends at once; the others only after `calm-for`.
     pub at_once: bool,
 }
@@ -69,6 +71,8 @@ impl Rules {
         rules.owner(turn, memory);
         rules.scarce(turn, room);
         rules.at_once = rules.reasons.len() == commands;
+        let holding = rules.reasons.iter().filter(|reason| reason.code != Code::Drain);
+        rules.wakes = rules.keep.is_some() && holding.clone().all(|reason| reason.code == Code::Temperature);
         rules
     }
 
@@ -85,12 +89,13 @@ impl Rules {
             let left = drain.by.map(|by| by - epoch);
             self.ends_in = left.filter(|left| *left > 0.0);
             let running = turn.own().count();
+            let pilots = count_pilots(running);
             let text = match left {
                 Some(left) if left > 0.0 => {
-                    format!("{} more for {running} pilots to finish, then they are stopped", rough(left))
+                    format!("{} more for {pilots} to finish, then they are stopped", rough(left))
                 }
-                Some(_) => format!("the time is over, stopping {running} pilots"),
-                None => format!("nothing is started, {running} pilots may finish"),
+                Some(_) => format!("the time is over, stopping {pilots}"),
+                None => format!("nothing is started, {pilots} may finish"),
             };
             let reason = Reason::new(Code::Drain, float(running as u64), 0.0, text);
             match left {
@@ -121,7 +126,10 @@ impl Rules {
         }
         if let Some(keep) = memory.heat.step(turn) {
             let (value, limit) = (seen.temperature.unwrap_or(0.0), float(owner.max_temperature.into()));
-            let text = format!("the processor is at {value:.0} °C, the limit is {limit:.0} °C; {keep} pilots may run");
+            let text = format!(
+                "the processor is at {value:.0} °C, the limit is {limit:.0} °C; {} may run",
+                count_pilots(keep)
+            );
             self.hold(keep, How::Pause, Reason::new(Code::Temperature, value, limit, text));
         }
         if let Auto::Fixed(most) = turn.share.max_pilots {
@@ -129,8 +137,14 @@ impl Rules {
             let running = turn.own().count();
             if running > most || most == 0 {
                 let (value, limit) = (float(running as u64), float(most as u64));
-                let text = format!("{running} pilots are there and {most} are allowed (max-pilots)");
-                self.hold(most, How::Pause, Reason::new(Code::MaxPilots, value, limit, text));
+                let (code, by) = match turn.when.and_then(|index| turn.config.when.get(index)) {
+                    Some(when) if turn.share.max_pilots != turn.config.share.max_pilots => {
+                        (Code::Hours, format!("at these hours ({})", when.hours))
+                    }
+                    _ => (Code::MaxPilots, "(max-pilots)".to_owned()),
+                };
+                let text = format!("{} of {most} that are allowed {by}", count_pilots(running));
+                self.hold(most, How::Pause, Reason::new(code, value, limit, text));
             }
         }
     }

@@ -12,7 +12,7 @@ use crate::engine::Listed;
 use crate::host::cgroup::{Driver, Group, Limits, Setting, find_container};
 use crate::host::topology::Topology;
 use crate::host::{cpu, disk, files, memory, power, pressure, processes, thermal, topology};
-use crate::units::{Moment, PilotId, float};
+use crate::units::{Bytes, Moment, PilotId, float};
 use facts::Facts;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -50,6 +50,8 @@ struct Known {
     in_parent: bool,
     first_seen: f64,
     unlimited: Option<String>,
+    /// Its limits as the kernel holds them, for people.
+    limits: String,
     /// (boot second, CPU seconds) of the last look.
     usage: Option<(f64, f64)>,
 }
@@ -122,6 +124,12 @@ impl Observer {
             hold: self.read_hold(),
             engine: input.engine,
             protection,
+            limits: self
+                .pilots
+                .values()
+                .map(|known| known.limits.clone())
+                .find(|text| !text.is_empty())
+                .unwrap_or_default(),
             listed_at: input.list.map_or(0.0, |(_, asked_at)| asked_at),
             pilots,
             news: input.news,
@@ -138,6 +146,7 @@ impl Observer {
                 in_parent: false,
                 first_seen: input.now.boot,
                 unlimited: None,
+                limits: String::new(),
                 usage: None,
             });
             if known.group.is_none() {
@@ -219,7 +228,7 @@ impl Observer {
             let foreign = (busy - pilots).max(0.0);
             self.smooth.update(foreign, window);
             self.given_seconds += used;
-            CpuUse { busy, pilots, foreign, foreign_smooth: self.smooth.value().unwrap_or(foreign), window }
+            CpuUse { busy, pilots, foreign, foreign_smooth: self.smooth.value().unwrap_or(foreign), window, at: now }
         });
         if self.topology.as_ref().is_none_or(|topology| topology.count_threads(&[]) != sample.cpus_online) {
             self.topology = topology::read_topology(&self.root);
@@ -273,6 +282,13 @@ impl Known {
         }
         if let Some(limits) = self.group.as_ref().and_then(|group| group.read_limits().ok()) {
             self.unlimited = unlimited(&limits, pilot);
+            let said = |number: Option<String>| number.unwrap_or_else(|| "no limit".to_owned());
+            self.limits = format!(
+                "{} cores, {} of memory, {} processes",
+                said(limits.cpus.number().map(|cpus| cpus.to_string())),
+                said(limits.memory_bytes.number().map(|bytes| Bytes(bytes).to_string())),
+                said(limits.pids.number().map(|pids| pids.to_string())),
+            );
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::{Cpus, Disk, Engine, Loop, Memory, Others, Pilot, Protection, SCHEMA, Status, Told};
 use crate::daemon::Start;
-use crate::decide::{self, Decision, Expiry, Observation, PilotState};
+use crate::decide::{self, Decision, Expiry, Observation};
 use crate::engine::Listed;
 use crate::observe::facts::Facts;
 
@@ -12,6 +12,8 @@ pub struct Seen<'a> {
     pub observation: &'a Observation,
     pub decision: &'a Decision,
     pub list: &'a [Listed],
+    /// The pilots of the status before: an engine that does not answer is not one without pilots.
+    pub last_rows: &'a [Pilot],
     pub facts: Option<&'a Facts>,
     pub memory: &'a decide::Memory,
     pub told: &'a Told,
@@ -70,11 +72,14 @@ pub fn status(seen: &Seen) -> Status {
         reason: decision.reason.clone(),
         drain: observation.control.drain,
         snooze: observation.control.snooze,
-        protection: protection(&observation.protection),
+        protection: protection(&observation.protection, &observation.limits),
         cpus: cpus(seen),
         memory: memory(seen),
         disk: observation.disk_free.map(|free| Disk { free, reserve: seen.start.config.share.reserve_disk.0 }),
-        pilots: pilots.iter().filter(|pilot| pilot.own && shown(pilot.state)).map(|pilot| row(seen, pilot)).collect(),
+        pilots: match &observation.pilots {
+            Some(pilots) => pilots.iter().filter(|p| p.own && p.state.holds_room()).map(|p| row(seen, p)).collect(),
+            None => seen.last_rows.to_vec(),
+        },
         others: Others {
             pilots: u32::try_from(others().count()).unwrap_or(u32::MAX),
             // An empty sum of floats is -0.
@@ -99,12 +104,7 @@ pub fn status(seen: &Seen) -> Status {
     }
 }
 
-/// What has ended is not shown: its removal is under way.
-fn shown(state: PilotState) -> bool {
-    state.holds_room()
-}
-
-fn protection(protection: &decide::Protection) -> Protection {
+fn protection(protection: &decide::Protection, limits: &str) -> Protection {
     let (level, text) = match protection {
         decide::Protection::Verified => {
             ("verified", "pilots run in an idle group: the kernel gives them only what nobody else wants")
@@ -115,7 +115,8 @@ fn protection(protection: &decide::Protection) -> Protection {
         decide::Protection::Lost => ("none", "the group of the pilots is not idle; it is being set again"),
         decide::Protection::None(why) => ("none", why.as_str()),
     };
-    Protection { level: level.to_owned(), text: text.to_owned() }
+    let proof = if limits.is_empty() { String::new() } else { format!("; limits read back from one: {limits}") };
+    Protection { level: level.to_owned(), text: format!("{text}{proof}") }
 }
 
 fn cpus(seen: &Seen) -> Cpus {
