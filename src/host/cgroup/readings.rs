@@ -17,6 +17,13 @@ pub enum Setting<T> {
     At(T),
 }
 
+impl<T> Setting<T> {
+    /// `None` for both "no limit" and "no such file".
+    pub fn number(self) -> Option<T> {
+        if let Setting::At(value) = self { Some(value) } else { None }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
     /// Cores: quota over period.
