@@ -4,7 +4,7 @@
 use crate::act::{Hands, builtin, group, spec::Setting};
 use crate::cli::Exit;
 use crate::config::Config;
-use crate::decide::{Action, Decision, EngineState, Memory, News, Observation, decide};
+use crate::decide::{Action, Decision, EngineState, Memory, News, Observation, PilotState, decide};
 use crate::engine::{Engine, Error, EventStream, Listed};
 use crate::flights::{Flights, Lane};
 use crate::observe::facts::{Facts, read_facts};
@@ -22,6 +22,10 @@ use std::sync::Arc;
 
 /// Seconds after which an engine counts as silent: then it is not waited for before something is told.
 const SILENT: f64 = 1.0;
+
+/// Seconds until the list is read again when it did not show an announced end, and how often.
+const SOON: f64 = 0.03;
+const MOST_LOOKS: u8 = 30;
 
 /// How the loop is started.
 pub struct Start {
@@ -78,6 +82,8 @@ struct Daemon {
     last_rows: Vec<report::Pilot>,
     cost: LoopCost,
     crowded: bool,
+    /// Pilots whose end was announced, and how often a list still showed them running.
+    ending: Vec<(String, u8)>,
     /// Something has happened since the last list was asked for.
     stirred: bool,
     /// Boot second of the next regular tick; `None`: only an event can change anything.
@@ -116,7 +122,22 @@ impl Daemon {
         self.act(&decision);
         self.report(&observation, &decision, list.as_ref().map_or(&[], |(list, _)| list));
         self.next_tick = decision.wake_in.map(|seconds| observation.at.boot + seconds);
+        self.look_again_soon(&observation);
         self.finished = self.finished.or_else(|| self.is_finished(&observation, &decision));
+    }
+
+    /// An engine may announce an end before its list knows of it: then the list is read again at once.
+    fn look_again_soon(&mut self, observation: &Observation) {
+        let pilots = observation.pilots.as_deref().unwrap_or(&[]);
+        let runs = |id: &str| pilots.iter().any(|p| p.id.as_str() == id && p.state == PilotState::Running);
+        self.ending.retain_mut(|(id, seen)| {
+            *seen += 1;
+            *seen <= MOST_LOOKS && runs(id)
+        });
+        if !self.ending.is_empty() {
+            let soon = observation.at.boot + SOON;
+            self.next_tick = Some(self.next_tick.map_or(soon, |at| at.min(soon)));
+        }
     }
 
     fn observe(&mut self, list: Option<&(Vec<Listed>, f64)>) -> Observation {
@@ -138,6 +159,7 @@ impl Daemon {
             instance: &self.start.instance,
             boot_id: &self.boot_id,
             crowded: self.crowded,
+            interval: self.start.config.loop_.interval.as_secs_f64(),
         };
         let observation = self.observer.observe(input);
         if let Some(file) = &mut self.start.record {
@@ -173,7 +195,8 @@ impl Daemon {
     }
 
     fn mend_group(&mut self) {
-        let Some(layout) = self.facts.as_ref().and_then(|facts| facts.layout) else {
+        let ours = self.facts.as_ref().filter(|facts| facts.parent.is_ok());
+        let Some(layout) = ours.and_then(|facts| facts.layout) else {
             return;
         };
         let (root, limit) = (self.root.clone(), self.memory_limit());
@@ -215,7 +238,10 @@ impl Daemon {
         let now = clock::now().boot;
         self.cost.turned(now, clock::process_cpu());
         let pending = self.list.is_some() || (self.stirred && self.asking.is_none() && self.facts.is_some());
-        let seconds = if pending { Some(0.0) } else { self.next_tick.map(|at| (at - now).max(0.0)) };
+        // A command that came while the engine is asked is told when that takes long.
+        let silent_at = self.asking.filter(|_| self.stirred).map(|asked_at| asked_at + SILENT);
+        let due = [self.next_tick, silent_at].into_iter().flatten().reduce(f64::min);
+        let seconds = if pending { Some(0.0) } else { due.map(|at| (at - now).max(0.0)) };
         let events = self.events.as_ref().map(AsFd::as_fd);
         let woken = wait(seconds, &mut self.signals, self.control.as_ref(), Some(self.flights.as_fd()), events);
         self.cost.woke(clock::now().boot);
@@ -231,7 +257,10 @@ impl Daemon {
         };
         match events.read() {
             // A hint only: the next list tells the truth.
-            Ok(seen) => self.stirred |= !seen.is_empty(),
+            Ok(seen) => {
+                self.stirred |= !seen.is_empty();
+                self.ending.extend(seen.into_iter().map(|event| (event.id, 0)));
+            }
             Err(error) => {
                 log::debug!("events: {error}; the next tick opens the stream again");
                 self.events = None;
@@ -301,7 +330,7 @@ impl Daemon {
 
     fn is_due(&self) -> bool {
         let now = clock::now().boot;
-        let silent = self.asking.is_none_or(|asked_at| now - asked_at > SILENT);
+        let silent = self.asking.is_none_or(|asked_at| now - asked_at >= SILENT);
         (self.stirred && silent) || self.next_tick.is_some_and(|at| now >= at)
     }
 
@@ -369,6 +398,8 @@ impl Daemon {
     }
 
     fn leave(&mut self) {
+        // What has landed since the last tick.
+        self.told.log_news(&self.news);
         if let Err(error) = state::remove_status(&self.start.dirs.run) {
             log::warn!("{error}");
         }
@@ -378,7 +409,7 @@ impl Daemon {
     }
 
     fn new(start: Start) -> std::io::Result<Daemon> {
-        let root = PathBuf::from("/");
+        let root = machine_root();
         let seed = whole(clock::now().epoch * 1e6) ^ u64::from(std::process::id()) << 40;
         let control = Watch::new(&control::directory(&start.dirs.state));
         let mut told = Told::default();
@@ -411,6 +442,7 @@ impl Daemon {
             last_rows: Vec::new(),
             cost: LoopCost::new(clock::now().boot),
             crowded: false,
+            ending: Vec::new(),
             stirred: false,
             next_tick: Some(0.0),
             finished: None,
@@ -418,6 +450,12 @@ impl Daemon {
             start,
         })
     }
+}
+
+/// Where /proc and /sys are read. Builds for tests can be shown a made-up machine; a release sees only its own.
+fn machine_root() -> PathBuf {
+    let made_up = std::env::var_os("PLANCTON_MADE_UP_ROOT").filter(|_| cfg!(debug_assertions));
+    made_up.map_or_else(|| PathBuf::from("/"), PathBuf::from)
 }
 
 /// Where `*.hold` files hold pilots back.

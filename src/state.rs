@@ -82,7 +82,10 @@ impl fmt::Display for StateError {
                         "{path}: cannot {doing}: the disk is full; it stays as it was, free some space there"
                     );
                 }
-                write!(f, "{path}: cannot {doing}: {error}")
+                write!(
+                    f,
+                    "{path}: cannot {doing}: {error}; see to its owner and its file system, or give another --run-dir or --state-dir"
+                )
             }
         }
     }

@@ -15,7 +15,7 @@ use crate::config::{self, Config};
 use crate::engine::Engine;
 use crate::state::Dirs;
 use std::ffi::OsString;
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,7 +82,17 @@ fn fail(exit: Exit, text: impl std::fmt::Display) -> Exit {
 
 /// The effective configuration, or every problem of the file, one a line.
 pub fn read_config(file: &Path) -> Result<Config, String> {
-    let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        let why = match error.kind() {
+            ErrorKind::NotFound => {
+                "no such file; write one (`plancton config --default` is a beginning), or leave --config out".to_owned()
+            }
+            ErrorKind::IsADirectory => "it is a directory; name the file in it".to_owned(),
+            ErrorKind::InvalidData => "it is not UTF-8 text; save it as that".to_owned(),
+            _ => error.to_string(),
+        };
+        format!("{}: {why}", file.display())
+    })?;
     config::parse(&text, &file.display().to_string()).map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         lines.join("\n")

@@ -111,8 +111,9 @@ pub fn purge(place: &Place, dry_run: bool) -> Exit {
 /// The same where no daemon runs, with a word only about what could not be removed.
 pub fn purge_quietly(place: &Place) -> Exit {
     match connect(place).map(|(engine, instance)| purge_engine(&engine, &instance, place)) {
-        Ok(problems) if problems.is_empty() => {}
-        Ok(problems) => return fail(Exit::Failed, problems.join("\nplancton: ")),
+        Ok(Ok(problems)) if problems.is_empty() => {}
+        Ok(Ok(problems)) => return fail(Exit::Failed, problems.join("\nplancton: ")),
+        Ok(Err(error)) => return fail(Exit::EngineUnavailable, format!("{error}; nothing was removed")),
         Err(exit) => return exit,
     }
     match remove_files(place) {
@@ -141,14 +142,11 @@ fn show_purge(place: &Place) -> Exit {
     Exit::Done
 }
 
-/// What could not be removed, one sentence each.
-fn purge_engine(engine: &Engine, instance: &str, place: &Place) -> Vec<String> {
+/// What could not be removed, one sentence each. Errors: the engine does not say what there is.
+fn purge_engine(engine: &Engine, instance: &str, place: &Place) -> Result<Vec<String>, Error> {
     // With its own directories an instance removes itself alone; the machine's daemon speaks for the machine.
     let machine = place.is_root && place.dirs.scope == state::Scope::Machine;
-    let pilots = match list(engine, instance) {
-        Ok(pilots) => pilots,
-        Err(error) => return vec![error.to_string()],
-    };
+    let pilots = list(engine, instance)?;
     let ours = pilots.into_iter().filter(|pilot| pilot.own || machine).collect();
     let mut problems = remove_pilots(engine, ours, Grace::Own).problems;
     for image in state::read_images(&place.dirs.state).unwrap_or_default() {
@@ -165,7 +163,7 @@ fn purge_engine(engine: &Engine, instance: &str, place: &Place) -> Vec<String> {
     {
         group::remove(Path::new("/"), layout);
     }
-    problems
+    Ok(problems)
 }
 
 /// The run and state directories with what we put there; anything else in them stays, and so do they.

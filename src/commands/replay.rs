@@ -6,7 +6,7 @@ use crate::cli::Exit;
 use crate::decide::{Memory, Observation, decide};
 use crate::units::PilotId;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::Path;
 
 /// One line a change: the second since the first observation, the state, the actions, the reason.
@@ -17,7 +17,13 @@ pub fn replay(place: &Place, file: &Path) -> Exit {
     };
     let reader = match File::open(file) {
         Ok(file) => BufReader::new(file),
-        Err(error) => return fail(Exit::Failed, format!("{}: {error}", file.display())),
+        Err(error) => {
+            let why = match error.kind() {
+                ErrorKind::NotFound => "no such file; `plancton run --record FILE` writes one".to_owned(),
+                _ => error.to_string(),
+            };
+            return fail(Exit::Failed, format!("{}: {why}", file.display()));
+        }
     };
     let mut memory = Memory::new(1);
     let (mut first, mut last) = (None, None);
@@ -34,6 +40,7 @@ pub fn replay(place: &Place, file: &Path) -> Exit {
         };
         let start = *first.get_or_insert(observation.at.boot);
         let decision = decide(&config, &mut memory, &observation);
+        memory.forget_launches();
         let now = (decision.state, decision.reason.code);
         if last.replace(now) != Some(now) || !decision.actions.is_empty() {
             let name = |id: &PilotId| {

@@ -72,6 +72,12 @@ pub fn describe(kind: EndKind, ended: &Ended) -> String {
         EndKind::OutOfMemory => "it reached its memory limit".to_owned(),
         EndKind::NeverRan if !ended.error.is_empty() => ended.error.clone(),
         EndKind::NeverRan => "it was never started".to_owned(),
+        // The container's init or shell says which command that is.
+        _ if [126, 127].contains(&ended.exit_code) && ended.error.is_empty() => {
+            let words = ended.last_words.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("");
+            let words: String = words.chars().filter(|c| !c.is_control()).take(200).collect();
+            format!("exit code {}, its command can't be executed: {}", ended.exit_code, words.trim())
+        }
         _ if ended.error.is_empty() => format!("exit code {}", ended.exit_code),
         _ => format!("exit code {} ({})", ended.exit_code, ended.error),
     }

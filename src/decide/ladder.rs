@@ -227,6 +227,7 @@ fn measure(turn: &mut Turn, memory: &mut Memory, pilot: &Pilot, how: How, cause:
 /// Asked for once; asked again only when the state did not follow by then.
 fn hand_on(turn: &mut Turn, memory: &mut Memory, pilot: &Pilot, action: Action) {
     memory.busy.insert(pilot.id.clone(), turn.now + turn.config.loop_.interval.as_secs_f64() / 2.0);
+    memory.asked.insert(pilot.id.clone(), pilot.state);
     turn.actions.push(action);
 }
 

@@ -168,8 +168,7 @@ impl Blocked {
             Blocked::NoRate => Reason::new(Code::Starting, 0.0, 0.0, "taking a first look at what the owner uses"),
             Blocked::Calming => {
                 let left = memory.ladder.until_calm(turn);
-                let text =
-                    format!("{pilots}; the owner was busy just now, pilots are started after {left:.0} s more of calm");
+                let text = format!("{pilots}; pilots are started after {left:.0} s more of calm");
                 Reason::new(Code::Calming, left, 0.0, text)
             }
             Blocked::InFlight | Blocked::Paused => {

@@ -4,7 +4,7 @@
 use super::ends::{self, Cause, EndKind};
 use super::ladder::Ladder;
 use super::rules::{Heat, Rules};
-use super::{Ended, LaunchResult, News, Observation, Reason, Turn};
+use super::{Ended, LaunchResult, News, Observation, PilotState, Reason, Turn};
 use crate::config::Config;
 use crate::units::PilotId;
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,8 @@ pub struct Memory {
     pub(super) stopping: BTreeMap<PilotId, Stopping>,
     /// Pilots somebody's hand is on already, and the boot-clock second before which they are not touched again.
     pub(super) busy: BTreeMap<PilotId, f64>,
+    /// Pilots that a pause or its end was asked for, and the state they were in: another one frees them at once.
+    pub(super) asked: BTreeMap<PilotId, PilotState>,
     pub(super) ladder: Ladder,
     pub(super) heat: Heat,
     reason: Option<Reason>,
@@ -70,6 +72,8 @@ pub(super) struct Launching {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Stopping {
     pub cause: Cause,
+    /// SIGKILL was sent already.
+    pub killed: bool,
     /// Boot-clock second of SIGKILL; infinite once it was sent.
     pub kill_at: f64,
 }
@@ -89,6 +93,8 @@ pub(super) struct ClassMemory {
     pub image: Image,
     /// Failures in a row.
     pub failures: u32,
+    /// The last launch failed: only one that succeeds ends that, later than its back-off.
+    pub launch_failed: bool,
     /// Boot-clock second before which nothing is launched.
     pub retry_at: f64,
     /// Not a failure that wants longer and longer waits, but a state to look at again.
@@ -111,6 +117,11 @@ impl Memory {
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
+    }
+
+    /// For a replay, whose own launches nobody answers: what came of the recorded ones is in the list.
+    pub fn forget_launches(&mut self) {
+        self.launching.clear();
     }
 
     pub(super) fn count(&mut self, what: &str) {
@@ -146,6 +157,8 @@ impl Memory {
 
     fn learn(&mut self, config: &Config, seen: &Observation, news: &News) {
         let now = seen.at.boot;
+        // Where a call failed, or the list shows it undone, the next regular tick decides again: it must not spin.
+        let next_look = now + config.loop_.interval.as_secs_f64();
         match news {
             News::Launched { class, name, at, result } => self.launched(now, class, name, *at, result),
             News::Fetched { class, result } => {
@@ -160,19 +173,22 @@ impl Memory {
             }
             News::Buried { id, name, class, ended } => {
                 let cause = self.stopping.remove(id).map(|stopping| stopping.cause);
-                self.busy.remove(id);
-                if let Some(ended) = ended {
+                self.busy.insert(id.clone(), next_look);
+                let is_known = self.gone.iter().any(|gone| gone.name == *name);
+                if let Some(ended) = ended.as_ref().filter(|_| !is_known) {
                     let kind = ends::classify(cause, ended);
                     self.remember(seen.at.epoch, name, class, kind, ended);
-                    self.learn_end(class, kind, ended, now);
+                    self.count(kind.name());
+                    // Of a limit that does not hold the class has learned already.
+                    if cause != Some(Cause::Unlimited) {
+                        self.learn_end(class, kind, ended, now);
+                    }
                 }
             }
-            News::Changed(id) => {
-                self.busy.remove(id);
-            }
+            // The list shows whether it did; until then the pilot stays busy.
+            News::Changed(_) => {}
             News::Failed { id, .. } => {
-                // Decided about again at the next regular tick, not at once: a failing call must not spin.
-                self.busy.insert(id.clone(), now + config.loop_.interval.as_secs_f64());
+                self.busy.insert(id.clone(), next_look);
             }
         }
     }
@@ -184,7 +200,11 @@ impl Memory {
                 if let Some(launch) = known {
                     launch.answered = Some(at);
                 }
-                self.classes.entry(class.to_owned()).or_default().image = Image::Ready;
+                let memory = self.classes.entry(class.to_owned()).or_default();
+                memory.image = Image::Ready;
+                if memory.launch_failed && memory.retry_at <= now {
+                    (memory.launch_failed, memory.failures) = (false, 0);
+                }
                 self.count("launches");
             }
             LaunchResult::NoImage => {
@@ -203,17 +223,21 @@ impl Memory {
             }
             LaunchResult::Failed(why) => {
                 self.launching.retain(|launch| launch.name != name);
-                self.back_off(class, why, now);
-                self.count("launch-failed");
+                self.launch_failed(class, why, now);
             }
             LaunchResult::Lost(why) => {
                 if let Some(launch) = known {
                     launch.answered = Some(at);
                 }
-                self.back_off(class, why, now);
-                self.count("launch-failed");
+                self.launch_failed(class, why, now);
             }
         }
+    }
+
+    fn launch_failed(&mut self, class: &str, why: &str, now: f64) {
+        self.back_off(class, why, now);
+        self.classes.entry(class.to_owned()).or_default().launch_failed = true;
+        self.count("launch-failed");
     }
 
     fn remember(&mut self, at: f64, name: &str, class: &str, kind: EndKind, ended: &Ended) {
@@ -230,7 +254,6 @@ impl Memory {
     }
 
     fn learn_end(&mut self, class: &str, kind: EndKind, ended: &Ended, now: f64) {
-        self.count(kind.name());
         match kind {
             EndKind::Failed | EndKind::OutOfMemory | EndKind::NeverRan => {
                 let why =
@@ -238,9 +261,11 @@ impl Memory {
                 self.back_off(class, &why, now);
             }
             EndKind::Done => {
+                // That a pilot of before ended well says nothing about launches that fail now.
                 let memory = self.classes.entry(class.to_owned()).or_default();
-                memory.failures = 0;
-                memory.retry_at = 0.0;
+                if !memory.launch_failed {
+                    (memory.failures, memory.retry_at) = (0, 0.0);
+                }
             }
             EndKind::Ttl | EndKind::Owner | EndKind::Drained | EndKind::Killed => {}
         }
@@ -268,6 +293,13 @@ impl Memory {
             let listed = turn.pilots.iter().any(|pilot| pilot.name == launch.name);
             // A container that is still being started stays ours to wait for.
             launch.answered.is_none_or(|at| !listed && at >= listed_at)
+        });
+        self.asked.retain(|id, before| {
+            let is_same = turn.pilots.iter().any(|pilot| pilot.id == *id && pilot.state == *before);
+            if !is_same {
+                self.busy.remove(id);
+            }
+            is_same
         });
         let listed = |id: &PilotId| turn.pilots.iter().any(|pilot| pilot.id == *id);
         self.stopping.retain(|id, _| listed(id) || self.busy.contains_key(id));

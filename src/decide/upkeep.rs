@@ -29,7 +29,7 @@ pub(super) fn stop(turn: &mut Turn, memory: &mut Memory, pilot: &Pilot, cause: C
     if memory.stopping.contains_key(&pilot.id) {
         return;
     }
-    memory.stopping.insert(pilot.id.clone(), Stopping { cause, kill_at: turn.now + pilot.grace });
+    memory.stopping.insert(pilot.id.clone(), Stopping { cause, killed: false, kill_at: turn.now + pilot.grace });
     turn.actions.push(match pilot.state {
         PilotState::Created => Action::Discard { id: pilot.id.clone() },
         state => Action::Terminate { id: pilot.id.clone(), paused: state == PilotState::Paused },
@@ -37,8 +37,11 @@ pub(super) fn stop(turn: &mut Turn, memory: &mut Memory, pilot: &Pilot, cause: C
 }
 
 pub(super) fn kill(turn: &mut Turn, memory: &mut Memory, pilot: &Pilot, cause: Cause) {
-    let stopping = memory.stopping.entry(pilot.id.clone()).or_insert(Stopping { cause, kill_at: turn.now });
-    stopping.kill_at = stopping.kill_at.min(turn.now);
+    let stopping =
+        memory.stopping.entry(pilot.id.clone()).or_insert(Stopping { cause, killed: false, kill_at: turn.now });
+    if !stopping.killed {
+        stopping.kill_at = turn.now;
+    }
 }
 
 /// Sends the SIGKILLs that are due. Repeated each interval while the pilot is still there.
@@ -51,7 +54,7 @@ pub(super) fn finish_stopping(turn: &mut Turn, memory: &mut Memory) {
         if stopping.kill_at > turn.now {
             continue;
         }
-        stopping.kill_at = turn.now + interval;
+        (stopping.killed, stopping.kill_at) = (true, turn.now + interval);
         turn.actions.push(match pilot.state {
             PilotState::Created => Action::Discard { id: pilot.id.clone() },
             state => Action::Kill { id: pilot.id.clone(), paused: state == PilotState::Paused },

@@ -88,7 +88,7 @@ impl fmt::Display for Fault {
             }
             Fault::Forbidden => f.write_str("permission denied; run as root or join the group that owns it (docker)"),
             Fault::Refused(why) => write!(f, "{why}; start the engine"),
-            Fault::NotAnEngine(why) => write!(f, "not a container engine: {why}"),
+            Fault::NotAnEngine(why) => write!(f, "not a container engine: {why}; name its socket with --engine"),
             Fault::Version(why) | Fault::Failed(why) => f.write_str(why),
             Fault::NoConnection(after) => write!(f, "no connection within {}", format_duration(*after)),
             Fault::NoAnswer(after) => write!(f, "no answer within {}", format_duration(*after)),

@@ -72,6 +72,8 @@ pub struct Input<'a> {
     pub boot_id: &'a str,
     /// The owner is short of CPU: it matters what each pilot gets.
     pub crowded: bool,
+    /// Seconds between regular ticks.
+    pub interval: f64,
 }
 
 impl Observer {
@@ -100,7 +102,8 @@ impl Observer {
         }
         let protection = self.judge_protection(input.facts, pilots.as_deref().unwrap_or(&[]), input.now.boot);
         let used = self.pilots_usage(input.facts);
-        self.sample_cpu(input.now.boot, used);
+        let shortest = if input.crowded || self.cpu.is_none() { 0.0 } else { input.interval / 2.0 };
+        self.sample_cpu(input.now.boot, used, shortest);
         let power = power::read_power(&self.root);
         let cpuset = parse_cpuset(&input.share.cpuset).unwrap_or_default();
         let topology = self.topology.as_ref();
@@ -211,8 +214,11 @@ impl Observer {
         }
     }
 
-    fn sample_cpu(&mut self, now: f64, pilots: Option<f64>) {
-        if self.before.as_ref().is_some_and(|before| now - before.sample.boot_seconds < SHORTEST_WINDOW) {
+    /// Between regular ticks the last rate stands, unless the owner's need is being watched: what the engine itself needs
+    /// for a handful of starts would look like the owner's otherwise.
+    fn sample_cpu(&mut self, now: f64, pilots: Option<f64>, shortest: f64) {
+        let shortest = shortest.max(SHORTEST_WINDOW);
+        if self.before.as_ref().is_some_and(|before| now - before.sample.boot_seconds < shortest) {
             return;
         }
         let Ok(sample) = cpu::read_sample(&self.root, now) else {

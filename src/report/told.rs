@@ -43,11 +43,16 @@ impl Told {
         self.problems.iter().map(|(subject, (text, _))| format!("{subject}: {text}")).collect()
     }
 
+    /// What calls in flight brought back.
+    pub fn log_news(&self, news: &[News]) {
+        for news in news {
+            log_one(news);
+        }
+    }
+
     /// The log line of a tick: only when something is new.
     pub fn log_changes(&mut self, status: &Status, news: &[News]) {
-        for news in news {
-            log_news(news);
-        }
+        self.log_news(news);
         let now = (status.reason.code, status.state);
         if self.reason.replace(now) != Some(now) {
             log::info!("{}: {}", status.state.name(), status.reason.text);
@@ -55,7 +60,7 @@ impl Told {
     }
 }
 
-fn log_news(news: &News) {
+fn log_one(news: &News) {
     match news {
         News::Launched { name, result, .. } => match result {
             LaunchResult::Started(id) => log::info!("{name} started ({id})"),

@@ -1,0 +1,21 @@
+//! The real binary against a real engine: each verb, and each promise that users and scripts rely on.
+//! Only what this machine's other users cannot disturb is asked exactly; times are bounds that a loaded machine keeps.
+// threads: 4
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod common;
+
+#[path = "live/builtin.rs"]
+mod builtin;
+#[path = "live/commands.rs"]
+mod commands;
+#[path = "live/containers.rs"]
+mod containers;
+#[path = "live/ends.rs"]
+mod ends;
+#[path = "live/looks.rs"]
+mod looks;
+#[path = "live/restarts.rs"]
+mod restarts;
+#[path = "live/trouble.rs"]
+mod trouble;

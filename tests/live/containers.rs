@@ -1,0 +1,131 @@
+//! What a pilot is to the engine, and what it sees of itself from inside.
+
+use crate::common::*;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+/// What the engine says about the only pilot of a configuration.
+fn inspect_pilot(instance: &Instance) -> Value {
+    let id = instance.wait_running(1).first().unwrap().clone();
+    inspect(&id).unwrap()
+}
+
+#[track_caller]
+fn holds(found: &Value, expected: &Value) {
+    for (key, value) in expected.as_object().unwrap() {
+        assert_eq!(&found[key], value, "{key}");
+    }
+}
+
+fn logs(id: &str) -> String {
+    call("GET", &format!("/containers/{id}/logs?stdout=1&stderr=1"), None).1
+}
+
+#[test]
+fn limits_and_rights_of_a_plain_pilot() {
+    let words = "grep -E '^(Uid|CapBnd|NoNewPrivs)' /proc/self/status; cat /proc/self/oom_score_adj; hostname; echo end; sleep 600";
+    let instance = Instance::running(&config("1s", 1, &pilot("plain", &["sh", "-c", words], "swap = \"8MiB\"")));
+    let seen = inspect_pilot(&instance);
+    let swap_limit = serde_json::from_str::<Value>(&call("GET", "/info", None).1).unwrap()["SwapLimit"] == true;
+    holds(
+        &seen["HostConfig"],
+        &json!({
+            "NanoCpus": 100_000_000, "Memory": 16 << 20, "PidsLimit": 512, "OomScoreAdj": 1000, "Init": true,
+            "CapDrop": ["ALL"], "CapAdd": [], "SecurityOpt": ["no-new-privileges"], "Privileged": false,
+            "NetworkMode": "none", "AutoRemove": false, "Binds": null, "ReadonlyRootfs": false,
+            "LogConfig": {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "1"}},
+            "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+        }),
+    );
+    if swap_limit {
+        assert_eq!(seen["HostConfig"]["MemorySwap"], 24 << 20);
+    }
+    assert_eq!(seen["Config"]["User"], "65534:65534");
+    let id = seen["Id"].as_str().unwrap();
+    let said = poll(PATIENCE, || Some(logs(id)).filter(|text| text.contains("end\n"))).expect("its words");
+    let lines = ["65534\t65534\t65534\t65534", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "1000\n"];
+    for line in lines.iter().copied().chain([seen["Config"]["Hostname"].as_str().unwrap()]) {
+        assert!(said.contains(line), "'{line}' in {said}");
+    }
+    let parent = seen["HostConfig"]["CgroupParent"].as_str().unwrap();
+    match is_root() {
+        true => assert!(["/plancton", "plancton.slice"].contains(&parent), "{parent}"),
+        false => assert_eq!(parent, "", "only root has a parent group"),
+    }
+}
+
+#[test]
+fn names_labels_and_environment() {
+    let instance = Instance::running(&config(
+        "1s",
+        1,
+        &pilot("two-words", &["sleep", "600"], "ttl = \"2h\"\nstop-grace = \"7s\""),
+    ));
+    let seen = inspect_pilot(&instance);
+    let name = seen["Name"].as_str().unwrap();
+    let id = name.strip_prefix("/plancton-two-words-").unwrap();
+    assert!(id.len() == 6 && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()), "{name}");
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let hostname = seen["Config"]["Hostname"].as_str().unwrap();
+    assert!(hostname.starts_with("plancton-") && hostname.ends_with(id) && hostname.len() <= 63, "{hostname}");
+    assert!(hostname.contains(&host.chars().take_while(char::is_ascii_alphanumeric).take(40).collect::<String>()));
+    let labels = &seen["Config"]["Labels"];
+    holds(labels, &json!({LABEL: instance.name, "io.plancton.class": "two-words", "io.plancton.cpus": "0.1"}));
+    assert!(labels["io.plancton.version"].as_str().unwrap().starts_with(|c: char| c.is_ascii_digit()));
+    let (boot, second) = labels["io.plancton.expires"].as_str().unwrap().rsplit_once(':').unwrap();
+    assert_eq!(boot, read("/proc/sys/kernel/random/boot_id"));
+    let awake = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic).tv_sec;
+    let left = second.parse::<i64>().unwrap() - awake;
+    assert!((7_100..=7_200).contains(&left), "{left} s are left of two hours");
+    let status = instance.wait_status("the pilot", PATIENCE, |status| status["pilots"][0]["name"].is_string());
+    let deadline: f64 = labels["io.plancton.deadline"].as_str().unwrap().parse().unwrap();
+    assert!((status["pilots"][0]["deadline"].as_f64().unwrap() - deadline).abs() < 5.0);
+    let env: BTreeSet<&str> =
+        seen["Config"]["Env"].as_array().unwrap().iter().map(|one| one.as_str().unwrap()).collect();
+    for word in ["PLANCTON_CLASS=two-words", "PLANCTON_CPUS=0.1", "PLANCTON_MEMORY_BYTES=16777216"] {
+        assert!(env.contains(word), "{word} in {env:?}");
+    }
+    assert!(env.contains(format!("PLANCTON_DEADLINE={deadline:.0}").as_str()), "{env:?}");
+}
+
+#[test]
+fn what_a_class_asks_for() {
+    let mut instance = Instance::new("");
+    let (data, out) = (instance.base.join("data"), instance.base.join("out"));
+    for dir in [&data, &out] {
+        fs::create_dir(dir).unwrap();
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    fs::write(data.join("in"), "seen\n").unwrap();
+    let words = "cat /data/in >/out/copy; touch /data/x 2>/out/refused; touch /scratch/x /x 2>>/out/refused; \
+                 ls -l /dev/nothing >>/out/copy; echo $GREETING >>/out/copy; sleep 600";
+    let more = format!(
+        "mounts = [\"{}:/data\", \"{}:/out:rw\"]\ntmpfs = [\"/scratch:1MiB\"]\nread-only = true\n\
+         devices = [\"/dev/null:/dev/nothing:rw\"]\ncap-add = [\"SYS_PTRACE\"]\nenv = {{ GREETING = \"a = b\" }}\n\
+         user = \"1000:1001\"\npids = 20\nhost-config = {{ ShmSize = 1048576, NanoCpus = 5 }}",
+        data.display(),
+        out.display()
+    );
+    let mut text = config("1s", 1, &pilot("rich", &["sh", "-c", words], &more));
+    instance.configure(&text);
+    instance.say(&["config"]).must(78, &["NanoCpus"]);
+    text = text.replace(", NanoCpus = 5", "");
+    instance.configure(&text);
+    instance.run(&[]);
+    let seen = inspect_pilot(&instance);
+    holds(
+        &seen["HostConfig"],
+        &json!({"Binds": null, "PidsLimit": 20, "ReadonlyRootfs": true, "ShmSize": 1 << 20, "CapAdd": ["SYS_PTRACE"], "CapDrop": ["ALL"]}),
+    );
+    let mounts = seen["HostConfig"]["Mounts"].as_array().unwrap();
+    assert!(mounts.len() == 2 && mounts.iter().all(|mount| mount["Type"] == "bind"), "{mounts:?}");
+    assert_eq!(seen["Config"]["User"], "1000:1001");
+    let copy =
+        poll(PATIENCE, || Some(read(out.join("copy"))).filter(|text| text.contains("a = b"))).expect("its words");
+    assert!(copy.contains("seen") && copy.contains("/dev/nothing"), "{copy}");
+    let refused = read(out.join("refused"));
+    assert_eq!(refused.matches("Read-only file system").count(), 2, "{refused}");
+    assert!(!data.join("x").exists());
+}
