@@ -210,11 +210,11 @@ fn bury(engine: &Engine, id: PilotId, name: String, class: String) -> News {
             return News::Failed { id, what: format!("inspect: {error}") };
         }
     };
-    match engine.remove(&id, Force::Yes) {
-        Ok(RemoveOutcome::Done) => News::Buried { id, name, class, ended },
+    match engine.remove(&id) {
+        Ok(Outcome::Done | Outcome::Gone) => News::Buried { id, name, class, ended },
         // Most likely it is gone, and how it ended would never be told: if it is not, the list shows it again.
         Err(error) if error.reply_lost() => News::Buried { id, name, class, ended },
-        Ok(RemoveOutcome::Later(why)) => News::Failed { id, what: format!("remove: {why}") },
+        Ok(Outcome::Busy(why)) => News::Failed { id, what: format!("remove: {why}") },
         Err(error) => News::Failed { id, what: format!("remove: {error}") },
     }
 }
