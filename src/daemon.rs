@@ -259,7 +259,7 @@ impl Daemon {
             // A hint only: the next list tells the truth.
             Ok(seen) => {
                 self.stirred |= !seen.is_empty();
-                self.ending.extend(seen.into_iter().map(|event| (event.id, 0)));
+                self.ending.extend(seen.into_iter().map(|id| (id, 0)));
             }
             Err(error) => {
                 log::debug!("events: {error}; the next tick opens the stream again");

@@ -7,7 +7,7 @@ pub mod spec;
 
 use crate::config::{Image, Pilot as Class};
 use crate::decide::{Action, Ended, LaunchResult, News};
-use crate::engine::{ControlOutcome, CreateOutcome, Engine, Error, Force, Inspected, RemoveOutcome, StartOutcome};
+use crate::engine::{CreateOutcome, Engine, Error, Inspected, Outcome};
 use crate::flights::Lane;
 use crate::state;
 use crate::units::PilotId;
@@ -121,9 +121,9 @@ fn launch(engine: &Engine, name: &str, body: &Value, class: &Class, refuse_missi
         Err(error) => return refused(class, error.to_string()),
     };
     match engine.start(&id) {
-        Ok(StartOutcome::Started | StartOutcome::AlreadyRunning) => LaunchResult::Started(id),
-        Ok(StartOutcome::Gone) => LaunchResult::Failed(format!("{name} was removed by somebody before its start")),
-        Ok(StartOutcome::Busy(why)) => discard_failed(engine, &id, why),
+        Ok(Outcome::Done) => LaunchResult::Started(id),
+        Ok(Outcome::Gone) => LaunchResult::Failed(format!("{name} was removed by somebody before its start")),
+        Ok(Outcome::Busy(why)) => discard_failed(engine, &id, why),
         Err(error) if error.reply_lost() || error.is_unreachable() => LaunchResult::Lost(error.to_string()),
         Err(error) => match discard_failed(engine, &id, error.to_string()) {
             LaunchResult::Failed(text) => refused(class, text),
@@ -142,7 +142,7 @@ fn refused(class: &Class, text: String) -> LaunchResult {
 }
 
 fn discard_failed(engine: &Engine, id: &PilotId, text: String) -> LaunchResult {
-    match engine.remove(id, Force::Yes) {
+    match engine.remove(id) {
         Ok(_) => LaunchResult::Failed(text),
         Err(error) => LaunchResult::Lost(format!("{text}; and removing it: {error}")),
     }
@@ -187,12 +187,12 @@ fn signal(engine: Arc<Engine>, id: PilotId, signal: &'static str, paused: bool) 
     (Lane::Urgent, Box::new(job))
 }
 
-fn changed(id: &PilotId, what: &str, result: Result<ControlOutcome, Error>) -> Option<News> {
+fn changed(id: &PilotId, what: &str, result: Result<Outcome, Error>) -> Option<News> {
     failed(id, what, result).or_else(|| Some(News::Changed(id.clone())))
 }
 
 /// Outcomes such as "not running" and "gone" are shown by the next list; only errors are news.
-fn failed(id: &PilotId, what: &str, result: Result<ControlOutcome, Error>) -> Option<News> {
+fn failed(id: &PilotId, what: &str, result: Result<Outcome, Error>) -> Option<News> {
     match result {
         Ok(_) => None,
         Err(error) => Some(News::Failed { id: id.clone(), what: format!("{what}: {error}") }),
@@ -210,11 +210,11 @@ fn bury(engine: &Engine, id: PilotId, name: String, class: String) -> News {
             return News::Failed { id, what: format!("inspect: {error}") };
         }
     };
-    match engine.remove(&id, Force::Yes) {
-        Ok(RemoveOutcome::Done) => News::Buried { id, name, class, ended },
+    match engine.remove(&id) {
+        Ok(Outcome::Done | Outcome::Gone) => News::Buried { id, name, class, ended },
         // Most likely it is gone, and how it ended would never be told: if it is not, the list shows it again.
         Err(error) if error.reply_lost() => News::Buried { id, name, class, ended },
-        Ok(RemoveOutcome::Later(why)) => News::Failed { id, what: format!("remove: {why}") },
+        Ok(Outcome::Busy(why)) => News::Failed { id, what: format!("remove: {why}") },
         Err(error) => News::Failed { id, what: format!("remove: {error}") },
     }
 }
@@ -235,9 +235,11 @@ fn ended(engine: &Engine, seen: Inspected) -> Ended {
 }
 
 fn discard(engine: &Engine, id: PilotId) -> News {
-    match engine.remove(&id, Force::Yes) {
-        Ok(RemoveOutcome::Done) => News::Buried { id, name: String::new(), class: String::new(), ended: None },
-        Ok(RemoveOutcome::Later(why)) => News::Failed { id, what: format!("remove: {why}") },
+    match engine.remove(&id) {
+        Ok(Outcome::Done | Outcome::Gone) => {
+            News::Buried { id, name: String::new(), class: String::new(), ended: None }
+        }
+        Ok(Outcome::Busy(why)) => News::Failed { id, what: format!("remove: {why}") },
         Err(error) => News::Failed { id, what: format!("remove: {error}") },
     }
 }

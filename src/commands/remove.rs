@@ -6,7 +6,7 @@ use crate::cli::Exit;
 use crate::clock;
 use crate::config::Config;
 use crate::decide::{Pilot, PilotState};
-use crate::engine::{Engine, Error, Force, ImageRemoveOutcome, RemoveOutcome};
+use crate::engine::{Engine, Error, Outcome};
 use crate::observe::{facts::read_facts, read_pilot};
 use crate::state::{self, control};
 use crate::units::count_pilots;
@@ -151,8 +151,8 @@ fn purge_engine(engine: &Engine, instance: &str, place: &Place) -> Result<Vec<St
     let mut problems = remove_pilots(engine, ours, Grace::Own).problems;
     for image in state::read_images(&place.dirs.state).unwrap_or_default() {
         match engine.image_remove(&image) {
-            Ok(ImageRemoveOutcome::Done) => {}
-            Ok(ImageRemoveOutcome::InUse(_)) => {
+            Ok(Outcome::Done | Outcome::Gone) => {}
+            Ok(Outcome::Busy(_)) => {
                 log::info!("{image} is used by somebody else and stays")
             }
             Err(error) => problems.push(format!("{image}: {error}")),
@@ -217,9 +217,9 @@ fn remove_pilots(engine: &Engine, pilots: Vec<Pilot>, grace: Grace) -> Removed {
             let _ = engine.kill(&pilot.id, "KILL");
             let _ = engine.unpause(&pilot.id);
         }
-        match engine.remove(&pilot.id, Force::Yes) {
-            Ok(RemoveOutcome::Done) => done.removed += 1,
-            Ok(RemoveOutcome::Later(why)) => done.problems.push(format!("{}: {why}", pilot.name)),
+        match engine.remove(&pilot.id) {
+            Ok(Outcome::Done | Outcome::Gone) => done.removed += 1,
+            Ok(Outcome::Busy(why)) => done.problems.push(format!("{}: {why}", pilot.name)),
             Err(error) => done.problems.push(format!("{}: {error}", pilot.name)),
         }
     }

@@ -5,7 +5,6 @@
 mod call;
 mod containers;
 mod error;
-mod events;
 mod http;
 mod images;
 mod socket;
@@ -14,43 +13,39 @@ mod stream;
 mod tests;
 mod types;
 
-pub use containers::{ControlOutcome, CreateOutcome, Force, RemoveOutcome, StartOutcome, UpdateOutcome};
-pub use error::{Error, Stage};
-pub use events::EventStream;
-pub use images::{ImageRemoveOutcome, Imported};
-pub use stream::Progress;
-pub use types::{ApiVersion, Event, Image, Info, Inspected, Listed, Ping, State};
+pub use containers::CreateOutcome;
+pub use error::Error;
+pub use stream::EventStream;
+pub use types::{Info, Inspected, Listed};
 
-use call::{Repeat, Reply, Request, exchange};
-use http::Method;
+use call::{Reply, Request, exchange};
+use error::Fault;
+use http::{Decoder, Method};
+use serde::de::DeserializeOwned;
 use socket::{Connection, Deadline};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use types::{ApiVersion, Ping};
 
 /// Every container of ours has it, whatever the instance.
 pub const INSTANCE_LABEL: &str = "io.plancton.instance";
 
 /// The newest version this client was written for: Docker 27. An engine that is newer is spoken to in this one.
-pub const NEWEST_API: ApiVersion = ApiVersion { major: 1, minor: 47 };
+const NEWEST_API: ApiVersion = ApiVersion(1, 47);
 /// Docker 20.10 and Podman 4: the first to say which cgroup version they use.
-pub const OLDEST_API: ApiVersion = ApiVersion { major: 1, minor: 41 };
-
-/// More are not worth keeping: calls in parallel are a tick's few starts.
-const MOST_IDLE: usize = 4;
+const OLDEST_API: ApiVersion = ApiVersion(1, 41);
 
 /// One engine; shared by the threads that call it.
 #[derive(Debug)]
 pub struct Engine {
     socket: PathBuf,
     timeout: Duration,
-    idle: Mutex<Vec<Connection>>,
+    /// Kept alive from call to call; those in parallel make their own.
+    idle: Mutex<Option<Connection>>,
     /// `None` until asked, and again after an engine that was away or refused it: another one may have come back.
     version: Mutex<Option<ApiVersion>>,
-    calls: AtomicU64,
-    failed: AtomicU64,
-    micros: AtomicU64,
+    counters: Mutex<Counters>,
 }
 
 /// Totals since the start.
@@ -59,39 +54,34 @@ pub struct Counters {
     pub calls: u64,
     /// Without any answer that could be used; an outcome such as "gone" is no failure.
     pub failed: u64,
-    /// Microseconds spent in calls.
-    pub micros: u64,
+    /// Spent in calls.
+    pub time: Duration,
+}
+
+/// What came of a call that changes something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Or it was so already.
+    Done,
+    /// There is no such object (any more).
+    Gone,
+    /// Not in its present state (ended, paused, running, in use, being removed); the engine's words.
+    Busy(String),
 }
 
 impl Engine {
     /// `timeout` is each call's deadline, connecting included. Nothing is connected yet.
     pub fn new(socket: impl Into<PathBuf>, timeout: Duration) -> Engine {
-        Engine {
-            socket: socket.into(),
-            timeout,
-            idle: Mutex::default(),
-            version: Mutex::default(),
-            calls: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-            micros: AtomicU64::new(0),
-        }
+        let (idle, version, counters) = Default::default();
+        Engine { socket: socket.into(), timeout, idle, version, counters }
     }
 
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// What both sides speak; `None` when it has to be negotiated.
-    pub fn api_version(&self) -> Option<ApiVersion> {
-        *lock(&self.version)
-    }
-
     pub fn counters(&self) -> Counters {
-        Counters {
-            calls: self.calls.load(Ordering::Relaxed),
-            failed: self.failed.load(Ordering::Relaxed),
-            micros: self.micros.load(Ordering::Relaxed),
-        }
+        *lock(&self.counters)
     }
 
     /// Asks who is there and agrees on a version anew.
@@ -100,23 +90,17 @@ impl Engine {
     }
 
     pub fn info(&self) -> Result<Info, Error> {
-        let reply = self.call(Request::new(Method::Get, "info", "/info"))?;
-        match reply.status() {
-            200 => reply.json(),
-            _ => Err(reply.refusal()),
-        }
+        self.call(Request::new(Method::Get, "info", "/info"))?.ok()?.json()
     }
 
     /// `/_ping` is never versioned. HEAD, then GET for engines that know only that.
     fn negotiate(&self, deadline: &mut Deadline) -> Result<Ping, Error> {
-        let socket = || self.socket.clone();
-        let not_an_engine = |why: String| Error::NotAnEngine { socket: socket(), why };
+        let not_an_engine = |why: String| self.error("ping", Fault::NotAnEngine(why));
         let mut ping = |method| {
             let sent = self.send(Request::new(method, "ping", "/_ping"), "", deadline);
-            sent.map_err(|error| match error {
-                Error::Garbage { why, .. } => not_an_engine(why),
-                Error::TooLarge { limit, .. } => not_an_engine(format!("over {limit} bytes sent")),
-                other => other,
+            sent.map_err(|error| match error.fault {
+                Fault::Garbage(_) | Fault::TooLarge { .. } => not_an_engine(error.fault.to_string()),
+                _ => error,
             })
         };
         let mut reply = ping(Method::Head)?;
@@ -132,28 +116,20 @@ impl Engine {
             ApiVersion::parse(text).ok_or_else(|| not_an_engine(format!("'{text}' is not an API version")))
         })?;
         if theirs < OLDEST_API {
-            return Err(Error::Version {
-                socket: socket(),
-                why: format!(
-                    "the engine is too old: it speaks API {theirs}, needed is {OLDEST_API} (Docker 20.10, Podman 4); update it"
-                ),
-            });
+            let why = format!(
+                "the engine is too old: it speaks API {theirs}, needed is {OLDEST_API} (Docker 20.10, Podman 4); update it"
+            );
+            return Err(self.error("ping", Fault::Version(why)));
         }
-        let version = theirs.min(NEWEST_API);
-        *lock(&self.version) = Some(version);
-        Ok(Ping {
-            api_version: version,
-            server: reply.head.header("server").unwrap_or_default().to_owned(),
-            os: reply.head.header("ostype").map(str::to_owned),
-        })
+        let api_version = theirs.min(NEWEST_API);
+        *lock(&self.version) = Some(api_version);
+        Ok(Ping { api_version, server: reply.head.header("server").unwrap_or_default().to_owned() })
     }
 
     /// `/v1.41` for the path of a versioned call.
     fn version_prefix(&self, deadline: &mut Deadline) -> Result<String, Error> {
-        let version = match self.api_version() {
-            Some(version) => version,
-            None => self.negotiate(deadline)?.api_version,
-        };
+        let known = *lock(&self.version);
+        let version = known.map_or_else(|| self.negotiate(deadline).map(|ping| ping.api_version), Ok)?;
         Ok(format!("/v{version}"))
     }
 
@@ -165,88 +141,80 @@ impl Engine {
         };
         let prefix = self.version_prefix(&mut deadline)?;
         let reply = self.send(request, &prefix, &mut deadline)?;
-        let is_about_version =
-            reply.status() == 400 && reply.says(&["is too old", "is too new"]) && reply.says(&["client version"]);
-        if is_about_version {
+        if reply.status() == 400 && reply.says(&["is too old", "is too new"]) && reply.says(&["client version"]) {
             *lock(&self.version) = None;
-            return Err(Error::Version {
-                socket: self.socket.clone(),
-                why: format!("no common API version: {}", reply.message()),
-            });
+            return Err(self.error("version", Fault::Version(format!("no common API version: {}", reply.message()))));
         }
         Ok(reply)
     }
 
+    /// What there is to know about an object; `None` where a 404 says with one of the words that it is not there.
+    fn find<T: DeserializeOwned>(&self, request: Request<'_>, gone: &[&str]) -> Result<Option<T>, Error> {
+        let reply = self.call(request)?;
+        if reply.status() == 404 && reply.says(gone) { Ok(None) } else { reply.ok()?.json().map(Some) }
+    }
+
+    /// Changes an object; `gone` as in `find`.
+    fn settle(&self, request: Request<'_>, gone: &[&str]) -> Result<Outcome, Error> {
+        let reply = self.call(request)?;
+        match reply.status() {
+            200 | 204 | 304 => Ok(Outcome::Done),
+            404 if reply.says(gone) => Ok(Outcome::Gone),
+            409 => Ok(Outcome::Busy(reply.message())),
+            // Docker before 23 for a race with the end, and for what is or is not paused already.
+            500 if reply.says(&["not running", "not paused", "already paused", "no such process"]) => {
+                Ok(Outcome::Busy(reply.message()))
+            }
+            _ => Err(reply.refusal()),
+        }
+    }
+
     fn send(&self, mut request: Request<'_>, prefix: &str, deadline: &mut Deadline) -> Result<Reply, Error> {
         let begun = Instant::now();
-        let call = self.call_name(&request.name);
-        let path = format!("{prefix}{}", request.path);
-        let result = self.send_repeated(&mut request, &path, &call, deadline);
-        self.calls.fetch_add(1, Ordering::Relaxed);
-        if result.is_err() {
-            self.failed.fetch_add(1, Ordering::Relaxed);
-        }
-        let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.micros.fetch_add(micros, Ordering::Relaxed);
+        let result = self.send_repeated(&mut request, prefix, deadline);
+        let mut counters = lock(&self.counters);
+        counters.calls += 1;
+        counters.failed += u64::from(result.is_err());
+        counters.time += begun.elapsed();
         result
     }
 
-    fn send_repeated(
-        &self,
-        request: &mut Request<'_>,
-        path: &str,
-        call: &str,
-        deadline: &mut Deadline,
-    ) -> Result<Reply, Error> {
-        let mut kept = match request.repeat {
-            Repeat::Once => self.take_idle(),
-            Repeat::Never => None,
-        };
+    fn send_repeated(&self, request: &mut Request<'_>, prefix: &str, deadline: &mut Deadline) -> Result<Reply, Error> {
+        let path = format!("{prefix}{}", request.path);
+        let mut kept = if request.is_repeatable() { self.take_idle() } else { None };
         loop {
             let is_kept = kept.is_some();
-            let connection = match kept.take() {
-                Some(connection) => connection,
-                None => self.connect(call, deadline)?,
-            };
-            match exchange(connection, request, path, call, deadline) {
-                Ok((reply, connection)) => {
-                    self.keep(connection);
-                    return Ok(reply);
+            let mut connection = kept.take().map_or_else(|| self.connect(&request.name, deadline), Ok)?;
+            let mut head = Decoder::new(request.method, request.limit);
+            match exchange(&mut connection, &mut head, request, &path, deadline) {
+                Ok(body) => {
+                    if head.is_reusable() {
+                        *lock(&self.idle) = Some(connection);
+                    }
+                    let call = format!("{}: {}", self.socket.display(), request.name);
+                    return Ok(Reply { call, head, body });
                 }
-                Err(broken) if broken.is_stale && is_kept => lock(&self.idle).clear(),
-                Err(broken) => return Err(broken.error),
+                // It was dead before a byte of the answer came: once more, on a fresh one.
+                Err(Fault::Closed(_) | Fault::Truncated(_)) if is_kept && !head.is_started() => {}
+                Err(fault) => return Err(self.error(&request.name, fault)),
             }
         }
     }
 
-    fn keep(&self, connection: Option<Connection>) {
-        let mut idle = lock(&self.idle);
-        if idle.len() < MOST_IDLE {
-            idle.extend(connection);
-        }
-    }
-
-    fn connect(&self, call: &str, deadline: &Deadline) -> Result<Connection, Error> {
-        Connection::open(&self.socket, deadline).map_err(|error| {
+    fn connect(&self, name: &str, deadline: &Deadline) -> Result<Connection, Error> {
+        Connection::open(&self.socket, deadline).map_err(|fault| {
             *lock(&self.version) = None;
-            lock(&self.idle).clear();
-            Error::connecting(&self.socket, call, deadline.allowed, &error)
+            self.error(name, fault)
         })
     }
 
+    /// Anything to read between two calls is an end, or an answer to nothing.
     fn take_idle(&self) -> Option<Connection> {
-        let mut idle = lock(&self.idle);
-        while let Some(connection) = idle.pop() {
-            // Anything to read between two calls is an end, or an answer to nothing.
-            if connection.is_quiet() {
-                return Some(connection);
-            }
-        }
-        None
+        lock(&self.idle).take().filter(Connection::is_quiet)
     }
 
-    fn call_name(&self, name: &str) -> String {
-        format!("{}: {name}", self.socket.display())
+    fn error(&self, name: &str, fault: Fault) -> Error {
+        Error::new(&self.socket, name, fault)
     }
 }
 

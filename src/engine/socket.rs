@@ -1,11 +1,12 @@
 //! One connection to the engine's Unix socket. Every wait ends at a deadline, connecting included: a blocking connect to a
 //! socket whose backlog is full would hang for as long as the engine does.
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use super::error::Fault;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv, socket_with};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -17,15 +18,14 @@ const BACKLOG_NAP: Duration = Duration::from_millis(10);
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
     at: Instant,
-    pub allowed: Duration,
+    allowed: Duration,
     is_per_step: bool,
 }
 
 impl Deadline {
     /// For the call as a whole.
     pub fn whole(allowed: Duration) -> Deadline {
-        let at = Instant::now() + allowed;
-        Deadline { at, allowed, is_per_step: false }
+        Deadline { at: Instant::now() + allowed, allowed, is_per_step: false }
     }
 
     /// Starts anew with every byte that moves: for transfers whose length says nothing about the peer's health.
@@ -33,106 +33,99 @@ impl Deadline {
         Deadline { is_per_step: true, ..Deadline::whole(allowed) }
     }
 
-    fn step(&mut self) {
-        if self.is_per_step {
-            self.at = Instant::now() + self.allowed;
-        }
+    fn left(&self) -> Option<Duration> {
+        Some(self.at.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero())
     }
 
-    fn left(&self) -> io::Result<Duration> {
-        let left = self.at.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(ErrorKind::TimedOut.into());
+    /// Tries a read or write, which is given how long it may block, until it moves something.
+    fn step(&mut self, mut io: impl FnMut(Duration) -> io::Result<usize>) -> Result<usize, Fault> {
+        loop {
+            match io(self.left().ok_or(Fault::NoAnswer(self.allowed))?) {
+                Ok(count) if self.is_per_step => {
+                    self.at = Instant::now() + self.allowed;
+                    return Ok(count);
+                }
+                Ok(count) => return Ok(count),
+                Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
+                Err(error) => return Err(Fault::Closed(error.to_string())),
+            }
         }
-        Ok(left)
     }
 }
 
 #[derive(Debug)]
-pub struct Connection {
-    stream: UnixStream,
-}
+pub struct Connection(UnixStream);
 
 impl Connection {
-    pub fn open(path: &Path, deadline: &Deadline) -> io::Result<Connection> {
+    pub fn open(path: &Path, deadline: &Deadline) -> Result<Connection, Fault> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        let address = SocketAddrUnix::new(path)?;
+        let refused = |errno| refused(path, errno);
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(refused)?;
+        let address = SocketAddrUnix::new(path).map_err(refused)?;
         loop {
             match connect(&socket, &address) {
                 Ok(()) => break,
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => std::thread::sleep(BACKLOG_NAP.min(deadline.left()?)),
-                Err(errno) => return Err(errno.into()),
+                Err(Errno::AGAIN) => {
+                    let left = deadline.left().ok_or(Fault::NoConnection(deadline.allowed))?;
+                    std::thread::sleep(BACKLOG_NAP.min(left));
+                }
+                Err(errno) => return Err(refused(errno)),
             }
         }
         let stream = UnixStream::from(socket);
-        Ok(Connection { stream })
+        stream.set_nonblocking(false).map_err(|error| Fault::Closed(error.to_string()))?;
+        Ok(Connection(stream))
     }
 
-    pub fn write_all(&mut self, mut bytes: &[u8], deadline: &mut Deadline) -> io::Result<()> {
+    pub fn write_all(&mut self, mut bytes: &[u8], deadline: &mut Deadline) -> Result<(), Fault> {
         while !bytes.is_empty() {
-            match self.stream.write(bytes) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(count) => {
-                    bytes = bytes.get(count..).unwrap_or_default();
-                    deadline.step();
-                }
-                Err(error) => self.wait(error, PollFlags::OUT, deadline)?,
-            }
+            let count = deadline.step(|left| {
+                self.0.set_write_timeout(Some(left))?;
+                self.0.write(bytes)
+            })?;
+            bytes = bytes.get(count..).unwrap_or_default();
         }
         Ok(())
     }
 
     /// At least one byte, or 0 at the end of the stream.
-    pub fn read(&mut self, buffer: &mut [u8], deadline: &mut Deadline) -> io::Result<usize> {
-        loop {
-            match self.stream.read(buffer) {
-                Ok(count) => {
-                    deadline.step();
-                    return Ok(count);
-                }
-                Err(error) => self.wait(error, PollFlags::IN, deadline)?,
-            }
-        }
+    pub fn read(&mut self, buffer: &mut [u8], deadline: &mut Deadline) -> Result<usize, Fault> {
+        deadline.step(|left| {
+            self.0.set_read_timeout(Some(left))?;
+            self.0.read(buffer)
+        })
     }
 
     /// What is there now; `None` when that is nothing.
-    pub fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        loop {
-            match self.stream.read(buffer) {
-                Ok(count) => return Ok(Some(count)),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+    pub fn read_now(&self, buffer: &mut [u8]) -> Result<Option<usize>, Fault> {
+        match recv(&self.0, buffer, RecvFlags::DONTWAIT) {
+            Ok((count, _)) => Ok(Some(count)),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(errno) => Err(Fault::Closed(errno.to_string())),
         }
     }
 
     /// Nothing to read and not closed: what a connection between two calls must be.
     pub fn is_quiet(&self) -> bool {
-        let mut fds = [PollFd::new(&self.stream, PollFlags::IN)];
-        matches!(poll(&mut fds, Some(&Timespec::default())), Ok(0))
-    }
-
-    /// After a read or write that gave `error`: waits until it is worth trying again, or says why not.
-    fn wait(&self, error: io::Error, flags: PollFlags, deadline: &Deadline) -> io::Result<()> {
-        match error.kind() {
-            ErrorKind::Interrupted => return Ok(()),
-            ErrorKind::WouldBlock => {}
-            _ => return Err(error),
-        }
-        let left = Timespec::try_from(deadline.left()?).map_err(io::Error::other)?;
-        let mut fds = [PollFd::new(&self.stream, flags)];
-        match poll(&mut fds, Some(&left)) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(errno) => Err(errno.into()),
-        }
+        recv(&self.0, &mut [0], RecvFlags::DONTWAIT | RecvFlags::PEEK) == Err(Errno::AGAIN)
     }
 }
 
 impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
+        self.0.as_fd()
+    }
+}
+
+/// A plain file in the socket's place is refused like a dead engine's socket: told apart here.
+fn refused(path: &Path, errno: Errno) -> Fault {
+    let is_other_file = || std::fs::metadata(path).is_ok_and(|found| !found.file_type().is_socket());
+    match errno {
+        Errno::NOENT | Errno::NOTDIR => Fault::Missing,
+        Errno::ACCESS | Errno::PERM => Fault::Forbidden,
+        _ if is_other_file() => Fault::NotAnEngine("the file is not a socket".to_owned()),
+        Errno::CONNREFUSED => Fault::Refused("connection refused".to_owned()),
+        other => Fault::Refused(other.to_string()),
     }
 }

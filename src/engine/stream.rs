@@ -1,67 +1,48 @@
-//! What comes in pieces, as a whole: JSON objects out of a stream, the progress of a pull, the lines of a log.
-//! Pure. The engine cuts and joins objects across chunks at will, and an object's size is bounded.
+//! What comes in pieces: JSON objects out of a stream, the progress of a pull, the events that end pilots.
 
-use super::http::Fault;
-use super::types::parse_json;
-use serde_json::Value;
+use super::call::{READ_BYTES, parse_message};
+use super::error::{Error, Fault};
+use super::http::{Decoder, Method, encode_head, encode_percent};
+use super::socket::{Connection, Deadline};
+use super::{Engine, INSTANCE_LABEL};
+use serde_json::{Map, Value};
+use std::os::fd::{AsFd, BorrowedFd};
 
 /// The largest object of a stream: an event with long labels has a few KiB.
 const OBJECT_LIMIT: usize = 1024 * 1024;
 
-/// Cuts a stream into JSON objects.
+/// Cuts a stream into JSON objects, which the engine splits and joins across chunks at will.
 #[derive(Debug, Default)]
-pub struct Splitter {
-    object: Vec<u8>,
-    depth: u32,
-    is_in_string: bool,
-    is_escaped: bool,
-}
+pub struct Splitter(Vec<u8>);
 
 impl Splitter {
     /// The objects that `bytes` complete.
-    pub fn feed(&mut self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, Fault> {
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<Vec<Value>, Fault> {
+        self.0.extend_from_slice(bytes);
+        let mut stream = serde_json::Deserializer::from_slice(&self.0).into_iter::<Map<String, Value>>();
         let mut objects = Vec::new();
-        for &byte in bytes {
-            if self.depth == 0 {
-                match byte {
-                    b'{' => {}
-                    b' ' | b'\t' | b'\r' | b'\n' => continue,
-                    _ => return Err(Fault::garbage("not a JSON object in the stream")),
-                }
+        for object in stream.by_ref() {
+            match object {
+                Ok(object) => objects.push(Value::Object(object)),
+                Err(error) if error.is_eof() => break,
+                Err(error) => return Err(Fault::garbage(error.to_string())),
             }
-            if self.object.len() >= OBJECT_LIMIT {
-                return Err(Fault::too_large(OBJECT_LIMIT));
-            }
-            self.object.push(byte);
-            self.track(byte);
-            if self.depth == 0 {
-                objects.push(std::mem::take(&mut self.object));
-            }
+        }
+        let whole = stream.byte_offset();
+        self.0.drain(..whole);
+        if self.0.len() > OBJECT_LIMIT {
+            return Err(Fault::too_large(OBJECT_LIMIT));
         }
         Ok(objects)
     }
 
-    fn track(&mut self, byte: u8) {
-        match byte {
-            _ if self.is_escaped => self.is_escaped = false,
-            b'\\' if self.is_in_string => self.is_escaped = true,
-            b'"' => self.is_in_string = !self.is_in_string,
-            b'{' if !self.is_in_string => self.depth += 1,
-            b'}' if !self.is_in_string => self.depth -= 1,
-            _ => {}
-        }
-    }
-
     /// The stream has ended: inside an object is a fault.
     pub fn end(&self) -> Result<(), Fault> {
-        if self.depth > 0 {
-            return Err(Fault::Truncated("last object"));
-        }
-        Ok(())
+        if self.0.iter().all(u8::is_ascii_whitespace) { Ok(()) } else { Err(Fault::Truncated("last object")) }
     }
 }
 
-/// One step of a pull, an import or a load.
+/// One step of a pull or an import.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// A layer, or empty.
@@ -72,106 +53,111 @@ pub struct Progress {
     pub total: Option<u64>,
 }
 
-/// The engine's own account of its success so far.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Note {
-    Progress(Progress),
-    Failure(String),
-}
-
-/// Docker says `errorDetail` and `error`; Podman, before any progress, only `message`.
-pub fn parse_note(object: &[u8]) -> Result<Note, Fault> {
-    let value: Value = parse_json(object)?;
+/// The engine's own account of its success so far. Docker says `errorDetail` and `error`; Podman, before any progress,
+/// only `message`.
+pub fn parse_progress(object: &Value) -> Result<Progress, Fault> {
     let text = |pointer: &str| {
-        let text = value.pointer(pointer).and_then(Value::as_str);
+        let text = object.pointer(pointer).and_then(Value::as_str);
         text.filter(|text| !text.is_empty()).map(str::to_owned)
     };
-    let failure = text("/errorDetail/message").or_else(|| text("/error"));
     let status = text("/status").or_else(|| text("/stream"));
-    let is_bare_message = status.is_none() && value.get("id").is_none();
+    let is_bare_message = status.is_none() && object.get("id").is_none();
+    let failure = text("/errorDetail/message").or_else(|| text("/error"));
     if let Some(failure) = failure.or_else(|| text("/message").filter(|_| is_bare_message)) {
-        return Ok(Note::Failure(failure));
+        return Err(Fault::Failed(failure));
     }
-    let number = |pointer: &str| value.pointer(pointer).and_then(Value::as_u64);
-    Ok(Note::Progress(Progress {
+    let number = |pointer: &str| object.pointer(pointer).and_then(Value::as_u64);
+    Ok(Progress {
         id: text("/id").unwrap_or_default(),
         status: status.unwrap_or_default(),
         current: number("/progressDetail/current"),
         total: number("/progressDetail/total").filter(|total| *total > 0),
-    }))
+    })
 }
 
-/// Takes the framing off a log (8 bytes before each piece: stream, three zeros, length) where there is one, and keeps its end.
-/// A container with a terminal logs raw.
+/// Takes the framing off a log: 8 bytes before each piece (stream, three zeros, length). A container with a terminal logs
+/// raw, and what has no framing stays as it is.
+pub fn strip_frames(mut log: &[u8]) -> Vec<u8> {
+    let mut text = Vec::new();
+    while let [0..=2, 0, 0, 0, a, b, c, d, rest @ ..] = log {
+        let length = usize::try_from(u32::from_be_bytes([*a, *b, *c, *d])).unwrap_or(usize::MAX);
+        let (piece, rest) = rest.split_at_checked(length).unwrap_or((rest, &[]));
+        text.extend_from_slice(piece);
+        log = rest;
+    }
+    text.extend_from_slice(log);
+    text
+}
+
+/// The engine's words for a pilot's end, or what precedes it: Docker's, Podman's and both's.
+const END_ACTIONS: [&str; 3] = ["die", "died", "oom"];
+
+/// The id of a pilot that ended; `None` for what was not asked for: some engines ignore filters.
+fn parse_event(event: &Value, label: &str) -> Option<String> {
+    let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str);
+    let is_end = text("/Type") == Some("container") && text("/Action").is_some_and(|word| END_ACTIONS.contains(&word));
+    let is_ours = event.pointer("/Actor/Attributes").is_some_and(|attributes| attributes.get(label).is_some());
+    (is_end && is_ours).then(|| text("/Actor/ID").unwrap_or_default().to_owned())
+}
+
+/// The engine's event stream, filtered to the ends of pilots, for the loop's own poll: reading never blocks.
+/// A hint only: engines drop events and streams hang, so the truth is the list of containers.
 #[derive(Debug)]
-pub struct LogTail {
-    most: usize,
-    text: Vec<u8>,
-    frame: Vec<u8>,
-    left: usize,
-    is_raw: bool,
+pub struct EventStream {
+    connection: Connection,
+    decoder: Decoder,
+    splitter: Splitter,
+    call: String,
 }
 
-impl LogTail {
-    /// Keeps the last `most` bytes.
-    pub fn new(most: usize) -> LogTail {
-        LogTail { most, text: Vec::new(), frame: Vec::new(), left: 0, is_raw: false }
+impl EventStream {
+    /// Connects and asks. May take the engine's whole timeout (connecting, agreeing on a version): not for the loop's own thread.
+    pub fn open(engine: &Engine) -> Result<EventStream, Error> {
+        let mut deadline = Deadline::whole(engine.timeout);
+        let prefix = engine.version_prefix(&mut deadline)?;
+        let filters = serde_json::json!({"type": ["container"], "event": END_ACTIONS, "label": [INSTANCE_LABEL]});
+        let path = format!("{prefix}/events?filters={}", encode_percent(&filters.to_string(), ""));
+        let mut connection = engine.connect("events", &deadline)?;
+        let asked = connection.write_all(&encode_head(Method::Get, &path, &[], None), &mut deadline);
+        asked.map_err(|fault| engine.error("events", fault))?;
+        Ok(EventStream {
+            connection,
+            decoder: Decoder::new(Method::Get, u64::MAX),
+            splitter: Splitter::default(),
+            call: format!("{}: events", engine.socket.display()),
+        })
     }
 
-    pub fn feed(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            if self.is_raw {
-                self.left = bytes.len();
-            }
-            let (text, rest) = bytes.split_at_checked(self.left).unwrap_or((bytes, &[]));
-            self.left -= text.len();
-            self.keep(text);
-            bytes = rest;
-            if let Some((&byte, rest)) = bytes.split_first() {
-                self.feed_frame(byte);
-                bytes = rest;
-            }
+    /// The ids of pilots that ended, perhaps none: some engines send not even a head before the first event. A stream that
+    /// ended is an error, and is to be opened again.
+    pub fn read(&mut self) -> Result<Vec<String>, Error> {
+        self.read_events().map_err(|fault| Error { call: self.call.clone(), fault })
+    }
+
+    /// One buffer a turn, so that a flood cannot hold the loop: the rest is still there at the next poll.
+    fn read_events(&mut self) -> Result<Vec<String>, Fault> {
+        let ended = || Fault::Closed("the engine ended the stream".to_owned());
+        let (mut buffer, mut body) = ([0; READ_BYTES], Vec::new());
+        match self.connection.read_now(&mut buffer)? {
+            None => return Ok(Vec::new()),
+            Some(0) => return Err(ended()),
+            Some(count) => self.decoder.feed(buffer.get(..count).unwrap_or_default(), &mut body)?,
         }
-    }
-
-    fn feed_frame(&mut self, byte: u8) {
-        self.frame.push(byte);
-        match *self.frame.as_slice() {
-            [0..=2] | [0..=2, 0] | [0..=2, 0, 0] => {}
-            [0..=2, 0, 0, 0, ref length @ ..] => {
-                if let Ok(length) = <[u8; 4]>::try_from(length) {
-                    self.left = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
-                    self.frame.clear();
-                }
-            }
-            _ => {
-                self.is_raw = true;
-                let text = std::mem::take(&mut self.frame);
-                self.keep(&text);
-            }
+        match self.decoder.status() {
+            0 | 200 => {}
+            code => return Err(Fault::Status(code, parse_message(&body))),
         }
-    }
-
-    fn keep(&mut self, text: &[u8]) {
-        self.text.extend_from_slice(text);
-        if self.text.len() > self.most.saturating_mul(2) {
-            self.cut();
+        let objects = self.splitter.feed(&body)?;
+        if objects.is_empty() && self.decoder.is_done() {
+            return Err(ended());
         }
+        Ok(objects.iter().filter_map(|event| parse_event(event, INSTANCE_LABEL)).collect())
     }
+}
 
-    fn cut(&mut self) {
-        let surplus = self.text.len().saturating_sub(self.most);
-        self.text.drain(..surplus);
-    }
-
-    pub fn finish(mut self) -> Vec<u8> {
-        // A raw log shorter than a frame's head that happens to look like one.
-        let rest = std::mem::take(&mut self.frame);
-        if self.text.is_empty() {
-            self.keep(&rest);
-        }
-        self.cut();
-        self.text
+impl AsFd for EventStream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.connection.as_fd()
     }
 }
 
@@ -179,14 +165,10 @@ impl LogTail {
 mod tests {
     use super::*;
 
-    fn strings(objects: Vec<Vec<u8>>) -> Vec<String> {
-        let text = |object| String::from_utf8(object).unwrap();
-        objects.into_iter().map(text).collect()
-    }
-
     #[test]
     fn objects_at_every_split() {
         let parts = [r#"{"a":1}"#, r#"{"b":"}{\"\\"}"#, r#"{"c":{"d":[{},{}]}}"#, r#"{"é":"\u007d"}"#];
+        let whole: Vec<Value> = parts.iter().map(|part| serde_json::from_str(part).unwrap()).collect();
         for glue in ["", "\n", "\r\n \t"] {
             let stream = parts.join(glue);
             for cut in 0..=stream.len() {
@@ -194,7 +176,7 @@ mod tests {
                 let mut splitter = Splitter::default();
                 let mut objects = splitter.feed(first).unwrap();
                 objects.extend(splitter.feed(second).unwrap());
-                assert_eq!(strings(objects), parts, "cut at {cut}");
+                assert_eq!(objects, whole, "cut at {cut}");
                 assert_eq!(splitter.end(), Ok(()));
             }
         }
@@ -202,7 +184,7 @@ mod tests {
 
     #[test]
     fn faulty_streams() {
-        for bad in ["x", "[1]", "{}]", "}"] {
+        for bad in ["x", "[1]", "{}]", "}", "{oops"] {
             assert!(Splitter::default().feed(bad.as_bytes()).is_err(), "{bad}");
         }
         let mut splitter = Splitter::default();
@@ -217,9 +199,9 @@ mod tests {
     #[test]
     fn notes() {
         let progress = |id: &str, status: &str, current, total| {
-            Note::Progress(Progress { id: id.to_owned(), status: status.to_owned(), current, total })
+            Ok(Progress { id: id.to_owned(), status: status.to_owned(), current, total })
         };
-        let failure = |text: &str| Note::Failure(text.to_owned());
+        let failure = |text: &str| Err(Fault::Failed(text.to_owned()));
         for (text, note) in [
             (
                 r#"{"status":"Downloading","progressDetail":{"current":5,"total":9},"id":"ab"}"#,
@@ -232,28 +214,43 @@ mod tests {
             (r#"{"message":"no such host"}"#, failure("no such host")),
             (r#"{"status":"x","error":null}"#, progress("", "x", None, None)),
         ] {
-            assert_eq!(parse_note(text.as_bytes()).unwrap(), note, "{text}");
+            assert_eq!(parse_progress(&serde_json::from_str(text).unwrap()), note, "{text}");
         }
     }
 
     #[test]
     fn logs() {
         let framed = b"\x01\0\0\0\0\0\0\x06hello\n\x02\0\0\0\0\0\0\x04bad\n";
-        for (log, most, text) in [
-            (&framed[..], 100, &b"hello\nbad\n"[..]),
-            (&framed[..], 4, b"bad\n"),
-            (b"raw text", 100, b"raw text"),
-            (b"raw text", 4, b"text"),
-            (b"\x01\0", 100, b"\x01\0"),
-            (b"\x01\0\0x raw", 100, b"\x01\0\0x raw"),
-            (b"", 100, b""),
+        for (log, text) in [
+            (&framed[..], &b"hello\nbad\n"[..]),
+            (b"raw text", b"raw text"),
+            (b"\x01\0", b"\x01\0"),
+            (b"\x01\0\0x raw", b"\x01\0\0x raw"),
+            (b"", b""),
         ] {
-            for cut in 0..=log.len() {
-                let mut tail = LogTail::new(most);
-                tail.feed(&log[..cut]);
-                tail.feed(&log[cut..]);
-                assert_eq!(tail.finish(), text, "{log:?} cut at {cut}");
-            }
+            assert_eq!(strip_frames(log), text, "{log:?}");
         }
+    }
+
+    #[test]
+    fn events_are_checked_again() {
+        let event = |kind: &str, action: &str, label: &str| {
+            format!(
+                r#"{{"Type":"{kind}","Action":"{action}","Actor":{{"ID":"x","Attributes":{{"{label}":"v","exitCode":"0"}}}}}}"#
+            )
+        };
+        for (kind, action, label, ours) in [
+            ("container", "die", "l", true),
+            ("container", "died", "l", true),
+            ("container", "start", "l", false),
+            ("image", "die", "l", false),
+            ("container", "die", "other", false),
+        ] {
+            let parsed = parse_event(&serde_json::from_str(&event(kind, action, label)).unwrap(), "l");
+            assert_eq!(parsed.is_some(), ours, "{kind} {action} {label}");
+        }
+        let podman =
+            r#"{"status":"died","id":"y","Type":"container","Action":"died","Actor":{"ID":"y","Attributes":{"l":""}}}"#;
+        assert_eq!(parse_event(&serde_json::from_str(podman).unwrap(), "l").unwrap(), "y");
     }
 }

@@ -1,31 +1,27 @@
 //! What the engine says, as types: only the fields that are used, and tolerant, because engines differ in what they leave out
 //! or send as null. Pure. Ids are checked here, so a list with an unreadable id is an error and not a shorter list.
 
-use super::http::Fault;
-use crate::units::{PilotId, float};
+use super::error::Fault;
+use crate::units::PilotId;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
 
 /// `1.41`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ApiVersion {
-    pub major: u16,
-    pub minor: u16,
-}
+pub struct ApiVersion(pub u16, pub u16);
 
 impl ApiVersion {
     pub fn parse(text: &str) -> Option<ApiVersion> {
         let (major, minor) = text.trim().split_once('.')?;
-        Some(ApiVersion { major: major.parse().ok()?, minor: minor.parse().ok()? })
+        Some(ApiVersion(major.parse().ok()?, minor.parse().ok()?))
     }
 }
 
 impl fmt::Display for ApiVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.major, self.minor)
+        write!(f, "{}.{}", self.0, self.1)
     }
 }
 
@@ -35,7 +31,6 @@ pub struct Ping {
     pub api_version: ApiVersion,
     /// `Docker/20.10.24 (linux)`, `Libpod/4.3.1 (linux)`; may be empty.
     pub server: String,
-    pub os: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -49,8 +44,6 @@ pub struct Info {
     pub cgroup_version: String,
     #[serde(rename = "NCPU")]
     pub cpus: u64,
-    /// Bytes.
-    pub mem_total: u64,
     pub docker_root_dir: String,
     pub operating_system: String,
     #[serde(deserialize_with = "or_default")]
@@ -59,9 +52,6 @@ pub struct Info {
     pub swap_limit: bool,
     pub cpu_cfs_quota: bool,
     pub pids_limit: bool,
-    pub name: String,
-    #[serde(deserialize_with = "or_default")]
-    pub warnings: Vec<String>,
 }
 
 fn first_version() -> String {
@@ -87,8 +77,6 @@ pub struct Listed {
     pub labels: BTreeMap<String, String>,
     #[serde(default)]
     pub image: String,
-    #[serde(rename = "ImageID", default)]
-    pub image_id: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -97,34 +85,17 @@ pub struct Inspected {
     #[serde(deserialize_with = "checked_id")]
     pub id: PilotId,
     #[serde(default, deserialize_with = "or_default")]
-    pub name: String,
-    /// Seconds since 1970.
-    #[serde(default, deserialize_with = "epoch")]
-    pub created: Option<f64>,
-    /// The image's id.
-    #[serde(default)]
-    pub image: String,
-    #[serde(default, deserialize_with = "or_default")]
     pub state: State,
     #[serde(default, deserialize_with = "or_default")]
     pub config: ContainerConfig,
-    /// As the engine has it, to compare with what was asked for.
-    #[serde(default)]
-    pub host_config: Value,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct State {
-    pub status: String,
     pub running: bool,
-    pub paused: bool,
-    pub restarting: bool,
     #[serde(rename = "OOMKilled")]
     pub oom_killed: bool,
-    pub dead: bool,
-    /// 0 when no process runs.
-    pub pid: i64,
     pub exit_code: i64,
     pub error: String,
     /// Seconds since 1970; `None` before the start.
@@ -139,8 +110,6 @@ pub struct State {
 #[serde(rename_all = "PascalCase", default)]
 pub struct ContainerConfig {
     pub image: String,
-    #[serde(deserialize_with = "or_default")]
-    pub labels: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -156,55 +125,8 @@ pub struct Created {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Image {
-    /// Differs by image store: compare images by `repo_digests`.
+    /// Differs by image store: a config digest or a manifest digest.
     pub id: String,
-    #[serde(default, deserialize_with = "or_default")]
-    pub repo_tags: Vec<String>,
-    #[serde(default, deserialize_with = "or_default")]
-    pub repo_digests: Vec<String>,
-    /// Bytes.
-    #[serde(default)]
-    pub size: u64,
-    #[serde(default, deserialize_with = "or_default")]
-    pub config: ImageConfig,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub struct ImageConfig {
-    #[serde(deserialize_with = "or_default")]
-    pub entrypoint: Vec<String>,
-    #[serde(deserialize_with = "or_default")]
-    pub cmd: Vec<String>,
-}
-
-/// The end of a pilot, or what precedes it. A hint only: engines drop events.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
-    /// `die` (Docker), `died` (Podman) or `oom`.
-    pub action: String,
-    pub id: String,
-    /// Labels, and the engine's own such as `exitCode`.
-    pub attributes: BTreeMap<String, String>,
-}
-
-/// The words for a pilot's end.
-pub const END_ACTIONS: [&str; 3] = ["die", "died", "oom"];
-
-/// `None` for what was not asked for: some engines ignore filters.
-pub fn parse_event(object: &[u8], label: &str) -> Result<Option<Event>, Fault> {
-    let raw: Value = parse_json(object)?;
-    let text = |pointer: &str| raw.pointer(pointer).and_then(Value::as_str);
-    let attributes = raw.pointer("/Actor/Attributes").and_then(Value::as_object);
-    let action = text("/Action").filter(|action| END_ACTIONS.contains(action));
-    let is_ours =
-        text("/Type") == Some("container") && attributes.is_some_and(|attributes| attributes.contains_key(label));
-    let string = |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_owned()));
-    Ok(action.filter(|_| is_ours).map(|action| Event {
-        action: action.to_owned(),
-        id: text("/Actor/ID").unwrap_or_default().to_owned(),
-        attributes: attributes.into_iter().flatten().filter_map(string).collect(),
-    }))
 }
 
 pub fn parse_json<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Fault> {
@@ -213,10 +135,8 @@ pub fn parse_json<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Fault> {
 
 /// RFC 3339 to seconds since 1970; `None` for what is not a time or, like the engine's zero `0001-01-01T00:00:00Z`, before 1970.
 pub fn parse_time(text: &str) -> Option<f64> {
-    let time: jiff::Timestamp = text.parse().ok()?;
-    let seconds = u64::try_from(time.as_second()).ok()?;
-    let fraction = f64::from(time.subsec_nanosecond()) / 1e9;
-    Some(float(seconds) + fraction)
+    let seconds = text.parse::<jiff::Timestamp>().ok()?.as_duration().as_secs_f64();
+    (seconds >= 0.0).then_some(seconds)
 }
 
 fn or_default<'de, D, T>(from: D) -> Result<T, D::Error>
@@ -280,8 +200,7 @@ mod tests {
     fn inspected_and_info() {
         let text = format!(
             r#"{{"Id":"{}","Created":"2015-01-06T15:47:31Z","State":{{"OOMKilled":true,"ExitCode":137,
-            "StartedAt":"0001-01-01T00:00:00Z","FinishedAt":"2015-01-06T15:47:32Z"}},"Config":{{"Labels":null}},
-            "HostConfig":{{"NanoCpus":5}}}}"#,
+            "StartedAt":"0001-01-01T00:00:00Z","FinishedAt":"2015-01-06T15:47:32Z"}},"Config":null}}"#,
             "0".repeat(64)
         );
         let found: Inspected = parse_json(text.as_bytes()).unwrap();
@@ -289,33 +208,10 @@ mod tests {
         assert_eq!(found.state.exit_code, 137);
         assert_eq!(found.state.started_at, None);
         assert_eq!(found.state.finished_at, Some(1_420_559_252.0));
-        assert_eq!(found.host_config["NanoCpus"], 5);
         let info: Info = parse_json(br#"{"NCPU":4,"Warnings":null}"#).unwrap();
         assert_eq!((info.cpus, info.cgroup_version.as_str()), (4, "1"));
         let info: Info = parse_json(br#"{"CgroupVersion":"2","CpuCfsQuota":true}"#).unwrap();
         assert!(info.cpu_cfs_quota && info.cgroup_version == "2");
-    }
-
-    #[test]
-    fn events_are_checked_again() {
-        let event = |kind: &str, action: &str, label: &str| {
-            format!(
-                r#"{{"Type":"{kind}","Action":"{action}","Actor":{{"ID":"x","Attributes":{{"{label}":"v","exitCode":"0"}}}}}}"#
-            )
-        };
-        for (kind, action, label, ours) in [
-            ("container", "die", "l", true),
-            ("container", "died", "l", true),
-            ("container", "start", "l", false),
-            ("image", "die", "l", false),
-            ("container", "die", "other", false),
-        ] {
-            let parsed = parse_event(event(kind, action, label).as_bytes(), "l").unwrap();
-            assert_eq!(parsed.is_some(), ours, "{kind} {action} {label}");
-        }
-        let podman = br#"{"status":"died","id":"y","Type":"container","Action":"died","Actor":{"ID":"y","Attributes":{"l":""}}}"#;
-        assert_eq!(parse_event(podman, "l").unwrap().unwrap().id, "y");
-        assert!(parse_event(b"{oops", "l").is_err());
     }
 
     #[test]

@@ -6,26 +6,25 @@ mod readings;
 pub use readings::{Limits, Setting};
 
 use super::files;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// What the engine's /info calls CgroupVersion.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
     V1,
     V2,
 }
 
 /// What the engine's /info calls CgroupDriver.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Driver {
     Cgroupfs,
     Systemd,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     pub version: Version,
     pub driver: Driver,
@@ -46,18 +45,6 @@ impl Layout {
             _ => return None,
         };
         Some(Layout { version, driver })
-    }
-
-    /// What an engine most likely uses, where it does not say: its default is the systemd driver on v2 under systemd.
-    pub fn probe(root: &Path) -> Layout {
-        let is_v2 = root.join("sys/fs/cgroup/cgroup.controllers").is_file();
-        let has_systemd = root.join("run/systemd/system").is_dir();
-        let (version, driver) = match (is_v2, has_systemd) {
-            (true, true) => (Version::V2, Driver::Systemd),
-            (true, false) => (Version::V2, Driver::Cgroupfs),
-            (false, _) => (Version::V1, Driver::Cgroupfs),
-        };
-        Layout { version, driver }
     }
 
     /// The name of our parent group: the value of CgroupParent and, at top level, its directory.
@@ -125,30 +112,6 @@ pub fn find_container(root: &Path, layout: Layout, parent: Option<&str>, id: &cr
     groups.find(Group::exists)
 }
 
-/// The group that a process is in, as the kernel says: for a container in no known place, by the pid that inspect gives.
-/// `None` where that cannot be read, or is outside of what is mounted here.
-pub fn find_process(root: &Path, version: Version, pid: u32) -> Option<Group> {
-    let text = files::read_text(&root.join(format!("proc/{pid}/cgroup"))).ok()?;
-    let hierarchies = read_hierarchies(root, version).into_iter();
-    let dirs = hierarchies.filter_map(|(name, dir)| {
-        let place = text.lines().find_map(|line| {
-            let (controllers, place) = line.split_once(':')?.1.split_once(':')?;
-            let controllers = controllers.strip_prefix("name=").unwrap_or(controllers);
-            // Their order differs from the directory's on some systems: "cpuacct,cpu" in cpu,cpuacct.
-            let is_same = match controllers {
-                "" => name.is_empty() || name == "unified",
-                some => some.split(',').any(|part| name.split(',').any(|n| n == part)),
-            };
-            is_same.then_some(place)
-        })?;
-        let is_inside = !place.split('/').any(|part| part == "..");
-        is_inside.then(|| (name, dir.join(place.trim_start_matches('/'))))
-    });
-    let dirs: Vec<_> = dirs.collect();
-    let group = Group { version, dirs };
-    group.exists().then_some(group)
-}
-
 impl Group {
     fn below(hierarchies: &[(String, PathBuf)], version: Version, place: &str) -> Group {
         let dirs = hierarchies.iter();
@@ -176,7 +139,7 @@ impl Group {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::host::tree::{GARBAGE, Tree};
+    use crate::host::tree::Tree;
     use crate::units::PilotId;
 
     pub const V1: Layout = Layout { version: Version::V1, driver: Driver::Cgroupfs };
@@ -205,12 +168,6 @@ pub mod tests {
         ] {
             assert_eq!(Layout::parse(version, driver), expected);
         }
-        let tree = v1_tree();
-        assert_eq!(Layout::probe(tree.root()), V1);
-        tree.put("run/systemd/system/", "");
-        assert_eq!(Layout::probe(tree.root()), V1);
-        tree.put("sys/fs/cgroup/cgroup.controllers", "cpu memory pids\n");
-        assert_eq!(Layout::probe(tree.root()), V2);
     }
 
     #[test]
@@ -262,29 +219,6 @@ pub mod tests {
                 assert!(group.dirs().any(|d| d == dir), "{place}");
                 assert_eq!(group.file("cpu", "x"), Some(dir.join("x")));
             }
-        }
-    }
-
-    #[test]
-    fn a_process_says_where_its_group_is() {
-        let tree = v1_tree();
-        tree.put("sys/fs/cgroup/cpu,cpuacct/a/b/", "");
-        tree.put("proc/7/cgroup", "4:memory:/a/b\n3:cpuacct,cpu:/a/b\n2:name=systemd:/s\n1:pids:/../x\n0::/u:v\n");
-        let group = find_process(tree.root(), Version::V1, 7).unwrap();
-        let top = tree.path("sys/fs/cgroup");
-        let dirs: Vec<&Path> = group.dirs().collect();
-        let expected = ["cpu,cpuacct/a/b", "memory/a/b", "systemd/s", "unified/u:v"];
-        assert_eq!(dirs, expected.map(|place| top.join(place)));
-        assert_eq!(find_process(tree.root(), Version::V1, 8), None);
-
-        let v2 = Tree::new(&[("sys/fs/cgroup/user.slice/x/", "")]);
-        v2.put("proc/7/cgroup", "0::/user.slice/x\n");
-        let group = find_process(v2.root(), Version::V2, 7).unwrap();
-        let file = v2.path("sys/fs/cgroup/user.slice/x/cpu.idle");
-        assert_eq!(group.file("cpu", "cpu.idle"), Some(file));
-        for content in GARBAGE {
-            v2.put("proc/7/cgroup", content);
-            assert_eq!(find_process(v2.root(), Version::V2, 7), None);
         }
     }
 }

@@ -3,7 +3,6 @@
 
 use super::files::{self, ReadError};
 use procfs::FromBufReadSI;
-use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// One line a CPU and one number an interrupt: some 20 KiB at 96 CPUs.
@@ -14,13 +13,11 @@ const RISE_SECONDS: f64 = 5.0;
 const FALL_SECONDS: f64 = 30.0;
 
 /// CPU time of all CPUs since boot, as read at one instant.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CpuSample {
     /// In ticks; user (guests are in it already), nice, system and interrupts. Stolen time is nobody's here: it
     /// would count the pilots' own wish to run as foreign load.
     pub busy_ticks: u64,
-    /// Idle and iowait.
-    pub idle_ticks: u64,
     pub ticks_per_second: u64,
     pub cpus_online: usize,
     /// The caller's boot clock, sleep included.
@@ -44,12 +41,9 @@ fn parse_stat(text: &str, boot_seconds: f64) -> Option<CpuSample> {
     let system = procfs::current_system_info();
     let stats = procfs::KernelStats::from_buf_read(text.as_bytes(), system).ok()?;
     let total = &stats.total;
-    let busy = [total.user, total.nice, total.system];
-    let interrupts = [total.irq, total.softirq].map(Option::unwrap_or_default);
-    let sum = |parts: &[u64]| parts.iter().fold(0u64, |a, b| a.saturating_add(*b));
+    let busy = [total.user, total.nice, total.system, total.irq.unwrap_or(0), total.softirq.unwrap_or(0)];
     Some(CpuSample {
-        busy_ticks: sum(&busy).saturating_add(sum(&interrupts)),
-        idle_ticks: sum(&[total.idle, total.iowait.unwrap_or(0)]),
+        busy_ticks: busy.into_iter().fold(0, u64::saturating_add),
         ticks_per_second: procfs::ticks_per_second(),
         cpus_online: stats.cpu_time.len(),
         boot_seconds,
@@ -69,7 +63,7 @@ pub fn rates(before: &CpuSample, after: &CpuSample) -> Option<CpuRates> {
 }
 
 /// A load with fast rise and slow fall, at any interval: both are time constants, not shares a tick.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Smoothed(Option<f64>);
 
 impl Smoothed {
@@ -107,7 +101,7 @@ mod tests {
     fn counts_busy_and_idle() {
         let tree = Tree::new(&[("proc/stat", STAT)]);
         let sample = read_sample(tree.root(), 5.0).unwrap();
-        assert_eq!((sample.busy_ticks, sample.idle_ticks), (155, 1050));
+        assert_eq!(sample.busy_ticks, 155);
         assert_eq!((sample.cpus_online, sample.boot_seconds), (2, 5.0));
         assert!(sample.ticks_per_second > 0);
     }
@@ -129,7 +123,6 @@ mod tests {
     fn rates_are_clamped() {
         let at = |busy_ticks, cpus_online, boot_seconds| CpuSample {
             busy_ticks,
-            idle_ticks: 0,
             ticks_per_second: 100,
             cpus_online,
             boot_seconds,

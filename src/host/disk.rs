@@ -2,10 +2,9 @@
 
 use super::files::ReadError;
 use crate::units::Bytes;
-use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Disk {
     pub total: Bytes,
     /// What a normal user can still write: blocks kept for root are not in it.

@@ -2,16 +2,13 @@
 
 use super::files::{self, ReadError};
 use crate::units::Bytes;
-use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
     pub total: Bytes,
     /// What could be had without swapping (kernels before 3.14: free, buffers and cache).
     pub available: Bytes,
-    pub swap_total: Bytes,
-    pub swap_free: Bytes,
 }
 
 pub fn read_memory(root: &Path) -> Result<Memory, ReadError> {
@@ -28,12 +25,7 @@ fn parse_meminfo(text: &str) -> Option<Memory> {
         let sum = |sum: u64, part: Option<Bytes>| Some(sum.saturating_add(part?.0));
         parts.into_iter().try_fold(0, sum).map(Bytes)
     };
-    Some(Memory {
-        total,
-        available: size("MemAvailable").or_else(old_available)?.min(total),
-        swap_total: size("SwapTotal").unwrap_or_default(),
-        swap_free: size("SwapFree").unwrap_or_default(),
-    })
+    Some(Memory { total, available: size("MemAvailable").or_else(old_available)?.min(total) })
 }
 
 #[cfg(test)]
@@ -43,17 +35,17 @@ mod tests {
 
     #[test]
     fn sizes_with_and_without_the_newer_lines() {
-        let new = "MemTotal:  1000 kB\nMemFree: 100 kB\nMemAvailable:  600 kB\nSwapTotal: 50 kB\nSwapFree: 40 kB\n";
+        let new = "MemTotal:  1000 kB\nMemFree: 100 kB\nMemAvailable:  600 kB\n";
         let old = "MemTotal:  1000 kB\nMemFree: 100 kB\nBuffers: 20 kB\nCached:  300 kB\nSwapCached: 9 kB\n";
         for (text, expected) in [
-            (new, Some([1000, 600, 50, 40])),
-            (old, Some([1000, 420, 0, 0])),
+            (new, Some([1000, 600])),
+            (old, Some([1000, 420])),
             ("MemTotal: 1000 kB\nMemFree: 100 kB\n", None),
             ("MemTotal: 0 kB\nMemAvailable: 0 kB\n", None),
             ("MemAvailable: 600 kB\n", None),
-            ("MemTotal: 10 kB\nMemAvailable: 600 kB\n", Some([10, 10, 0, 0])),
+            ("MemTotal: 10 kB\nMemAvailable: 600 kB\n", Some([10, 10])),
         ] {
-            let found = parse_meminfo(text).map(|m| [m.total, m.available, m.swap_total, m.swap_free]);
+            let found = parse_meminfo(text).map(|m| [m.total, m.available]);
             let expected = expected.map(|sizes| sizes.map(|kib: u64| Bytes(kib * 1024)));
             assert_eq!(found, expected, "{text}");
         }

@@ -2,12 +2,11 @@
 //! ConditionACPower. Batteries of mice and headsets (scope "Device") count for nothing; files that are missing or garbage
 //! are passed over, and without any evidence of a battery in use the machine is on mains.
 
-use super::files;
+use super::files::{self, read_word};
 use crate::units::{float, whole};
-use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Power {
     /// A UPS that feeds the machine counts as a battery in use.
     pub on_battery: bool,
@@ -29,11 +28,14 @@ pub fn read_power(root: &Path) -> Power {
     let (mut mains, mut batteries, mut upses) = (false, Vec::new(), Vec::new());
     for name in files::read_names(&class) {
         let supply = class.join(name);
-        match read_word(&supply, "type").as_deref() {
+        match read_word(&supply.join("type")).as_deref() {
             None => {}
             Some("Battery") => batteries.extend(read_battery(&supply)),
             Some("UPS") => upses.extend(read_battery(&supply)),
-            Some(kind) => mains |= is_online(&supply) && !(kind == "USB" && gives_power(&supply)),
+            Some(kind) => {
+                mains |= files::read_u64(&supply.join("online")).is_some_and(|value| value > 0)
+                    && !(kind == "USB" && gives_power(&supply))
+            }
         }
     }
     let discharging = batteries.iter().chain(&upses).any(|b| b.discharging);
@@ -44,38 +46,27 @@ pub fn read_power(root: &Path) -> Power {
     }
 }
 
-fn read_word(dir: &Path, name: &str) -> Option<String> {
-    let text = files::read_text(&dir.join(name)).ok()?;
-    Some(text.trim().to_owned())
-}
-
-fn is_online(supply: &Path) -> bool {
-    let online = read_word(supply, "online").and_then(|text| text.parse::<u64>().ok());
-    online.is_some_and(|value| value > 0)
-}
-
 /// A USB supply whose type-C ports are all sources charges something else: it is no mains. Ports are found below the
 /// supply's parent device; without one that says its role, the supply is taken for a sink.
 fn gives_power(supply: &Path) -> bool {
     let ports = supply.join("device/typec");
     let names = files::read_names(&ports);
-    let roles: Vec<String> = names.iter().filter_map(|port| read_word(&ports.join(port), "power_role")).collect();
+    let roles: Vec<String> = names.iter().filter_map(|port| read_word(&ports.join(port).join("power_role"))).collect();
     let any = |role: &str| roles.iter().any(|text| text.contains(role));
     any("[source]") && !any("[sink]")
 }
 
 /// `None` for an empty slot and for a device's own battery.
 fn read_battery(supply: &Path) -> Option<Battery> {
-    let is_device = read_word(supply, "scope").is_some_and(|scope| scope == "Device");
-    let is_absent = read_word(supply, "present").is_some_and(|present| present == "0");
-    if is_device || is_absent {
+    let says = |name, word: &str| read_word(&supply.join(name)).is_some_and(|text| text == word);
+    if says("scope", "Device") || says("present", "0") {
         return None;
     }
-    let number = |name| files::read_u64(&supply.join(name)).ok().flatten();
+    let number = |name| files::read_u64(&supply.join(name));
     let full = number("energy_full").filter(|full| *full > 0);
     let capacity = number("capacity").filter(|percent| *percent <= 100);
     Some(Battery {
-        discharging: read_word(supply, "status").is_some_and(|status| status == "Discharging"),
+        discharging: says("status", "Discharging"),
         energy: number("energy_now").zip(full),
         capacity_percent: capacity.and_then(|percent| u8::try_from(percent).ok()),
     })

@@ -1,7 +1,7 @@
 //! The temperature of the CPU package, and nothing else: a sensor of a disk, graphics or radio device is never read,
 //! because the read may wake the device. Sensors are found once (their names and labels cost no wake-up) and read each tick.
 
-use super::files;
+use super::files::{self, read_word};
 use std::path::{Path, PathBuf};
 
 /// Sensors without a value say 0, 255 or a negative number; a CPU at 150 °C is none.
@@ -40,17 +40,12 @@ impl Sensors {
         Sensors { inputs }
     }
 
-    /// Where the temperature is read from; for `check`.
-    pub fn inputs(&self) -> &[PathBuf] {
-        &self.inputs
-    }
-
     /// Of the hottest package, in °C; `None` where no sensor gives a plausible value.
     pub fn read_celsius(&self) -> Option<f64> {
-        let readings = self.inputs.iter().filter_map(|path| {
-            let value = files::read_u64(path).ok()??;
-            PLAUSIBLE_MILLIDEGREES.contains(&value).then_some(value)
-        });
+        let readings = self
+            .inputs
+            .iter()
+            .filter_map(|path| files::read_u64(path).filter(|value| PLAUSIBLE_MILLIDEGREES.contains(value)));
         Some(crate::units::float(readings.max()?) / 1000.0)
     }
 }
@@ -86,10 +81,6 @@ fn is_cpu_zone(kind: &str) -> bool {
 /// The device's own directory: the number in hwmon3 may be another device's after a module was loaded again, which must not be read.
 fn fixed(class_entry: &Path) -> PathBuf {
     std::fs::canonicalize(class_entry).unwrap_or_else(|_| class_entry.to_owned())
-}
-
-fn read_word(path: &Path) -> Option<String> {
-    Some(files::read_text(path).ok()?.trim().to_owned())
 }
 
 #[cfg(test)]
@@ -200,7 +191,7 @@ mod tests {
             tree.fifo("sys/class/hwmon/hwmon2/name");
             tree.put("sys/class/thermal/thermal_zone0/type", content);
             let sensors = Sensors::discover(tree.root());
-            assert_eq!(sensors.inputs().len(), 1);
+            assert_eq!(sensors.inputs.len(), 1);
             assert_eq!(sensors.read_celsius(), None);
         }
     }

@@ -1,6 +1,6 @@
 //! Which CPUs are online and which of them are threads of one core, from /sys/devices/system/cpu. A pilot on the sibling
 //! thread slows the owner's thread whatever its priority, so that cores are what is given by default.
-//! Read at start and when CPUs come or go (three files a CPU), not each tick.
+//! Read at start and when CPUs come or go (a file a CPU), not each tick.
 
 use super::files;
 use std::collections::BTreeMap;
@@ -19,34 +19,20 @@ pub struct Topology {
 /// where that cannot be read either.
 pub fn read_topology(root: &Path) -> Option<Topology> {
     let dir = root.join("sys/devices/system/cpu");
-    let online = files::read_text(&dir.join("online")).ok();
-    let online = online
-        .and_then(|text| parse_cpu_list(&text))
-        .filter(|cpus| !cpus.is_empty())
-        .or_else(|| read_stat_cpus(root))?;
-    let mut cores: BTreeMap<CoreKey, Vec<u32>> = BTreeMap::new();
-    for cpu in &online {
-        let key = read_core_key(&dir, *cpu);
-        cores.entry(key).or_default().push(*cpu);
+    let online = files::read_text(&dir.join("online")).ok().and_then(|text| parse_cpu_list(&text));
+    let online = online.filter(|cpus| !cpus.is_empty()).or_else(|| read_stat_cpus(root))?;
+    let mut cores: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for cpu in online {
+        let siblings = files::read_text(&dir.join(format!("cpu{cpu}/topology/thread_siblings_list"))).ok();
+        let siblings = siblings.and_then(|text| parse_cpu_list(&text)).filter(|list| list.contains(&cpu));
+        // The first thread, which may be offline, stands for the core.
+        let core = siblings.and_then(|list| list.first().copied()).unwrap_or(cpu);
+        cores.entry(core).or_default().push(cpu);
     }
-    let mut cores: Vec<Vec<u32>> = cores.into_values().collect();
-    cores.sort_unstable();
-    Some(Topology { cores })
+    Some(Topology { cores: cores.into_values().collect() })
 }
 
 impl Topology {
-    /// Logical CPUs that are online, ascending.
-    pub fn cpus(&self) -> Vec<u32> {
-        let mut cpus = self.cores.concat();
-        cpus.sort_unstable();
-        cpus
-    }
-
-    /// The online threads of each core.
-    pub fn cores(&self) -> &[Vec<u32>] {
-        &self.cores
-    }
-
     /// Cores of which the cpuset holds at least one thread; all where it is empty.
     pub fn count_cores(&self, cpuset: &[u32]) -> usize {
         let inside = |core: &&Vec<u32>| core.iter().any(|cpu| holds(cpuset, *cpu));
@@ -57,12 +43,6 @@ impl Topology {
     pub fn count_threads(&self, cpuset: &[u32]) -> usize {
         let threads = self.cores.iter().flatten();
         threads.filter(|cpu| holds(cpuset, **cpu)).count()
-    }
-
-    /// The first thread of each core within the cpuset: the CPUs for pilots that are to share no core with each other.
-    pub fn one_thread_per_core(&self, cpuset: &[u32]) -> Vec<u32> {
-        let first = |core: &Vec<u32>| core.iter().copied().find(|cpu| holds(cpuset, *cpu));
-        self.cores.iter().filter_map(first).collect()
     }
 }
 
@@ -84,30 +64,6 @@ pub fn parse_cpu_list(text: &str) -> Option<Vec<u32>> {
     cpus.sort_unstable();
     cpus.dedup();
     Some(cpus)
-}
-
-/// What the threads of one core have in common.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum CoreKey {
-    /// The first thread, which may be offline.
-    Siblings(u32),
-    /// Package, die and core: core ids repeat from package to package.
-    Ids(u64, u64, u64),
-    Alone(u32),
-}
-
-fn read_core_key(dir: &Path, cpu: u32) -> CoreKey {
-    let topology = dir.join(format!("cpu{cpu}/topology"));
-    let siblings = files::read_text(&topology.join("thread_siblings_list")).ok();
-    let siblings = siblings.and_then(|text| parse_cpu_list(&text));
-    if let Some(first) = siblings.filter(|list| list.contains(&cpu)).and_then(|list| list.first().copied()) {
-        return CoreKey::Siblings(first);
-    }
-    let id = |name| files::read_u64(&topology.join(name)).ok().flatten();
-    match (id("physical_package_id"), id("core_id")) {
-        (Some(package), Some(core)) => CoreKey::Ids(package, id("die_id").unwrap_or(0), core),
-        _ => CoreKey::Alone(cpu),
-    }
 }
 
 fn read_stat_cpus(root: &Path) -> Option<Vec<u32>> {
@@ -142,47 +98,36 @@ mod tests {
         let first_offline = machine("1-3\n", &[(1, "0-1"), (2, "2-3"), (3, "2-3")]);
         let mixed = machine("0-7\n", &mixed);
         let no_topology = machine("0-3\n", &[]);
-        type Case<'a> = (&'a Tree, &'a [u32], usize, usize, &'a [u32]);
-        let cases: [Case; 12] = [
-            (&smt, &[], 2, 4, &[0, 1]),
-            (&smt, &[2, 3], 2, 2, &[2, 3]),
-            (&smt, &[0, 2], 1, 2, &[0]),
-            (&smt, &[9], 0, 0, &[]),
-            (&plain, &[], 2, 2, &[0, 1]),
-            (&mixed, &[], 6, 8, &[0, 2, 4, 5, 6, 7]),
-            (&mixed, &[4, 5, 6, 7], 4, 4, &[4, 5, 6, 7]),
-            (&mixed, &[1, 4], 2, 2, &[1, 4]),
-            (&offline, &[], 2, 3, &[0, 3]),
-            (&first_offline, &[], 2, 3, &[1, 2]),
-            (&no_topology, &[], 4, 4, &[0, 1, 2, 3]),
-            (&no_topology, &[1], 1, 1, &[1]),
+        let cases: [(&Tree, &[u32], usize, usize); 12] = [
+            (&smt, &[], 2, 4),
+            (&smt, &[2, 3], 2, 2),
+            (&smt, &[0, 2], 1, 2),
+            (&smt, &[9], 0, 0),
+            (&plain, &[], 2, 2),
+            (&mixed, &[], 6, 8),
+            (&mixed, &[4, 5, 6, 7], 4, 4),
+            (&mixed, &[1, 4], 2, 2),
+            (&offline, &[], 2, 3),
+            (&first_offline, &[], 2, 3),
+            (&no_topology, &[], 4, 4),
+            (&no_topology, &[1], 1, 1),
         ];
-        for (tree, cpuset, cores, threads, list) in cases {
+        for (tree, cpuset, cores, threads) in cases {
             let found = read_topology(tree.root()).unwrap();
             assert_eq!(found.count_cores(cpuset), cores, "{found:?} {cpuset:?}");
             assert_eq!(found.count_threads(cpuset), threads, "{found:?} {cpuset:?}");
-            assert_eq!(found.one_thread_per_core(cpuset), list, "{found:?}");
         }
-        assert_eq!(read_topology(smt.root()).unwrap().cpus(), [0, 1, 2, 3]);
+        assert_eq!(read_topology(smt.root()).unwrap().cores, [vec![0, 2], vec![1, 3]]);
     }
 
     #[test]
-    fn ids_where_there_are_no_lists_and_stat_where_there_is_nothing() {
-        let tree = Tree::new(&[("sys/devices/system/cpu/online", "0-3")]);
-        for (cpu, package, core) in [(0, "0", "0"), (1, "0", "0"), (2, "1", "0"), (3, "1", "x")] {
-            let dir = format!("sys/devices/system/cpu/cpu{cpu}/topology");
-            tree.put(&format!("{dir}/physical_package_id"), package);
-            tree.put(&format!("{dir}/core_id"), core);
-        }
-        let found = read_topology(tree.root()).unwrap();
-        assert_eq!(found.cores(), [vec![0, 1], vec![2], vec![3]]);
-
+    fn stat_where_there_is_nothing() {
         let stat = "cpu  1 2 3 4\ncpu0 1 2 3 4\ncpu3 1 2 3 4\nintr 5\n";
         let bare = Tree::new(&[("proc/stat", stat)]);
         for content in GARBAGE {
             bare.put("sys/devices/system/cpu/online", content);
             let found = read_topology(bare.root()).unwrap();
-            assert_eq!(found.cpus(), [0, 3]);
+            assert_eq!(found.cores, [vec![0], vec![3]]);
         }
         bare.remove("proc/stat");
         assert_eq!(read_topology(bare.root()), None);

@@ -122,7 +122,7 @@ impl Observer {
             on_battery: power.on_battery,
             charge: power.charge_percent,
             temperature: self.sensors.read_celsius(),
-            memory_pressure: self.read_pressure(),
+            memory_pressure: pressure::read_percent(&self.root, "memory"),
             program: self.read_program(input.owner),
             hold: self.read_hold(),
             engine: input.engine,
@@ -254,13 +254,6 @@ impl Observer {
         };
         let foreign = total.saturating_sub(available).saturating_sub(pilots.unwrap_or(0));
         Some(MemoryUse { total, available, foreign, pilots })
-    }
-
-    /// The owner's slices where the kernel tells them apart, else the whole machine.
-    fn read_pressure(&self) -> Option<f64> {
-        let owner = pressure::read_owner(&self.root).memory;
-        let stall = owner.or_else(|| pressure::read_machine(&self.root).memory);
-        stall.map(|stall| stall.some_percent)
     }
 
     fn read_program(&mut self, owner: &Owner) -> Option<String> {

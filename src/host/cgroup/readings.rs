@@ -5,11 +5,10 @@
 use super::{Group, Version};
 use crate::host::files::{self, ReadError};
 use crate::units::float;
-use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// A limit as the kernel holds it.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Setting<T> {
     /// This kernel has no such file: the controller or the accounting is missing, so nothing can hold.
     Absent,
@@ -18,7 +17,14 @@ pub enum Setting<T> {
     At(T),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+impl<T> Setting<T> {
+    /// `None` for both "no limit" and "no such file".
+    pub fn number(self) -> Option<T> {
+        if let Setting::At(value) = self { Some(value) } else { None }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
     /// Cores: quota over period.
     pub cpus: Setting<f64>,
@@ -49,14 +55,6 @@ impl Group {
         })
     }
 
-    /// cpu.weight of v2 (0 in an idle group, 100 by default); `None` on v1.
-    pub fn read_cpu_weight(&self) -> Result<Option<u64>, ReadError> {
-        Ok(match self.version {
-            Version::V1 => None,
-            Version::V2 => self.read_setting("cpu", "cpu.weight")?.number(),
-        })
-    }
-
     /// Bytes that cannot be dropped without swapping, of the group and all below it: what MemAvailable of the machine
     /// lacks because of it. v1: total_rss + total_shmem (shmem counts as cache there); v2: anon, shmem and the kernel's
     /// stacks, page tables and unreclaimable slab.
@@ -84,13 +82,6 @@ impl Group {
         })
     }
 
-    /// Processes below the group that the kernel killed for want of memory; `None` where it does not count them.
-    pub fn read_oom_kills(&self) -> Result<Option<u64>, ReadError> {
-        let name = self.pick("memory.oom_control", "memory.events");
-        let text = files::read_text(&self.file_or_missing("memory", name)?)?;
-        Ok(files::find_number(&text, "oom_kill"))
-    }
-
     /// The files that hold a default I/O weight, with their values; none where the kernel has no I/O weights.
     pub fn read_io_weights(&self) -> Vec<(PathBuf, u64)> {
         let (controller, names) =
@@ -106,28 +97,13 @@ impl Group {
     }
 
     fn read_cpu_quota(&self) -> Result<Setting<f64>, ReadError> {
-        let texts = match self.version {
-            Version::V1 => ["cpu.cfs_quota_us", "cpu.cfs_period_us"].as_slice(),
-            Version::V2 => &["cpu.max"],
+        let Some((path, mut text)) = self.read_if_there("cpu", self.pick("cpu.cfs_quota_us", "cpu.max"))? else {
+            return Ok(Setting::Absent);
         };
-        let mut words = Vec::new();
-        for name in texts {
-            let Some((_, text)) = self.read_if_there("cpu", name)? else {
-                return Ok(Setting::Absent);
-            };
-            words.extend(text.split_whitespace().map(str::to_owned));
+        if self.version == Version::V1 {
+            text += &files::read_text(&path.with_file_name("cpu.cfs_period_us"))?;
         }
-        let [quota, period] = words.as_slice() else {
-            return Err(self.malformed("cpu", "cpu quota"));
-        };
-        if quota == "max" || quota == "-1" {
-            return Ok(Setting::Unlimited);
-        }
-        let cores = (quota.parse::<u32>().ok()).zip(period.parse::<u32>().ok());
-        cores
-            .filter(|(_, period)| *period > 0)
-            .map(|(quota, period)| Setting::At(f64::from(quota) / f64::from(period)))
-            .ok_or_else(|| self.malformed("cpu", "cpu quota"))
+        parse_quota(&text).ok_or_else(|| ReadError::malformed(&path, "cpu quota"))
     }
 
     /// v1 limits memory and swap together.
@@ -171,10 +147,6 @@ impl Group {
         self.file(controller, name).ok_or_else(|| ReadError::new(Path::new(name), files::Why::Missing))
     }
 
-    fn malformed(&self, controller: &str, expected: &'static str) -> ReadError {
-        ReadError::malformed(&self.file(controller, "").unwrap_or_default(), expected)
-    }
-
     fn pick<T>(&self, v1: T, v2: T) -> T {
         match self.version {
             Version::V1 => v1,
@@ -183,13 +155,13 @@ impl Group {
     }
 }
 
-impl<T> Setting<T> {
-    /// `None` for both "no limit" and "no such file".
-    pub fn number(self) -> Option<T> {
-        match self {
-            Setting::At(value) => Some(value),
-            Setting::Absent | Setting::Unlimited => None,
-        }
+/// Quota and period.
+fn parse_quota(text: &str) -> Option<Setting<f64>> {
+    let (quota, period) = text.split_once(char::is_whitespace)?;
+    let period: u32 = period.trim().parse().ok().filter(|period| *period > 0)?;
+    match quota {
+        "max" | "-1" => Some(Setting::Unlimited),
+        quota => Some(Setting::At(f64::from(quota.parse::<u32>().ok()?) / f64::from(period))),
     }
 }
 
@@ -222,7 +194,6 @@ mod tests {
                 ("memory", "memory.stat", "rss 1\ntotal_rss 100\ntotal_shmem 20\ntotal_swap 7\n"),
                 ("memory", "memory.limit_in_bytes", "1000\n"),
                 ("memory", "memory.memsw.limit_in_bytes", "1500\n"),
-                ("memory", "memory.oom_control", "under_oom 0\noom_kill 3\n"),
                 ("pids", "pids.max", "512\n"),
                 ("blkio", "blkio.bfq.weight", "default 100\n8:0 200\n"),
             ],
@@ -230,9 +201,7 @@ mod tests {
         let group = find_parent(tree.root(), V1);
         assert_eq!(group.read_usage_seconds(), Ok(2.5));
         assert_eq!(group.read_cpu_idle(), Ok(Some(true)));
-        assert_eq!(group.read_cpu_weight(), Ok(None));
         assert_eq!(group.read_memory_used(), Ok(120));
-        assert_eq!(group.read_oom_kills(), Ok(Some(3)));
         let weight = tree.path("sys/fs/cgroup/blkio/plancton/blkio.bfq.weight");
         assert_eq!(group.read_io_weights(), [(weight, 100)]);
         let limits = Limits {
@@ -272,12 +241,10 @@ mod tests {
             &[
                 ("", "cpu.stat", "usage_usec 2500000\nuser_usec 1\n"),
                 ("", "cpu.idle", "0\n"),
-                ("", "cpu.weight", "100\n"),
                 ("", "cpu.max", "50000 100000\n"),
                 ("", "memory.stat", stat),
                 ("", "memory.max", "max\n"),
                 ("", "memory.swap.max", "0\n"),
-                ("", "memory.events", "low 0\noom 4\noom_kill 2\n"),
                 ("", "pids.max", "max\n"),
                 ("", "io.weight", "default 100\n"),
             ],
@@ -285,9 +252,7 @@ mod tests {
         let group = find_parent(tree.root(), V2);
         assert_eq!(group.read_usage_seconds(), Ok(2.5));
         assert_eq!(group.read_cpu_idle(), Ok(Some(false)));
-        assert_eq!(group.read_cpu_weight(), Ok(Some(100)));
         assert_eq!(group.read_memory_used(), Ok(132));
-        assert_eq!(group.read_oom_kills(), Ok(Some(2)));
         let weight = tree.path("sys/fs/cgroup/plancton.slice/io.weight");
         assert_eq!(group.read_io_weights(), [(weight, 100)]);
         let limits = Limits {
@@ -321,7 +286,7 @@ mod tests {
             assert_eq!(group.read_limits(), Ok(absent));
             assert_eq!(group.read_cpu_idle(), Ok(None));
             assert!(group.read_io_weights().is_empty());
-            assert!(group.read_oom_kills().unwrap_err().is_missing());
+            assert!(group.read_memory_used().unwrap_err().is_missing());
         }
     }
 
@@ -331,14 +296,13 @@ mod tests {
         let files = ["cpu.stat", "cpu.idle", "cpu.max", "memory.stat", "memory.max"];
         let group = find_parent(tree.root(), V2);
         for content in GARBAGE {
-            for name in files.iter().chain(&["memory.events", "io.weight"]) {
+            for name in files.iter().chain(&["io.weight"]) {
                 tree.put(&format!("sys/fs/cgroup/plancton.slice/{name}"), content);
             }
             assert!(group.read_usage_seconds().is_err());
             assert!(group.read_cpu_idle().is_err());
             assert!(group.read_memory_used().is_err());
             assert!(group.read_limits().is_err());
-            assert_eq!(group.read_oom_kills(), Ok(None));
             assert!(group.read_io_weights().is_empty());
         }
         for (text, expected) in [
