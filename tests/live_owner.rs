@@ -1,5 +1,7 @@
 //! The owner's side on a real engine: giving back, rules, protection, limits. One at a time, because they measure load.
 // threads: 1
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::cast_precision_loss)]
 
 mod common;
 
@@ -47,7 +49,8 @@ fn with_owner(text: &str, keys: &str) -> String {
 #[test]
 fn a_busy_owner_pauses_pilots_and_calm_wakes_them() {
     let cores = std::thread::available_parallelism().unwrap().get();
-    let busy = pilot("busy", &["sh", "-c", "while :; do :; done"], "stop-grace = \"1s\"").replace("cpus = 0.1", "cpus = 1.0");
+    let busy =
+        pilot("busy", &["sh", "-c", "while :; do :; done"], "stop-grace = \"1s\"").replace("cpus = 0.1", "cpus = 1.0");
     let most = u32::try_from(cores).unwrap();
     let text = with_owner(&config("1s", most, &busy), "when-busy = \"pause\"\nbusy-for = \"2s\"\ncalm-for = \"3s\"");
     let instance = Instance::running(&text);
@@ -64,7 +67,8 @@ fn a_busy_owner_pauses_pilots_and_calm_wakes_them() {
 #[test]
 fn with_protection_pilots_yield_inside_the_kernel() {
     let cores = std::thread::available_parallelism().unwrap().get();
-    let busy = pilot("busy", &["sh", "-c", "while :; do :; done"], "stop-grace = \"1s\"").replace("cpus = 0.1", "cpus = 1.0");
+    let busy =
+        pilot("busy", &["sh", "-c", "while :; do :; done"], "stop-grace = \"1s\"").replace("cpus = 0.1", "cpus = 1.0");
     let most = u32::try_from(cores).unwrap();
     let text = with_owner(&config("1s", most, &busy), "when-busy = \"auto\"\nbusy-for = \"2s\"\ncalm-for = \"3s\"");
     let instance = Instance::running(&text);
@@ -73,7 +77,10 @@ fn with_protection_pilots_yield_inside_the_kernel() {
     let _hogs = Hogs::on_every_core();
     let busy = instance.wait_status("the owner is busy", seconds(40.0), |status| status["reason"]["code"] == "busy");
     assert!(busy["cpus"]["foreign"].as_f64().unwrap() > 0.8 * cores as f64, "{busy}");
-    assert!(busy["cpus"]["pilots"].as_f64().unwrap() < 0.3 * cores as f64, "the kernel takes it from the pilots: {busy}");
+    assert!(
+        busy["cpus"]["pilots"].as_f64().unwrap() < 0.3 * cores as f64,
+        "the kernel takes it from the pilots: {busy}"
+    );
     stays(seconds(3.0), || states(&instance));
 }
 
@@ -92,7 +99,10 @@ fn hold_files_and_programs_hold_pilots_back() {
     assert!(fifo.success());
     fs::write(inhibit.join("price.hold"), "electricity is expensive until 20:00\nmore").unwrap();
     let held = instance.wait_reason("hold");
-    assert!(held["reason"]["text"].as_str().unwrap().contains("price.hold: electricity is expensive until 20:00"), "{held}");
+    assert!(
+        held["reason"]["text"].as_str().unwrap().contains("price.hold: electricity is expensive until 20:00"),
+        "{held}"
+    );
     poll(seconds(5.0), || all(&instance, "paused").then_some(())).expect("they are paused");
     fs::remove_file(inhibit.join("price.hold")).unwrap();
     poll(seconds(10.0), || all(&instance, "running").then_some(())).expect("they go on");
@@ -104,7 +114,8 @@ fn hold_files_and_programs_hold_pilots_back() {
     instance.wait_reason("program");
     poll(seconds(5.0), || all(&instance, "paused").then_some(())).expect("they are paused");
     // Paused for the starve-limit they hold memory for nothing.
-    instance.wait_containers("they are stopped", seconds(20.0), |containers| !containers.iter().any(|c| c.holds_room()));
+    instance
+        .wait_containers("they are stopped", seconds(20.0), |containers| !containers.iter().any(|c| c.holds_room()));
     assert_eq!(instance.status().unwrap()["counts"]["owner"], 2);
     game.kill().unwrap();
     game.wait().unwrap();
@@ -125,7 +136,8 @@ fn pilots_are_bounded_together_and_each() {
     assert!(told.contains("0.1 cores, 16MiB of memory, 33 processes"), "{told}");
     let parent = inspect(id).unwrap()["HostConfig"]["CgroupParent"].as_str().unwrap().to_owned();
     assert_eq!(parent, "/plancton");
-    let total = read("/proc/meminfo").lines().next().unwrap().split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024;
+    let total =
+        read("/proc/meminfo").lines().next().unwrap().split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024;
     let limit = ["memory/plancton/memory.limit_in_bytes", "plancton/memory.max"]
         .map(|file| Path::new("/sys/fs/cgroup").join(file))
         .into_iter()
