@@ -169,7 +169,7 @@ pub fn config(interval: &str, most: u32, pilots: &str) -> String {
     format!(
         "[loop]\ninterval = \"{interval}\"\n\
          [share]\nmax-pilots = {most}\nreserve-cpus = 0\nreserve-memory = \"64MiB\"\nreserve-disk = \"64MiB\"\n\
-         [owner]\nwhen-busy = \"yield\"\non-battery = \"run\"\nmin-battery = 0\nmax-temperature = 0\n{pilots}"
+         [owner]\nwhen-busy = \"yield\"\ncalm-for = \"1s\"\non-battery = \"run\"\nmin-battery = 0\nmax-temperature = 0\n{pilots}"
     )
 }
 
