@@ -1,6 +1,7 @@
 //! What a pilot is to the engine, and what it sees of itself from inside.
 
 use crate::common::*;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
@@ -128,4 +129,30 @@ fn what_a_class_asks_for() {
     let refused = read(out.join("refused"));
     assert_eq!(refused.matches("Read-only file system").count(), 2, "{refused}");
     assert!(!data.join("x").exists());
+}
+
+#[test]
+fn a_missing_mount_holds_its_class() {
+    let mut instance = Instance::new("");
+    let source = instance.base.join("not/there");
+    let held = pilot("held", &["sleep", "600"], &format!("mounts = [\"{}:/data\"]", source.display()));
+    instance.configure(&config("1s", 2, &format!("{held}{}", sleeper())));
+    instance.run(&[]);
+    instance.wait_status("the other class goes on", PATIENCE, |status| {
+        let pilots = status["pilots"].as_array().unwrap();
+        pilots.len() == 2 && pilots.iter().all(|pilot| pilot["class"] == "sleeper" && pilot["state"] == "running")
+    });
+    // One pilot more is allowed than the sleepers may be: only the held class is left.
+    instance.configure(&config("1s", 3, &format!("{held}{}max = 2\n", sleeper())));
+    instance.signal(Signal::HUP);
+    let status = instance.wait_reason("mount-missing");
+    let source_text = source.display().to_string();
+    assert!(status["reason"]["text"].as_str().unwrap().contains(&source_text), "{status:#}");
+    assert!(!source.exists(), "the engine must not create it");
+    assert_eq!(instance.containers().len(), 2, "and no container is left of the try");
+
+    fs::create_dir_all(&source).unwrap();
+    instance.wait_status("it is there now", PATIENCE, |status| {
+        status["pilots"].as_array().unwrap().iter().any(|pilot| pilot["class"] == "held")
+    });
 }

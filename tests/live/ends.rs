@@ -100,7 +100,7 @@ fn reap_ends_what_outlived_its_daemon() {
     }
     poll(PATIENCE, || (now() > deadline + ROUNDING).then_some(()));
     assert!(is_running(&id), "nobody was there to end it");
-    instance.say(&["reap"]).must(0, &["1 pilots past their ttl"]);
+    instance.say(&["reap"]).must(0, &["1 pilot"]);
     assert_eq!(instance.containers(), []);
 }
 

@@ -46,32 +46,6 @@ fn an_image_that_does_not_exist() {
 }
 
 #[test]
-fn a_missing_mount_holds_its_class() {
-    let mut instance = Instance::new("");
-    let source = instance.base.join("not/there");
-    let held = pilot("held", &["sleep", "600"], &format!("mounts = [\"{}:/data\"]", source.display()));
-    instance.configure(&config("1s", 2, &format!("{held}{}", sleeper())));
-    instance.run(&[]);
-    instance.wait_status("the other class goes on", PATIENCE, |status| {
-        let pilots = status["pilots"].as_array().unwrap();
-        pilots.len() == 2 && pilots.iter().all(|pilot| pilot["class"] == "sleeper" && pilot["state"] == "running")
-    });
-    // One pilot more is allowed than the sleepers may be: only the held class is left.
-    instance.configure(&config("1s", 3, &format!("{held}{}max = 2\n", sleeper())));
-    instance.signal(Signal::HUP);
-    let status = instance.wait_reason("mount-missing");
-    let source_text = source.display().to_string();
-    assert!(text_of(&status).contains(&source_text), "{}", text_of(&status));
-    assert!(!source.exists(), "the engine must not create it");
-    assert_eq!(instance.containers().len(), 2, "and no container is left of the try");
-
-    fs::create_dir_all(&source).unwrap();
-    instance.wait_status("it is there now", PATIENCE, |status| {
-        status["pilots"].as_array().unwrap().iter().any(|pilot| pilot["class"] == "held")
-    });
-}
-
-#[test]
 fn a_good_reload_counts_and_a_bad_one_does_not() {
     let mut instance = Instance::running(&config("1s", 1, &sleeper()));
     let first = instance.wait_running(1);
@@ -126,7 +100,7 @@ fn a_bad_configuration_starts_nothing() {
     instance.configure("[loop\n");
     instance.say(&["run"]).must(78, &["config.toml:1:"]);
     fs::remove_file(instance.config_file()).unwrap();
-    instance.say(&["run"]).must(78, &["config.toml", "No such file"]);
+    instance.say(&["run"]).must(78, &["config.toml", "plancton config --default"]);
     instance.run(&[]);
     assert_eq!(instance.wait_end(), 78);
 }
