@@ -5,6 +5,7 @@
 pub mod help;
 mod words;
 
+use crate::config::parse_minute;
 use crate::units::parse_duration;
 use jiff::{Timestamp, Zoned, civil::Time};
 use std::ffi::OsString;
@@ -14,15 +15,16 @@ use std::time::Duration;
 pub use words::nearest;
 use words::{Words, printable};
 
-/// Every exit code there is; scripts and service managers rely on them.
+/// Every exit code there is; scripts and service managers rely on them. 64, 69 and 78 are those of sysexits.h; 3 is what
+/// init scripts say for "not running".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    Done,
-    Failed,
-    NotRunning,
-    Usage,
-    EngineUnavailable,
-    Configuration,
+    Done = 0,
+    Failed = 1,
+    NotRunning = 3,
+    Usage = 64,
+    EngineUnavailable = 69,
+    Configuration = 78,
 }
 
 impl Exit {
@@ -36,16 +38,8 @@ impl Exit {
         (Exit::Configuration, "the configuration has problems"),
     ];
 
-    /// 64, 69 and 78 are those of sysexits.h; 3 is what init scripts say for "not running".
     pub fn code(self) -> u8 {
-        match self {
-            Exit::Done => 0,
-            Exit::Failed => 1,
-            Exit::NotRunning => 3,
-            Exit::Usage => 64,
-            Exit::EngineUnavailable => 69,
-            Exit::Configuration => 78,
-        }
+        self as u8
     }
 }
 
@@ -68,52 +62,28 @@ pub struct Options {
     pub verbosity: i8,
 }
 
+/// `by` of a drain is as typed: [`parse_by`] reads it when the time is known. `to` of a pilot (the end of a window to count
+/// again) takes the place of `duration`. Help is for a command's name, or the overview.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
-    Try {
-        duration: Option<Duration>,
-    },
-    Run {
-        once: bool,
-        dry_run: bool,
-        drain: bool,
-        record: Option<PathBuf>,
-    },
+    Try { duration: Option<Duration> },
+    Run { once: bool, dry_run: bool, drain: bool, record: Option<PathBuf> },
     Start,
     Stop,
-    Status {
-        json: bool,
-        watch: bool,
-    },
+    Status { json: bool, watch: bool },
     Why,
     Health,
-    /// `by` as typed: [`parse_by`] reads it when the time is known.
-    Drain {
-        stop: bool,
-        by: Option<String>,
-    },
+    Drain { stop: bool, by: Option<String> },
     Resume,
     Snooze(Duration),
     ForceStop,
     Kill(String),
-    Check {
-        offline: bool,
-    },
-    Config {
-        default: bool,
-    },
+    Check { offline: bool },
+    Config { default: bool },
     Replay(PathBuf),
     Reap,
-    Purge {
-        dry_run: bool,
-    },
-    /// `to` (the end of a window to count again) takes the place of `duration`.
-    Pilot {
-        duration: Duration,
-        from: Option<u64>,
-        to: Option<u64>,
-    },
-    /// A command's name, or `None` for the overview.
+    Purge { dry_run: bool },
+    Pilot { duration: Duration, from: Option<u64>, to: Option<u64> },
     Help(Option<&'static str>),
     Version,
 }
@@ -127,9 +97,8 @@ pub struct Usage {
 
 impl fmt::Display for Usage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let space = if self.topic.is_some() { " " } else { "" };
-        let topic = self.topic.unwrap_or_default();
-        write!(f, "{}; see `plancton help{space}{topic}`", self.message)
+        let topic = self.topic.map(|topic| format!(" {topic}")).unwrap_or_default();
+        write!(f, "{}; see `plancton help{topic}`", self.message)
     }
 }
 
@@ -163,41 +132,33 @@ impl Words {
             };
         };
         self.check(topic)?;
+        let has = |name| self.has(name);
         Ok(match topic.name {
             "try" => Command::Try { duration: self.duration("for")? },
-            "run" => Command::Run {
-                once: self.has("once"),
-                dry_run: self.has("dry-run"),
-                drain: self.has("drain"),
-                record: self.path("record"),
-            },
+            "run" => {
+                let (once, dry_run, drain) = (has("once"), has("dry-run"), has("drain"));
+                Command::Run { once, dry_run, drain, record: self.path("record") }
+            }
             "start" => Command::Start,
             "stop" => Command::Stop,
-            "status" => Command::Status { json: self.has("json"), watch: self.has("watch") },
+            "status" => Command::Status { json: has("json"), watch: has("watch") },
             "why" => Command::Why,
             "health" => Command::Health,
-            "drain" => Command::Drain { stop: self.has("stop"), by: self.text("by")? },
+            "drain" => Command::Drain { stop: has("stop"), by: self.text("by")? },
             "resume" => Command::Resume,
+            "snooze" => Command::Snooze(self.positive(&self.word()?)?),
             "force-stop" => Command::ForceStop,
-            _ => return self.rarer_command(topic),
-        })
-    }
-
-    fn rarer_command(&self, topic: &help::Topic) -> Result<Command, Usage> {
-        Ok(match topic.name {
-            "snooze" => Command::Snooze(self.positive(&self.word("DURATION")?)?),
-            "kill" => Command::Kill(self.word("PILOT")?),
-            "check" => Command::Check { offline: self.has("offline") },
-            "config" => Command::Config { default: self.has("default") },
-            "replay" => Command::Replay(PathBuf::from(self.argument("FILE")?)),
+            "kill" => Command::Kill(self.word()?),
+            "check" => Command::Check { offline: has("offline") },
+            "config" => Command::Config { default: has("default") },
+            "replay" => Command::Replay(PathBuf::from(self.argument()?)),
             "reap" => Command::Reap,
-            "purge" => Command::Purge { dry_run: self.has("dry-run") },
+            "purge" => Command::Purge { dry_run: has("dry-run") },
             "pilot" => Command::Pilot {
                 duration: self.duration("for")?.unwrap_or(Duration::from_secs(20)),
                 from: self.number("from")?,
                 to: self.number("to")?,
             },
-            "version" => Command::Version,
             _ => Command::Help(self.help_topic()?),
         })
     }
@@ -208,32 +169,23 @@ pub fn parse_by(text: &str, now: &Zoned) -> Result<f64, String> {
     let hint = || {
         format!("'{}' is not a time; write 18:00, a duration such as 2h, or 2030-01-31T18:00:00+01:00", printable(text))
     };
-    let seconds = |at: Timestamp| at.as_duration().as_secs_f64();
+    let now_seconds = now.timestamp().as_duration().as_secs_f64();
     if let Ok(duration) = parse_duration(text) {
-        return Ok(seconds(now.timestamp()) + duration.as_secs_f64());
+        return Ok(now_seconds + duration.as_secs_f64());
     }
-    if let Some((hours, minutes)) = text.split_once(':').filter(|_| text.len() <= 5) {
-        let part = |digits: &str| {
-            let plain = (1..=2).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
-            digits.parse::<i8>().ok().filter(|_| plain)
-        };
-        let time = part(hours)
-            .zip(part(minutes).filter(|_| minutes.len() == 2))
-            .and_then(|(hour, minute)| Time::new(hour, minute, 0, 0).ok())
-            .ok_or_else(hint)?;
-        let on = |day: jiff::civil::Date| day.to_datetime(time).to_zoned(now.time_zone().clone());
-        let today = on(now.date()).map_err(|_| hint())?;
-        if today > *now {
-            return Ok(seconds(today.timestamp()));
-        }
-        let tomorrow = now.date().tomorrow().map_err(|_| hint())?;
-        return Ok(seconds(on(tomorrow).map_err(|_| hint())?.timestamp()));
+    if let Some(minute) = parse_minute(text) {
+        let time = i8::try_from(minute / 60).and_then(|hour| Ok((hour, i8::try_from(minute % 60)?)));
+        let time = time.ok().and_then(|(hour, minute)| Time::new(hour, minute, 0, 0).ok()).ok_or_else(hint)?;
+        let at = now.with().time(time).build().map_err(|_| hint())?;
+        let at = if at > *now { Ok(at) } else { at.tomorrow() };
+        return Ok(at.map_err(|_| hint())?.timestamp().as_duration().as_secs_f64());
     }
     let at: Timestamp = text.parse().map_err(|_| hint())?;
-    if at <= now.timestamp() {
+    let at = at.as_duration().as_secs_f64();
+    if at <= now_seconds {
         return Err(format!("'{}' is over already", printable(text)));
     }
-    Ok(seconds(at))
+    Ok(at)
 }
 
 #[cfg(test)]

@@ -41,12 +41,13 @@ pub struct Start {
     pub dry_run: bool,
     /// Observations, one JSON object a line.
     pub record: Option<File>,
+    #[expect(dead_code, reason = "it is held as long as the loop turns, not read")]
     pub lock: Lock,
 }
 
 /// What a flight brings back.
 enum Landed {
-    Greeted(Result<Greeting, Error>),
+    Greeted(Box<Result<Greeting, Error>>),
     Listed(f64, Result<Vec<Listed>, Error>),
     Prepared(Result<(), String>),
     News(Option<News>),
@@ -272,8 +273,10 @@ impl Daemon {
     fn take_in(&mut self) {
         for landed in self.flights.landed() {
             match landed {
-                Landed::Greeted(Ok(greeting)) => self.greeted(greeting),
-                Landed::Greeted(Err(error)) => self.engine_failed(&error),
+                Landed::Greeted(greeting) => match *greeting {
+                    Ok(greeting) => self.greeted(greeting),
+                    Err(error) => self.engine_failed(&error),
+                },
                 Landed::Listed(at, Ok(list)) => {
                     self.asking = None;
                     self.engine_state = EngineState::Up;
@@ -354,7 +357,7 @@ impl Daemon {
         }
         let (root, limit, dry_run) = (self.root.clone(), self.memory_limit(), self.start.dry_run);
         let is_root = rustix::process::geteuid().is_root();
-        self.flights.go(Lane::Look, move || Landed::Greeted(greet(&engine, &root, is_root, limit, dry_run)));
+        self.flights.go(Lane::Look, move || Landed::Greeted(Box::new(greet(&engine, &root, is_root, limit, dry_run))));
     }
 
     fn reload(&mut self) {

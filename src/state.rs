@@ -18,33 +18,16 @@ use std::path::{Path, PathBuf};
 
 /// A status of 1,000 pilots has 300 kB.
 const STATUS_LIMIT: u64 = 8 << 20;
-const IMAGES_LIMIT: u64 = 1 << 20;
 
+/// Held: another daemon has the directory. NotOurs: a directory in a place where anybody can write. Forbidden and
+/// NeverStarted: what a request runs into.
 #[derive(Debug)]
 pub enum StateError {
-    /// Another daemon has the directory.
-    Held {
-        run: PathBuf,
-        pid: Option<u32>,
-    },
-    /// A directory in a place where anybody can write is not ours.
-    NotOurs {
-        path: PathBuf,
-        what: &'static str,
-    },
-    /// The caller may not write to the control directory.
-    Forbidden {
-        path: PathBuf,
-    },
-    /// There is no control directory.
-    NeverStarted {
-        path: PathBuf,
-    },
-    Io {
-        path: PathBuf,
-        doing: &'static str,
-        error: io::Error,
-    },
+    Held { run: PathBuf, pid: Option<u32> },
+    NotOurs { path: PathBuf, what: &'static str },
+    Forbidden { path: PathBuf },
+    NeverStarted { path: PathBuf },
+    Io { path: PathBuf, doing: &'static str, error: io::Error },
 }
 
 impl fmt::Display for StateError {
@@ -74,27 +57,23 @@ impl fmt::Display for StateError {
                 "{}: nothing to write to: no daemon was started here yet; `plancton start` starts one",
                 path.display()
             ),
-            StateError::Io { path, doing, error } => {
-                let path = path.display();
-                if Errno::from_io_error(error) == Some(Errno::NOSPC) {
-                    return write!(
-                        f,
-                        "{path}: cannot {doing}: the disk is full; it stays as it was, free some space there"
-                    );
-                }
-                write!(
-                    f,
-                    "{path}: cannot {doing}: {error}; see to its owner and its file system, or give another --run-dir or --state-dir"
-                )
-            }
+            StateError::Io { path, doing, error } if error.kind() == io::ErrorKind::StorageFull => write!(
+                f,
+                "{}: cannot {doing}: the disk is full; it stays as it was, free some space there",
+                path.display()
+            ),
+            StateError::Io { path, doing, error } => write!(
+                f,
+                "{}: cannot {doing}: {error}; see to its owner and its file system, or give another --run-dir or --state-dir",
+                path.display()
+            ),
         }
     }
 }
 
 /// Names the object and the deed of a failed system call.
-fn failed(path: &Path, doing: &'static str) -> impl FnOnce(Errno) -> StateError {
-    let path = path.to_owned();
-    move |errno| StateError::Io { path, doing, error: errno.into() }
+fn failed<E: Into<io::Error>>(path: &Path, doing: &'static str) -> impl FnOnce(E) -> StateError {
+    move |error| StateError::Io { path: path.to_owned(), doing, error: error.into() }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,10 +108,7 @@ impl Dirs {
 
     /// Pure: by user id, environment and options. As the XDG rules ask, a variable that is no absolute path is ignored.
     pub fn resolve(uid: u32, env: impl Fn(&str) -> Option<OsString>, options: &Options) -> Dirs {
-        let mut dirs = match uid {
-            0 => Dirs::machine(),
-            _ => Dirs::of_user(uid, env),
-        };
+        let mut dirs = if uid == 0 { Dirs::machine() } else { Dirs::of_user(uid, env) };
         if options.run_dir.is_some() || options.state_dir.is_some() {
             dirs.scope = Scope::Given;
         }
@@ -182,33 +158,24 @@ impl Dirs {
 /// A directory (with its parents) that nobody else can have prepared for us: where anybody may create files, as in /tmp,
 /// it must be no link and belong to us, and gets the mode again.
 fn make_directory(path: &Path, mode: u32) -> Result<(), StateError> {
-    let io = |error| StateError::Io { path: path.to_owned(), doing: "create the directory", error };
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(io)?;
-    }
+    let parent = path.parent().unwrap_or(path);
+    std::fs::create_dir_all(parent).map_err(failed(path, "create the directory"))?;
     match sys::mkdir(path, Mode::from_raw_mode(mode)) {
         Ok(()) => return set_mode(path, mode),
         Err(Errno::EXIST) => {}
-        Err(errno) => return Err(io(errno.into())),
+        Err(errno) => return Err(failed(path, "create the directory")(errno)),
     }
-    let anybody =
-        path.parent().and_then(|parent| sys::stat(parent).ok()).is_some_and(|parent| parent.st_mode & 0o002 != 0);
-    let found = match anybody {
-        true => sys::lstat(path),
-        false => sys::stat(path),
-    };
-    let found = found.map_err(|errno| io(errno.into()))?;
-    let refuse = |what| Err(StateError::NotOurs { path: path.to_owned(), what });
-    match FileType::from_raw_mode(found.st_mode) {
+    let anybody = sys::stat(parent).is_ok_and(|parent| parent.st_mode & 0o002 != 0);
+    let found = if anybody { sys::lstat(path) } else { sys::stat(path) };
+    let found = found.map_err(failed(path, "create the directory"))?;
+    let what = match FileType::from_raw_mode(found.st_mode) {
         FileType::Directory if !anybody => return Ok(()),
-        FileType::Directory => {}
-        FileType::Symlink => return refuse("it is a link in a directory where anybody may write"),
-        _ => return refuse("it is not a directory"),
-    }
-    if found.st_uid != rustix::process::geteuid().as_raw() {
-        return refuse("it belongs to another user");
-    }
-    set_mode(path, mode)
+        FileType::Directory if found.st_uid == rustix::process::geteuid().as_raw() => return set_mode(path, mode),
+        FileType::Directory => "it belongs to another user",
+        FileType::Symlink => "it is a link in a directory where anybody may write",
+        _ => "it is not a directory",
+    };
+    Err(StateError::NotOurs { path: path.to_owned(), what })
 }
 
 /// Whatever the umask says.
@@ -227,63 +194,57 @@ pub enum Durable {
 pub fn write_file(path: &Path, content: &[u8], mode: u32, durable: Durable) -> Result<(), StateError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
-    let written = write_temporary(&temporary, content, mode, durable)
-        .and_then(|()| std::fs::rename(&temporary, path))
-        .and_then(|()| match (durable, path.parent()) {
-            (Durable::Yes, Some(parent)) => File::open(parent)?.sync_all(),
-            _ => Ok(()),
-        });
-    written.map_err(|error| {
+    let write = || -> io::Result<()> {
+        // Left over by a predecessor with our pid, which is the rule in a container.
+        remove_if_there(&temporary)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut file = File::from(sys::open(&temporary, flags, Mode::from_raw_mode(0o600))?);
+        file.write_all(content)?;
+        sys::fchmod(&file, Mode::from_raw_mode(mode))?;
+        match (durable, path.parent()) {
+            (Durable::Yes, Some(parent)) => {
+                file.sync_all()?;
+                std::fs::rename(&temporary, path)?;
+                File::open(parent)?.sync_all()
+            }
+            _ => std::fs::rename(&temporary, path),
+        }
+    };
+    write().map_err(|error| {
         // Nothing more can be done about it if this fails too.
         let _ = std::fs::remove_file(&temporary);
-        StateError::Io { path: path.to_owned(), doing: "write", error }
+        failed(path, "write")(error)
     })
 }
 
-fn write_temporary(path: &Path, content: &[u8], mode: u32, durable: Durable) -> io::Result<()> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let open = || sys::open(path, flags, Mode::from_raw_mode(0o600));
-    let opened = match open() {
-        // Left over by a predecessor with our pid, which is the rule in a container.
-        Err(Errno::EXIST) => sys::unlink(path).and_then(|()| open()),
-        opened => opened,
-    };
-    let mut file = File::from(opened?);
-    file.write_all(content)?;
-    sys::fchmod(&file, Mode::from_raw_mode(mode))?;
-    match durable {
-        Durable::Yes => file.sync_all(),
-        Durable::No => Ok(()),
-    }
-}
-
-/// Reads a regular file that is no link, and no more than one byte above `limit` of it; `None` if there is none.
+/// Reads a regular file that is no link, and no more than `limit` of it; `None` if there is none.
 fn read_file(path: &Path, limit: u64) -> io::Result<Option<(Vec<u8>, sys::Stat)>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let refuse = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     let file = match sys::open(path, flags, Mode::empty()) {
         Ok(file) => File::from(file),
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-        Err(Errno::LOOP) => {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a link"));
-        }
+        Err(Errno::LOOP) => return refuse("it is a link"),
         Err(errno) => return Err(errno.into()),
     };
     let found = sys::fstat(&file)?;
     if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a plain file"));
+        return refuse("it is not a plain file");
     }
     let mut content = Vec::new();
-    file.take(limit + 1).read_to_end(&mut content)?;
+    file.take(limit).read_to_end(&mut content)?;
     Ok(Some((content, found)))
 }
 
-fn remove_file(path: &Path) -> Result<(), StateError> {
+fn remove_if_there(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(StateError::Io { path: path.to_owned(), doing: "remove", error })
-        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+fn remove_file(path: &Path) -> Result<(), StateError> {
+    remove_if_there(path).map_err(failed(path, "remove"))
 }
 
 fn status_path(run: &Path) -> PathBuf {
@@ -293,24 +254,16 @@ fn status_path(run: &Path) -> PathBuf {
 /// Readable by everybody on the machine.
 pub fn write_status(run: &Path, status: &Status) -> Result<(), StateError> {
     let path = status_path(run);
-    let mut text = serde_json::to_vec(status).map_err(|error| StateError::Io {
-        path: path.clone(),
-        doing: "encode the status",
-        error: error.into(),
-    })?;
-    text.push(b'\n');
-    write_file(&path, &text, 0o644, Durable::No)
+    let text = serde_json::to_string(status).map_err(failed(&path, "encode the status"))?;
+    write_file(&path, (text + "\n").as_bytes(), 0o644, Durable::No)
 }
 
 /// `None` if no daemon has written one.
 pub fn read_status(run: &Path) -> Result<Option<Status>, StateError> {
     let path = status_path(run);
-    let io = |error| StateError::Io { path: path.clone(), doing: "read the status", error };
-    let Some((content, _)) = read_file(&path, STATUS_LIMIT).map_err(io)? else {
-        return Ok(None);
-    };
-    let status = serde_json::from_slice(&content);
-    status.map(Some).map_err(|error| io(error.into()))
+    let content = read_file(&path, STATUS_LIMIT).map_err(failed(&path, "read the status"))?;
+    let status = content.map(|(content, _)| serde_json::from_slice(&content)).transpose();
+    status.map_err(failed(&path, "read the status"))
 }
 
 /// At an orderly end: what is no longer true.
@@ -318,31 +271,20 @@ pub fn remove_status(run: &Path) -> Result<(), StateError> {
     remove_file(&status_path(run))
 }
 
-fn images_path(state: &Path) -> PathBuf {
-    state.join("images")
-}
-
 /// The images that Plancton brought to this engine, oldest first: those that `purge` may remove.
 pub fn read_images(state: &Path) -> Result<Vec<String>, StateError> {
-    let path = images_path(state);
-    let io = |error| StateError::Io { path: path.clone(), doing: "read the list of images", error };
-    let Some((content, _)) = read_file(&path, IMAGES_LIMIT).map_err(io)? else {
-        return Ok(Vec::new());
-    };
-    if content.len() as u64 > IMAGES_LIMIT {
-        // A cut list would be written back cut.
-        return Err(io(io::ErrorKind::FileTooLarge.into()));
+    let path = state.join("images");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(text.lines().map(str::to_owned).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(failed(&path, "read the list of images")(error)),
     }
-    let text = String::from_utf8_lossy(&content);
-    let lines = text.lines().filter(|line| !line.is_empty());
-    Ok(lines.map(str::to_owned).collect())
 }
 
 /// Remembers an image; does nothing if it is in the list.
 pub fn add_image(state: &Path, image: &str) -> Result<(), StateError> {
     let mut images = read_images(state)?;
-    // A name with a control character is none, and would make two of one line.
-    if image.is_empty() || image.contains(char::is_control) || images.iter().any(|known| known == image) {
+    if images.iter().any(|known| known == image) {
         return Ok(());
     }
     images.push(image.to_owned());
@@ -357,12 +299,11 @@ pub fn remove_image(state: &Path, image: &str) -> Result<(), StateError> {
 }
 
 fn write_images(state: &Path, images: &[String]) -> Result<(), StateError> {
-    let path = images_path(state);
+    let path = state.join("images");
     if images.is_empty() {
         return remove_file(&path);
     }
-    let text = images.join("\n") + "\n";
-    write_file(&path, text.as_bytes(), 0o644, Durable::Yes)
+    write_file(&path, (images.join("\n") + "\n").as_bytes(), 0o644, Durable::Yes)
 }
 
 #[cfg(test)]

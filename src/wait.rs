@@ -75,7 +75,6 @@ impl Watch {
 pub struct Woken {
     pub control: bool,
     pub events: bool,
-    pub landed: bool,
 }
 
 /// Waits for one of them, or `seconds` (`None`: for ever).
@@ -98,9 +97,8 @@ pub fn wait(
     // EINTR is a signal, and its pipe says which.
     let _ = poll(&mut fds, timeout.as_ref());
     let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
-    let [signalled, control_ready, landed, events] =
-        sources.map(|source| source.is_some() && ready.next() == Some(true));
-    let woken = Woken { control: control_ready, events, landed };
+    let [signalled, control_ready, _, events] = sources.map(|source| source.is_some() && ready.next() == Some(true));
+    let woken = Woken { control: control_ready, events };
     drop(ready);
     drop(fds);
     if signalled {

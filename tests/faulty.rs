@@ -317,6 +317,7 @@ fn an_engine_that_comes_and_goes() {
     machine.engine.up();
     machine.wait_for_pilots(3);
     for _ in 0..2 {
+        machine.wait_for("all three are told", || machine.status()["pilots"].as_array().is_some_and(|p| p.len() == 3));
         let (before, created) = (machine.engine.in_state("running"), machine.engine.count_calls("create"));
         machine.engine.down();
         machine.wait_for("the engine counts as down", || machine.reason() == "engine-down");
@@ -451,6 +452,8 @@ fn no_pilot_class_means_no_ticks() {
     let mut machine = Machine::new();
     machine.start("[loop]\ninterval = \"1s\"\n");
     machine.wait_for("it says so", || machine.reason() == "no-pilot");
+    // Asked for before the list, and not waited for.
+    machine.wait_for("the events are asked for", || machine.engine.count_calls("events") == 1);
     let calls = calls_during(&machine.engine, Duration::from_secs(4));
     assert!(calls.is_empty(), "{calls:?}");
     assert!(machine.tell(&["health"]).status.success());

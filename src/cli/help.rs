@@ -22,37 +22,24 @@ pub struct Topic {
     pub options: &'static [Opt],
     /// Lines below 80 columns.
     pub text: &'static str,
+    /// Empty where it would be the bare command.
     pub example: &'static str,
-    /// The heading in the overview.
+    /// The heading in the overview, above the first command of a group.
     pub group: &'static str,
 }
 
 impl Topic {
-    /// Its own options, then those of every command.
-    pub fn all_options(&self) -> impl Iterator<Item = &'static Opt> {
-        self.options.iter().chain(GLOBAL)
-    }
-
     /// `drain [--stop] [--by TIME]`
     pub fn synopsis(&self) -> String {
-        let mut text = self.name.to_owned();
-        for option in self.options {
-            text.push_str(&format!(" [{}]", option.spelling()));
-        }
-        if !self.arguments.is_empty() {
-            text.push_str(&format!(" {}", self.arguments));
-        }
-        text
+        let options: String = self.options.iter().map(|option| format!(" [{}]", option.spelling())).collect();
+        format!("{}{options} {}", self.name, self.arguments).trim_end().to_owned()
     }
 }
 
 impl Opt {
     /// `--by TIME`
     pub fn spelling(&self) -> String {
-        match self.value {
-            "" => format!("--{}", self.long),
-            value => format!("--{} {value}", self.long),
-        }
+        format!("--{} {}", self.long, self.value).trim_end().to_owned()
     }
 }
 
@@ -80,11 +67,9 @@ fn overview() -> String {
          with disposable pilot containers, and gets out of the way of the owner.\n\n\
          Usage: plancton [OPTIONS] COMMAND\n",
     );
-    let mut group = "";
     for topic in TOPICS {
-        if topic.group != group {
-            group = topic.group;
-            text.push_str(&format!("\n{group}\n"));
+        if !topic.group.is_empty() {
+            text.push_str(&format!("\n{}\n", topic.group));
         }
         let left = format!("{} {}", topic.name, topic.arguments);
         text.push_str(&format!("  {left:<17} {}\n", topic.summary));
@@ -105,7 +90,9 @@ fn command(topic: &Topic) -> String {
         text.push_str("\nOptions\n");
         list_options(&mut text, topic.options);
     }
-    text.push_str(&format!("\nExample\n  {}\n", topic.example));
+    if !topic.example.is_empty() {
+        text.push_str(&format!("\nExample\n  {}\n", topic.example));
+    }
     text
 }
 
@@ -145,47 +132,42 @@ pub const GLOBAL: &[Opt] = &[
     short('V', "version", "print the version"),
 ];
 
+const PLAIN: Topic = Topic { name: "", arguments: "", summary: "", options: &[], text: "", example: "", group: "" };
+
 /// Every command, in the order of the overview.
 pub const TOPICS: &[Topic] = &[
     Topic {
         name: "try",
-        arguments: "",
         summary: "Watch it work on this machine, then remove every trace",
         options: &[with("for", "DURATION", "end by itself after that long (else Ctrl-C ends it)")],
         text: "\
-Fills the idle cores with the built-in pilot, which counts prime numbers, and
-shows what happens. It needs no configuration, no registry and no internet.
-At the end it removes its containers, its image and its files, and sums up
-what was computed.",
+Fills the idle cores with the built-in pilot, which counts prime numbers.
+Needs no configuration, no registry and no internet. At the end it sums up
+what was computed, and removes its containers, its image and its files.",
         example: "plancton try --for 60s",
         group: "Begin",
+        ..PLAIN
     },
     Topic {
         name: "check",
-        arguments: "",
         summary: "Find out what is missing, with a fix for each problem",
         options: &[flag("offline", "look at the configuration only, not at the engine")],
         text: "\
-Goes through configuration, engine, limits, protection and permissions, and
-prints one line for each: fine, or the problem and the command that solves it.
-Changes nothing.",
-        example: "plancton check",
-        group: "Begin",
+One line each for configuration, engine, limits, protection and permissions:
+fine, or the problem and the command that solves it. Changes nothing.",
+        ..PLAIN
     },
     Topic {
         name: "config",
-        arguments: "",
         summary: "Print the configuration in force",
         options: &[flag("default", "print the commented default configuration instead")],
         text: "\
-Prints every key with its value: yours where you set it, else the default.
-Passwords are not shown.",
+Every key with its value: yours where you set it, else the default.",
         example: "plancton config --default > plancton.toml",
-        group: "Begin",
+        ..PLAIN
     },
     Topic {
         name: "status",
-        arguments: "",
         summary: "Show what runs, what is given, and why",
         options: &[
             flag("json", "for scripts: the status file as it is"),
@@ -193,36 +175,28 @@ Passwords are not shown.",
         ],
         text: "\
 The first line tells of a drain or snooze and how to end it. Without a daemon
-of your own, you see that of the machine.
-Exits with 3 if the daemon does not run.",
+of your own, you see the machine's. Exits with 3 if the daemon does not run.",
         example: "plancton status --watch",
         group: "Look",
+        ..PLAIN
     },
     Topic {
         name: "why",
-        arguments: "",
         summary: "Say in one sentence why pilots run or do not run",
-        options: &[],
         text: "\
-The reason of the decision in force, with the value that was measured and the
-threshold that it was compared with.",
-        example: "plancton why",
-        group: "Look",
+The reason of the decision in force, with the value measured and its threshold.",
+        ..PLAIN
     },
     Topic {
         name: "health",
-        arguments: "",
         summary: "Exit with 0 if the daemon's loop turns",
-        options: &[],
         text: "\
-For service managers and container health checks. Whether the engine works
-does not matter here: a daemon that waits for its engine is healthy.",
+For service managers: a daemon that waits for its engine is healthy too.",
         example: "plancton health && echo well",
-        group: "Look",
+        ..PLAIN
     },
     Topic {
         name: "drain",
-        arguments: "",
         summary: "Launch nothing more; let the pilots finish",
         options: &[
             flag("stop", "end the daemon when the last pilot is gone"),
@@ -233,55 +207,44 @@ Lasts until `plancton resume`, also across a restart of the daemon or of the
 machine. Members of the group plancton can do this to the machine's daemon.",
         example: "plancton drain --by 18:00",
         group: "Have the machine back",
+        ..PLAIN
     },
     Topic {
         name: "snooze",
         arguments: "DURATION",
         summary: "Pause pilots and launch nothing for that long",
-        options: &[],
         text: "\
 The pilots keep their memory, use no CPU, and go on afterwards.
 `plancton resume` ends it earlier; another snooze replaces the first.",
         example: "plancton snooze 2h",
-        group: "Have the machine back",
+        ..PLAIN
     },
     Topic {
         name: "resume",
-        arguments: "",
         summary: "End a drain or a snooze",
-        options: &[],
         text: "\
-Pilots go on and are launched again as far as there is room. Does no harm if
-there is nothing to end.",
-        example: "plancton resume",
-        group: "Have the machine back",
+Pilots go on and are launched again. Does no harm if there is nothing to end.",
+        ..PLAIN
     },
     Topic {
         name: "kill",
         arguments: "PILOT",
         summary: "End one pilot now",
-        options: &[],
         text: "\
 PILOT is a name or the beginning of an id, as `plancton status` shows them.
-Only Plancton's own pilots can be named. Another one may take its place: use
-`plancton drain` first if none should.",
+Another one may take its place: use `plancton drain` first if none should.",
         example: "plancton kill plancton-builtin-3f9a1c",
-        group: "Have the machine back",
+        ..PLAIN
     },
     Topic {
         name: "force-stop",
-        arguments: "",
         summary: "Remove every pilot now and end the daemon",
-        options: &[],
         text: "\
-What the pilots were doing is lost. Nothing is left running, and nothing is
-launched until the daemon is started again.",
-        example: "plancton force-stop",
-        group: "Have the machine back",
+What the pilots were doing is lost. Nothing runs until the daemon is started.",
+        ..PLAIN
     },
     Topic {
         name: "run",
-        arguments: "",
         summary: "Be the daemon, in the foreground",
         options: &[
             flag("once", "one turn of the loop, then end"),
@@ -291,71 +254,57 @@ launched until the daemon is started again.",
         ],
         text: "\
 What systemd and containers start. SIGTERM or Ctrl-C ends it and leaves the
-pilots running: the next start takes them over. SIGHUP reads the configuration
-again.",
+pilots to the next start. SIGHUP reads the configuration again.",
         example: "plancton run --once --dry-run",
         group: "The daemon",
+        ..PLAIN
     },
     Topic {
         name: "start",
-        arguments: "",
         summary: "Start the daemon in the background",
-        options: &[],
         text: "\
 With the systemd unit in place this is `systemctl start plancton`; elsewhere
 the daemon is started as a process of its own.",
-        example: "plancton start",
-        group: "The daemon",
+        ..PLAIN
     },
     Topic {
         name: "stop",
-        arguments: "",
         summary: "End the daemon; pilots go on to their end",
-        options: &[],
         text: "\
 The pilots outlive the daemon until they finish or their ttl is over, and a
 daemon started meanwhile takes them over. To end them as well use
 `plancton force-stop`; to wait for them, `plancton drain --stop`.",
-        example: "plancton stop",
-        group: "The daemon",
+        ..PLAIN
     },
     Topic {
         name: "replay",
         arguments: "FILE",
         summary: "Show what would be decided on recorded observations",
-        options: &[],
         text: "\
-FILE comes from `plancton run --record FILE`. Prints the decision of each turn
-under the configuration given, so that a change can be tried before it is
-made. Touches no engine.",
+FILE comes from `plancton run --record FILE`. Prints what the configuration
+given decides at each turn, to try a change before it is made.",
         example: "plancton --config new.toml replay monday.jsonl",
-        group: "The daemon",
+        ..PLAIN
     },
     Topic {
         name: "reap",
-        arguments: "",
         summary: "End the pilots whose time is over, without the daemon",
-        options: &[],
         text: "\
-Run by a timer, so that a pilot's ttl holds even if the daemon is dead. Looks
-once, removes what outlived its ttl, and ends.",
-        example: "plancton reap",
-        group: "The daemon",
+Run by a timer, so that a pilot's ttl holds even if the daemon is dead.",
+        ..PLAIN
     },
     Topic {
         name: "purge",
-        arguments: "",
         summary: "Remove everything Plancton ever created here",
         options: &[flag("dry-run", "list it, and remove nothing")],
         text: "\
 Pilots, the images it fetched, control groups and files. As root: those of
 every instance; else your own. Your configuration stays.",
         example: "plancton purge --dry-run",
-        group: "The daemon",
+        ..PLAIN
     },
     Topic {
         name: "pilot",
-        arguments: "",
         summary: "The built-in pilot: count prime numbers for a while",
         options: &[
             with("for", "DURATION", "how long (20s)"),
@@ -369,25 +318,16 @@ end can be checked on any machine: give its from and to again, or ask another
 program, as in `primesieve FROM TO -c12` (that counts up to and with TO).",
         example: "plancton pilot --from 9000000000000 --to 9000100000000",
         group: "Inside",
+        ..PLAIN
     },
     Topic {
         name: "help",
         arguments: "[COMMAND]",
         summary: "Explain a command",
-        options: &[],
         text: "\
 Without a command: the overview. `plancton COMMAND --help` says the same.",
         example: "plancton help drain",
-        group: "Inside",
-    },
-    Topic {
-        name: "version",
-        arguments: "",
-        summary: "Print the version",
-        options: &[],
-        text: "The same as `plancton --version`.",
-        example: "plancton version",
-        group: "Inside",
+        ..PLAIN
     },
 ];
 
@@ -403,11 +343,11 @@ mod tests {
                 assert!(line.chars().count() < 80, "{name:?}: {line}");
                 assert_eq!(line, line.trim_end(), "{name:?}: blanks at the end");
             }
-            assert!(text.lines().count() > 5, "{name:?}");
+            assert!(text.lines().count() > 4, "{name:?}");
         }
         for topic in TOPICS {
             assert!((1..=6).contains(&topic.text.lines().count()), "{}", topic.name);
-            assert!(topic.example.contains("plancton"), "{}", topic.name);
+            assert!(topic.example.is_empty() || topic.example.contains("plancton "), "{}", topic.name);
             assert!(overview().contains(topic.summary), "{}", topic.name);
             assert!(command(topic).contains(&topic.synopsis()));
         }

@@ -19,7 +19,6 @@ const COMMANDS: &[(&str, &str)] = &[
     ("help help", "Help(Some(\"help\"))"),
     ("--version", "Version"),
     ("-V", "Version"),
-    ("version", "Version"),
     ("try", "Try { duration: None }"),
     ("try --for 60s", "Try { duration: Some(60s) }"),
     ("--for=1m try", "Try { duration: Some(60s) }"),
@@ -149,4 +148,13 @@ fn times() {
         assert!(error.contains("is not a time; write 18:00"), "{bad}: {error}");
     }
     assert!(parse_by("2026-01-01T00:00:00Z", &now).unwrap_err().contains("is over already"));
+}
+
+#[test]
+fn distances() {
+    for (a, b, expected) in
+        [("", "", 0), ("", "abc", 3), ("abc", "", 3), ("cpu", "cpus", 1), ("kitten", "sitting", 3), ("ä", "a", 1)]
+    {
+        assert_eq!(words::distance(a, b), expected, "{a} {b}");
+    }
 }

@@ -14,7 +14,6 @@ use crate::cli::{Cli, Command, Exit, Options, help};
 use crate::config::{self, Config};
 use crate::engine::Engine;
 use crate::state::Dirs;
-use std::ffi::OsString;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -141,7 +140,8 @@ impl Place {
         let run = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|_| !self.is_root);
         let of_user = run.iter().flat_map(|run| [run.join("docker.sock"), run.join("podman/podman.sock")]);
         let of_machine = ["/var/run/docker.sock", "/run/podman/podman.sock"].map(PathBuf::from);
-        let mut sockets = of_machine.iter().cloned().take(1).chain(of_user).chain(of_machine.iter().cloned().skip(1));
+        let [docker, podman] = of_machine;
+        let mut sockets = std::iter::once(docker).chain(of_user).chain([podman]);
         Ok(sockets.find(|socket| socket.exists()).unwrap_or_else(|| PathBuf::from("/var/run/docker.sock")))
     }
 
@@ -192,7 +192,7 @@ fn screen() -> view::Screen {
     let terminal = out.is_terminal();
     let size = rustix::termios::tcgetwinsize(&out).ok().filter(|size| terminal && size.ws_col > 0);
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
-        || std::env::var_os("TERM").is_some_and(|term| term == OsString::from("dumb"));
+        || std::env::var_os("TERM").is_some_and(|term| term == *"dumb");
     view::Screen {
         width: size.map_or(80, |size| size.ws_col),
         height: size.map(|size| size.ws_row),

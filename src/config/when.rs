@@ -25,15 +25,16 @@ pub struct Hours {
 
 impl Hours {
     pub fn parse(text: &str) -> Result<Hours, String> {
-        let windows = text
-            .split(';')
-            .map(|part| {
-                parse_window(part.trim())
-                    .map_err(|why| format!("'{}' {why}, such as \"Mon-Fri 09:00-18:00\"", part.trim()))
+        let window = |part: &str| {
+            parse_window(part).ok_or_else(|| {
+                format!(
+                    "'{}' is no time of the week; write days, times or both, such as \"Mon-Fri 09:00-18:00\"",
+                    part.trim()
+                )
             })
-            .collect::<Result<_, String>>()?;
-        let text = text.trim().to_owned();
-        Ok(Hours { text, windows })
+        };
+        let windows = text.split(';').map(window).collect::<Result<_, String>>()?;
+        Ok(Hours { text: text.trim().to_owned(), windows })
     }
 
     /// `weekday` 0 is Monday. A window over midnight belongs to the day it starts on.
@@ -57,57 +58,40 @@ impl fmt::Display for Hours {
 }
 
 /// `[DAYS] [HH:MM-HH:MM]`; without days every day, without times the whole day.
-fn parse_window(text: &str) -> Result<Window, &'static str> {
-    let mut words = text.split_whitespace();
-    let (first, second) = (words.next(), words.next());
-    let starts_with_digit = |word: &&str| word.starts_with(|c: char| c.is_ascii_digit());
-    let (days, times) = match (first, second) {
-        (None, _) => return Err("is empty; write days, times or both"),
-        (Some(times), None) if starts_with_digit(&times) => (0x7f, Some(times)),
-        (Some(days), times) => (parse_days(days)?, times),
+fn parse_window(text: &str) -> Option<Window> {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let (days, times) = match *words {
+        [times] if times.starts_with(|c: char| c.is_ascii_digit()) => (0x7f, times),
+        [days] => (parse_days(days)?, "00:00-24:00"),
+        [days, times] => (parse_days(days)?, times),
+        _ => return None,
     };
-    if words.next().is_some() {
-        return Err("has too many words; join several windows with ';'");
-    }
-    let (from, to) = match times {
-        None => (0, DAY_MINUTES),
-        Some(times) => times
-            .split_once('-')
-            .and_then(|(from, to)| Some((parse_minute(from)?, parse_minute(to)?)))
-            .ok_or("does not hold times that can be read; write HH:MM-HH:MM")?,
-    };
-    if from == to || from == DAY_MINUTES {
-        return Err("is a window of no length; leave the times out for whole days, or write two times");
-    }
-    Ok(Window { days, from, to })
+    let (from, to) = times.split_once('-')?;
+    let (from, to) = (parse_minute(from)?, parse_minute(to)?);
+    (from != to && from != DAY_MINUTES).then_some(Window { days, from, to })
 }
 
 /// `Mon`, `Mon-Fri`, `Sat,Sun`, `Fri-Mon`.
-fn parse_days(text: &str) -> Result<u8, &'static str> {
-    const HINT: &str = "does not start with days that can be read; write Mon to Sun";
-    let day = |name: &str| DAYS.iter().position(|day| day.eq_ignore_ascii_case(name)).ok_or(HINT);
+fn parse_days(text: &str) -> Option<u8> {
+    let day = |name: &str| DAYS.iter().position(|day| day.eq_ignore_ascii_case(name));
     let mut days = 0;
     for part in text.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         let (first, last) = (day(first)?, day(last)?);
-        let length = (last + 7 - first) % 7;
-        for offset in 0..=length {
+        for offset in 0..=(last + 7 - first) % 7 {
             days |= 1 << ((first + offset) % 7);
         }
     }
-    Ok(days)
+    Some(days)
 }
 
-/// `HH:MM` up to 24:00.
-fn parse_minute(text: &str) -> Option<u16> {
+/// `H:MM` or `HH:MM` up to 24:00, as minutes of the day.
+pub fn parse_minute(text: &str) -> Option<u16> {
     let (hours, minutes) = text.split_once(':')?;
-    let number = |digits: &str| {
-        let plain = (1..=2).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
-        plain.then(|| digits.parse::<u16>().ok()).flatten()
-    };
-    let (hours, minutes) = (number(hours)?, number(minutes)?);
+    let is_plain = hours.len() <= 2 && minutes.len() == 2 && !text.contains('+');
+    let (hours, minutes): (u16, u16) = (hours.parse().ok()?, minutes.parse().ok()?);
     let minute = hours * 60 + minutes;
-    (minutes < 60 && minute <= DAY_MINUTES).then_some(minute)
+    (is_plain && minutes < 60 && minute <= DAY_MINUTES).then_some(minute)
 }
 
 #[cfg(test)]
@@ -156,17 +140,17 @@ mod tests {
     #[test]
     fn bad_windows() {
         for (text, expected) in [
-            ("", "'' is empty; write days, times or both, such as \"Mon-Fri 09:00-18:00\""),
-            ("Mon;", "'' is empty"),
-            ("Mo-Fri", "'Mo-Fri' does not start with days"),
-            ("Mon-", "'Mon-' does not start with days"),
-            ("Mon 9-18", "'Mon 9-18' does not hold times"),
-            ("Mon 09:00-25:00", "'Mon 09:00-25:00' does not hold times"),
-            ("09:60-10:00", "'09:60-10:00' does not hold times"),
-            ("+9:00-10:00", "'+9:00-10:00' does not start with days"),
-            ("09:00-09:00", "'09:00-09:00' is a window of no length"),
-            ("24:00-06:00", "'24:00-06:00' is a window of no length"),
-            ("Mon 09:00 - 18:00", "'Mon 09:00 - 18:00' has too many words"),
+            ("", "'' is no time of the week; write days, times or both, such as \"Mon-Fri 09:00-18:00\""),
+            ("Mon;", "'' is no time"),
+            ("Mo-Fri", "'Mo-Fri' is no time"),
+            ("Mon-", "'Mon-' is no time"),
+            ("Mon 9-18", "'Mon 9-18' is no time"),
+            ("Mon 09:00-25:00", "'Mon 09:00-25:00' is no time"),
+            ("09:60-10:00", "'09:60-10:00' is no time"),
+            ("+9:00-10:00", "'+9:00-10:00' is no time"),
+            ("09:00-09:00", "'09:00-09:00' is no time"),
+            ("24:00-06:00", "'24:00-06:00' is no time"),
+            ("Mon 09:00 - 18:00", "'Mon 09:00 - 18:00' is no time"),
         ] {
             let error = Hours::parse(text).unwrap_err();
             assert!(error.starts_with(expected), "{error} / {expected}");

@@ -165,6 +165,12 @@ impl Blocked {
                 0.0,
                 "no [[pilot]] is configured; `plancton config --default` shows how to add one",
             ),
+            Blocked::NoRate if turn.own().any(|pilot| pilot.state == PilotState::Running) => Reason::new(
+                Code::Starting,
+                0.0,
+                0.0,
+                "what the owner and the pilots use can't be read; nothing is started",
+            ),
             Blocked::NoRate => Reason::new(Code::Starting, 0.0, 0.0, "taking a first look at what the owner uses"),
             Blocked::Calming => {
                 let left = memory.ladder.until_calm(turn);

@@ -11,7 +11,6 @@ mod room;
 mod rules;
 mod upkeep;
 
-pub use ends::{Cause, EndKind};
 pub use memory::{Gone, Memory};
 pub use observation::{
     Control, CpuUse, Drain, Ended, EngineState, Expiry, LaunchResult, LocalTime, MemoryUse, News, Observation, Pilot,

@@ -19,9 +19,6 @@ pub struct Facts {
     /// Limits that the engine says it cannot hold.
     pub missing: Vec<&'static str>,
     pub swap_limit: bool,
-    pub rootless: bool,
-    /// Cores of the machine the engine runs on.
-    pub cpus: u64,
 }
 
 /// Asks the engine. Errors: it cannot be reached or is too old.
@@ -69,8 +66,6 @@ fn facts_of(info: &Info, server: &str, api: &str, root: &Path, is_root: bool) ->
         unsupported,
         missing: held.iter().filter(|(holds, _)| !holds).map(|(_, what)| *what).collect(),
         swap_limit: info.swap_limit,
-        rootless,
-        cpus: info.cpus,
     }
 }
 

@@ -338,7 +338,8 @@ pub fn parent_for_engine(facts: &Facts) -> Option<String> {
 /// One line of the list, by its labels.
 pub fn read_pilot(listed: &Listed, instance: &str, boot_id: &str) -> Pilot {
     let label = |key: &str| listed.labels.get(key);
-    let created = listed.created.unwrap_or(0.0);
+    // Unknown is doubtful, and what is doubtful is not over.
+    let created = listed.created.unwrap_or(f64::INFINITY);
     let name = listed.names.first().map_or("", |name| name.trim_start_matches('/'));
     Pilot {
         id: listed.id.clone(),

@@ -10,8 +10,6 @@ pub struct Told {
     /// By subject: the text, and how often it was met.
     problems: BTreeMap<&'static str, (String, u64)>,
     reason: Option<(Code, super::State)>,
-    started: u64,
-    ended: u64,
 }
 
 impl Told {

@@ -5,12 +5,13 @@
 use super::{Durable, StateError, failed, read_file, remove_file, set_mode, write_file};
 use crate::decide::{Control, Drain, Snooze};
 use crate::units::float;
-use rustix::fs::{self as sys, Mode, Stat};
+use rustix::fs::{self as sys, Mode};
 use rustix::io::Errno;
-use std::io;
+use serde::Serialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-const GROUP: &str = "plancton";
 const LIMIT: u64 = 4096;
 /// How long a snooze lasts whose end cannot be read, in seconds after the file was written.
 const UNREADABLE_SNOOZE: f64 = 3600.0;
@@ -30,33 +31,24 @@ pub enum Request {
     ForceStop,
 }
 
-impl Request {
-    fn file_name(self) -> &'static str {
-        match self {
-            Request::Drain => "drain",
-            Request::Snooze => "snooze",
-            Request::ForceStop => "force-stop",
-        }
-    }
-}
-
 /// The directory to watch: a request is a file moved into it, its end a file removed.
 pub fn directory(state: &Path) -> PathBuf {
     state.join("control")
 }
 
 fn path(state: &Path, request: Request) -> PathBuf {
-    directory(state).join(request.file_name())
+    directory(state).join(match request {
+        Request::Drain => "drain",
+        Request::Snooze => "snooze",
+        Request::ForceStop => "force-stop",
+    })
 }
 
 /// The id of the group plancton, if the machine has one.
 pub(super) fn group(group_file: &Path) -> Option<u32> {
     let text = std::fs::read_to_string(group_file).ok()?;
-    text.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let found = fields.next() == Some(GROUP);
-        fields.nth(1).filter(|_| found)?.parse().ok()
-    })
+    let mut groups = text.lines().map(|line| line.split(':'));
+    groups.find_map(|mut fields| fields.next().filter(|name| *name == "plancton").and(fields.nth(1))?.parse().ok())
 }
 
 /// 2770 for the group, so that each member can replace and remove the files of another; else ours alone.
@@ -75,24 +67,20 @@ pub(super) fn prepare(state: &Path, group: Option<u32>) -> Result<(), StateError
 }
 
 pub fn request_drain(state: &Path, drain: &Drain) -> Result<(), StateError> {
-    request(state, Request::Drain, serde_json::to_vec(drain))
+    request(state, Request::Drain, drain)
 }
 
 pub fn request_snooze(state: &Path, snooze: &Snooze) -> Result<(), StateError> {
-    request(state, Request::Snooze, serde_json::to_vec(snooze))
+    request(state, Request::Snooze, snooze)
 }
 
 pub fn request_force_stop(state: &Path) -> Result<(), StateError> {
-    request(state, Request::ForceStop, Ok(b"{}".to_vec()))
+    request(state, Request::ForceStop, &true)
 }
 
-fn request(state: &Path, request: Request, content: serde_json::Result<Vec<u8>>) -> Result<(), StateError> {
+fn request(state: &Path, request: Request, content: &impl Serialize) -> Result<(), StateError> {
     let path = path(state, request);
-    let content = content.map_err(|error| StateError::Io {
-        path: path.clone(),
-        doing: "encode the request",
-        error: error.into(),
-    })?;
+    let content = serde_json::to_vec(content).map_err(failed(&path, "encode the request"))?;
     explained(write_file(&path, &content, 0o660, Durable::Yes))
 }
 
@@ -109,12 +97,10 @@ pub fn resume(state: &Path) -> Result<(), StateError> {
 
 fn explained(result: Result<(), StateError>) -> Result<(), StateError> {
     result.map_err(|error| match error {
-        StateError::Io { path, error, .. } if error.kind() == io::ErrorKind::PermissionDenied => {
+        StateError::Io { path, error, .. } if error.kind() == ErrorKind::PermissionDenied => {
             StateError::Forbidden { path }
         }
-        StateError::Io { path, error, .. } if error.kind() == io::ErrorKind::NotFound => {
-            StateError::NeverStarted { path }
-        }
+        StateError::Io { path, error, .. } if error.kind() == ErrorKind::NotFound => StateError::NeverStarted { path },
         other => other,
     })
 }
@@ -122,69 +108,53 @@ fn explained(result: Result<(), StateError>) -> Result<(), StateError> {
 /// Reads the directory; never fails, because what cannot be read has a meaning too.
 pub fn read(state: &Path, now: f64) -> Requests {
     let mut problems = Vec::new();
-    let mut read = |request| read_one(state, request, &mut problems);
-    let found = (read(Request::Drain), read(Request::Snooze), read(Request::ForceStop));
-    let doubtful = [&found.0, &found.1, &found.2].contains(&&Found::Unreadable);
-    let mut confused = |request, what: &str| {
-        let path = path(state, request);
-        problems.push(format!("{}: cannot be understood; {what}", path.display()));
+    let drain = read_one::<Drain>(state, Request::Drain, "draining until `plancton resume`", &mut problems);
+    let snooze = read_one(state, Request::Snooze, "snoozing for an hour at most", &mut problems);
+    let force_stop = read_one::<IgnoredAny>(state, Request::ForceStop, "ending", &mut problems);
+    let doubt = matches!(drain, Found::Unreadable)
+        || matches!(snooze, Found::Unreadable)
+        || matches!(force_stop, Found::Unreadable);
+    let drain = match drain {
+        Found::Request(drain, written) => {
+            let drain = drain.unwrap_or_default();
+            Some(Drain { since: if drain.since > 0.0 { drain.since } else { written }, ..drain })
+        }
+        _ => doubt.then(|| Drain { since: now, ..Drain::default() }),
     };
-    let drain = match found.0 {
-        Found::Content(content, written) => Some(parse_drain(&content, written).unwrap_or_else(|| {
-            confused(Request::Drain, "draining until `plancton resume`");
-            Drain { since: written, ..Drain::default() }
-        })),
-        _ => doubtful.then(|| Drain { since: now, ..Drain::default() }),
-    };
-    let snooze = match found.1 {
-        Found::Content(content, written) => serde_json::from_slice(&content).ok().or_else(|| {
-            confused(Request::Snooze, "snoozing for an hour at most");
-            let until = written.min(now) + UNREADABLE_SNOOZE;
-            Some(Snooze { until })
-        }),
+    let snooze = match snooze {
+        Found::Request(snooze, written) => snooze.or(Some(Snooze { until: written.min(now) + UNREADABLE_SNOOZE })),
         _ => None,
     };
-    let snooze = snooze.filter(|snooze| snooze.until > now);
-    let force_stop = matches!(found.2, Found::Content(..));
-    let asked = Control { drain, snooze, force_stop };
-    Requests { asked, problems }
+    let force_stop = matches!(force_stop, Found::Request(..));
+    Requests { asked: Control { drain, snooze: snooze.filter(|snooze| snooze.until > now), force_stop }, problems }
 }
 
-fn parse_drain(content: &[u8], written: f64) -> Option<Drain> {
-    let mut drain: Drain = serde_json::from_slice(content).ok()?;
-    if drain.since <= 0.0 {
-        drain.since = written;
-    }
-    Some(drain)
-}
-
-#[derive(PartialEq)]
-enum Found {
+enum Found<T> {
     /// Or something that is no plain file: a problem, and no request.
     Nothing,
-    /// With the time it was written.
-    Content(Vec<u8>, f64),
+    /// What it says, if that can be understood, and when it was written.
+    Request(Option<T>, f64),
     /// It may be there: nothing is launched until that is known.
     Unreadable,
 }
 
-fn read_one(state: &Path, request: Request, problems: &mut Vec<String>) -> Found {
+/// `then` is what a request that cannot be understood comes to.
+fn read_one<T: DeserializeOwned>(state: &Path, request: Request, then: &str, problems: &mut Vec<String>) -> Found<T> {
     let path = path(state, request);
-    match read_file(&path, LIMIT) {
-        Ok(None) => Found::Nothing,
-        Ok(Some((content, stat))) => Found::Content(content, modified(&stat)),
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-            problems.push(format!("{}: {error}; ignored, remove it", path.display()));
-            Found::Nothing
+    let (problem, found) = match read_file(&path, LIMIT) {
+        Ok(None) => return Found::Nothing,
+        Ok(Some((content, stat))) => {
+            let written = float(u64::try_from(stat.st_mtime).unwrap_or(0));
+            match serde_json::from_slice(&content) {
+                Ok(asked) => return Found::Request(Some(asked), written),
+                Err(_) => (format!("cannot be understood; {then}"), Found::Request(None, written)),
+            }
         }
-        Err(error) => {
-            let then = "launching nothing until it can be read";
-            problems.push(format!("{}: {error}; {then}", path.display()));
-            Found::Unreadable
+        Err(error) if error.kind() == ErrorKind::InvalidInput => {
+            (format!("{error}; ignored, remove it"), Found::Nothing)
         }
-    }
-}
-
-fn modified(stat: &Stat) -> f64 {
-    float(u64::try_from(stat.st_mtime).unwrap_or(0))
+        Err(error) => (format!("{error}; launching nothing until it can be read"), Found::Unreadable),
+    };
+    problems.push(format!("{}: {problem}", path.display()));
+    found
 }

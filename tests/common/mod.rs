@@ -103,6 +103,12 @@ pub fn is_running(id: &str) -> bool {
     inspect(id).is_some_and(|seen| seen["State"]["Running"] == true)
 }
 
+/// As an end that Plancton has nothing to do with: a SIGTERM could be lost on a pilot that has only just started.
+pub fn kill(id: &str) {
+    let (status, answer) = call("POST", &format!("/containers/{id}/kill"), None);
+    assert_eq!(status, 204, "{answer}");
+}
+
 pub fn has_image(name: &str) -> bool {
     call("GET", &format!("/images/{name}/json"), None).0 == 200
 }
@@ -356,8 +362,9 @@ impl Drop for Instance {
         if std::thread::panicking() {
             let _ = writeln!(std::io::stderr(), "---- log of {} ----\n{}", self.name, self.log());
         }
-        // A call in flight when the daemon was killed may still make one.
-        let clean = poll(seconds(10.0), || {
+        // A call that was in flight when the daemon was killed may still make one.
+        std::thread::sleep(seconds(0.2));
+        let clean = poll(PATIENCE, || {
             let left = containers(&self.name);
             left.iter().for_each(|one| drop(call("DELETE", &format!("/containers/{}?force=1&v=1", one.id), None)));
             left.is_empty().then_some(())

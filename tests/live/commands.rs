@@ -88,16 +88,14 @@ fn a_drain_launches_nothing_and_survives_a_restart() {
 
 #[test]
 fn drain_stop_ends_the_daemon_with_the_last_pilot() {
-    // Pilots that end well when they are asked to.
-    let worker = pilot("worker", &["sh", "-c", "trap 'exit 0' TERM; sleep 600 & wait"], "");
-    let mut instance = Instance::running(&config(INTERVAL, 2, &worker));
+    let mut instance = Instance::running(&config(INTERVAL, 2, &sleeper()));
     let pilots = instance.wait_running(2);
     instance.say(&["drain", "--stop"]).must(0, &["ends with the last"]);
     instance.wait_status("draining", DISTURBED, |status| status["state"] == "draining");
     assert!(instance.control("drain").exists());
     for (number, id) in pilots.iter().enumerate() {
         assert!(!instance.has_ended(), "with {number} of 2 pilots gone");
-        call("POST", &format!("/containers/{id}/kill?signal=TERM"), None);
+        kill(id);
         instance.wait_containers("one less", DISTURBED, |list| list.len() == 1 - number);
     }
     assert_eq!(instance.wait_end(), 0);

@@ -10,15 +10,13 @@ fn now() -> f64 {
 
 #[test]
 fn a_slot_is_filled_again_at_once() {
-    // Ends well at a SIGTERM, as a job does that is done.
-    let worker = pilot("worker", &["sh", "-c", "trap 'exit 0' TERM; sleep 600 & wait"], "");
-    let instance = Instance::running(&config("40s", 3, &worker));
+    let instance = Instance::running(&config("40s", 3, &sleeper()));
     instance.wait_running(3);
     let mut took = Vec::new();
     for _ in 0..5 {
         let pilots = instance.running_ids();
         let start = Instant::now();
-        call("POST", &format!("/containers/{}/kill?signal=TERM", pilots.first().unwrap()), None);
+        kill(pilots.first().unwrap());
         let filled = poll(seconds(30.0), || {
             let running = instance.running_ids();
             (running.len() == 3 && running != pilots).then(|| start.elapsed().as_secs_f64())
@@ -28,7 +26,7 @@ fn a_slot_is_filled_again_at_once() {
     }
     let best = took.iter().copied().fold(f64::INFINITY, f64::min);
     assert!(best < 1.0, "from the end of a pilot to its running replacement: {took:?}");
-    let status = instance.wait_status("five done", PATIENCE, |status| status["counts"]["done"] == 5);
+    let status = instance.wait_status("five ended", PATIENCE, |status| status["counts"]["killed"] == 5);
     assert_eq!(status["counts"]["launches"], 8);
 }
 
@@ -55,7 +53,7 @@ const ROUNDING: f64 = 1.1;
 #[test]
 fn a_ttl_asks_first() {
     let polite =
-        pilot("polite", &["sh", "-c", "trap 'exit 7' TERM; sleep 600 & wait"], "ttl = \"8s\"\nstop-grace = \"5s\"");
+        pilot("polite", &["sh", "-c", "trap 'exit 7' TERM; sleep 600 & wait"], "ttl = \"10s\"\nstop-grace = \"5s\"");
     let instance = Instance::running(&config("40s", 1, &polite));
     let (id, deadline) = deadline_of(&instance);
     let gone = wait_gone(&id);

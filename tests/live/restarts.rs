@@ -31,9 +31,8 @@ fn stop_leaves_the_pilots_and_start_takes_them_over() {
 
 #[test]
 fn a_crash_at_any_moment_doubles_and_loses_nothing() {
-    const MOST: usize = 6;
-    let mut instance =
-        Instance::new(&config("1s", MOST as u32, &sleeper()).replace("[share]", "launches-per-tick = 2\n[share]"));
+    const MOST: usize = 6; // as configured
+    let mut instance = Instance::new(&config("1s", 6, &sleeper()).replace("[share]", "launches-per-tick = 2\n[share]"));
     let (over, most) = (AtomicBool::new(false), AtomicUsize::new(0));
     let name = instance.name.clone();
     std::thread::scope(|scope| {
@@ -68,7 +67,7 @@ fn crash_often(instance: &mut Instance, most: usize) {
         // Room for launches in each round: as if some had ended.
         if after.len() + 2 > most {
             for id in after.iter().take(3) {
-                call("POST", &format!("/containers/{id}/kill"), None);
+                kill(id);
             }
             poll(PATIENCE, || (instance.running_ids().len() + 3 <= after.len()).then_some(())).unwrap();
         }

@@ -26,7 +26,8 @@ fn a_command_that_cannot_be_executed() {
         instance.wait_containers("none left", PATIENCE, <[_]>::is_empty);
         std::thread::sleep(seconds(3.0));
         let tries = tries(&instance.status().unwrap());
-        assert!((1..=3).contains(&tries), "{tries} launches in the first seconds");
+        // Those that were started before the first had ended, and a replacement for each at most.
+        assert!((1..=6).contains(&tries), "{tries} launches in the first seconds");
     }
 }
 
@@ -137,7 +138,7 @@ fn wrong_words_change_nothing() {
         (&["frobnicate"][..], "frobnicate"),
         (&["snooze"], "DURATION"),
         (&["snooze", "-1h"], "-1"),
-        (&["snooze", "0s"], "0s"),
+        (&["snooze", "0s"], "zero"),
         (&["drain", "--bye", "2h"], "--by"),
         (&["kill"], "PILOT"),
         (&["status", "--jsn"], "--json"),
