@@ -101,7 +101,7 @@ impl Group {
             return Ok(Setting::Absent);
         };
         if self.version == Version::V1 {
-            text += &files::read_text(&path.with_file_name("cpu.cfs_period_us"))?;
+            text = format!("{} {}", text.trim(), files::read_text(&path.with_file_name("cpu.cfs_period_us"))?);
         }
         parse_quota(&text).ok_or_else(|| ReadError::malformed(&path, "cpu quota"))
     }
@@ -216,7 +216,7 @@ mod tests {
             &tree,
             "plancton",
             &[
-                ("cpu,cpuacct", "cpu.cfs_quota_us", "-1\n"),
+                ("cpu,cpuacct", "cpu.cfs_quota_us", "-1"),
                 ("memory", "memory.limit_in_bytes", unlimited),
                 ("memory", "memory.memsw.limit_in_bytes", unlimited),
                 ("pids", "pids.max", "max\n"),
