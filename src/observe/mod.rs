@@ -152,7 +152,8 @@ impl Observer {
                 limits: String::new(),
                 usage: None,
             });
-            if known.group.is_none() {
+            // Again until its limits were read: a group that is just being made has not all of its files yet.
+            if known.limits.is_empty() {
                 known.find(&self.root, facts, pilot);
             }
             pilot.unlimited.clone_from(&known.unlimited);
