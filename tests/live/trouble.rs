@@ -5,6 +5,8 @@ use rustix::process::Signal;
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::process::Command;
 
 fn text_of(status: &Value) -> &str {
     status["reason"]["text"].as_str().unwrap()
@@ -147,4 +149,51 @@ fn an_engine_that_is_not_there_is_a_state() {
     symlink(real, &instance.socket).unwrap();
     instance.wait_running(1);
     instance.wait_status("well again", PATIENCE, |status| status["problems"][0].is_null());
+}
+
+/// A file system of its own for a run directory, so small that it can be filled.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn new(at: PathBuf) -> SmallDisk {
+        fs::create_dir(&at).unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=32k", "none"]).arg(&at).status().unwrap();
+        assert!(mounted.success());
+        SmallDisk(at)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_under_the_run_directory() {
+    if !is_root() {
+        println!("not tested: only root can mount a disk that is small enough to fill");
+        return;
+    }
+    let mut instance = Instance::new(&config("1s", 1, &sleeper()));
+    let disk = SmallDisk::new(instance.run_dir());
+    let filler = disk.0.join("filler");
+    let fill = || drop(fs::write(&filler, vec![0; 1 << 20]));
+    fill();
+    instance.say(&["run"]).must(1, &[instance.run_dir().to_str().unwrap(), "the disk is full", "free some space"]);
+
+    fs::remove_file(&filler).unwrap();
+    instance.run(&[]);
+    let pilots = instance.wait_running(1);
+    fill();
+    assert!(poll(PATIENCE, || instance.log().contains("the disk is full").then_some(())).is_some(), "it says so");
+    kill(pilots.first().unwrap());
+    instance.wait_containers("a replacement", PATIENCE, |list| list.len() == 1 && !pilots.contains(&list[0].id));
+    assert!(!instance.has_ended());
+
+    fs::remove_file(&filler).unwrap();
+    let now = instance.wait_running(1).first().unwrap().clone();
+    instance.wait_status("told again", PATIENCE, |status| status["pilots"][0]["id"] == now.as_str());
+    assert_eq!(instance.log().matches("the disk is full").count(), 1, "said once, not at each tick");
+    assert_eq!(instance.end(), 0);
 }
