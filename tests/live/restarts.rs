@@ -32,7 +32,9 @@ fn stop_leaves_the_pilots_and_start_takes_them_over() {
 #[test]
 fn a_crash_at_any_moment_doubles_and_loses_nothing() {
     const MOST: usize = 6; // as configured
-    let mut instance = Instance::new(&config("1s", 6, &sleeper()).replace("[share]", "launches-per-tick = 2\n[share]"));
+    // So small that all fit even while others use every core.
+    let small = sleeper().replace("cpus = 0.1", "cpus = 0.05");
+    let mut instance = Instance::new(&config("1s", 6, &small).replace("[share]", "launches-per-tick = 2\n[share]"));
     let (over, most) = (AtomicBool::new(false), AtomicUsize::new(0));
     let name = instance.name.clone();
     std::thread::scope(|scope| {
