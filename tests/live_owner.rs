@@ -10,7 +10,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-/// Processes of the owner that keep every core busy until dropped.
+/// Processes of the owner, ended when dropped.
 struct Hogs(Vec<Child>);
 
 impl Hogs {
@@ -114,15 +114,14 @@ fn hold_files_and_programs_hold_pilots_back() {
 
     let game = instance.base.join("plancton-game");
     fs::copy("/bin/sleep", &game).unwrap();
-    let mut game = Command::new(game).arg("600").spawn().unwrap();
+    let game = Hogs(vec![Command::new(game).arg("600").spawn().unwrap()]);
     instance.wait_reason("program");
     poll(seconds(5.0), || all(&instance, "paused").then_some(())).expect("they are paused");
     // Paused for the starve-limit they hold memory for nothing.
     instance
         .wait_containers("they are stopped", seconds(20.0), |containers| !containers.iter().any(|c| c.holds_room()));
     instance.wait_status("both are counted", seconds(20.0), |status| status["counts"]["owner"] == 2);
-    game.kill().unwrap();
-    game.wait().unwrap();
+    drop(game);
     instance.wait_running(2);
 }
 
