@@ -34,6 +34,8 @@ pub struct Observer {
     cpu: Option<CpuUse>,
     smooth: cpu::Smoothed,
     given_seconds: f64,
+    /// CPU seconds counted pilot by pilot, where no parent group counts them.
+    counted: f64,
     programs: processes::Programs,
     pilots: BTreeMap<PilotId, Known>,
 }
@@ -54,6 +56,8 @@ struct Known {
     limits: String,
     /// (boot second, CPU seconds) of the last look.
     usage: Option<(f64, f64)>,
+    /// CPU seconds of its group that are in the sum already.
+    counted: f64,
 }
 
 /// What comes from elsewhere into an observation.
@@ -88,6 +92,7 @@ impl Observer {
             cpu: None,
             smooth: cpu::Smoothed::default(),
             given_seconds: 0.0,
+            counted: 0.0,
             programs: processes::Programs::default(),
             pilots: BTreeMap::new(),
         }
@@ -101,7 +106,9 @@ impl Observer {
             self.look_at_pilots(pilots, facts, &input);
         }
         let protection = self.judge_protection(input.facts, pilots.as_deref().unwrap_or(&[]), input.now.boot);
-        let used = self.pilots_usage(input.facts);
+        let used = self.pilots_usage(input.facts, input.now.boot);
+        let own = pilots.iter().flatten().filter(|pilot| pilot.own).filter_map(|pilot| self.pilots.get(&pilot.id));
+        let own_limits = own.map(|known| known.limits.clone()).find(|text| !text.is_empty()).unwrap_or_default();
         let shortest = if input.crowded || self.cpu.is_none() { 0.0 } else { input.interval / 2.0 };
         self.sample_cpu(input.now.boot, used, shortest);
         let power = power::read_power(&self.root);
@@ -127,12 +134,7 @@ impl Observer {
             hold: self.read_hold(),
             engine: input.engine,
             protection,
-            limits: self
-                .pilots
-                .values()
-                .map(|known| known.limits.clone())
-                .find(|text| !text.is_empty())
-                .unwrap_or_default(),
+            limits: own_limits,
             listed_at: input.list.map_or(0.0, |(_, asked_at)| asked_at),
             pilots,
             news: input.news,
@@ -142,8 +144,9 @@ impl Observer {
 
     /// Finds the groups of pilots that have just started, and reads their limits back, once.
     fn look_at_pilots(&mut self, pilots: &mut [Pilot], facts: &Facts, input: &Input) {
-        self.pilots.retain(|id, _| pilots.iter().any(|pilot| pilot.id == *id));
-        for pilot in pilots.iter_mut().filter(|pilot| matches!(pilot.state, PilotState::Running | PilotState::Paused)) {
+        let has_group = |pilot: &Pilot| matches!(pilot.state, PilotState::Running | PilotState::Paused);
+        self.pilots.retain(|id, _| pilots.iter().any(|pilot| pilot.id == *id && has_group(pilot)));
+        for pilot in pilots.iter_mut().filter(|pilot| has_group(pilot)) {
             let known = self.pilots.entry(pilot.id.clone()).or_insert_with(|| Known {
                 group: None,
                 in_parent: false,
@@ -151,6 +154,7 @@ impl Observer {
                 unlimited: None,
                 limits: String::new(),
                 usage: None,
+                counted: 0.0,
             });
             // Again until its limits were read: a group that is just being made has not all of its files yet.
             if known.limits.is_empty() {
@@ -202,17 +206,22 @@ impl Observer {
         }
     }
 
-    /// CPU seconds of all pilots so far: the parent group's counter where there is one, else the sum over those that
-    /// are there. `None`: pilots run whose use cannot be read.
-    fn pilots_usage(&self, facts: Option<&Facts>) -> Option<f64> {
+    /// CPU seconds of all pilots so far: the parent group's counter where there is one, else what was counted pilot by
+    /// pilot. `None`: pilots run whose use cannot be read.
+    fn pilots_usage(&mut self, facts: Option<&Facts>, now: f64) -> Option<f64> {
         match facts.map(|facts| &facts.parent) {
-            Some(Ok(parent)) if parent.exists() => parent.read_usage_seconds().ok(),
-            Some(Ok(_)) | None => Some(0.0),
-            Some(Err(_)) => {
-                let read = |known: &Known| known.group.as_ref().and_then(|group| group.read_usage_seconds().ok());
-                self.pilots.values().map(read).sum()
-            }
+            Some(Ok(parent)) if parent.exists() => return parent.read_usage_seconds().ok(),
+            Some(Ok(_)) | None => return Some(0.0),
+            Some(Err(_)) => {}
         }
+        for known in self.pilots.values_mut() {
+            // A group that is gone between the list and this look has ended: its last moments are not worth a gap.
+            let used = known.group.as_ref().and_then(|group| group.read_usage_seconds().ok()).unwrap_or(known.counted);
+            self.counted += (used - known.counted).max(0.0);
+            known.counted = used;
+        }
+        let hidden = |known: &Known| known.group.is_none() && now - known.first_seen > FOUND_WITHIN;
+        (!self.pilots.values().any(hidden)).then_some(self.counted)
     }
 
     /// Between regular ticks the last rate stands, unless the owner's need is being watched: what the engine itself needs
@@ -250,7 +259,7 @@ impl Observer {
             Some(Ok(_)) | None => Some(0),
             Some(Err(_)) => {
                 let read = |known: &Known| known.group.as_ref().and_then(|group| group.read_memory_used().ok());
-                self.pilots.values().map(read).sum()
+                Some(self.pilots.values().filter_map(read).sum())
             }
         };
         let foreign = total.saturating_sub(available).saturating_sub(pilots.unwrap_or(0));
@@ -287,6 +296,7 @@ impl Known {
         if self.group.is_none() {
             self.group = find_container(root, layout, None, &pilot.id);
         }
+        self.counted = self.group.as_ref().and_then(|group| group.read_usage_seconds().ok()).unwrap_or(0.0);
         if let Some(limits) = self.group.as_ref().and_then(|group| group.read_limits().ok()) {
             self.unlimited = unlimited(&limits, pilot);
             let said = |number: Option<String>| number.unwrap_or_else(|| "no limit".to_owned());

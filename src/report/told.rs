@@ -3,6 +3,7 @@
 
 use super::Status;
 use crate::decide::{Code, LaunchResult, News};
+use crate::units::PilotId;
 use std::collections::BTreeMap;
 
 #[derive(Debug, Default)]
@@ -10,6 +11,8 @@ pub struct Told {
     /// By subject: the text, and how often it was met.
     problems: BTreeMap<&'static str, (String, u64)>,
     reason: Option<(Code, super::State)>,
+    /// The last failing call, so that one that fails at each tick is told once.
+    failed: Option<(PilotId, String)>,
 }
 
 impl Told {
@@ -42,8 +45,15 @@ impl Told {
     }
 
     /// What calls in flight brought back.
-    pub fn log_news(&self, news: &[News]) {
+    pub fn log_news(&mut self, news: &[News]) {
         for news in news {
+            if let News::Failed { id, what } = news {
+                let now = Some((id.clone(), what.clone()));
+                if now == self.failed {
+                    continue;
+                }
+                self.failed = now;
+            }
             log_one(news);
         }
     }
