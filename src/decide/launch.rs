@@ -4,12 +4,9 @@
 use super::memory::{Image, Launching};
 use super::reason::{Code, Reason};
 use super::rules::Rules;
-use super::{Action, Memory, Pilot, PilotState, Protection, Room, Turn};
+use super::{Action, Memory, PilotState, Protection, Room, Turn};
 use crate::config::{Auto, Pilot as Class};
 use crate::units::{Bytes, count_pilots, float};
-
-/// A pilot that is gone after less than this, in seconds, may not have worked at all.
-const FIZZLE: f64 = 5.0;
 
 /// What kept the next pilot from being started.
 #[derive(Clone, Debug, PartialEq)]
@@ -125,8 +122,7 @@ fn class_is_open(turn: &Turn, memory: &Memory, room: &Room, class: &Class) -> Re
         return refuse(remembered.held_by.unwrap_or(Code::BackOff), left, 0.0, text);
     }
     // Replacements go first, except where they may end as soon as this one: then it is read how it ended.
-    let fizzled = |p: &Pilot| p.state == PilotState::Exited && turn.seen.at.epoch - p.created < FIZZLE;
-    if turn.pilots.iter().any(|p| p.own && p.class == *name && fizzled(p)) {
+    if !remembered.fizzled.is_empty() {
         return Err(Blocked::InFlight);
     }
     // One probe at a time until a class has proved itself again.

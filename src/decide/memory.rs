@@ -8,7 +8,7 @@ use super::{Ended, LaunchResult, News, Observation, PilotState, Reason, Turn};
 use crate::config::Config;
 use crate::units::PilotId;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// First wait after a failed launch, in seconds; doubled with each further one, up to [`BACK_OFF_MOST`].
 const BACK_OFF_FIRST: f64 = 5.0;
@@ -103,6 +103,8 @@ pub(super) struct ClassMemory {
     pub why: String,
     /// Core-seconds given so far.
     pub served: f64,
+    /// Pilots that were gone at once, and of which it is not known yet how they ended.
+    pub fizzled: BTreeSet<PilotId>,
 }
 
 impl Memory {
@@ -122,6 +124,12 @@ impl Memory {
     /// For a replay, whose own launches nobody answers: what came of the recorded ones is in the list.
     pub fn forget_launches(&mut self) {
         self.launching.clear();
+    }
+
+    fn forget_fizzled(&mut self, id: &PilotId) {
+        for class in self.classes.values_mut() {
+            class.fizzled.remove(id);
+        }
     }
 
     pub(super) fn count(&mut self, what: &str) {
@@ -172,6 +180,7 @@ impl Memory {
                 }
             }
             News::Buried { id, name, class, ended } => {
+                self.forget_fizzled(id);
                 let cause = self.stopping.remove(id).map(|stopping| stopping.cause);
                 self.busy.insert(id.clone(), next_look);
                 let is_known = self.gone.iter().any(|gone| gone.name == *name);
@@ -188,6 +197,7 @@ impl Memory {
             // The list shows whether it did; until then the pilot stays busy.
             News::Changed(_) => {}
             News::Failed { id, .. } => {
+                self.forget_fizzled(id);
                 self.busy.insert(id.clone(), next_look);
             }
         }

@@ -387,6 +387,30 @@ fn a_failed_launch_ends_the_ticks_launching_and_backs_off() {
 }
 
 #[test]
+fn what_is_gone_at_once_is_looked_at_before_it_is_replaced() {
+    for (age, replaced) in [(1.0, 0), (60.0, 1)] {
+        let mut world = World::new(2.0, ONE_CORE, |_| NOISE);
+        world.run_until(120.0);
+        assert_eq!(world.running(), 2);
+        let ended = world.pilots[0].clone();
+        world.pilots[0].state = PilotState::Exited;
+        world.pilots[0].created = world.now + 1e9 - age;
+        let launches =
+            |decision: Decision| decision.actions.iter().filter(|a| matches!(a, Action::Launch { .. })).count();
+        let seen = world.observation();
+        assert_eq!(launches(decide(&world.config, &mut world.memory, &seen)), replaced, "{age} s old");
+        // Removed already, but how it ended has not landed yet.
+        world.pilots.remove(0);
+        let mut seen = world.observation();
+        seen.at.boot += 0.1;
+        assert_eq!(launches(decide(&world.config, &mut world.memory, &seen)), 0, "{age} s old");
+        let last = Ended { lived: Some(0.1), ..Ended::default() };
+        seen.news = vec![News::Buried { id: ended.id, name: ended.name, class: ended.class, ended: Some(last) }];
+        assert_eq!(launches(decide(&world.config, &mut world.memory, &seen)), 1 - replaced, "{age} s old");
+    }
+}
+
+#[test]
 fn a_launch_is_counted_once_whatever_the_list_shows() {
     let mut world = World::new(2.0, ONE_CORE, |_| NOISE);
     world.tick();

@@ -4,6 +4,9 @@ use super::ends::Cause;
 use super::memory::Stopping;
 use super::{Action, CREATED_GRACE, Memory, Pilot, PilotState, Turn};
 
+/// A pilot that is gone after less than this, in seconds, may not have worked at all.
+const FIZZLE: f64 = 5.0;
+
 /// Pilots whose time is up, and pilots whose limits do not hold.
 pub(super) fn end_expired(turn: &mut Turn, memory: &mut Memory) {
     let refuse = turn.share.missing_limits == crate::config::MissingLimits::Refuse;
@@ -78,6 +81,9 @@ pub(super) fn clear_ended(turn: &mut Turn, memory: &mut Memory) {
         };
         if memory.is_free(&pilot.id, turn.now) {
             memory.busy.insert(pilot.id.clone(), f64::INFINITY);
+            if pilot.state == PilotState::Exited && turn.seen.at.epoch - pilot.created < FIZZLE {
+                memory.classes.entry(pilot.class.clone()).or_default().fizzled.insert(pilot.id.clone());
+            }
             turn.actions.push(action);
         }
     }

@@ -109,6 +109,11 @@ pub fn kill(id: &str) {
     assert_eq!(status, 204, "{answer}");
 }
 
+/// What a container said, between the frame heads of the engine's stream.
+pub fn logs(id: &str) -> String {
+    call("GET", &format!("/containers/{id}/logs?stdout=1&stderr=1"), None).1
+}
+
 pub fn has_image(name: &str) -> bool {
     call("GET", &format!("/images/{name}/json"), None).0 == 200
 }
@@ -188,7 +193,7 @@ pub fn sleeper() -> String {
 
 /// A shell that a SIGTERM does not end.
 pub fn stubborn(more: &str) -> String {
-    pilot("stubborn", &["sh", "-c", "trap '' TERM; while :; do sleep 1; done"], more)
+    pilot("stubborn", &["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1; done"], more)
 }
 
 static COUNT: AtomicU32 = AtomicU32::new(0);

@@ -20,10 +20,6 @@ fn holds(found: &Value, expected: &Value) {
     }
 }
 
-fn logs(id: &str) -> String {
-    call("GET", &format!("/containers/{id}/logs?stdout=1&stderr=1"), None).1
-}
-
 #[test]
 fn limits_and_rights_of_a_plain_pilot() {
     let words = "grep -E '^(Uid|CapBnd|NoNewPrivs)' /proc/self/status; cat /proc/self/oom_score_adj; hostname; echo end; sleep 600";

@@ -40,9 +40,10 @@ fn wait_gone(id: &str) -> f64 {
     poll(PATIENCE, || (!is_running(id)).then(now)).expect("the pilot ends")
 }
 
-/// Of the only pilot: its id and when its time is up.
+/// Of the only pilot, once it has its trap: its id and when its time is up.
 fn deadline_of(instance: &Instance) -> (String, f64) {
     let id = instance.wait_running(1).first().unwrap().clone();
+    assert!(poll(PATIENCE, || logs(&id).contains("ready").then_some(())).is_some(), "a shell that is ready");
     let label = inspect(&id).unwrap()["Config"]["Labels"]["io.plancton.deadline"].as_str().unwrap().parse().unwrap();
     (id, label)
 }
@@ -52,8 +53,11 @@ const ROUNDING: f64 = 1.1;
 
 #[test]
 fn a_ttl_asks_first() {
-    let polite =
-        pilot("polite", &["sh", "-c", "trap 'exit 7' TERM; sleep 600 & wait"], "ttl = \"10s\"\nstop-grace = \"5s\"");
+    let polite = pilot(
+        "polite",
+        &["sh", "-c", "trap 'exit 7' TERM; echo ready; sleep 600 & wait"],
+        "ttl = \"10s\"\nstop-grace = \"5s\"",
+    );
     let instance = Instance::running(&config("40s", 1, &polite));
     let (id, deadline) = deadline_of(&instance);
     let gone = wait_gone(&id);
