@@ -96,7 +96,7 @@ bench_fill() {
   own=$(for _ in 1 2 3 4 5 6 7 8 9; do engine_start; done | median)
   start "[share]
 max-pilots = 10
-$(pilot '["sleep", "10"]' 0.1)"
+$(pilot '["sleep", "10"]' 0.04)"
   await 10 60
   sleep 5
   from=$(date +%s)
@@ -167,7 +167,7 @@ launches-per-tick = 16
 [share]
 reserve-cpus = 0
 max-pilots = $1
-$(pilot '["sleep", "3600"]' 0.005 | sed 's/0.005/0.01/')"
+$(pilot '["sleep", "3600"]' 0.01)"
   await "$1" 300
   sleep 10
   a="$(field calls) $(field cpu_ms) $(field turns) $(awk '/^voluntary/ { print $2 }' "/proc/$daemon/status")"
