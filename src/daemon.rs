@@ -19,6 +19,7 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Seconds after which an engine counts as silent: then it is not waited for before something is told.
 const SILENT: f64 = 1.0;
@@ -26,6 +27,9 @@ const SILENT: f64 = 1.0;
 /// Seconds until the list is read again when it did not show an announced end, and how often.
 const SOON: f64 = 0.03;
 const MOST_LOOKS: u8 = 30;
+
+/// How long the groups of the last pilots may take to go.
+const GROUP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How the loop is started.
 pub struct Start {
@@ -407,7 +411,9 @@ impl Daemon {
             log::warn!("{error}");
         }
         if let Some((layout, _)) = self.facts.as_ref().and_then(|f| f.layout.zip(f.parent.as_ref().ok())) {
-            group::remove(&self.root, layout);
+            // Pilots that go on keep the group, and the end is not to wait for them.
+            let patience = if self.last_rows.is_empty() { GROUP_PATIENCE } else { Duration::ZERO };
+            group::remove(&self.root, layout, patience);
         }
     }
 

@@ -6,6 +6,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// The slice as the package ships it; written where there is no package.
 const SLICE: &str = include_str!("../../packaging/systemd/plancton.slice");
@@ -38,10 +39,16 @@ fn file(group: &Group, controller: &str, name: &str) -> Result<PathBuf, String> 
     group.file(controller, name).ok_or_else(|| format!("the {controller} controller of cgroups is not mounted here"))
 }
 
-/// Removes the group in every hierarchy, and the slice that we wrote. A group in use stays: that is no error.
-pub fn remove(root: &Path, layout: Layout) {
-    for dir in find_parent(root, layout).dirs() {
-        let _ = fs::remove_dir(dir);
+/// Removes the group in every hierarchy, and the slice that we wrote. The groups of pilots that have just gone may be there
+/// for `patience` more. A group in use stays: that is no error.
+pub fn remove(root: &Path, layout: Layout, patience: Duration) {
+    let start = Instant::now();
+    let group = find_parent(root, layout);
+    while group.dirs().fold(false, |left, dir| (fs::remove_dir(dir).is_err() && dir.exists()) || left) {
+        if start.elapsed() >= patience {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
     let slice = root.join(SLICE_FILE);
     if layout.driver == Driver::Systemd && fs::read_to_string(&slice).is_ok_and(|text| text == SLICE) {

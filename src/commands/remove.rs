@@ -161,7 +161,7 @@ fn purge_engine(engine: &Engine, instance: &str, place: &Place) -> Result<Vec<St
     if let Ok(facts) = read_facts(engine, Path::new("/"), place.is_root)
         && let Some(layout) = facts.layout.filter(|_| facts.parent.is_ok())
     {
-        group::remove(Path::new("/"), layout);
+        group::remove(Path::new("/"), layout, Duration::from_secs(2));
     }
     Ok(problems)
 }
