@@ -44,7 +44,7 @@ fn file(group: &Group, controller: &str, name: &str) -> Result<PathBuf, String> 
 pub fn remove(root: &Path, layout: Layout, patience: Duration) {
     let start = Instant::now();
     let group = find_parent(root, layout);
-    while group.dirs().fold(false, |left, dir| (fs::remove_dir(dir).is_err() && dir.exists()) || left) {
+    while group.dirs().filter(|dir| fs::remove_dir(dir).is_err() && dir.exists()).count() > 0 {
         if start.elapsed() >= patience {
             break;
         }

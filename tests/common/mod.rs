@@ -374,6 +374,10 @@ impl Drop for Instance {
             left.iter().for_each(|one| drop(call("DELETE", &format!("/containers/{}?force=1&v=1", one.id), None)));
             left.is_empty().then_some(())
         });
+        // What a daemon that was killed could not remove; in use by others, it stays.
+        for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let _ = fs::remove_dir(hierarchy.path().join("plancton"));
+        }
         let _ = fs::remove_dir_all(&self.base);
         if clean.is_none() && !std::thread::panicking() {
             panic!("containers of {} could not be removed", self.name);
