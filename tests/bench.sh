@@ -79,7 +79,7 @@ events() { # events SINCE UNTIL
     --format '{{.TimeNano}} {{.Action}} {{.ID}}' | awk '{ printf "%.3f %s %s\n", $1 / 1e9, $2, $3 }'
 }
 
-engine_start() { # the engine's own create and start, in seconds
+alone_start() { # the engine's own create and start, in seconds
   local began ended id
   began=$(date +%s.%N)
   id=$(api POST /containers/create -H 'Content-Type: application/json' \
@@ -93,7 +93,7 @@ engine_start() { # the engine's own create and start, in seconds
 
 bench_fill() {
   local from to own
-  own=$(for _ in 1 2 3 4 5 6 7 8 9; do engine_start; done | median)
+  own=$(for _ in 1 2 3 4 5 6 7 8 9; do alone_start; done | median)
   start "[share]
 max-pilots = 10
 $(pilot '["sleep", "10"]' 0.04)"
