@@ -18,7 +18,10 @@ pub fn now() -> Moment {
 
 /// Local time of the machine, for the owner's hours.
 pub fn local() -> LocalTime {
-    let now = jiff::Zoned::now();
+    local_of(&jiff::Zoned::now())
+}
+
+fn local_of(now: &jiff::Zoned) -> LocalTime {
     let minute = i16::from(now.hour()) * 60 + i16::from(now.minute());
     LocalTime {
         weekday: u8::try_from(now.weekday().to_monday_zero_offset()).unwrap_or(0),
@@ -36,4 +39,29 @@ pub fn boot_id(root: &Path) -> String {
 /// CPU seconds of this process so far.
 pub fn process_cpu() -> f64 {
     seconds(ClockId::ProcessCPUTime)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The owner's hours are those of the clock on their wall, also in the nights in which it is set.
+    #[test]
+    fn hours_over_a_change_of_the_clock() {
+        let zone = jiff::tz::TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
+        let config = crate::config::parse("[[when]]\nhours = \"02:00-03:00\"\nmax-pilots = 0\n", "test").unwrap();
+        for (utc, minute, inside) in [
+            // In spring two o'clock never comes.
+            ("2026-03-29T00:59:00Z", 119, false),
+            ("2026-03-29T01:00:00Z", 180, false),
+            // In autumn it comes twice.
+            ("2026-10-25T00:30:00Z", 150, true),
+            ("2026-10-25T01:30:00Z", 150, true),
+            ("2026-10-25T02:00:00Z", 180, false),
+        ] {
+            let local = local_of(&utc.parse::<jiff::Timestamp>().unwrap().to_zoned(zone.clone()));
+            let (_, _, when) = config.effective(local.weekday, local.minute);
+            assert_eq!((local.weekday, local.minute, when.is_some()), (6, minute, inside), "{utc}");
+        }
+    }
 }

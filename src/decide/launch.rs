@@ -93,7 +93,9 @@ fn machine_is_open(turn: &Turn, memory: &Memory) -> Result<(), Blocked> {
         return Err(Blocked::Cpu(String::new()));
     }
     let in_flight = memory.launching.iter().filter(|launch| launch.answered.is_none()).count();
-    if in_flight >= usize::try_from(turn.config.loop_.launches_per_tick).unwrap_or(usize::MAX) {
+    // More starts at once than processors only slow each other down, and pilots that start together end together.
+    let most = float(turn.config.loop_.launches_per_tick.into()).min(turn.seen.threads.max(1.0));
+    if float(in_flight as u64) >= most {
         return Err(Blocked::InFlight);
     }
     let holding = turn.own().count() + memory.unlisted(turn).count();
