@@ -14,9 +14,9 @@ use std::process::{Child, Command, Stdio};
 struct Hogs(Vec<Child>);
 
 impl Hogs {
-    fn on_every_core() -> Hogs {
+    fn on_every_core(script: &str) -> Hogs {
         let cores = std::thread::available_parallelism().unwrap().get();
-        let hog = || Command::new("sh").args(["-c", "while :; do :; done"]).stdin(Stdio::null()).spawn().unwrap();
+        let hog = || Command::new("sh").args(["-c", script]).stdin(Stdio::null()).spawn().unwrap();
         Hogs((0..cores).map(|_| hog()).collect())
     }
 }
@@ -57,7 +57,8 @@ fn a_busy_owner_pauses_pilots_and_calm_wakes_them() {
     let text = with_owner(&config("1s", most, &busy), "when-busy = \"pause\"\nbusy-for = \"2s\"\ncalm-for = \"3s\"");
     let instance = Instance::running(&text);
     instance.wait_running(cores);
-    let hogs = Hogs::on_every_core();
+    // Not quite every moment: an old freezer cannot freeze what gets no CPU at all, and such a pilot is in nobody's way.
+    let hogs = Hogs::on_every_core("while :; do i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; sleep 0.004; done");
     // As many as the need asks for: a core of it rides along.
     let paused = poll(seconds(60.0), || states(&instance).contains(&"paused".to_owned()).then_some(()));
     assert!(paused.is_some(), "{:?}", instance.status());
@@ -78,7 +79,7 @@ fn with_protection_pilots_yield_inside_the_kernel() {
     let instance = Instance::running(&text);
     instance.wait_running(cores);
     instance.wait_status("protection is verified", seconds(20.0), |status| status["protection"]["level"] == "verified");
-    let _hogs = Hogs::on_every_core();
+    let _hogs = Hogs::on_every_core("while :; do :; done");
     let busy = instance.wait_status("the owner is busy", seconds(40.0), |status| status["reason"]["code"] == "busy");
     assert!(busy["cpus"]["foreign"].as_f64().unwrap() > 0.8 * cores as f64, "{busy}");
     assert!(
