@@ -25,8 +25,8 @@ use std::time::Duration;
 const SILENT: f64 = 1.0;
 
 /// Seconds until the list is read again when it did not show an announced end, and how often.
-const SOON: f64 = 0.03;
-const MOST_LOOKS: u8 = 30;
+const SOON: f64 = 0.01;
+const MOST_LOOKS: u8 = 60;
 
 /// How long the groups of the last pilots may take to go.
 const GROUP_PATIENCE: Duration = Duration::from_secs(1);
@@ -189,7 +189,10 @@ impl Daemon {
             refuse_missing_limits: share.missing_limits == crate::config::MissingLimits::Refuse,
             now,
         };
-        for action in &decision.actions {
+        // Replacements before removals: a removal that is under way already would slow the start down.
+        let (launches, others): (Vec<&Action>, Vec<&Action>) =
+            decision.actions.iter().partition(|action| matches!(action, Action::Launch { .. }));
+        for action in launches.into_iter().chain(others) {
             if let Some((lane, job)) = self.hands.flight(action, &self.start.config.pilots, &setting) {
                 self.flights.go(lane, move || Landed::News(job()));
             }

@@ -85,7 +85,7 @@ alone_start() { # the engine's own create and start, in seconds
   local began ended id
   began=$(date +%s.%N)
   id=$(api POST /containers/create -H 'Content-Type: application/json' \
-    -d "{\"Image\": \"$PLANCTON_TEST_IMAGE\", \"Cmd\": [\"sleep\", \"9\"], \"HostConfig\": {\"NetworkMode\": \"none\", \"Init\": true, \"Memory\": 8388608}}")
+    -d "{\"Image\": \"$PLANCTON_TEST_IMAGE\", \"Cmd\": [\"sleep\", \"9\"], \"HostConfig\": {\"NetworkMode\": \"none\", \"Init\": true, \"Memory\": 8388608, \"NanoCpus\": 100000000}}")
   id=${id#*\"Id\":\"} id=${id%%\"*}
   api POST "/containers/$id/start"
   ended=$(date +%s.%N)
@@ -99,7 +99,7 @@ bench_fill() {
   follow_events
   start "[share]
 max-pilots = 10
-$(pilot '["sleep", "10"]' 0.04)"
+$(pilot '["sleep", "10"]' 0.1)"
   await 10 60
   sleep 5
   from=$(date +%s)
@@ -115,7 +115,7 @@ $(pilot '["sleep", "10"]' 0.04)"
   # One end at a time, so that it is the loop's time and not that of starts which wait for each other.
   start "[share]
 max-pilots = 10
-$(pilot '["sleep", "600"]' 0.04)"
+$(pilot '["sleep", "600"]' 0.1)"
   await 10 60
   sleep 7
   : >"$TEST_TMP/events.raw"
