@@ -27,13 +27,9 @@ const LONGEST: Duration = Duration::from_secs(60);
 
 /// One pilot, by name or the beginning of its id.
 pub fn kill(place: &Place, wanted: &str) -> Exit {
-    let (engine, instance) = match connect(place) {
+    let (engine, instance, pilots) = match look(place) {
         Ok(found) => found,
         Err(exit) => return exit,
-    };
-    let pilots = match list(&engine, &instance) {
-        Ok(pilots) => pilots,
-        Err(error) => return fail(Exit::EngineUnavailable, error),
     };
     let named = |pilot: &&Pilot| pilot.name == wanted || (wanted.len() >= 4 && pilot.id.as_str().starts_with(wanted));
     let found: Vec<&Pilot> = pilots.iter().filter(|pilot| pilot.own).filter(named).collect();
@@ -50,15 +46,11 @@ pub fn kill(place: &Place, wanted: &str) -> Exit {
     }
 }
 
-/// Ends what is past its ttl, for the times when no daemon does; a pilot of any instance, where we are root.
+/// Ends what is past its ttl, for the times when no daemon does.
 pub fn reap(place: &Place) -> Exit {
-    let (engine, instance) = match connect(place) {
+    let (engine, _, pilots) = match look(place) {
         Ok(found) => found,
         Err(exit) => return exit,
-    };
-    let pilots = match list(&engine, &instance) {
-        Ok(pilots) => pilots,
-        Err(error) => return fail(Exit::EngineUnavailable, error),
     };
     let now = clock::now();
     let over = pilots.into_iter().filter(|pilot| pilot.own && pilot.expiry.is_over(now)).collect();
@@ -175,6 +167,13 @@ fn remove_files(place: &Place) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The engine, the instance's name, and every Plancton pilot there is.
+fn look(place: &Place) -> Result<(Arc<Engine>, String, Vec<Pilot>), Exit> {
+    let (engine, instance) = connect(place)?;
+    let pilots = list(&engine, &instance).map_err(|error| fail(Exit::EngineUnavailable, error))?;
+    Ok((engine, instance, pilots))
 }
 
 fn connect(place: &Place) -> Result<(Arc<Engine>, String), Exit> {
