@@ -4,8 +4,8 @@
 use crate::act::{Hands, builtin, group, spec::Setting};
 use crate::cli::Exit;
 use crate::config::Config;
-use crate::decide::{Action, Decision, EngineState, Memory, News, Observation, PilotState, decide};
-use crate::engine::{Engine, Error, EventStream, Listed};
+use crate::decide::{Action, Control, Decision, EngineState, Memory, News, Observation, PilotState, decide};
+use crate::engine::{Engine, Error, EventStream, Listed, Lister};
 use crate::flights::{Flights, Lane};
 use crate::observe::facts::{Facts, read_facts};
 use crate::observe::{Input, Observer, parent_for_engine};
@@ -52,7 +52,6 @@ pub struct Start {
 /// What a flight brings back.
 enum Landed {
     Greeted(Box<Result<Greeting, Error>>),
-    Listed(f64, Result<Vec<Listed>, Error>),
     Prepared(Result<(), String>),
     News(Option<News>),
 }
@@ -71,10 +70,14 @@ struct Daemon {
     boot_id: String,
     signals: Signals,
     control: Option<Watch>,
+    /// The control files may have changed; where nothing is asked for they are read only then.
+    control_stirred: bool,
+    asked_for: Control,
     flights: Flights<Landed>,
     observer: Observer,
     memory: Memory,
     facts: Option<Facts>,
+    lister: Lister,
     events: Option<EventStream>,
     engine_state: EngineState,
     /// The list that waits for its tick.
@@ -149,8 +152,12 @@ impl Daemon {
         let local = clock::local();
         let (share, owner, _) = self.start.config.effective(local.weekday, local.minute);
         let now = clock::now();
-        let control = control::read(&self.start.dirs.state, now.epoch);
-        self.told.control_problems(&control.problems);
+        if self.control_stirred || self.control.is_none() || self.asked_for != Default::default() {
+            self.control_stirred = false;
+            let requests = control::read(&self.start.dirs.state, now.epoch);
+            self.told.control_problems(&requests.problems);
+            self.asked_for = requests.asked;
+        }
         let input = Input {
             now,
             local,
@@ -158,7 +165,7 @@ impl Daemon {
             engine: self.engine_state.clone(),
             list: list.map(|(list, asked_at)| (list.as_slice(), *asked_at)),
             news: std::mem::take(&mut self.news),
-            control: control.asked,
+            control: self.asked_for.clone(),
             share: &share,
             owner: &owner,
             instance: &self.start.instance,
@@ -234,12 +241,9 @@ impl Daemon {
             cost: &self.cost,
         });
         self.told.log_changes(&status, &observation.news);
-        self.last_rows.clone_from(&status.pilots);
-        if let Err(error) = state::write_status(&self.start.dirs.run, &status) {
-            self.told.problem("status", Some(error.to_string()));
-        } else {
-            self.told.problem("status", None);
-        }
+        let written = state::write_status(&self.start.dirs.run, &status);
+        self.told.problem("status", written.err().map(|error| error.to_string()));
+        self.last_rows = status.pilots;
     }
 
     fn wait(&mut self) {
@@ -250,12 +254,17 @@ impl Daemon {
         let silent_at = self.asking.filter(|_| self.stirred).map(|asked_at| asked_at + SILENT);
         let due = [self.next_tick, silent_at].into_iter().flatten().reduce(f64::min);
         let seconds = if pending { Some(0.0) } else { due.map(|at| (at - now).max(0.0)) };
-        let events = self.events.as_ref().map(AsFd::as_fd);
-        let woken = wait(seconds, &mut self.signals, self.control.as_ref(), Some(self.flights.as_fd()), events);
+        let others = [Some(self.flights.as_fd()), self.events.as_ref().map(AsFd::as_fd), self.lister.as_fd()];
+        let woken = wait(seconds, &mut self.signals, self.control.as_ref(), others);
         self.cost.woke(clock::now().boot);
         self.stirred |= woken.control;
-        if woken.events {
+        self.control_stirred |= woken.control;
+        let [_, events, list] = woken.ready;
+        if events {
             self.read_events();
+        }
+        if list {
+            self.read_list();
         }
     }
 
@@ -276,6 +285,18 @@ impl Daemon {
         }
     }
 
+    fn read_list(&mut self) {
+        match self.lister.read() {
+            None => {}
+            Some(Ok(list)) => {
+                self.engine_state = EngineState::Up;
+                self.told.problem("engine", None);
+                self.list = self.asking.take().map(|asked_at| (list, asked_at));
+            }
+            Some(Err(error)) => self.engine_failed(&error),
+        }
+    }
+
     /// What has landed since the last turn.
     fn take_in(&mut self) {
         for landed in self.flights.landed() {
@@ -284,16 +305,6 @@ impl Daemon {
                     Ok(greeting) => self.greeted(greeting),
                     Err(error) => self.engine_failed(&error),
                 },
-                Landed::Listed(at, Ok(list)) => {
-                    self.asking = None;
-                    self.engine_state = EngineState::Up;
-                    self.told.problem("engine", None);
-                    self.list = Some((list, at));
-                }
-                Landed::Listed(_, Err(error)) => {
-                    self.asking = None;
-                    self.engine_failed(&error);
-                }
                 Landed::Prepared(result) => self.told.problem("group", result.err()),
                 Landed::News(news) => {
                     self.stirred |= news.is_some();
@@ -347,6 +358,10 @@ impl Daemon {
     /// Sends for what the next tick needs. An engine that has not answered the last question is not asked another.
     fn ask(&mut self) {
         let now = clock::now().boot;
+        if let Some(error) = self.lister.give_up() {
+            self.engine_failed(&error);
+            return;
+        }
         if let Some(asked_at) = self.asking {
             // A command that came meanwhile is at least told.
             self.stirred = false;
@@ -357,11 +372,13 @@ impl Daemon {
         }
         let interval = self.start.config.loop_.interval.as_secs_f64();
         (self.asking, self.next_tick, self.stirred) = (Some(now), Some(now + interval), false);
-        let engine = Arc::clone(&self.hands.engine);
         if self.facts.as_ref().is_some_and(|facts| facts.unsupported.is_none()) && self.events.is_some() {
-            self.flights.go(Lane::Look, move || Landed::Listed(clock::now().boot, engine.list()));
+            if let Err(error) = self.lister.ask() {
+                self.engine_failed(&error);
+            }
             return;
         }
+        let engine = Arc::clone(&self.hands.engine);
         let (root, limit, dry_run) = (self.root.clone(), self.memory_limit(), self.start.dry_run);
         let is_root = rustix::process::geteuid().is_root();
         self.flights.go(Lane::Look, move || Landed::Greeted(Box::new(greet(&engine, &root, is_root, limit, dry_run))));
@@ -441,10 +458,13 @@ impl Daemon {
             boot_id: clock::boot_id(&root),
             signals: Signals::catch()?,
             control: control.ok(),
+            control_stirred: true,
+            asked_for: Control::default(),
             flights: Flights::new()?,
             observer: Observer::new(&root, hold_dirs(&start.dirs.run)),
             memory: Memory::new(seed),
             facts: None,
+            lister: Lister::new(Arc::clone(&start.engine)),
             events: None,
             engine_state: EngineState::Unknown,
             list: None,

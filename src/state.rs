@@ -195,10 +195,14 @@ pub fn write_file(path: &Path, content: &[u8], mode: u32, durable: Durable) -> R
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
     let write = || -> io::Result<()> {
-        // Left over by a predecessor with our pid, which is the rule in a container.
-        remove_if_there(&temporary)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file = File::from(sys::open(&temporary, flags, Mode::from_raw_mode(0o600))?);
+        let open = || sys::open(&temporary, flags, Mode::from_raw_mode(0o600));
+        let opened = match open() {
+            // Left over by a predecessor with our pid, which is the rule in a container.
+            Err(Errno::EXIST) => remove_if_there(&temporary).and_then(|()| Ok(open()?)),
+            opened => Ok(opened?),
+        };
+        let mut file = File::from(opened?);
         file.write_all(content)?;
         sys::fchmod(&file, Mode::from_raw_mode(mode))?;
         match (durable, path.parent()) {
@@ -254,8 +258,11 @@ fn status_path(run: &Path) -> PathBuf {
 /// Readable by everybody on the machine.
 pub fn write_status(run: &Path, status: &Status) -> Result<(), StateError> {
     let path = status_path(run);
-    let text = serde_json::to_string(status).map_err(failed(&path, "encode the status"))?;
-    write_file(&path, (text + "\n").as_bytes(), 0o644, Durable::No)
+    // Room for the usual one at once: it is written at each tick.
+    let mut text = Vec::with_capacity(16 << 10);
+    serde_json::to_writer(&mut text, status).map_err(failed(&path, "encode the status"))?;
+    text.push(b'\n');
+    write_file(&path, &text, 0o644, Durable::No)
 }
 
 /// `None` if no daemon has written one.

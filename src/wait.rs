@@ -74,7 +74,8 @@ impl Watch {
 #[derive(Debug, Default)]
 pub struct Woken {
     pub control: bool,
-    pub events: bool,
+    /// Of the other sources, as they were given.
+    pub ready: [bool; 3],
 }
 
 /// Waits for one of them, or `seconds` (`None`: for ever).
@@ -82,8 +83,7 @@ pub fn wait(
     seconds: Option<f64>,
     signals: &mut Signals,
     control: Option<&Watch>,
-    landed: Option<BorrowedFd<'_>>,
-    events: Option<BorrowedFd<'_>>,
+    others: [Option<BorrowedFd<'_>>; 3],
 ) -> Woken {
     let timeout = seconds.map(|seconds| {
         // One millisecond more than asked: a poll that returns just before its time would go round twice.
@@ -91,21 +91,20 @@ pub fn wait(
         let [tv_sec, tv_nsec] = [millis / 1_000, millis % 1_000 * 1_000_000].map(|n| i64::try_from(n).unwrap_or(0));
         Timespec { tv_sec, tv_nsec }
     });
-    let sources = [Some(signals.pipe.as_fd()), control.map(|watch| watch.0.as_fd()), landed, events];
+    let [landed, events, list] = others;
+    let sources = [Some(signals.pipe.as_fd()), control.map(|watch| watch.0.as_fd()), landed, events, list];
     let mut fds: Vec<PollFd> =
         sources.iter().flatten().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
     // EINTR is a signal, and its pipe says which.
     let _ = poll(&mut fds, timeout.as_ref());
     let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
-    let [signalled, control_ready, _, events] = sources.map(|source| source.is_some() && ready.next() == Some(true));
-    let woken = Woken { control: control_ready, events };
-    drop(ready);
+    let [signalled, control_ready, ready @ ..] = sources.map(|source| source.is_some() && ready.next() == Some(true));
     drop(fds);
     if signalled {
         signals.drain();
     }
-    if let Some(watch) = control.filter(|_| woken.control) {
+    if let Some(watch) = control.filter(|_| control_ready) {
         watch.drain();
     }
-    woken
+    Woken { control: control_ready, ready }
 }

@@ -2,6 +2,8 @@
 //! (limits, an idle parent, no capabilities, a bounded log, our labels).
 
 use crate::config::Pilot as Class;
+use crate::decide::Expiry;
+use crate::engine::Labels;
 use crate::units::{Moment, float, whole};
 use serde_json::{Map, Value, json};
 
@@ -158,34 +160,55 @@ pub fn dropped_limit(warnings: &[String]) -> Option<&str> {
 }
 
 /// Cores as the label has them; what cannot be read counts as one core, so that room is never given twice.
-pub fn label_cpus(text: Option<&String>) -> f64 {
+pub fn label_cpus(text: Option<&str>) -> f64 {
     text.and_then(|text| text.parse().ok()).filter(|cpus: &f64| cpus.is_finite() && *cpus > 0.0).unwrap_or(1.0)
 }
 
 /// Bytes as the label has them; 0 when there is none (a pilot of an older version).
-pub fn label_bytes(text: Option<&String>) -> u64 {
+pub fn label_bytes(text: Option<&str>) -> u64 {
     text.and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 /// Seconds as the label has them, 10 when there is none; never more than an hour.
-pub fn label_grace(text: Option<&String>) -> f64 {
+pub fn label_grace(text: Option<&str>) -> f64 {
     let grace = text.and_then(|text| text.parse::<f64>().ok()).filter(|grace| grace.is_finite());
     grace.unwrap_or(10.0).clamp(0.0, 3_600.0)
 }
 
 /// `BOOT_ID:SECONDS` of this boot's awake clock, else the epoch second of the deadline label, else `created` plus a day.
-pub fn label_expiry(
-    expires: Option<&String>,
-    deadline: Option<&String>,
-    created: f64,
-    boot_id: &str,
-) -> crate::decide::Expiry {
-    use crate::decide::Expiry;
-    let of_boot =
-        expires.and_then(|text| text.rsplit_once(':')).filter(|(boot, _)| !boot.is_empty() && *boot == boot_id);
+pub fn label_expiry(labels: &Labels, created: f64, boot_id: &str) -> Expiry {
+    let of_boot = labels.expires.as_deref().and_then(|text| text.rsplit_once(':'));
+    let of_boot = of_boot.filter(|(boot, _)| !boot.is_empty() && *boot == boot_id);
     if let Some(second) = of_boot.and_then(|(_, second)| second.parse::<u64>().ok()) {
         return Expiry::Awake(float(second));
     }
-    let deadline = deadline.and_then(|text| text.parse::<u64>().ok()).map(float);
+    let deadline = labels.deadline.as_deref().and_then(|text| text.parse::<u64>().ok()).map(float);
     Expiry::Epoch(deadline.unwrap_or(created + 86_400.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_read_back_as_they_are_written() {
+        let class = Class { cpus: 0.5, ..Class::default() };
+        let setting = Setting {
+            instance: "i".to_owned(),
+            host: "h".to_owned(),
+            boot_id: "b".to_owned(),
+            parent: None,
+            cpuset: String::new(),
+            refuse_missing_limits: true,
+            now: Moment { awake: 100.0, boot: 200.0, epoch: 300.0 },
+        };
+        let read: Labels = serde_json::from_value(labels(&class, &setting, 7)).unwrap();
+        assert_eq!((read.instance.as_deref(), read.class.as_deref()), (Some("i"), Some("builtin")));
+        assert!((label_cpus(read.cpus.as_deref()) - 0.5).abs() < 1e-9);
+        assert_eq!(label_bytes(read.memory.as_deref()), class.memory.0);
+        assert!((label_grace(read.grace.as_deref()) - class.stop_grace.as_secs_f64()).abs() < 1e-9);
+        let awake = Expiry::Awake(100.0 + class.ttl.as_secs_f64());
+        assert_eq!(label_expiry(&read, 0.0, "b"), awake);
+        assert_eq!(label_expiry(&read, 0.0, "another boot"), Expiry::Epoch(7.0));
+    }
 }

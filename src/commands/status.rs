@@ -56,7 +56,7 @@ fn watch_status(place: &Place) -> Exit {
             Err(exit) => return exit,
         };
         drawing.show(&view::render(&status, clock::now().epoch, &screen()));
-        wait(Some(1.0), &mut signals, None, None, None);
+        wait(Some(1.0), &mut signals, None, [None; 3]);
     }
     Exit::Done
 }

@@ -127,7 +127,7 @@ fn follow(place: &Place, child: &mut Child, duration: Duration, signals: &mut Si
                 say(&format!("{left} left: {}\n", tally.line(&status)));
             }
         }
-        wait(Some(0.5), signals, None, None, None);
+        wait(Some(0.5), signals, None, [None; 3]);
     }
     tally.seconds = start.elapsed().as_secs_f64();
     tally

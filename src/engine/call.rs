@@ -83,7 +83,7 @@ impl Reply {
     }
 
     /// Any status but success is a refusal.
-    pub fn ok(self) -> Result<Reply, Error> {
+    pub fn ok(&self) -> Result<&Reply, Error> {
         if matches!(self.status(), 200 | 201) { Ok(self) } else { Err(self.refusal()) }
     }
 }

@@ -1,7 +1,7 @@
 //! The calls about containers, each status mapped to an outcome or to an error in the engine's own words.
 //! A 404 counts as "gone" only where the engine names a container: a wrong path or a proxy says nothing about pilots.
 
-use super::call::{MIB, Request};
+use super::call::{MIB, Reply, Request};
 use super::error::{Error, Fault};
 use super::http::{Method, encode_percent};
 use super::stream::strip_frames;
@@ -10,7 +10,7 @@ use super::{Engine, INSTANCE_LABEL, Outcome};
 use crate::units::PilotId;
 use serde_json::Value;
 
-const LIST_LIMIT: u64 = 16 * MIB;
+pub const LIST_LIMIT: u64 = 16 * MIB;
 /// More than the 1 MiB that a pilot's log may have, with the framing of its lines.
 const LOG_LIMIT: u64 = 8 * MIB;
 
@@ -31,16 +31,24 @@ fn request<'a>(method: Method, verb: &str, id: &PilotId, tail: &str) -> Request<
     Request::new(method, format!("{verb} {id}"), format!("/containers/{}{tail}", id.as_str()))
 }
 
+/// All containers with our label, of all instances and in all states.
+pub fn list_path() -> String {
+    let filters = encode_percent(&format!(r#"{{"label":["{INSTANCE_LABEL}"]}}"#), "");
+    format!("/containers/json?all=1&filters={filters}")
+}
+
+/// Old Podman ignores the filter, so that it is applied here again.
+pub fn parse_list(reply: &Reply) -> Result<Vec<Listed>, Error> {
+    let mut listed: Vec<Listed> = reply.ok()?.json()?;
+    listed.retain(|container| container.labels.instance.is_some());
+    Ok(listed)
+}
+
 impl Engine {
-    /// All containers with our label, of all instances and in all states.
+    /// As the loop's [`super::Lister`], for those who can wait.
     pub fn list(&self) -> Result<Vec<Listed>, Error> {
-        let filters = encode_percent(&format!(r#"{{"label":["{INSTANCE_LABEL}"]}}"#), "");
-        let path = format!("/containers/json?all=1&filters={filters}");
-        let reply = self.call(Request { limit: LIST_LIMIT, ..Request::new(Method::Get, "list", path) })?;
-        let mut listed: Vec<Listed> = reply.ok()?.json()?;
-        // Old Podman ignores the filter.
-        listed.retain(|container| container.labels.contains_key(INSTANCE_LABEL));
-        Ok(listed)
+        let request = Request { limit: LIST_LIMIT, ..Request::new(Method::Get, "list", list_path()) };
+        parse_list(&self.call(request)?)
     }
 
     /// `None` when there is no such container.

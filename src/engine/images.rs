@@ -93,7 +93,8 @@ impl Engine {
             }
             Ok(())
         };
-        let reply = self.call(Request { limit: PROGRESS_LIMIT, sink: Some(&mut sink), ..request })?.ok()?;
+        let reply = self.call(Request { limit: PROGRESS_LIMIT, sink: Some(&mut sink), ..request })?;
+        reply.ok()?;
         splitter.end().map_err(|fault| Error { call: reply.call, fault })?;
         Ok(last)
     }

@@ -7,6 +7,7 @@ mod containers;
 mod error;
 mod http;
 mod images;
+mod lister;
 mod socket;
 mod stream;
 #[cfg(test)]
@@ -15,8 +16,9 @@ mod types;
 
 pub use containers::CreateOutcome;
 pub use error::Error;
+pub use lister::Lister;
 pub use stream::EventStream;
-pub use types::{Info, Inspected, Listed};
+pub use types::{Info, Inspected, Labels, Listed};
 
 use call::{Reply, Request, exchange};
 use error::Fault;
@@ -172,11 +174,15 @@ impl Engine {
     fn send(&self, mut request: Request<'_>, prefix: &str, deadline: &mut Deadline) -> Result<Reply, Error> {
         let begun = Instant::now();
         let result = self.send_repeated(&mut request, prefix, deadline);
+        self.count(begun, result.is_err());
+        result
+    }
+
+    fn count(&self, begun: Instant, failed: bool) {
         let mut counters = lock(&self.counters);
         counters.calls += 1;
-        counters.failed += u64::from(result.is_err());
+        counters.failed += u64::from(failed);
         counters.time += begun.elapsed();
-        result
     }
 
     fn send_repeated(&self, request: &mut Request<'_>, prefix: &str, deadline: &mut Deadline) -> Result<Reply, Error> {
@@ -191,8 +197,7 @@ impl Engine {
                     if head.is_reusable() {
                         *lock(&self.idle) = Some(connection);
                     }
-                    let call = format!("{}: {}", self.socket.display(), request.name);
-                    return Ok(Reply { call, head, body });
+                    return Ok(Reply { call: self.named(&request.name), head, body });
                 }
                 // It was dead before a byte of the answer came: once more, on a fresh one.
                 Err(Fault::Closed(_) | Fault::Truncated(_)) if is_kept && !head.is_started() => {}
@@ -211,6 +216,11 @@ impl Engine {
     /// Anything to read between two calls is an end, or an answer to nothing.
     fn take_idle(&self) -> Option<Connection> {
         lock(&self.idle).take().filter(Connection::is_quiet)
+    }
+
+    /// A call, for messages.
+    fn named(&self, name: &str) -> String {
+        format!("{}: {name}", self.socket.display())
     }
 
     fn error(&self, name: &str, fault: Fault) -> Error {

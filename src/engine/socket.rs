@@ -3,7 +3,9 @@
 
 use super::error::Fault;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv, socket_with};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv, send, socket_with,
+};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileTypeExt;
@@ -95,6 +97,15 @@ impl Connection {
             self.0.set_read_timeout(Some(left))?;
             self.0.read(buffer)
         })
+    }
+
+    /// All of a few bytes, which a quiet connection takes at once.
+    pub fn write_now(&self, bytes: &[u8]) -> Result<(), Fault> {
+        match send(&self.0, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Ok(count) if count == bytes.len() => Ok(()),
+            Ok(_) | Err(Errno::AGAIN) => Err(Fault::Closed("it takes no more".to_owned())),
+            Err(errno) => Err(Fault::Closed(errno.to_string())),
+        }
     }
 
     /// What is there now; `None` when that is nothing.

@@ -124,7 +124,7 @@ impl EventStream {
             connection,
             decoder: Decoder::new(Method::Get, u64::MAX),
             splitter: Splitter::default(),
-            call: format!("{}: events", engine.socket.display()),
+            call: engine.named("events"),
         })
     }
 

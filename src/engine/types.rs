@@ -5,7 +5,6 @@ use super::error::Fault;
 use crate::units::PilotId;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
-use std::collections::BTreeMap;
 use std::fmt;
 
 /// `1.41`.
@@ -74,9 +73,29 @@ pub struct Listed {
     #[serde(default)]
     pub created: Option<f64>,
     #[serde(default, deserialize_with = "or_default")]
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     #[serde(default)]
     pub image: String,
+}
+
+/// Those that are ours, as `act::spec` writes them; a list is read at each tick, so that the others cost nothing.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Labels {
+    #[serde(rename = "io.plancton.instance")]
+    pub instance: Option<String>,
+    #[serde(rename = "io.plancton.class")]
+    pub class: Option<String>,
+    #[serde(rename = "io.plancton.cpus")]
+    pub cpus: Option<String>,
+    #[serde(rename = "io.plancton.memory")]
+    pub memory: Option<String>,
+    #[serde(rename = "io.plancton.stop-grace")]
+    pub grace: Option<String>,
+    #[serde(rename = "io.plancton.expires")]
+    pub expires: Option<String>,
+    #[serde(rename = "io.plancton.deadline")]
+    pub deadline: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -181,13 +200,13 @@ mod tests {
     fn a_list_of_each_engine() {
         let id = "ab".repeat(32);
         let docker = format!(
-            r#"[{{"Id":"{id}","Names":["/p"],"State":"running","Created":1700000000,"Labels":{{"a":"b"}},
+            r#"[{{"Id":"{id}","Names":["/p"],"State":"running","Created":1700000000,"Labels":{{"a":"b","io.plancton.class":"c"}},
             "Image":"x","ImageID":"sha256:1","Ports":[],"HostConfig":{{"NetworkMode":"bridge"}}}}]"#
         );
         let listed: Vec<Listed> = parse_json(docker.as_bytes()).unwrap();
         assert_eq!(listed[0].names, ["/p"]);
         assert_eq!(listed[0].created, Some(1.7e9));
-        assert_eq!(listed[0].labels["a"], "b");
+        assert_eq!(listed[0].labels.class.as_deref(), Some("c"));
         let sparse = format!(r#"[{{"Id":"{id}","Names":null,"Labels":null,"Created":null}}]"#);
         let listed: Vec<Listed> = parse_json(sparse.as_bytes()).unwrap();
         assert_eq!((listed[0].names.len(), listed[0].created), (0, None));

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 /// More than any file read here has, except /proc/stat on machines with many interrupts.
 pub const LIMIT: usize = 64 << 10;
+/// What the kernel gives at once.
+const PAGE: usize = 4096;
 /// No directory read here has as many entries as this; in a runaway one the rest is not seen.
 const MOST_ENTRIES: usize = 20_000;
 
@@ -88,9 +90,14 @@ pub fn read_text_up_to(path: &Path, limit: usize) -> Result<String, ReadError> {
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(ReadError::new(path, Why::NotRegular));
     }
-    let mut bytes = Vec::with_capacity(4096);
-    let read = File::from(file).take(limit as u64 + 1).read_to_end(&mut bytes);
-    read.map_err(|error| failed(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+    let mut bytes = vec![0; PAGE];
+    let first = rustix::io::read(&file, &mut bytes).map_err(failed)?;
+    bytes.truncate(first);
+    // The kernel's own files come in pages of whole lines: one that fills less than half of the first has no more.
+    if first >= PAGE / 2 {
+        let rest = File::from(file).take((limit + 1).saturating_sub(first) as u64).read_to_end(&mut bytes);
+        rest.map_err(|error| failed(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+    }
     if bytes.len() > limit {
         return Err(ReadError::new(path, Why::TooLong(limit)));
     }

@@ -348,15 +348,15 @@ pub fn parent_for_engine(facts: &Facts) -> Option<String> {
 
 /// One line of the list, by its labels.
 pub fn read_pilot(listed: &Listed, instance: &str, boot_id: &str) -> Pilot {
-    let label = |key: &str| listed.labels.get(key);
+    let labels = &listed.labels;
     // Unknown is doubtful, and what is doubtful is not over.
     let created = listed.created.unwrap_or(f64::INFINITY);
     let name = listed.names.first().map_or("", |name| name.trim_start_matches('/'));
     Pilot {
         id: listed.id.clone(),
         name: if name.is_empty() { listed.id.short().to_owned() } else { name.to_owned() },
-        class: label(spec::LABEL_CLASS).cloned().unwrap_or_default(),
-        own: label(spec::LABEL_INSTANCE).is_some_and(|label| label == instance),
+        class: labels.class.clone().unwrap_or_default(),
+        own: labels.instance.as_deref() == Some(instance),
         state: match listed.state.as_str() {
             "created" => PilotState::Created,
             "running" => PilotState::Running,
@@ -367,10 +367,10 @@ pub fn read_pilot(listed: &Listed, instance: &str, boot_id: &str) -> Pilot {
             _ => PilotState::Other,
         },
         created,
-        expiry: spec::label_expiry(label(spec::LABEL_EXPIRES), label(spec::LABEL_DEADLINE), created, boot_id),
-        cpus: spec::label_cpus(label(spec::LABEL_CPUS)),
-        memory: spec::label_bytes(label(spec::LABEL_MEMORY)),
-        grace: spec::label_grace(label(spec::LABEL_GRACE)),
+        expiry: spec::label_expiry(labels, created, boot_id),
+        cpus: spec::label_cpus(labels.cpus.as_deref()),
+        memory: spec::label_bytes(labels.memory.as_deref()),
+        grace: spec::label_grace(labels.grace.as_deref()),
         used: None,
         unlimited: None,
     }
