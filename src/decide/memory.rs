@@ -38,6 +38,8 @@ pub struct Memory {
     pub counts: BTreeMap<String, u64>,
     /// The last pilots that ended, the latest first.
     pub gone: VecDeque<Gone>,
+    /// Those that ended since the last tick.
+    pub(super) ended: Vec<Gone>,
 }
 
 /// How many ended pilots are remembered.
@@ -251,8 +253,7 @@ impl Memory {
     }
 
     fn remember(&mut self, at: f64, name: &str, class: &str, kind: EndKind, ended: &Ended) {
-        self.gone.truncate(REMEMBERED - 1);
-        self.gone.push_front(Gone {
+        let gone = Gone {
             name: name.to_owned(),
             class: class.to_owned(),
             kind,
@@ -260,7 +261,10 @@ impl Memory {
             lived: ended.lived.unwrap_or(0.0),
             exit_code: ended.exit_code,
             last_words: ended.last_words.clone(),
-        });
+        };
+        self.ended.push(gone.clone());
+        self.gone.truncate(REMEMBERED - 1);
+        self.gone.push_front(gone);
     }
 
     fn learn_end(&mut self, class: &str, kind: EndKind, ended: &Ended, now: f64) {

@@ -72,6 +72,8 @@ pub struct Decision {
     pub state: State,
     pub reason: Reason,
     pub room: Room,
+    /// Pilots whose end was learned of since the last tick.
+    pub ended: Vec<Gone>,
     /// Seconds until the next tick; `None`: only an event, a command or a reload can change anything.
     pub wake_in: Option<f64>,
     /// The owner is short of CPU: the next observation is to say what each pilot gets.
@@ -127,15 +129,16 @@ pub fn decide(config: &Config, memory: &mut Memory, seen: &Observation) -> Decis
     let wake_in = memory.wake_in(&turn, &rules);
     let finished = rules.ends_when_empty && !pilots.iter().any(|pilot| pilot.own) && memory.launching.is_empty();
     let crowded = memory.ladder.is_crowded();
-    Decision { actions: turn.actions, state, reason: memory.dated(reason, seen), room, wake_in, crowded, finished }
+    let (actions, reason, ended) = (turn.actions, memory.dated(reason, seen), std::mem::take(&mut memory.ended));
+    Decision { actions, state, reason, room, ended, wake_in, crowded, finished }
 }
 
 /// The list could not be read: that is not "no pilots", so nothing is touched.
 fn blind(config: &Config, memory: &mut Memory, seen: &Observation) -> Decision {
     let reason = memory.dated(reason::of_engine(&seen.engine), seen);
     let wake_in = Some(config.loop_.interval.as_secs_f64());
-    let (actions, room) = (Vec::new(), Room::default());
-    Decision { actions, state: State::Waiting, reason, room, wake_in, crowded: false, finished: false }
+    let (actions, room, ended) = (Vec::new(), Room::default(), std::mem::take(&mut memory.ended));
+    Decision { actions, state: State::Waiting, reason, room, ended, wake_in, crowded: false, finished: false }
 }
 
 #[cfg(test)]
