@@ -372,7 +372,8 @@ impl Daemon {
         }
         let interval = self.start.config.loop_.interval.as_secs_f64();
         (self.asking, self.next_tick, self.stirred) = (Some(now), Some(now + interval), false);
-        if self.facts.as_ref().is_some_and(|facts| facts.unsupported.is_none()) && self.events.is_some() {
+        let known = self.facts.as_ref().is_some_and(|facts| facts.unsupported.is_none());
+        if known && self.events.is_some() && self.lister.is_ready() {
             if let Err(error) = self.lister.ask() {
                 self.engine_failed(&error);
             }

@@ -6,10 +6,14 @@ use super::containers::{list_path, parse_list};
 use super::error::{Error, Fault};
 use super::http::{Decoder, Method, encode_head};
 use super::socket::{Connection, Deadline};
-use super::{Engine, Listed};
+use super::{Engine, Listed, lock};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// The pieces of an answer come close together: so long it is waited for the next one, instead of another turn of the loop.
+const MOMENT: Duration = Duration::from_millis(5);
+const MOST_MOMENTS: u8 = 8;
 
 #[derive(Debug)]
 pub struct Lister {
@@ -32,6 +36,11 @@ struct Asked {
 impl Lister {
     pub fn new(engine: Arc<Engine>) -> Lister {
         Lister { engine, connection: None, asked: None, body: Vec::new() }
+    }
+
+    /// An API version was agreed on: else the engine is to be greeted first.
+    pub fn is_ready(&self) -> bool {
+        lock(&self.engine.version).is_some()
     }
 
     /// Sends the question. Errors: no connection is to be had at once.
@@ -90,8 +99,10 @@ impl Lister {
     fn receive(&mut self, decoder: &mut Decoder) -> Result<bool, Fault> {
         let Some(connection) = &self.connection else { return Ok(false) };
         let mut buffer = [0; READ_BYTES];
+        let mut moments = MOST_MOMENTS;
         while !decoder.is_done() {
             match connection.read_now(&mut buffer)? {
+                None if decoder.is_started() && moments > 0 && connection.is_readable_within(MOMENT) => moments -= 1,
                 None => return Ok(false),
                 Some(0) => decoder.end()?,
                 Some(count) => decoder.feed(buffer.get(..count).unwrap_or_default(), &mut self.body)?,

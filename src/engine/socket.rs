@@ -2,6 +2,7 @@
 //! socket whose backlog is full would hang for as long as the engine does.
 
 use super::error::Fault;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv, send, socket_with,
@@ -115,6 +116,11 @@ impl Connection {
             Err(Errno::AGAIN | Errno::INTR) => Ok(None),
             Err(errno) => Err(Fault::Closed(errno.to_string())),
         }
+    }
+
+    pub fn is_readable_within(&self, time: Duration) -> bool {
+        let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(time.subsec_nanos()) };
+        poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&timeout)).is_ok_and(|ready| ready > 0)
     }
 
     /// Nothing to read and not closed: what a connection between two calls must be.
