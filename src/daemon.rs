@@ -1,7 +1,7 @@
 //! The loop: observe, decide, act, report, wait. No call that can take long runs on it: what the engine is asked is in
 //! flight, and lands here as a value.
 
-use crate::act::{Hands, builtin, group, spec::Setting};
+use crate::act::{Hands, builtin, group, handed, images::read_pull, spec::Setting};
 use crate::cli::Exit;
 use crate::config::Config;
 use crate::decide::{Action, Control, Decision, EngineState, Memory, News, Observation, PilotState, decide};
@@ -90,6 +90,7 @@ struct Daemon {
     last_rows: Vec<report::Pilot>,
     cost: LoopCost,
     crowded: bool,
+    swept: bool,
     /// Pilots whose end was announced, and how often a list still showed them running.
     ending: Vec<(String, u8)>,
     /// Something has happened since the last list was asked for.
@@ -126,6 +127,9 @@ impl Daemon {
     /// One turn. Without a list nothing is changed, but what holds is still told.
     fn tick(&mut self, list: Option<(Vec<Listed>, f64)>) {
         let observation = self.observe(list.as_ref());
+        if let Some((list, _)) = &list {
+            self.sweep_files(list);
+        }
         let decision = decide(&self.start.config, &mut self.memory, &observation);
         self.act(&decision);
         self.report(&observation, &decision, list.as_ref().map_or(&[], |(list, _)| list));
@@ -194,6 +198,9 @@ impl Daemon {
             parent: self.facts.as_ref().and_then(parent_for_engine),
             cpuset: share.cpuset.clone(),
             refuse_missing_limits: share.missing_limits == crate::config::MissingLimits::Refuse,
+            layer_quota: self.facts.as_ref().is_some_and(|facts| facts.layer_quota),
+            run: self.start.dirs.run.clone(),
+            pull_per_day: share.pull_per_day.0,
             now,
         };
         // Replacements before removals: a removal that is under way already would slow the start down.
@@ -207,6 +214,21 @@ impl Daemon {
         if decision.actions.contains(&Action::MendGroup) {
             self.mend_group();
         }
+        if self.asked_for.pull
+            && let Err(error) = control::clear(&self.start.dirs.state, control::Request::Pull)
+        {
+            log::warn!("{error}");
+        }
+    }
+
+    /// After a crash, copies of files for pilots that the engine does not know. With a start in flight they may be its own.
+    fn sweep_files(&mut self, list: &[Listed]) {
+        if self.swept || self.flights.count(Lane::Start) > 0 {
+            return;
+        }
+        let names = list.iter().flat_map(|listed| &listed.names).map(|name| name.trim_start_matches('/')).collect();
+        handed::sweep(&self.start.dirs.run, &names);
+        self.swept = true;
     }
 
     fn mend_group(&mut self) {
@@ -235,6 +257,7 @@ impl Daemon {
             decision,
             list,
             last_rows: &self.last_rows,
+            pull: read_pull(&self.hands.pulling),
             facts: self.facts.as_ref(),
             memory: &self.memory,
             told: &self.told,
@@ -455,6 +478,7 @@ impl Daemon {
                 state: start.dirs.state.clone(),
                 dry_run: start.dry_run,
                 builtin_tag: builtin::tag()?,
+                pulling: Arc::default(),
             },
             boot_id: clock::boot_id(&root),
             signals: Signals::catch()?,
@@ -475,6 +499,7 @@ impl Daemon {
             last_rows: Vec::new(),
             cost: LoopCost::new(clock::now().boot),
             crowded: false,
+            swept: false,
             ending: Vec::new(),
             stirred: false,
             next_tick: Some(0.0),

@@ -8,6 +8,7 @@ mod told;
 pub use build::{LoopCost, Seen, status};
 pub use told::Told;
 
+pub use crate::act::images::Pull;
 pub use crate::decide::{Drain, Gone, Reason, Snooze, State};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -45,6 +46,8 @@ pub struct Status {
     pub given_seconds: f64,
     /// The last pilots that ended, the latest first.
     pub gone: Vec<Gone>,
+    /// The image that is being pulled.
+    pub pull: Option<Pull>,
     pub problems: Vec<String>,
     #[serde(rename = "loop")]
     pub turning: Loop,

@@ -313,5 +313,16 @@ fn write_images(state: &Path, images: &[String]) -> Result<(), StateError> {
     write_file(&path, (images.join("\n") + "\n").as_bytes(), 0o644, Durable::Yes)
 }
 
+/// Bytes that images brought over the network on that day (since 1970); a file that says nothing says 0.
+pub fn read_pulled(state: &Path, day: u64) -> u64 {
+    let text = std::fs::read_to_string(state.join("pulled")).unwrap_or_default();
+    let pulled = text.trim().split_once(' ').filter(|(of, _)| of.parse() == Ok(day));
+    pulled.and_then(|(_, bytes)| bytes.parse().ok()).unwrap_or(0)
+}
+
+pub fn write_pulled(state: &Path, day: u64, bytes: u64) -> Result<(), StateError> {
+    write_file(&state.join("pulled"), format!("{day} {bytes}\n").as_bytes(), 0o644, Durable::No)
+}
+
 #[cfg(test)]
 mod tests;

@@ -3,22 +3,19 @@
 
 pub mod builtin;
 pub mod group;
+pub mod handed;
+pub mod images;
 pub mod spec;
 
 use crate::config::{Image, Pilot as Class};
 use crate::decide::{Action, Ended, LaunchResult, News};
 use crate::engine::{CreateOutcome, Engine, Error, Inspected, Outcome};
 use crate::flights::Lane;
-use crate::state;
-use crate::units::PilotId;
-use serde_json::Value;
+use crate::units::{PilotId, whole};
 use spec::Setting;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-/// A pull that moves nothing for this long is given up.
-const PULL_PATIENCE: Duration = Duration::from_secs(120);
 /// What is kept of a failed pilot's last words.
 const LAST_WORDS: (usize, usize) = (20, 8 * 1024);
 
@@ -29,6 +26,7 @@ pub struct Hands {
     pub engine: Arc<Engine>,
     /// Where what we brought to this engine is written down.
     pub state: PathBuf,
+    pub pulling: images::Pulling,
     /// Says what it would do, and does nothing.
     pub dry_run: bool,
     /// Tag of the built-in image.
@@ -48,11 +46,9 @@ impl Hands {
         Some(match action.clone() {
             Action::Launch { class: of, name } => {
                 let class = class(&of)?;
-                let image = self.image_name(&class);
-                let body = spec::create_body(&name, &image, &class, setting);
-                let refuse_missing = setting.refuse_missing_limits;
+                let (image, setting) = (self.image_name(&class), setting.clone());
                 let job = move || {
-                    let result = launch(&engine, &name, &body, &class, refuse_missing);
+                    let result = launch(&engine, &name, &image, &class, &setting);
                     let at = crate::clock::now().boot;
                     Some(News::Launched { class: class.name, name, at, result })
                 };
@@ -60,24 +56,50 @@ impl Hands {
             }
             Action::Fetch { class: of } => {
                 let class = class(&of)?;
-                let (image, state) = (self.image_name(&class), self.state.clone());
-                (
-                    Lane::Image,
-                    Box::new(move || {
-                        let result = fetch(&engine, &class, &image, &state);
-                        Some(News::Fetched { class: class.name, result })
-                    }),
-                )
+                let fetch = self.fetch(&class, classes, setting);
+                let job = move || {
+                    let result = fetch.run(&engine, &class);
+                    Some(News::Fetched { class: class.name, result })
+                };
+                (Lane::Image, Box::new(job))
             }
             Action::Terminate { id, paused } => signal(engine, id, "TERM", paused),
             Action::Kill { id, paused } => signal(engine, id, "KILL", paused),
             Action::Pause { id } => (Lane::Urgent, Box::new(move || changed(&id, "pause", engine.pause(&id)))),
             Action::Unpause { id } => (Lane::Urgent, Box::new(move || changed(&id, "unpause", engine.unpause(&id)))),
-            Action::Bury { id, name, class } => (Lane::Clean, Box::new(move || Some(bury(&engine, id, name, class)))),
+            Action::Bury { id, name, class } => {
+                let (run, state, wanted) = (setting.run.clone(), self.state.clone(), self.wanted(classes));
+                let job = move || {
+                    let news = bury(&engine, id, name.clone(), class);
+                    if matches!(news, News::Buried { .. }) {
+                        handed::take_back(&run, &name);
+                        images::tidy(&engine, &state, &wanted);
+                    }
+                    Some(news)
+                };
+                (Lane::Clean, Box::new(job))
+            }
             Action::Discard { id } => (Lane::Clean, Box::new(move || Some(discard(&engine, id)))),
             // The group is mended with what only the loop knows.
             Action::MendGroup => return None,
         })
+    }
+
+    pub fn fetch(&self, class: &Class, classes: &[Class], setting: &Setting) -> images::Fetch {
+        images::Fetch {
+            image: self.image_name(class),
+            state: self.state.clone(),
+            per_day: setting.pull_per_day,
+            day: whole(setting.now.epoch / 86_400.0),
+            wanted: self.wanted(classes),
+            pulling: Arc::clone(&self.pulling),
+        }
+    }
+
+    /// The images of all classes. The built-in one stays for the next time: it costs no network, and `purge` knows it.
+    fn wanted(&self, classes: &[Class]) -> Vec<String> {
+        let builtin = builtin::name(&self.builtin_tag);
+        classes.iter().map(|class| self.image_name(class)).chain([builtin]).collect()
     }
 
     /// What containers of a class are created from.
@@ -104,10 +126,28 @@ pub fn describe(action: &Action, name: impl Fn(&PilotId) -> String) -> String {
     }
 }
 
-fn launch(engine: &Engine, name: &str, body: &Value, class: &Class, refuse_missing: bool) -> LaunchResult {
-    let id = match engine.create(name, body) {
+fn launch(engine: &Engine, name: &str, image: &str, class: &Class, setting: &Setting) -> LaunchResult {
+    if let Some(why) = spec::scratch_problem(class, setting) {
+        return LaunchResult::Failed(why);
+    }
+    match handed::hand_out(&setting.run, name, class) {
+        Ok(()) => {}
+        Err(handed::Fault::Missing(source)) => return LaunchResult::MountMissing(source),
+        Err(handed::Fault::Refused(why)) => return LaunchResult::Failed(why),
+    }
+    let result = create_and_start(engine, name, image, class, setting);
+    // After a lost reply there may be a pilot that uses them: the list tells, and its end takes them back.
+    if !matches!(result, LaunchResult::Started(_) | LaunchResult::Lost(_)) {
+        handed::take_back(&setting.run, name);
+    }
+    result
+}
+
+fn create_and_start(engine: &Engine, name: &str, image: &str, class: &Class, setting: &Setting) -> LaunchResult {
+    let body = spec::create_body(name, image, class, setting);
+    let id = match engine.create(name, &body) {
         Ok(CreateOutcome::Created { id, warnings }) => match spec::dropped_limit(&warnings) {
-            Some(warning) if refuse_missing => {
+            Some(warning) if setting.refuse_missing_limits => {
                 let text = format!("the engine left a limit out ({warning}); missing-limits = \"warn\" accepts that");
                 return discard_failed(engine, &id, text);
             }
@@ -146,31 +186,6 @@ fn discard_failed(engine: &Engine, id: &PilotId, text: String) -> LaunchResult {
         Ok(_) => LaunchResult::Failed(text),
         Err(error) => LaunchResult::Lost(format!("{text}; and removing it: {error}")),
     }
-}
-
-/// Brings the image here. What was not here before is written down before it comes, so that a crash in between leaves
-/// a name too many there and never an image that nobody removes.
-fn fetch(engine: &Engine, class: &Class, image: &str, state: &Path) -> Result<(), String> {
-    let present = engine.image(image).map_err(|error| error.to_string())?.is_some();
-    let Image::Named(reference) = &class.image else {
-        if present {
-            return Ok(());
-        }
-        let tar = builtin::archive().map_err(|error| format!("our own binary can't be read: {error}"))?;
-        let tag = image.rsplit(':').next().unwrap_or("latest");
-        state::add_image(state, image).map_err(|error| error.to_string())?;
-        let imported = engine.import(builtin::REPOSITORY, tag, &builtin::CHANGES, &tar);
-        return imported.map(drop).map_err(|error| error.to_string());
-    };
-    if !present {
-        state::add_image(state, image).map_err(|error| error.to_string())?;
-    }
-    let mut ignore = |_: &_| {};
-    let pulled = engine.pull(&reference.name, reference.pull_tag(), None, PULL_PATIENCE, &mut ignore);
-    if pulled.is_err() && !present {
-        let _ = state::remove_image(state, image);
-    }
-    pulled.map(drop).map_err(|error| error.to_string())
 }
 
 /// A paused pilot is woken after the signal: with a TERM its handler runs, and KILL alone did not reach frozen

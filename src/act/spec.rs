@@ -1,11 +1,13 @@
 //! The body of a create call, pure: what a class says, and what every pilot gets whether its class says so or not
 //! (limits, an idle parent, no capabilities, a bounded log, our labels).
 
+use super::handed;
 use crate::config::Pilot as Class;
 use crate::decide::Expiry;
 use crate::engine::Labels;
 use crate::units::{Moment, float, whole};
 use serde_json::{Map, Value, json};
+use std::path::PathBuf;
 
 /// The label a list is filtered by, and the others.
 pub const LABEL_INSTANCE: &str = "io.plancton.instance";
@@ -30,7 +32,28 @@ pub struct Setting {
     pub cpuset: String,
     /// A limit that the engine left out makes the launch fail.
     pub refuse_missing_limits: bool,
+    /// The engine's disk can bound what a container writes.
+    pub layer_quota: bool,
+    /// Where copies of files are.
+    pub run: PathBuf,
+    /// Bytes; 0: no bound.
+    pub pull_per_day: u64,
     pub now: Moment,
+}
+
+/// Where scratch is memory, the pilot needs some beside it.
+const BESIDE_SCRATCH: u64 = 6 << 20;
+
+/// Why a pilot can't get its scratch here; `None`: it can, or wants none.
+pub fn scratch_problem(class: &Class, setting: &Setting) -> Option<String> {
+    let fits = class.scratch.0 + BESIDE_SCRATCH <= class.memory.0;
+    (class.scratch.0 > 0 && !setting.layer_quota && !fits).then(|| {
+        let (scratch, memory) = (class.scratch, class.memory);
+        format!(
+            "scratch {scratch}: the engine's disk holds no such bound (xfs with pquota would), and as memory it does not \
+             fit into {memory}; make scratch smaller or memory larger"
+        )
+    })
 }
 
 /// The whole body of `POST /containers/create`.
@@ -42,7 +65,7 @@ pub fn create_body(name: &str, image: &str, class: &Class, setting: &Setting) ->
         "Env": env(class, setting, deadline),
         "Labels": labels(class, setting, deadline),
         "StopTimeout": class.stop_grace.as_secs(),
-        "HostConfig": host_config(class, setting),
+        "HostConfig": host_config(name, class, setting),
     });
     if let Some(map) = body.as_object_mut() {
         if !class.entrypoint.is_empty() {
@@ -96,7 +119,7 @@ fn labels(class: &Class, setting: &Setting, deadline: u64) -> Value {
     })
 }
 
-fn host_config(class: &Class, setting: &Setting) -> Value {
+fn host_config(name: &str, class: &Class, setting: &Setting) -> Value {
     // The raw part first: what Plancton sets itself can't be overridden by it.
     let mut map: Map<String, Value> = class.host_config.as_object().cloned().unwrap_or_default();
     let mut set = |key: &str, value: Value| map.insert(key.to_owned(), value);
@@ -120,13 +143,24 @@ fn host_config(class: &Class, setting: &Setting) -> Value {
     if !setting.cpuset.is_empty() {
         set("CpusetCpus", json!(setting.cpuset));
     }
-    set("Mounts", class.mounts.iter().map(mount).collect());
+    let copies = class.files.iter().enumerate().map(|(index, file)| {
+        let source = handed::copy_path(&setting.run, name, index);
+        json!({"Type": "bind", "Source": source, "Target": file.target, "ReadOnly": true})
+    });
+    set("Mounts", class.mounts.iter().map(mount).chain(copies).collect());
     set("Devices", class.devices.iter().map(device).collect());
     let tmpfs = class.tmpfs.iter().map(|tmpfs| {
         let size = tmpfs.size.map_or(String::new(), |size| format!(",size={}", size.0));
         (tmpfs.target.clone(), json!(format!("rw,nosuid,nodev{size}")))
     });
-    set("Tmpfs", Value::Object(tmpfs.collect()));
+    let mut tmpfs: Map<String, Value> = tmpfs.collect();
+    if class.scratch.0 > 0 && setting.layer_quota {
+        set("StorageOpt", json!({"size": class.scratch.0.to_string()}));
+    } else if class.scratch.0 > 0 {
+        set("ReadonlyRootfs", json!(true));
+        tmpfs.insert("/tmp".to_owned(), json!(format!("rw,nosuid,nodev,exec,mode=1777,size={}", class.scratch.0)));
+    }
+    set("Tmpfs", Value::Object(tmpfs));
     let mut options = map.remove("SecurityOpt").and_then(|value| value.as_array().cloned()).unwrap_or_default();
     options.push(json!("no-new-privileges"));
     map.insert("SecurityOpt".to_owned(), Value::Array(options));
@@ -200,6 +234,9 @@ mod tests {
             parent: None,
             cpuset: String::new(),
             refuse_missing_limits: true,
+            layer_quota: false,
+            run: PathBuf::new(),
+            pull_per_day: 0,
             now: Moment { awake: 100.0, boot: 200.0, epoch: 300.0 },
         };
         let read: Labels = serde_json::from_value(labels(&class, &setting, 7)).unwrap();

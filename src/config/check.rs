@@ -158,6 +158,11 @@ impl Reader {
             let text = "name: an earlier [[pilot]] has this name; give each its own";
             self.add(name.span().start, format!("{} {text}", entry.place));
         }
+        let ids = pilot.user.split(':').map(str::parse::<u32>);
+        if !pilot.files.is_empty() && ids.into_iter().any(|id| id.is_err()) {
+            let text = "files: copies belong to the pilot's user, so write user as numbers, \"UID:GID\"";
+            self.add(entry.at, format!("{} {text}", entry.place));
+        }
         pilots.push(pilot);
     }
 }

@@ -45,6 +45,12 @@ impl ImageRef {
         })
     }
 
+    /// Who keeps it; `docker.io` where the name does not say.
+    pub fn registry(&self) -> &str {
+        let first = self.name.split_once('/').map(|(first, _)| first);
+        first.filter(|first| *first == "localhost" || first.contains(['.', ':'])).unwrap_or("docker.io")
+    }
+
     /// What a pull sends as `tag` beside `name` as `fromImage`: engines take a digest there too, and it decides.
     pub fn pull_tag(&self) -> &str {
         let digest = self.digest.as_deref();
@@ -115,6 +121,8 @@ mod tests {
             assert_eq!((image.name.as_str(), image.tag.as_deref()), (name, tag), "{text}");
             assert_eq!(image.to_string(), full, "{text}");
             assert_eq!(image.pull_tag(), tag.unwrap(), "{text}");
+            let registry = if name.contains(['.', ':']) || name.starts_with("localhost") { name } else { "docker.io/" };
+            assert!(registry.starts_with(&format!("{}/", image.registry())), "{text}: {}", image.registry());
             assert_eq!(ImageRef::parse(full), Ok(image), "{full}");
         }
     }

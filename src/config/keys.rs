@@ -1,7 +1,7 @@
 //! Every key of the configuration, declared once: its type, its default and what is allowed. From the declaration come
 //! the struct, `Default`, the list of keys, reading and writing. conf/plancton.toml explains them; a test holds both together.
 
-use super::mounts::{Device, Mount, Tmpfs};
+use super::mounts::{Device, Handed, Mount, Tmpfs, absolute};
 use super::values::{Auto, Image, MissingLimits, OnBattery, Read, Toml, Value, WhenBusy, wrong};
 use crate::units::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -89,6 +89,8 @@ section! {
         "reserve-memory" reserve_memory: Bytes = Bytes(2 * GIB);
         "reserve-disk" reserve_disk: Bytes = Bytes(10 * GIB);
         "max-pilots" max_pilots: Auto<u32> = Auto::Auto;
+        /// 0: no bound.
+        "pull-per-day" pull_per_day: Bytes = Bytes(20 * GIB);
         "smt" smt: bool = false;
         /// A Linux CPU list, see [`parse_cpuset`]; empty: any.
         "cpuset" cpuset: String = String::new(), |v: &String| parse_cpuset(v).map(drop);
@@ -129,6 +131,12 @@ section! {
     Pilot {
         "name" name: String = "builtin".to_owned(), label;
         "image" image: Image = Image::Builtin;
+        /// 0: never.
+        "image-refresh" image_refresh: Duration = 12 * HOUR;
+        /// Empty: from its registry.
+        "image-archive" image_archive: String = String::new(), path_or_empty;
+        /// Empty: the `auths` of the user's own configuration of the engine.
+        "auth-file" auth_file: String = String::new(), path_or_empty;
         "command" command: Vec<String> = Vec::new();
         "entrypoint" entrypoint: Vec<String> = Vec::new();
         "cpus" cpus: f64 = 1.0, |v| within(v, 0.01, MOST_CPUS);
@@ -138,13 +146,20 @@ section! {
         "pids" pids: u32 = 512, |v| at_least(v, 8);
         "ttl" ttl: Duration = 12 * HOUR, |v| at_least(v, SECOND);
         "stop-grace" stop_grace: Duration = 10 * SECOND, |v| within(v, Duration::ZERO, 10 * MINUTE);
+        "no-work-exit" no_work_exit: Vec<u32> = vec![75];
+        /// A pilot that is done sooner had no work.
+        "fizzle" fizzle: Duration = SECOND;
+        "no-work-pause" no_work_pause: Duration = 5 * MINUTE;
         "weight" weight: u32 = 1, |v| within(v, 1, 1_000);
         /// 0: as many as fit.
         "max" max: u32 = 0;
         "user" user: String = "65534:65534".to_owned();
         "env" env: BTreeMap<String, String> = BTreeMap::new();
+        "files" files: Vec<Handed> = Vec::new();
         "mounts" mounts: Vec<Mount> = Vec::new();
         "tmpfs" tmpfs: Vec<Tmpfs> = Vec::new();
+        /// 0: as much as the engine's disk has.
+        "scratch" scratch: Bytes = Bytes(0);
         "devices" devices: Vec<Device> = Vec::new();
         "cap-add" cap_add: Vec<String> = Vec::new();
         "read-only" read_only: bool = false;
@@ -153,6 +168,19 @@ section! {
         "privileged" privileged: bool = false;
         /// An object: more fields of the engine's HostConfig.
         "host-config" host_config: serde_json::Value = serde_json::Value::Object(serde_json::Map::new()), foreign_fields;
+    }
+}
+
+impl Pilot {
+    /// Whether its image can become another one under the same name.
+    pub fn is_refreshable(&self) -> bool {
+        matches!(&self.image, Image::Named(image) if image.digest.is_none())
+    }
+
+    /// Seconds between two looks for a newer image; infinite: only when asked to.
+    pub fn refresh_seconds(&self) -> f64 {
+        let never = self.image_refresh.is_zero() || !self.image_archive.is_empty();
+        if never { f64::INFINITY } else { self.image_refresh.as_secs_f64() }
     }
 }
 
@@ -206,6 +234,10 @@ fn socket_path(text: &String) -> Result<(), String> {
     }
 }
 
+fn path_or_empty(text: &String) -> Result<(), String> {
+    if text.is_empty() { Ok(()) } else { absolute(text, text).map(drop) }
+}
+
 /// Names of instances and classes: they go into labels, container names and paths.
 fn label(text: &String) -> Result<(), String> {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
@@ -225,8 +257,8 @@ fn program_names(names: &[String]) -> Result<(), String> {
 
 /// Fields of the engine's HostConfig that Plancton sets itself.
 const OWN_FIELDS: &str = "NanoCpus CpuQuota CpuPeriod CpuShares CpusetCpus Memory MemorySwap PidsLimit CgroupParent \
-    OomScoreAdj RestartPolicy AutoRemove Labels LogConfig Binds Mounts Tmpfs Devices CapAdd Privileged NetworkMode \
-    ReadonlyRootfs";
+    OomScoreAdj OomKillDisable RestartPolicy AutoRemove Labels LogConfig Init Binds Mounts Tmpfs Devices CapAdd CapDrop \
+    Privileged NetworkMode ReadonlyRootfs StorageOpt";
 
 fn foreign_fields(fields: &serde_json::Value) -> Result<(), String> {
     let Some(fields) = fields.as_object() else {

@@ -3,6 +3,7 @@
 
 use super::values::exact_size;
 use crate::units::Bytes;
+use std::collections::BTreeMap;
 use std::fmt;
 
 const PROPAGATIONS: [&str; 6] = ["private", "rprivate", "slave", "rslave", "shared", "rshared"];
@@ -23,6 +24,15 @@ pub struct Tmpfs {
     pub target: String,
     /// `None`: bounded by the pilot's memory alone.
     pub size: Option<Bytes>,
+}
+
+/// A file of this machine that a pilot gets a copy of: `{ source = "/a", target = "/b", mode = "0400" }`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Handed {
+    pub source: String,
+    pub target: String,
+    /// Of the copy; `0400` unless given.
+    pub mode: u32,
 }
 
 /// `/dev/a[:/dev/b[:rwm]]`.
@@ -84,6 +94,23 @@ impl fmt::Display for Tmpfs {
     }
 }
 
+impl Handed {
+    pub fn from_table(table: &BTreeMap<String, String>) -> Result<Handed, String> {
+        if let Some(key) = table.keys().find(|key| !["source", "target", "mode"].contains(&key.as_str())) {
+            return Err(format!("unknown key '{key}'; a file has source, target and mode"));
+        }
+        let path = |key: &str| {
+            let text = table.get(key).ok_or_else(|| format!("a file has no {key}; write {key} = \"/path\""))?;
+            absolute(text, text)
+        };
+        let mode = table.get("mode").map_or("0400", String::as_str);
+        let mode = u32::from_str_radix(mode, 8).ok().filter(|mode| *mode <= 0o777 && *mode & 0o400 != 0).ok_or_else(|| {
+            format!("mode '{mode}' is not an octal mode that its user can read; write one such as \"0400\"")
+        })?;
+        Ok(Handed { source: path("source")?, target: path("target")?, mode })
+    }
+}
+
 impl Device {
     pub fn parse(text: &str) -> Result<Device, String> {
         let (host, rest) = text.split_once(':').unwrap_or((text, text));
@@ -103,7 +130,7 @@ impl fmt::Display for Device {
 }
 
 /// A path from the root without `..`; `whole` is the text it stands in.
-fn absolute(path: &str, whole: &str) -> Result<String, String> {
+pub fn absolute(path: &str, whole: &str) -> Result<String, String> {
     if !path.starts_with('/') || path.split('/').any(|part| part == "..") {
         return Err(format!("'{path}' in '{whole}' is not a path from the root; start it with '/' and leave out '..'"));
     }
@@ -139,6 +166,27 @@ mod tests {
             ("/a:/b:ro:rw", "mount '/a:/b:ro:rw': unknown option 'ro:rw'"),
         ] {
             let error = Mount::parse(text).unwrap_err();
+            assert!(error.starts_with(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn handed_files() {
+        let parse = |pairs: &[(&str, &str)]| {
+            Handed::from_table(&pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect())
+        };
+        let file = parse(&[("source", "/a"), ("target", "/b")]).unwrap();
+        assert_eq!((file.source.as_str(), file.target.as_str(), file.mode), ("/a", "/b", 0o400));
+        assert_eq!(parse(&[("source", "/a"), ("target", "/b"), ("mode", "0440")]).unwrap().mode, 0o440);
+        for (pairs, why) in [
+            (&[("source", "/a")][..], "a file has no target"),
+            (&[("target", "/a")], "a file has no source"),
+            (&[("source", "a"), ("target", "/b")], "'a' in 'a' is not a path from the root"),
+            (&[("source", "/a"), ("target", "/b"), ("mode", "0200")], "mode '0200' is not an octal mode that its user"),
+            (&[("source", "/a"), ("target", "/b"), ("mode", "9")], "mode '9' is not"),
+            (&[("source", "/a"), ("target", "/b"), ("owner", "x")], "unknown key 'owner'"),
+        ] {
+            let error = parse(pairs).unwrap_err();
             assert!(error.starts_with(why), "{error}");
         }
     }

@@ -77,7 +77,9 @@ const PILOT_PROBLEMS: [(&str, &str); 23] = [
     ("host-config = { X = 99999999999999999999 }", "21: [[pilot]] \"a\" host-config: 99999999999999999999 is too large a number"),
     ("image = \"B\"", "1: not valid TOML: duplicate key"),
     ("cpu = 1", "1: unknown key 'cpu' in [[pilot]] \"a\"; did you mean 'cpus'?"),
-    ("files = []", "1: unknown key 'files' in [[pilot]] \"a\"; 'plancton config --default' explains all there are"),
+    ("labels = []", "1: unknown key 'labels' in [[pilot]] \"a\"; 'plancton config --default' explains all there are"),
+    ("files = [\"/a\"]", "10: [[pilot]] \"a\" files: expects a table such as { source = \"/a\", target = \"/b\", mode = \"0400\" }, found string \"/a\""),
+    ("image-archive = \"a.tar\"", "17: [[pilot]] \"a\" image-archive: 'a.tar' in 'a.tar' is not a path from the root; start it with '/' and leave out '..'"),
     ("pausable = \"yes\"", "12: [[pilot]] \"a\" pausable: expects true or false, found string \"yes\""),
     ("max = 1979-05-27", "7: [[pilot]] \"a\" max: expects a whole number of 0 or more, found date 1979-05-27"),
     ("max = 0xfffffffff", "7: [[pilot]] \"a\" max: expects a whole number of 0 or more, found integer 0xfffffffff"),
@@ -94,9 +96,14 @@ fn problems_of_pilots() {
 #[test]
 fn problems_between_keys() {
     let two = pilot("") + &pilot("");
+    let files = pilot("user = \"nobody\"\nfiles = [{ source = \"/a\", target = \"/b\" }]");
     let no_name = "[[pilot]]\n[[pilot]]\nname = \"A\"\nimage = \"a:\"\n";
     for (text, expected) in [
         (two.as_str(), "c:6:8: [[pilot]] \"a\" name: an earlier [[pilot]] has this name; give each its own"),
+        (
+            files.as_str(),
+            "c:1:1: [[pilot]] \"a\" files: copies belong to the pilot's user, so write user as numbers, \"UID:GID\"",
+        ),
         (
             no_name,
             "c:1:1: [[pilot]] #1 has no image; write one such as image = \"builtin\" or \"busybox:1.36\"\n\

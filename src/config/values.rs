@@ -2,7 +2,7 @@
 //! A value that cannot be read says where it stands, what the key expects and what was found instead.
 
 use super::image::ImageRef;
-use super::mounts::{Device, Mount, Tmpfs};
+use super::mounts::{Device, Handed, Mount, Tmpfs};
 use super::when::Hours;
 use crate::units::{Bytes, format_duration, parse_duration};
 use serde_json::Value as Json;
@@ -242,6 +242,22 @@ impl<T: Value> Value for BTreeMap<String, T> {
 
     fn write(&self) -> String {
         write_table(self.iter())
+    }
+}
+
+impl Value for Handed {
+    const EXPECTS: &'static str = "a table such as { source = \"/a\", target = \"/b\", mode = \"0400\" }";
+
+    fn read(value: &Toml<'_>) -> Read<Self> {
+        if value.get_ref().as_table().is_none() {
+            return Err(refuse::<Self>(value));
+        }
+        Handed::from_table(&BTreeMap::read(value)?).map_err(|why| wrong(value.span().start, why))
+    }
+
+    fn write(&self) -> String {
+        let (source, target) = (quote(&self.source), quote(&self.target));
+        format!("{{ source = {source}, target = {target}, mode = \"{:04o}\" }}", self.mode)
     }
 }
 

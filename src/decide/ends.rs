@@ -1,6 +1,7 @@
 //! How a pilot ended, told from why we stopped it (if we did) and from what the engine says.
 
 use super::Ended;
+use crate::config::Pilot as Class;
 use serde::{Deserialize, Serialize};
 
 /// Why we asked a pilot to end.
@@ -19,6 +20,8 @@ pub enum Cause {
 #[serde(rename_all = "kebab-case")]
 pub enum EndKind {
     Done,
+    /// By its exit code, or done at once.
+    NoWork,
     Failed,
     OutOfMemory,
     Ttl,
@@ -34,6 +37,7 @@ impl EndKind {
     pub fn name(self) -> &'static str {
         match self {
             EndKind::Done => "done",
+            EndKind::NoWork => "no-work",
             EndKind::Failed => "failed",
             EndKind::OutOfMemory => "out-of-memory",
             EndKind::Ttl => "ttl",
@@ -49,7 +53,8 @@ impl EndKind {
 const SIGNALLED: [i64; 3] = [130, 137, 143];
 
 /// Our own doing goes before what the exit code says: a pilot that was told to end may exit as it likes.
-pub fn classify(cause: Option<Cause>, ended: &Ended) -> EndKind {
+/// `class`: as it is configured now; `None`: it is gone.
+pub fn classify(cause: Option<Cause>, ended: &Ended, class: Option<&Class>) -> EndKind {
     match cause {
         Some(Cause::Ttl) => return EndKind::Ttl,
         Some(Cause::Owner) => return EndKind::Owner,
@@ -60,6 +65,10 @@ pub fn classify(cause: Option<Cause>, ended: &Ended) -> EndKind {
     match ended.exit_code {
         _ if ended.out_of_memory => EndKind::OutOfMemory,
         _ if ended.lived.is_none() => EndKind::NeverRan,
+        code if class.is_some_and(|class| class.no_work_exit.iter().any(|none| i64::from(*none) == code)) => {
+            EndKind::NoWork
+        }
+        0 if class.is_some_and(|class| ended.lived < Some(class.fizzle.as_secs_f64())) => EndKind::NoWork,
         0 => EndKind::Done,
         code if SIGNALLED.contains(&code) => EndKind::Killed,
         _ => EndKind::Failed,

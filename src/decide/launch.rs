@@ -34,6 +34,7 @@ pub(super) fn fill(turn: &mut Turn, memory: &mut Memory, rules: &Rules, room: &R
     if !rules.launches {
         return None;
     }
+    refresh(turn, memory);
     let mut room = room.clone();
     loop {
         match next(turn, memory, &room) {
@@ -73,6 +74,25 @@ fn next(turn: &mut Turn, memory: &mut Memory, room: &Room) -> Result<Class, Bloc
         }
     }
     Err(first.unwrap_or(Blocked::NoClass))
+}
+
+/// Looks for newer images, one at a time, and only while nothing holds pilots back.
+fn refresh(turn: &mut Turn, memory: &mut Memory) {
+    if memory.ladder.in_doubt() || !memory.ladder.is_calm(turn) {
+        return;
+    }
+    for class in turn.config.pilots.iter().filter(|class| class.is_refreshable()) {
+        let first = turn.now + class.refresh_seconds() * memory.jitter();
+        let busy = memory.classes.values().any(|class| class.refreshing || class.image == Image::Fetching);
+        let Some(remembered) = memory.classes.get_mut(&class.name).filter(|class| class.image == Image::Ready) else {
+            continue;
+        };
+        let due = *remembered.refresh_at.get_or_insert(first);
+        if turn.now >= due && !busy {
+            remembered.refreshing = true;
+            turn.actions.push(Action::Fetch { class: class.name.clone() });
+        }
+    }
 }
 
 fn wants_fetch(memory: &Memory, class: &Class, now: f64) -> bool {
@@ -128,7 +148,12 @@ fn class_is_open(turn: &Turn, memory: &Memory, room: &Room, class: &Class) -> Re
         return Err(Blocked::InFlight);
     }
     // One probe at a time until a class has proved itself again.
-    let proving = remembered.image == Image::Unknown || remembered.failures > 0;
+    if remembered.is_proving() && turn.own().any(|pilot| pilot.class == *name && remembered.is_probe(pilot)) {
+        let code = remembered.held_by.unwrap_or(Code::BackOff);
+        let text = format!("one pilot of '{name}' shows whether it goes better now: {}", remembered.why);
+        return refuse(code, 1.0, 1.0, text);
+    }
+    let proving = remembered.image == Image::Unknown || remembered.is_proving();
     if proving && memory.launching.iter().any(|launch| launch.class == *name && launch.answered.is_none()) {
         return Err(Blocked::InFlight);
     }

@@ -4,7 +4,7 @@
 use super::ends::{self, Cause, EndKind};
 use super::ladder::Ladder;
 use super::rules::{Heat, Rules};
-use super::{Ended, LaunchResult, News, Observation, PilotState, Reason, Turn};
+use super::{Ended, LaunchResult, News, Observation, Pilot, PilotState, Reason, Turn};
 use crate::config::Config;
 use crate::units::PilotId;
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 /// First wait after a failed launch, in seconds; doubled with each further one, up to [`BACK_OFF_MOST`].
 const BACK_OFF_FIRST: f64 = 5.0;
 const BACK_OFF_MOST: f64 = 900.0;
+/// A pilot that runs this long, in seconds, has shown that its class is well again.
+const LIVES: f64 = 30.0;
+/// First wait after a failed refresh of an image, in seconds; doubled up to the time between two refreshes.
+const REFRESH_AGAIN: f64 = 60.0;
 /// Over how many seconds the classes' parts are evened out.
 const FAIR_OVER: f64 = 600.0;
 /// A missing mount source is looked for again after this long, in seconds.
@@ -95,6 +99,10 @@ pub(super) struct ClassMemory {
     pub image: Image,
     /// Failures in a row.
     pub failures: u32,
+    /// Ends without work in a row.
+    pub no_work: u32,
+    /// Epoch second of the last end that counts against the class: what was created later is a probe.
+    pub ended_badly: f64,
     /// The last launch failed: only one that succeeds ends that, later than its back-off.
     pub launch_failed: bool,
     /// Boot-clock second before which nothing is launched.
@@ -105,8 +113,34 @@ pub(super) struct ClassMemory {
     pub why: String,
     /// Core-seconds given so far.
     pub served: f64,
+    /// Boot-clock second of the image's next refresh; `None`: not known yet.
+    pub refresh_at: Option<f64>,
+    pub refreshing: bool,
+    refresh_failures: u32,
     /// Pilots that were gone at once, and of which it is not known yet how they ended.
     pub fizzled: BTreeSet<PilotId>,
+}
+
+impl ClassMemory {
+    /// It failed, or had no work, and has not shown that this is over.
+    pub fn is_proving(&self) -> bool {
+        self.failures > 0 || self.no_work > 0
+    }
+
+    /// Created since: its fate tells how the class is now.
+    pub fn is_probe(&self, pilot: &Pilot) -> bool {
+        self.ended_badly > 0.0 && pilot.created > self.ended_badly
+    }
+
+    fn is_well(&mut self) {
+        if !self.launch_failed {
+            (self.failures, self.no_work, self.retry_at) = (0, 0, 0.0);
+        }
+    }
+}
+
+fn doubled(first: f64, times: u32) -> f64 {
+    first * 2f64.powi(i32::try_from(times.min(16)).unwrap_or(16))
 }
 
 impl Memory {
@@ -147,7 +181,12 @@ impl Memory {
         self.last_tick = seen.at.boot;
         self.age_served(config, elapsed);
         for pilot in seen.pilots.iter().flatten().filter(|pilot| pilot.own && pilot.state.holds_room()) {
-            self.classes.entry(pilot.class.clone()).or_default().served += pilot.cpus * elapsed;
+            let class = self.classes.entry(pilot.class.clone()).or_default();
+            class.served += pilot.cpus * elapsed;
+            let lives = pilot.state == PilotState::Running && seen.at.epoch - pilot.created >= LIVES;
+            if lives && class.is_proving() && class.is_probe(pilot) {
+                class.is_well();
+            }
         }
     }
 
@@ -171,28 +210,21 @@ impl Memory {
         let next_look = now + config.loop_.interval.as_secs_f64();
         match news {
             News::Launched { class, name, at, result } => self.launched(now, class, name, *at, result),
-            News::Fetched { class, result } => {
-                let memory = self.classes.entry(class.clone()).or_default();
-                match result {
-                    Ok(()) => memory.image = Image::Ready,
-                    Err(why) => {
-                        memory.image = Image::Missing;
-                        self.back_off(class, why, now);
-                    }
-                }
-            }
+            News::Fetched { class, result } => self.fetched(config, class, result, now),
             News::Buried { id, name, class, ended } => {
                 self.forget_fizzled(id);
                 let cause = self.stopping.remove(id).map(|stopping| stopping.cause);
                 self.busy.insert(id.clone(), next_look);
                 let is_known = self.gone.iter().any(|gone| gone.name == *name);
                 if let Some(ended) = ended.as_ref().filter(|_| !is_known) {
-                    let kind = ends::classify(cause, ended);
+                    let configured = config.pilots.iter().find(|configured| configured.name == *class);
+                    let kind = ends::classify(cause, ended, configured);
                     self.remember(seen.at.epoch, name, class, kind, ended);
                     self.count(kind.name());
                     // Of a limit that does not hold the class has learned already.
                     if cause != Some(Cause::Unlimited) {
-                        self.learn_end(class, kind, ended, now);
+                        let pause = configured.map_or(0.0, |class| class.no_work_pause.as_secs_f64());
+                        self.learn_end(class, kind, ended, pause, seen);
                     }
                 }
             }
@@ -267,20 +299,55 @@ impl Memory {
         self.gone.push_front(gone);
     }
 
-    fn learn_end(&mut self, class: &str, kind: EndKind, ended: &Ended, now: f64) {
+    pub(super) fn refresh_all(&mut self, now: f64) {
+        self.classes.values_mut().for_each(|class| class.refresh_at = Some(now));
+    }
+
+    /// A refresh that fails leaves the local image in use.
+    fn fetched(&mut self, config: &Config, class: &str, result: &Result<(), String>, now: f64) {
+        let configured = config.pilots.iter().find(|configured| configured.name == *class);
+        let interval = configured.map_or(f64::INFINITY, crate::config::Pilot::refresh_seconds);
+        let jitter = self.jitter();
+        let memory = self.classes.entry(class.to_owned()).or_default();
+        let was_refreshing = std::mem::take(&mut memory.refreshing);
+        match result {
+            Ok(()) => {
+                (memory.image, memory.refresh_failures) = (Image::Ready, 0);
+                memory.refresh_at = Some(now + interval * jitter);
+            }
+            Err(_) if was_refreshing => {
+                let wait = doubled(REFRESH_AGAIN, memory.refresh_failures);
+                memory.refresh_failures = memory.refresh_failures.saturating_add(1);
+                memory.refresh_at = Some(now + wait.min(interval) * jitter);
+            }
+            Err(why) => {
+                memory.image = Image::Missing;
+                self.back_off(class, why, now);
+            }
+        }
+    }
+
+    fn learn_end(&mut self, class: &str, kind: EndKind, ended: &Ended, pause: f64, seen: &Observation) {
+        let (now, lived) = (seen.at.boot, ended.lived.unwrap_or(0.0));
         match kind {
             EndKind::Failed | EndKind::OutOfMemory | EndKind::NeverRan => {
-                let why =
-                    format!("a pilot ended after {:.0} s: {}", ended.lived.unwrap_or(0.0), ends::describe(kind, ended));
+                let why = format!("a pilot ended after {lived:.0} s: {}", ends::describe(kind, ended));
                 self.back_off(class, &why, now);
+                self.classes.entry(class.to_owned()).or_default().ended_badly = seen.at.epoch;
             }
-            EndKind::Done => {
-                // That a pilot of before ended well says nothing about launches that fail now.
+            EndKind::NoWork => {
+                let jitter = self.jitter();
                 let memory = self.classes.entry(class.to_owned()).or_default();
-                if !memory.launch_failed {
-                    (memory.failures, memory.retry_at) = (0, 0.0);
+                memory.ended_badly = seen.at.epoch;
+                if memory.retry_at <= now {
+                    let wait = doubled(BACK_OFF_FIRST, memory.no_work).min(pause);
+                    (memory.no_work, memory.retry_at) = (memory.no_work.saturating_add(1), now + wait * jitter);
+                    memory.held_by = Some(super::Code::NoWork);
+                    memory.why = format!("there was no work (exit code {} after {lived:.0} s)", ended.exit_code);
                 }
             }
+            // That a pilot of before ended well says nothing about launches that fail now.
+            EndKind::Done => self.classes.entry(class.to_owned()).or_default().is_well(),
             EndKind::Ttl | EndKind::Owner | EndKind::Drained | EndKind::Killed => {}
         }
     }
@@ -288,16 +355,20 @@ impl Memory {
     /// Exponential, with up to a quarter of jitter either way. One failure counts once: those of launches that were
     /// under way together do not multiply.
     pub(super) fn back_off(&mut self, class: &str, why: &str, now: f64) {
-        let jitter = 0.75 + 0.5 * (crate::units::float(self.draw() % 1_000) / 1_000.0);
+        let jitter = self.jitter();
         let memory = self.classes.entry(class.to_owned()).or_default();
         why.clone_into(&mut memory.why);
         memory.held_by = None;
         if memory.retry_at > now {
             return;
         }
-        let exponent = i32::try_from(memory.failures.min(16)).unwrap_or(16);
+        memory.retry_at = now + doubled(BACK_OFF_FIRST, memory.failures).min(BACK_OFF_MOST) * jitter;
         memory.failures = memory.failures.saturating_add(1);
-        memory.retry_at = now + (BACK_OFF_FIRST * 2f64.powi(exponent)).min(BACK_OFF_MOST) * jitter;
+    }
+
+    /// A factor around 1, up to a quarter either way.
+    pub(super) fn jitter(&mut self) -> f64 {
+        0.75 + 0.5 * (crate::units::float(self.draw() % 1_000) / 1_000.0)
     }
 
     /// Drops what the list shows, or shows to be gone.

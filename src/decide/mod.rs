@@ -110,6 +110,9 @@ pub fn decide(config: &Config, memory: &mut Memory, seen: &Observation) -> Decis
     let local = seen.local;
     let (share, owner, when) = config.effective(local.weekday, local.minute);
     memory.absorb(config, seen);
+    if seen.control.pull {
+        memory.refresh_all(seen.at.boot);
+    }
     let Some(pilots) = seen.pilots.as_deref() else {
         return blind(config, memory, seen);
     };

@@ -257,6 +257,8 @@ pub struct Control {
     pub drain: Option<Drain>,
     pub snooze: Option<Snooze>,
     pub force_stop: bool,
+    /// Look for newer images now.
+    pub pull: bool,
 }
 
 /// Launch nothing more.

@@ -55,6 +55,7 @@ pub enum Code {
     Busy,
     Calming,
     BackOff,
+    NoWork,
     Image,
     MountMissing,
     Probing,

@@ -5,6 +5,8 @@ use super::http::{Decoder, Method, encode_head};
 use super::socket::{Connection, Deadline};
 use super::types::parse_json;
 use serde::de::DeserializeOwned;
+use std::fs::File;
+use std::io::Read;
 use std::time::Duration;
 
 pub const MIB: u64 = 1024 * 1024;
@@ -22,6 +24,8 @@ pub struct Request<'a> {
     pub path: String,
     pub headers: Vec<(&'static str, &'a str)>,
     pub body: &'a [u8],
+    /// Instead of a body: so many bytes of a file that is too large for memory.
+    pub upload: Option<(&'a File, u64)>,
     /// Bytes of the answer's body.
     pub limit: u64,
     /// Instead of one deadline: how long nothing may move.
@@ -38,6 +42,7 @@ impl<'a> Request<'a> {
             path: path.into(),
             headers: Vec::new(),
             body: &[],
+            upload: None,
             limit: MIB,
             activity: None,
             sink: None,
@@ -47,7 +52,7 @@ impl<'a> Request<'a> {
     /// Goes out on a kept-alive connection, and once more on a fresh one when that proves dead. What carries a body makes
     /// something, and a stream may have begun: they get a fresh connection at once, so that a dead one can't swallow them.
     pub fn is_repeatable(&self) -> bool {
-        self.body.is_empty() && self.sink.is_none()
+        self.body.is_empty() && self.upload.is_none() && self.sink.is_none()
     }
 }
 
@@ -100,6 +105,19 @@ pub fn parse_message(body: &[u8]) -> String {
     text.chars().take(LONGEST_MESSAGE).collect()
 }
 
+/// A file that has become shorter ends the connection: what was promised can't be sent any more.
+fn upload(connection: &mut Connection, file: &File, length: u64, deadline: &mut Deadline) -> Result<(), Fault> {
+    let (mut file, mut buffer) = (file.take(length), [0; READ_BYTES]);
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) if file.limit() == 0 => return Ok(()),
+            Ok(0) => return Err(Fault::Failed("the file has become shorter".to_owned())),
+            Ok(count) => connection.write_all(buffer.get(..count).unwrap_or_default(), deadline)?,
+            Err(error) => return Err(Fault::Failed(format!("the file can't be read: {error}"))),
+        }
+    }
+}
+
 /// The body of the answer; its head is in `decoder`.
 pub fn exchange(
     connection: &mut Connection,
@@ -108,11 +126,15 @@ pub fn exchange(
     path: &str,
     deadline: &mut Deadline,
 ) -> Result<Vec<u8>, Fault> {
-    let length = (request.method == Method::Post).then_some(request.body.len());
+    let length = request.upload.as_ref().map_or(request.body.len() as u64, |(_, length)| *length);
+    let length = (request.method == Method::Post).then_some(length);
     let head = encode_head(request.method, path, &request.headers, length);
-    let written = connection.write_all(&head, deadline).and_then(|()| connection.write_all(request.body, deadline));
+    let written = connection.write_all(&head, deadline).and_then(|()| match request.upload {
+        Some((file, length)) => upload(connection, file, length, deadline),
+        None => connection.write_all(request.body, deadline),
+    });
     // An engine may refuse and close before it has read everything: its answer says why, the failed write does not.
-    if let Err(fault @ Fault::NoAnswer(_)) = written {
+    if let Err(fault @ (Fault::NoAnswer(_) | Fault::Failed(_))) = written {
         return Err(fault);
     }
     let mut buffer = [0; READ_BYTES];

@@ -27,7 +27,7 @@ impl Method {
 }
 
 /// `path` is already percent-encoded. A body, where there is one, follows with exactly `length` bytes.
-pub fn encode_head(method: Method, path: &str, headers: &[(&str, &str)], length: Option<usize>) -> Vec<u8> {
+pub fn encode_head(method: Method, path: &str, headers: &[(&str, &str)], length: Option<u64>) -> Vec<u8> {
     let mut head = format!("{} {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: plancton\r\n", method.as_str());
     for (name, value) in headers {
         // A line break in a value (a credential read from a file, say) must not become a header of its own.

@@ -6,6 +6,7 @@ use super::http::{Method, encode_percent};
 use super::stream::{Progress, Splitter, parse_progress};
 use super::types::Image;
 use super::{Engine, Outcome};
+use std::fs::File;
 use std::time::Duration;
 
 /// Of progress, not of the image.
@@ -22,6 +23,9 @@ fn reference(name: &str, version: &str) -> String {
 fn request<'a>(method: Method, verb: &str, name: &str, tail: &str) -> Request<'a> {
     Request::new(method, format!("{verb} {name}"), format!("/images/{}{tail}", encode_percent(name, "/:@")))
 }
+
+/// Told of each step; an error ends the transfer.
+pub type OnProgress<'a> = &'a mut dyn FnMut(&Progress) -> Result<(), String>;
 
 impl Engine {
     /// `None` when it is not there. `name` is a reference or an id.
@@ -50,13 +54,24 @@ impl Engine {
             activity: Some(self.timeout),
             ..Request::new(Method::Post, &call, path)
         };
-        let id = self.transfer(request, &mut |_| {})?;
+        let id = self.transfer(request, &mut |_| Ok(()))?;
         if let Some(image) = self.image(&wanted)?.filter(|found| found.id == id) {
             return Ok(image);
         }
         // Podman ignores the tag of an import, so that the image has to be named afterwards.
         self.call(self::request(Method::Post, "tag", &id, &format!("/tag?{named}")))?.ok()?;
         self.arrived(&wanted, &call)
+    }
+
+    /// The images in a file of `docker save`, under the names they have there.
+    pub fn load(&self, file: &File, length: u64) -> Result<(), Error> {
+        let request = Request {
+            headers: vec![("Content-Type", "application/x-tar")],
+            upload: Some((file, length)),
+            activity: Some(self.timeout),
+            ..Request::new(Method::Post, "load", "/images/load?quiet=1")
+        };
+        self.transfer(request, &mut |_| Ok(())).map(drop)
     }
 
     /// `version` is a tag or a digest; an empty one means `latest`, because without any the engine pulls every tag there is.
@@ -67,7 +82,7 @@ impl Engine {
         version: &str,
         auth: Option<&str>,
         patience: Duration,
-        on_progress: &mut dyn FnMut(&Progress),
+        on_progress: OnProgress<'_>,
     ) -> Result<Image, Error> {
         let version = if version.is_empty() { "latest" } else { version };
         let path = format!("/images/create?fromImage={}&tag={}", encode_percent(name, ""), encode_percent(version, ""));
@@ -83,12 +98,12 @@ impl Engine {
     }
 
     /// A call whose answer is a stream of progress; returns its last status text, or fails with its first failure.
-    fn transfer(&self, request: Request<'_>, on_progress: &mut dyn FnMut(&Progress)) -> Result<String, Error> {
+    fn transfer(&self, request: Request<'_>, on_progress: OnProgress<'_>) -> Result<String, Error> {
         let (mut splitter, mut last) = (Splitter::default(), String::new());
         let mut sink = |bytes: &[u8]| {
             for object in splitter.feed(bytes)? {
                 let progress = parse_progress(&object)?;
-                on_progress(&progress);
+                on_progress(&progress).map_err(Fault::Failed)?;
                 last = progress.status;
             }
             Ok(())

@@ -17,7 +17,7 @@ mod types;
 pub use containers::CreateOutcome;
 pub use error::Error;
 pub use lister::Lister;
-pub use stream::EventStream;
+pub use stream::{EventStream, Progress};
 pub use types::{Info, Inspected, Labels, Listed};
 
 use call::{Reply, Request, exchange};

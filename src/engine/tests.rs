@@ -370,7 +370,10 @@ fn pulls() {
         second.extend(inspect.map(String::as_str));
         let (fake, engine) = Fake::start(&[&[PING], &second]);
         let mut seen = Vec::new();
-        let result = engine.pull("h:5000/x", "2", None, PATIENCE, &mut |p| seen.push(p.clone()));
+        let result = engine.pull("h:5000/x", "2", None, PATIENCE, &mut |p| {
+            seen.push(p.clone());
+            Ok(())
+        });
         let text = result.map_or_else(|error| error.to_string(), |image| image.id);
         assert!(text.contains(outcome), "{text}");
         assert_eq!(seen.iter().any(|p| p.total == Some(2)), stream.contains("Downloading"));

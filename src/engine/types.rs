@@ -44,6 +44,8 @@ pub struct Info {
     #[serde(rename = "NCPU")]
     pub cpus: u64,
     pub docker_root_dir: String,
+    /// The storage driver.
+    pub driver: String,
     pub operating_system: String,
     #[serde(deserialize_with = "or_default")]
     pub security_options: Vec<String>,
@@ -146,6 +148,9 @@ pub struct Created {
 pub struct Image {
     /// Differs by image store: a config digest or a manifest digest.
     pub id: String,
+    /// The names it has.
+    #[serde(default, deserialize_with = "or_default")]
+    pub repo_tags: Vec<String>,
 }
 
 pub fn parse_json<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Fault> {

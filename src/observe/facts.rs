@@ -2,6 +2,7 @@
 
 use crate::engine::{Engine, Error, Info};
 use crate::host::cgroup::{Group, Layout, find_parent};
+use crate::host::disk::has_project_quota;
 use std::path::{Path, PathBuf};
 
 #[derive(Clone, Debug)]
@@ -10,6 +11,8 @@ pub struct Facts {
     pub version: String,
     pub api: String,
     pub data_root: PathBuf,
+    /// What a container writes to its own layer can be bounded.
+    pub layer_quota: bool,
     /// `None`: no cgroups on this host that pilots would be in.
     pub layout: Option<Layout>,
     /// The parent group is ours to write.
@@ -61,6 +64,7 @@ fn facts_of(info: &Info, server: &str, api: &str, root: &Path, is_root: bool) ->
         version: info.server_version.clone(),
         api: api.to_owned(),
         data_root: PathBuf::from(&info.docker_root_dir),
+        layer_quota: info.driver == "overlay2" && has_project_quota(root, Path::new(&info.docker_root_dir)),
         layout,
         parent,
         unsupported,

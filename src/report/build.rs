@@ -1,6 +1,6 @@
 //! From an observation and its decision to the status file. Pure.
 
-use super::{Cpus, Disk, Engine, Loop, Memory, Others, Pilot, Protection, SCHEMA, Status, Told};
+use super::{Cpus, Disk, Engine, Loop, Memory, Others, Pilot, Protection, Pull, SCHEMA, Status, Told};
 use crate::daemon::Start;
 use crate::decide::{self, Decision, Expiry, Observation};
 use crate::engine::Listed;
@@ -14,6 +14,7 @@ pub struct Seen<'a> {
     pub list: &'a [Listed],
     /// The pilots of the status before: an engine that does not answer is not one without pilots.
     pub last_rows: &'a [Pilot],
+    pub pull: Option<Pull>,
     pub facts: Option<&'a Facts>,
     pub memory: &'a decide::Memory,
     pub told: &'a Told,
@@ -94,6 +95,7 @@ pub fn status(seen: &Seen) -> Status {
         counts: seen.memory.counts.clone(),
         given_seconds: observation.given_seconds,
         gone: seen.memory.gone.iter().cloned().collect(),
+        pull: seen.pull.clone(),
         problems: seen.told.problems(),
         turning: Loop {
             turns: seen.cost.turns,

@@ -29,6 +29,8 @@ pub enum Request {
     Drain,
     Snooze,
     ForceStop,
+    /// Look for newer images; consumed when that is under way.
+    Pull,
 }
 
 /// The directory to watch: a request is a file moved into it, its end a file removed.
@@ -41,6 +43,7 @@ fn path(state: &Path, request: Request) -> PathBuf {
         Request::Drain => "drain",
         Request::Snooze => "snooze",
         Request::ForceStop => "force-stop",
+        Request::Pull => "pull",
     })
 }
 
@@ -78,6 +81,10 @@ pub fn request_force_stop(state: &Path) -> Result<(), StateError> {
     request(state, Request::ForceStop, &true)
 }
 
+pub fn request_pull(state: &Path) -> Result<(), StateError> {
+    request(state, Request::Pull, &true)
+}
+
 fn request(state: &Path, request: Request, content: &impl Serialize) -> Result<(), StateError> {
     let path = path(state, request);
     let content = serde_json::to_vec(content).map_err(failed(&path, "encode the request"))?;
@@ -111,6 +118,7 @@ pub fn read(state: &Path, now: f64) -> Requests {
     let drain = read_one::<Drain>(state, Request::Drain, "draining until `plancton resume`", &mut problems);
     let snooze = read_one(state, Request::Snooze, "snoozing for an hour at most", &mut problems);
     let force_stop = read_one::<IgnoredAny>(state, Request::ForceStop, "ending", &mut problems);
+    let pull = read_one::<IgnoredAny>(state, Request::Pull, "looking for newer images", &mut problems);
     let doubt = matches!(drain, Found::Unreadable)
         || matches!(snooze, Found::Unreadable)
         || matches!(force_stop, Found::Unreadable);
@@ -125,8 +133,9 @@ pub fn read(state: &Path, now: f64) -> Requests {
         Found::Request(snooze, written) => snooze.or(Some(Snooze { until: written.min(now) + UNREADABLE_SNOOZE })),
         _ => None,
     };
-    let force_stop = matches!(force_stop, Found::Request(..));
-    Requests { asked: Control { drain, snooze: snooze.filter(|snooze| snooze.until > now), force_stop }, problems }
+    let (force_stop, pull) = (matches!(force_stop, Found::Request(..)), matches!(pull, Found::Request(..)));
+    let snooze = snooze.filter(|snooze| snooze.until > now);
+    Requests { asked: Control { drain, snooze, force_stop, pull }, problems }
 }
 
 enum Found<T> {
