@@ -46,7 +46,8 @@ fn check_in_memory(run: &Path) -> Result<(), Fault> {
     if u64::try_from(found.f_type).is_ok_and(|kind| IN_MEMORY.contains(&kind)) {
         return Ok(());
     }
-    let text = "files are handed over in memory only, and this is a disk; give a --run-dir on a tmpfs such as below /run";
+    let text =
+        "files are handed over in memory only, and this is a disk; give a --run-dir on a tmpfs such as below /run";
     Err(Fault::Refused(format!("{}: {text}", run.display())))
 }
 
@@ -86,7 +87,8 @@ fn copy_one(file: &Handed, copy: &Path, user: Option<u32>, group: Option<u32>) -
 
 fn read_source(source: &Path) -> io::Result<Vec<u8>> {
     // A fifo in its place must not hold the start up.
-    let file = File::from(rustix::fs::open(source, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?);
+    let file =
+        File::from(rustix::fs::open(source, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?);
     let refuse = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     if !file.metadata()?.is_file() {
         return refuse("not a plain file");

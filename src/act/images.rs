@@ -116,7 +116,9 @@ impl Fetch {
             (seen.bytes, seen.total) = layers.values().fold((0, 0), |sum, layer| (sum.0 + layer.0, sum.1 + layer.1));
             *self.pulling.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen.clone());
             match self.per_day > 0 && today + seen.bytes > self.per_day {
-                true => Err(format!("pull-per-day ({}) is used up; it goes on tomorrow, or raise it", Bytes(self.per_day))),
+                true => {
+                    Err(format!("pull-per-day ({}) is used up; it goes on tomorrow, or raise it", Bytes(self.per_day)))
+                }
                 false => Ok(()),
             }
         };
@@ -151,7 +153,8 @@ pub fn tidy(engine: &Engine, state: &Path, wanted: &[String]) {
 fn read_auth(class: &Class, image: &ImageRef) -> Result<Option<String>, String> {
     let is_named = !class.auth_file.is_empty();
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker"));
-    let usual = || std::env::var_os("DOCKER_CONFIG").map(PathBuf::from).or_else(home).map(|dir| dir.join("config.json"));
+    let usual =
+        || std::env::var_os("DOCKER_CONFIG").map(PathBuf::from).or_else(home).map(|dir| dir.join("config.json"));
     let file = if is_named { Some(PathBuf::from(&class.auth_file)) } else { usual() };
     let Some(file) = file else {
         return Ok(None);

@@ -56,7 +56,7 @@ impl Hands {
             }
             Action::Fetch { class: of } => {
                 let class = class(&of)?;
-                let fetch = self.fetch(&class, classes, setting);
+                let fetch = self.fetch(&class, classes, setting.pull_per_day, setting.now.epoch);
                 let job = move || {
                     let result = fetch.run(&engine, &class);
                     Some(News::Fetched { class: class.name, result })
@@ -85,12 +85,13 @@ impl Hands {
         })
     }
 
-    pub fn fetch(&self, class: &Class, classes: &[Class], setting: &Setting) -> images::Fetch {
+    /// `per_day`: bytes, 0 without bound; `epoch`: now.
+    pub fn fetch(&self, class: &Class, classes: &[Class], per_day: u64, epoch: f64) -> images::Fetch {
         images::Fetch {
             image: self.image_name(class),
             state: self.state.clone(),
-            per_day: setting.pull_per_day,
-            day: whole(setting.now.epoch / 86_400.0),
+            per_day,
+            day: whole(epoch / 86_400.0),
             wanted: self.wanted(classes),
             pulling: Arc::clone(&self.pulling),
         }

@@ -237,6 +237,23 @@ Another one may take its place: use `plancton drain` first if none should.",
         ..PLAIN
     },
     Topic {
+        name: "log",
+        arguments: "[PILOT]",
+        summary: "The last lines of a failed pilot, or of the one named",
+        text: "\
+Without a name: of the pilot that failed last. Of failed pilots the last lines
+are kept while the daemon runs; one that is still there can be asked itself.",
+        ..PLAIN
+    },
+    Topic {
+        name: "pull",
+        summary: "Look for newer images now",
+        text: "\
+New pilots use the new image, running ones go on with the one they have. The
+old image is removed after its last pilot, if it came here with Plancton.",
+        ..PLAIN
+    },
+    Topic {
         name: "force-stop",
         summary: "Remove every pilot now and end the daemon",
         text: "\

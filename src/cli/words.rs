@@ -127,6 +127,10 @@ impl Words {
         self.utf8("the argument", argument)
     }
 
+    pub(super) fn optional_word(&self) -> Result<Option<String>, Usage> {
+        self.rest.first().map(|argument| self.utf8("the argument", argument)).transpose()
+    }
+
     /// No option of another command, no argument too many.
     pub(super) fn check(&self, topic: &help::Topic) -> Result<(), Usage> {
         let known = |name: &str| help::GLOBAL.iter().chain(topic.options).any(|option| option.long == name);

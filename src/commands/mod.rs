@@ -2,6 +2,7 @@
 
 mod check;
 mod control;
+mod images;
 pub mod pilot;
 mod remove;
 mod replay;
@@ -45,6 +46,8 @@ pub fn dispatch(cli: Cli) -> Exit {
         Command::Snooze(duration) => control::snooze(&place, duration),
         Command::ForceStop => control::force_stop(&place),
         Command::Kill(pilot) => remove::kill(&place, &pilot),
+        Command::Log(pilot) => images::log(&place, pilot.as_deref()),
+        Command::Pull => images::pull(&place),
         Command::Check { offline } => check::check(&place, offline),
         Command::Config { default } => show_config(&place, default),
         Command::Replay(file) => replay::replay(&place, &file),

@@ -25,24 +25,33 @@ pub enum Grace {
 /// What is removed when an engine is slow must not take for ever: packages wait for it.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// One pilot, by name or the beginning of its id.
 pub fn kill(place: &Place, wanted: &str) -> Exit {
-    let (engine, instance, pilots) = match look(place) {
+    let (engine, pilot) = match find(place, wanted) {
         Ok(found) => found,
         Err(exit) => return exit,
     };
-    let named = |pilot: &&Pilot| pilot.name == wanted || (wanted.len() >= 4 && pilot.id.as_str().starts_with(wanted));
-    let found: Vec<&Pilot> = pilots.iter().filter(|pilot| pilot.own).filter(named).collect();
-    match found.as_slice() {
-        [] => fail(Exit::Failed, format!("'{wanted}' is no pilot of '{instance}'; `plancton status` lists them")),
-        [pilot] => match engine.kill(&pilot.id, "KILL") {
-            Ok(_) => {
-                say(&format!("{} was killed\n", pilot.name));
-                Exit::Done
-            }
-            Err(error) => fail(Exit::Failed, error),
-        },
-        several => fail(Exit::Usage, format!("'{wanted}' fits {}; write more of it", count_pilots(several.len()))),
+    match engine.kill(&pilot.id, "KILL") {
+        Ok(_) => {
+            say(&format!("{} was killed\n", pilot.name));
+            Exit::Done
+        }
+        Err(error) => fail(Exit::Failed, error),
+    }
+}
+
+/// One pilot of ours, by name or the beginning of its id.
+pub fn find(place: &Place, wanted: &str) -> Result<(Arc<Engine>, Pilot), Exit> {
+    let (engine, instance, pilots) = look(place)?;
+    let named = |pilot: &Pilot| pilot.name == wanted || (wanted.len() >= 4 && pilot.id.as_str().starts_with(wanted));
+    let mut found = pilots.into_iter().filter(|pilot| pilot.own && named(pilot));
+    match (found.next(), found.count()) {
+        (Some(pilot), 0) => Ok((engine, pilot)),
+        (Some(_), more) => {
+            Err(fail(Exit::Usage, format!("'{wanted}' fits {}; write more of it", count_pilots(more + 1))))
+        }
+        (None, _) => {
+            Err(fail(Exit::Failed, format!("'{wanted}' is no pilot of '{instance}'; `plancton status` lists them")))
+        }
     }
 }
 

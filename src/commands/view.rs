@@ -225,6 +225,10 @@ fn footer(pen: &Pen, status: &Status) -> Vec<String> {
         (true, false) => ("Engine", ink::CAREFUL, format!("{socket} does not answer")),
         _ => ("Engine", ink::PLAIN, format!("{name} {version}, API {api}, {socket}")),
     });
+    if let Some(pull) = &status.pull {
+        let known = if pull.total > 0 { format!(" of {}", Bytes(pull.total)) } else { String::new() };
+        rows.push(("Pulling", ink::PLAIN, format!("{}: {}{known}", clean(&pull.image), Bytes(pull.bytes))));
+    }
     if let Some(disk) = status.disk.as_ref().filter(|disk| disk.free < disk.reserve) {
         let (free, reserve) = (Bytes(disk.free), Bytes(disk.reserve));
         rows.push(("Disk", ink::CAREFUL, format!("{free} free, less than the reserve of {reserve}")));

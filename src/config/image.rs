@@ -19,12 +19,7 @@ impl ImageRef {
         let (rest, digest) = split_at_sign(text, text.find('@'));
         let colon = rest.rfind(':').filter(|colon| Some(*colon) > rest.rfind('/'));
         let (name, tag) = split_at_sign(rest, colon);
-        // The first part is a registry when a path could not look like it: so engines decide. They also judge it.
-        let path = match name.split_once('/') {
-            Some((first, path)) if first == "localhost" || first.contains(['.', ':']) => path,
-            Some((first, path)) if first.contains(|c: char| c.is_ascii_uppercase()) => path,
-            _ => name,
-        };
+        let (_, path) = split_registry(name);
         let good = [
             (!name.is_empty(), "no name; write [registry[:port]/]path[:tag]"),
             (!name.contains("://"), "a scheme; leave out all up to ://"),
@@ -47,8 +42,7 @@ impl ImageRef {
 
     /// Who keeps it; `docker.io` where the name does not say.
     pub fn registry(&self) -> &str {
-        let first = self.name.split_once('/').map(|(first, _)| first);
-        first.filter(|first| *first == "localhost" || first.contains(['.', ':'])).unwrap_or("docker.io")
+        split_registry(&self.name).0.unwrap_or("docker.io")
     }
 
     /// What a pull sends as `tag` beside `name` as `fromImage`: engines take a digest there too, and it decides.
@@ -63,6 +57,16 @@ impl fmt::Display for ImageRef {
         f.write_str(&self.name)?;
         self.tag.iter().try_for_each(|tag| write!(f, ":{tag}"))?;
         self.digest.iter().try_for_each(|digest| write!(f, "@{digest}"))
+    }
+}
+
+/// The first part is a registry when a path could not look like it: so engines decide. They also judge it.
+fn split_registry(name: &str) -> (Option<&str>, &str) {
+    let is_registry =
+        |first: &str| first == "localhost" || first.contains(|c: char| ".:".contains(c) || c.is_ascii_uppercase());
+    match name.split_once('/') {
+        Some((first, path)) if is_registry(first) => (Some(first), path),
+        _ => (None, name),
     }
 }
 
@@ -121,9 +125,21 @@ mod tests {
             assert_eq!((image.name.as_str(), image.tag.as_deref()), (name, tag), "{text}");
             assert_eq!(image.to_string(), full, "{text}");
             assert_eq!(image.pull_tag(), tag.unwrap(), "{text}");
-            let registry = if name.contains(['.', ':']) || name.starts_with("localhost") { name } else { "docker.io/" };
-            assert!(registry.starts_with(&format!("{}/", image.registry())), "{text}: {}", image.registry());
             assert_eq!(ImageRef::parse(full), Ok(image), "{full}");
+        }
+    }
+
+    #[test]
+    fn registries() {
+        for (text, registry) in [
+            ("busybox", "docker.io"),
+            ("a/b:1", "docker.io"),
+            ("localhost/a", "localhost"),
+            ("localhost:5000/a/b:t", "localhost:5000"),
+            ("registry.example.org/a", "registry.example.org"),
+            ("HOST/a", "HOST"),
+        ] {
+            assert_eq!(ImageRef::parse(text).unwrap().registry(), registry, "{text}");
         }
     }
 

@@ -234,7 +234,7 @@ fn socket_path(text: &String) -> Result<(), String> {
     }
 }
 
-fn path_or_empty(text: &String) -> Result<(), String> {
+fn path_or_empty(text: &str) -> Result<(), String> {
     if text.is_empty() { Ok(()) } else { absolute(text, text).map(drop) }
 }
 

@@ -8,8 +8,8 @@ mod mounts;
 mod values;
 mod when;
 
-pub use keys::{EngineKeys, Loop, Owner, Pilot, Share, parse_cpuset};
 pub use image::ImageRef;
+pub use keys::{EngineKeys, Loop, Owner, Pilot, Share, parse_cpuset};
 pub use mounts::{Device, Handed, Mount};
 pub use values::{Auto, Image, MissingLimits, OnBattery, WhenBusy};
 pub use when::{Hours, parse_minute};

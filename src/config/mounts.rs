@@ -104,9 +104,10 @@ impl Handed {
             absolute(text, text)
         };
         let mode = table.get("mode").map_or("0400", String::as_str);
-        let mode = u32::from_str_radix(mode, 8).ok().filter(|mode| *mode <= 0o777 && *mode & 0o400 != 0).ok_or_else(|| {
-            format!("mode '{mode}' is not an octal mode that its user can read; write one such as \"0400\"")
-        })?;
+        let mode =
+            u32::from_str_radix(mode, 8).ok().filter(|mode| *mode <= 0o777 && *mode & 0o400 != 0).ok_or_else(|| {
+                format!("mode '{mode}' is not an octal mode that its user can read; write one such as \"0400\"")
+            })?;
         Ok(Handed { source: path("source")?, target: path("target")?, mode })
     }
 }

@@ -57,7 +57,7 @@ fn problems_of_single_tables() {
 
 /// A line of the pilot "a" (line 4 of the text), and the only problem it has, without the beginning that all have.
 #[rustfmt::skip]
-const PILOT_PROBLEMS: [(&str, &str); 23] = [
+const PILOT_PROBLEMS: [(&str, &str); 25] = [
     ("cpus = 0", "8: [[pilot]] \"a\" cpus: 0 is out of range; write a value from 0.01 to 8192"),
     ("cpus = -1.5", "8: [[pilot]] \"a\" cpus: -1.5 is out of range; write a value from 0.01 to 8192"),
     ("memory = \"4MiB\"", "10: [[pilot]] \"a\" memory: \"4MiB\" is too little; write \"6MiB\" or more"),

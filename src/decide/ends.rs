@@ -34,6 +34,11 @@ pub enum EndKind {
 }
 
 impl EndKind {
+    /// It did what it was to do, or was told to end.
+    pub fn is_well(self) -> bool {
+        !matches!(self, EndKind::Failed | EndKind::OutOfMemory | EndKind::NeverRan)
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             EndKind::Done => "done",

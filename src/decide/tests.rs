@@ -1,5 +1,6 @@
 //! Replayed ticks: a made-up machine that obeys the decision at once, so that an hour takes milliseconds.
 
+use super::ends::EndKind;
 use super::*;
 use crate::config;
 use crate::units::Moment;
@@ -404,10 +405,103 @@ fn what_is_gone_at_once_is_looked_at_before_it_is_replaced() {
         let mut seen = world.observation();
         seen.at.boot += 0.1;
         assert_eq!(launches(decide(&world.config, &mut world.memory, &seen)), 0, "{age} s old");
-        let last = Ended { lived: Some(0.1), ..Ended::default() };
+        let last = Ended { lived: Some(2.0), ..Ended::default() };
         seen.news = vec![News::Buried { id: ended.id, name: ended.name, class: ended.class, ended: Some(last) }];
         assert_eq!(launches(decide(&world.config, &mut world.memory, &seen)), 1 - replaced, "{age} s old");
     }
+}
+
+/// Lets each pilot of class `a` end after so many seconds with that code, for an hour; the seconds of its launches.
+fn launches_of_class(world: &mut World, lives: f64, code: i64, seconds: f64) -> Vec<f64> {
+    let end = world.now + seconds;
+    world.log.clear();
+    let mut launches = Vec::new();
+    while world.now < end {
+        let decision = world.tick();
+        let of_a = |action: &&Action| matches!(action, Action::Launch { class, .. } if class == "a");
+        launches.extend(decision.actions.iter().filter(of_a).map(|_| world.now));
+        let now = world.now + 1e9;
+        let ended: Vec<Pilot> = world.pilots.iter().filter(|p| p.class == "a" && now - p.created >= lives).cloned().collect();
+        world.pilots.retain(|pilot| !ended.iter().any(|gone| gone.id == pilot.id));
+        for Pilot { id, name, class, .. } in ended {
+            let ended = Some(Ended { exit_code: code, lived: Some(lives), ..Ended::default() });
+            world.news.push(News::Buried { id, name, class, ended });
+        }
+        world.now += if world.news.is_empty() { decision.wake_in.unwrap().min(2.0) } else { 0.3 };
+    }
+    launches
+}
+
+const TWO_CLASSES: &str = "[[pilot]]\nname = \"a\"\nimage = \"builtin\"\nmemory = \"64MiB\"\nno-work-pause = \"2m\"\n\
+    [[pilot]]\nname = \"b\"\nimage = \"builtin\"\nmemory = \"64MiB\"\nmax = 6\n";
+
+#[test]
+fn a_broken_class_is_tried_seldom_and_takes_nothing_from_the_other() {
+    for (lives, code) in [(0.1, 1), (5.0, 1), (12.0, 1), (0.1, 75), (0.1, 0)] {
+        let mut world = World::new(8.0, TWO_CLASSES, |_| NOISE);
+        let launches = launches_of_class(&mut world, lives, code, 3_600.0);
+        let case = format!("{code} after {lives} s: {launches:?}");
+        for minute in launches.iter().skip(2) {
+            let in_minute = launches.iter().filter(|at| (*minute..*minute + 60.0).contains(*at)).count();
+            assert!(in_minute <= 5, "{case}");
+        }
+        let others = world.pilots.iter().filter(|pilot| pilot.class == "b").count();
+        assert_eq!(others, 6, "of b beside {case}");
+        match code {
+            // Work may come at any time: it is asked at least each two minutes and a half.
+            0 | 75 => assert!(launches.windows(2).all(|pair| pair[1] - pair[0] < 160.0) && launches.len() > 20, "{case}"),
+            _ => assert!(launches.len() < 20, "{case}"),
+        }
+        let expected = if code == 1 { EndKind::Failed } else { EndKind::NoWork };
+        assert!(world.memory.gone.iter().all(|gone| gone.kind == expected), "{case}");
+    }
+}
+
+#[test]
+fn one_pilot_that_lives_ends_the_back_off() {
+    let mut world = World::new(8.0, TWO_CLASSES, |_| NOISE);
+    launches_of_class(&mut world, 0.1, 1, 120.0);
+    assert!(world.memory.classes["a"].failures > 2);
+    // Mended: there is one probe first, and what else fits once it has run for half a minute.
+    let probes = launches_of_class(&mut world, 1e9, 0, 150.0);
+    assert!(probes.len() == 2 && probes[1] - probes[0] >= 30.0, "{probes:?}");
+    assert_eq!(world.memory.classes["a"].failures, 0);
+}
+
+#[test]
+fn images_are_refreshed_in_time_and_never_against_the_owner() {
+    let text = ONE_CORE.replace("\"builtin\"", "\"x:1\"\nimage-refresh = \"10m\"");
+    let mut world = World::new(2.0, &text, |_| NOISE);
+    let fetches = |world: &mut World, end: f64, result: Result<(), String>| {
+        let mut at = Vec::new();
+        while world.now < end {
+            let decision = world.tick();
+            if decision.actions.contains(&Action::Fetch { class: "a".to_owned() }) {
+                at.push(world.now);
+                world.news.push(News::Fetched { class: "a".to_owned(), result: result.clone() });
+            }
+            world.now += decision.wake_in.unwrap();
+        }
+        at
+    };
+    let hour = fetches(&mut world, 3_700.0, Ok(()));
+    assert!((4..=8).contains(&hour.len()), "each 10 min, more or less: {hour:?}");
+    assert!(hour.windows(2).all(|pair| (450.0..=765.0).contains(&(pair[1] - pair[0]))), "{hour:?}");
+    // What fails is tried again sooner, then more and more seldom; pilots go on with the local image.
+    let failing = fetches(&mut world, 7_300.0, Err("no route".to_owned()));
+    assert!(failing.len() >= 6 && failing[1] - failing[0] < 90.0, "{failing:?}");
+    assert_eq!(world.running(), 2);
+    world.control.snooze = Some(Snooze { until: 1e10 });
+    assert_eq!(fetches(&mut world, 9_000.0, Ok(())), Vec::<f64>::new());
+    world.control.snooze = None;
+    world.run_until(9_100.0);
+    fetches(&mut world, 9_300.0, Ok(()));
+    world.control.pull = true;
+    let start = world.now;
+    world.tick();
+    world.control.pull = false;
+    world.memory.classes.get_mut("a").unwrap().refreshing = false;
+    assert!(world.now - start < 1.0 && world.memory.classes["a"].refresh_at.unwrap() <= start, "asked for now");
 }
 
 #[test]
