@@ -57,10 +57,37 @@ make_image() {
 
 port_is_free() { ! (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
-# A registry with the test image in it. Exports PLANCTON_TEST_REGISTRY, "127.0.0.1:PORT", and
-# PLANCTON_TEST_REGISTRY_IMAGE, a name that can be pulled. Ports from 5000 up: the first that is free.
+# serve_registry PROGRAM STATUS [AUTH]: one more registry, ready when it answers with that status; REGISTRY_PORT is its
+# port, the first that is free from 5000 up. AUTH: further lines of its configuration.
+serve_registry() {
+  local port=5000 end=$((SECONDS + 10)) place
+  until port_is_free "$port"; do port=$((port + 1)); done
+  place=$TEST_TMP/registry-$port
+  mkdir -p "$place"
+  cat >"$place.yml" <<YAML
+version: 0.1
+log: { level: error }
+storage: { filesystem: { rootdirectory: $place }, delete: { enabled: true } }
+http: { addr: "127.0.0.1:$port" }
+${3:-}
+YAML
+  "$1" serve "$place.yml" >"$place.log" 2>&1 </dev/null &
+  TEST_PIDS+=($!)
+  until [ "$(curl -q -s --noproxy '*' -o /dev/null -w '%{http_code}' "http://127.0.0.1:$port/v2/")" = "$2" ]; do
+    if [ "$SECONDS" -ge "$end" ] || ! runs "$!"; then
+      say "the registry did not start: $(tail -n 2 "$place.log")"
+      return 1
+    fi
+    sleep 0.1
+  done
+  REGISTRY_PORT=$port
+}
+
+# A registry with the test image in it, and one that wants the user "tester" with the password "secret". Exports
+# PLANCTON_TEST_REGISTRY and PLANCTON_TEST_CLOSED_REGISTRY, "127.0.0.1:PORT", and PLANCTON_TEST_REGISTRY_IMAGE, a name
+# that can be pulled.
 need_registry() {
-  local port=5000 program name end=$((SECONDS + 10))
+  local program name
   [ -z "${PLANCTON_TEST_REGISTRY:-}" ] || return 0
   if ! program=$(command -v docker-registry || command -v registry); then
     install_packages docker-registry docker-distribution || return 1
@@ -68,32 +95,21 @@ need_registry() {
     ! has_systemd || as_root systemctl disable -q --now docker-registry docker-distribution 2>/dev/null || true
     program=$(command -v docker-registry || command -v registry) || return 1
   fi
-  until port_is_free "$port"; do port=$((port + 1)); done
-  mkdir -p "$TEST_TMP/registry"
-  cat >"$TEST_TMP/registry.yml" <<YAML
-version: 0.1
-log: { level: error }
-storage: { filesystem: { rootdirectory: $TEST_TMP/registry }, delete: { enabled: true } }
-http: { addr: "127.0.0.1:$port" }
-YAML
-  "$program" serve "$TEST_TMP/registry.yml" >"$TEST_TMP/registry.log" 2>&1 </dev/null &
-  TEST_PIDS+=($!)
-  until [ "$(curl -q -s --noproxy '*' -o /dev/null -w '%{http_code}' "http://127.0.0.1:$port/v2/")" = 200 ]; do
-    if [ "$SECONDS" -ge "$end" ] || ! runs "$!"; then
-      say "the registry did not start: $(tail -n 2 "$TEST_TMP/registry.log")"
-      return 1
-    fi
-    sleep 0.1
-  done
+  # bcrypt of "secret", the only kind that the registry takes
+  # shellcheck disable=SC2016
+  echo 'tester:$2b$05$laNh8egEbMK1j.3Pwrur1.GjOssRD5D0Dr0vOKQZ0FViMiehlTwWq' >"$TEST_TMP/htpasswd"
+  serve_registry "$program" 401 "auth: { htpasswd: { realm: test, path: $TEST_TMP/htpasswd } }" || return 1
+  export PLANCTON_TEST_CLOSED_REGISTRY=127.0.0.1:$REGISTRY_PORT
+  serve_registry "$program" 200 || return 1
   make_image || return 1
-  name=127.0.0.1:$port/${TEST_IMAGE%:*}
+  name=127.0.0.1:$REGISTRY_PORT/${TEST_IMAGE%:*}
   api POST "/images/$TEST_IMAGE/tag?repo=$name&tag=1"
   # a failed push answers 200 too: the registry's own list is what counts
   api POST "/images/$name/push?tag=1" -H 'X-Registry-Auth: e30=' >"$TEST_TMP/push.log"
   api DELETE "/images/$name:1" >/dev/null
-  curl -q -sS --fail --noproxy '*' -o /dev/null "http://127.0.0.1:$port/v2/${TEST_IMAGE%:*}/tags/list" ||
+  curl -q -sS --fail --noproxy '*' -o /dev/null "http://127.0.0.1:$REGISTRY_PORT/v2/${TEST_IMAGE%:*}/tags/list" ||
     { say "the image was not pushed: $(tail -n 1 "$TEST_TMP/push.log")"; return 1; }
-  export PLANCTON_TEST_REGISTRY=127.0.0.1:$port PLANCTON_TEST_REGISTRY_IMAGE=$name:1
+  export PLANCTON_TEST_REGISTRY=127.0.0.1:$REGISTRY_PORT PLANCTON_TEST_REGISTRY_IMAGE=$name:1
 }
 
 stop_all() {

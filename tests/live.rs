@@ -9,10 +9,14 @@ mod common;
 mod builtin;
 #[path = "live/commands.rs"]
 mod commands;
+#[path = "live/contained.rs"]
+mod contained;
 #[path = "live/containers.rs"]
 mod containers;
 #[path = "live/ends.rs"]
 mod ends;
+#[path = "live/handed.rs"]
+mod handed;
 #[path = "live/looks.rs"]
 mod looks;
 #[path = "live/restarts.rs"]

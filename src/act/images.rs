@@ -107,6 +107,11 @@ impl Fetch {
     fn pull(&self, engine: &Engine, class: &Class, image: &ImageRef) -> Result<(), String> {
         let auth = read_auth(class, image)?;
         let today = state::read_pulled(&self.state, self.day);
+        let used_up = |bytes: u64| match self.per_day > 0 && bytes > self.per_day {
+            true => Err(format!("pull-per-day ({}) is used up; it goes on tomorrow, or raise it", Bytes(self.per_day))),
+            false => Ok(()),
+        };
+        used_up(today)?;
         let (mut layers, mut seen) = (BTreeMap::new(), Pull { image: self.image.clone(), ..Pull::default() });
         let mut on_progress = |progress: &Progress| {
             if progress.status != "Downloading" {
@@ -115,12 +120,7 @@ impl Fetch {
             layers.insert(progress.id.clone(), (progress.current.unwrap_or(0), progress.total.unwrap_or(0)));
             (seen.bytes, seen.total) = layers.values().fold((0, 0), |sum, layer| (sum.0 + layer.0, sum.1 + layer.1));
             *self.pulling.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen.clone());
-            match self.per_day > 0 && today + seen.bytes > self.per_day {
-                true => {
-                    Err(format!("pull-per-day ({}) is used up; it goes on tomorrow, or raise it", Bytes(self.per_day)))
-                }
-                false => Ok(()),
-            }
+            used_up(today + seen.bytes)
         };
         let pulled = engine.pull(&image.name, image.pull_tag(), auth.as_deref(), PULL_PATIENCE, &mut on_progress);
         *self.pulling.lock().unwrap_or_else(PoisonError::into_inner) = None;

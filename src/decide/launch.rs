@@ -84,9 +84,10 @@ fn refresh(turn: &mut Turn, memory: &mut Memory) {
     for class in turn.config.pilots.iter().filter(|class| class.is_refreshable()) {
         let first = turn.now + class.refresh_seconds() * memory.jitter();
         let busy = memory.classes.values().any(|class| class.refreshing || class.image == Image::Fetching);
-        let Some(remembered) = memory.classes.get_mut(&class.name).filter(|class| class.image == Image::Ready) else {
+        let remembered = memory.classes.entry(class.name.clone()).or_default();
+        if matches!(remembered.image, Image::Missing | Image::Fetching) {
             continue;
-        };
+        }
         let due = *remembered.refresh_at.get_or_insert(first);
         if turn.now >= due && !busy {
             remembered.refreshing = true;

@@ -421,7 +421,8 @@ fn launches_of_class(world: &mut World, lives: f64, code: i64, seconds: f64) -> 
         let of_a = |action: &&Action| matches!(action, Action::Launch { class, .. } if class == "a");
         launches.extend(decision.actions.iter().filter(of_a).map(|_| world.now));
         let now = world.now + 1e9;
-        let ended: Vec<Pilot> = world.pilots.iter().filter(|p| p.class == "a" && now - p.created >= lives).cloned().collect();
+        let ended: Vec<Pilot> =
+            world.pilots.iter().filter(|p| p.class == "a" && now - p.created >= lives).cloned().collect();
         world.pilots.retain(|pilot| !ended.iter().any(|gone| gone.id == pilot.id));
         for Pilot { id, name, class, .. } in ended {
             let ended = Some(Ended { exit_code: code, lived: Some(lives), ..Ended::default() });
@@ -449,7 +450,9 @@ fn a_broken_class_is_tried_seldom_and_takes_nothing_from_the_other() {
         assert_eq!(others, 6, "of b beside {case}");
         match code {
             // Work may come at any time: it is asked at least each two minutes and a half.
-            0 | 75 => assert!(launches.windows(2).all(|pair| pair[1] - pair[0] < 160.0) && launches.len() > 20, "{case}"),
+            0 | 75 => {
+                assert!(launches.windows(2).all(|pair| pair[1] - pair[0] < 160.0) && launches.len() > 20, "{case}")
+            }
             _ => assert!(launches.len() < 20, "{case}"),
         }
         let expected = if code == 1 { EndKind::Failed } else { EndKind::NoWork };

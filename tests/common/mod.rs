@@ -54,18 +54,24 @@ pub fn poll<T>(limit: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T
 
 // ---- the engine ----
 
-/// One call: HTTP/1.0, so that the answer ends with the connection.
+/// One call with its answer as text.
 pub fn call(method: &str, path: &str, body: Option<&Value>) -> (u16, String) {
+    let (status, body) = call_with(method, path, body, "");
+    (status, String::from_utf8_lossy(&body).into_owned())
+}
+
+/// One call: HTTP/1.0, so that the answer ends with the connection. `header`: nothing, or a line of its own.
+pub fn call_with(method: &str, path: &str, body: Option<&Value>, header: &str) -> (u16, Vec<u8>) {
     let body = body.map_or(String::new(), Value::to_string);
     let mut stream = UnixStream::connect(socket()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let head = format!("{method} {path} HTTP/1.0\r\nHost: engine\r\nContent-Type: application/json\r\n");
-    write!(stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+    write!(stream, "{head}{header}Content-Length: {}\r\n\r\n{body}", body.len()).unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
+    let status = String::from_utf8_lossy(&answer[..end]).split(' ').nth(1).unwrap().parse().unwrap();
+    (status, answer[end + 4..].to_vec())
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -210,8 +216,22 @@ pub struct Instance {
 impl Instance {
     /// Starts nothing yet.
     pub fn new(config: &str) -> Instance {
+        Instance::below(&std::env::temp_dir(), config)
+    }
+
+    /// On a tmpfs, as /run is one.
+    pub fn in_memory(config: &str) -> Instance {
+        Instance::below(Path::new("/dev/shm"), config)
+    }
+
+    /// Where nothing is in memory only.
+    pub fn on_disk(config: &str) -> Instance {
+        Instance::below(Path::new(env!("CARGO_TARGET_TMPDIR")), config)
+    }
+
+    fn below(place: &Path, config: &str) -> Instance {
         let name = format!("live-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let base = std::env::temp_dir().join(format!("plancton-{name}"));
+        let base = place.join(format!("plancton-{name}"));
         fs::create_dir(&base).unwrap();
         let instance = Instance { name, base, socket: socket(), daemon: None };
         instance.configure(config);
