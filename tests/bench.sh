@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Speed, memory and wake-ups, as a table of figure, budget and verdict. Ratios are taken in one run, because machines are
-# noisy; the figures are for people, so this is no test. Takes about nine minutes and wants a quiet machine.
-#   tests/bench.sh [fill] [loop] [steady] [owner]      parts of it; without any: all
+# noisy; the figures are for people, so this is no test. Takes about fifteen minutes and wants a quiet machine.
+#   tests/bench.sh [fill] [share] [loop] [steady] [owner]      parts of it; without any: all
 # BENCH_BINARY=FILE measures that binary instead of the static release build; BENCH_PAIRS=N takes N pairs of the owner's job.
 set -euo pipefail
 
@@ -12,12 +12,15 @@ cd "$repository"
 exec </dev/null
 
 base=$TEST_TMP/bench
+run=$base/run # in memory, as /run is, where that can be had
+[ ! -d /dev/shm ] || run=$(mktemp -d /dev/shm/plancton-bench.XXXXXX)
 daemon=""
 rows=()
 
 finish() {
   [ -z "$daemon" ] || kill -KILL "$daemon" 2>/dev/null || true
   [ ! -d "$base" ] || plancton purge >/dev/null 2>&1 || true
+  rm -rf "$run"
   stop_all
 }
 trap finish EXIT
@@ -26,7 +29,7 @@ trap 'exit 143' TERM
 
 plancton() {
   "$binary" -q --config "$base/config.toml" --engine "unix://$PLANCTON_TEST_ENGINE" --instance bench \
-    --run-dir "$base/run" --state-dir "$base/state" "$@"
+    --run-dir "$run" --state-dir "$base/state" "$@"
 }
 
 # start CONFIGURATION: the daemon, with it.
@@ -34,7 +37,7 @@ start() {
   mkdir -p "$base"
   printf '%s\n' "$1" >"$base/config.toml"
   "$binary" -q --config "$base/config.toml" --engine "unix://$PLANCTON_TEST_ENGINE" --instance bench \
-    --run-dir "$base/run" --state-dir "$base/state" run 2>>"$base/log" &
+    --run-dir "$run" --state-dir "$base/state" run 2>>"$base/log" &
   daemon=$!
 }
 
@@ -77,7 +80,7 @@ pilot() { # pilot COMMAND CPUS [MORE]
 # the last 256 events only.
 follow_events() {
   docker events --filter label=io.plancton.instance=bench --filter event=start --filter event=die \
-    --format '{{.TimeNano}} {{.Action}} {{.ID}}' >>"$TEST_TMP/events.raw" &
+    --format '{{.TimeNano}} {{.Action}} {{.ID}} {{index .Actor.Attributes "io.plancton.class"}}' >>"$TEST_TMP/events.raw" &
   TEST_PIDS+=($!)
 }
 
@@ -132,6 +135,33 @@ $(pilot '["sleep", "600"]' 0.1)"
   printf '  (the engine alone: create and start take %.0f ms, median of 9)\n' "$(awk -v o="$own" 'BEGIN { print 1000 * o }')"
 }
 
+# ---- how two classes share ----
+
+# Weights 3 and 1, pilots of 5 s, the light class in pieces of another size: core-seconds by class over 3 minutes.
+bench_share() {
+  local from to
+  : >"$TEST_TMP/events.raw"
+  follow_events
+  start "[share]
+cpus = 2.4
+reserve-cpus = 0
+$(pilot '["sleep", "5"]' 0.2 'weight = 3' | sed 's/name = "b"/name = "heavy"/')
+$(pilot '["sleep", "5"]' 0.3 'weight = 1' | sed 's/name = "b"/name = "light"/')"
+  sleep 20
+  from=$(date +%s)
+  sleep 180
+  to=$(date +%s)
+  stop
+  row "core-seconds of weight 3 to weight 1, other sizes (3 ± 10 %)" "$(awk -v from="$from" -v to="$to" '
+    { at = $1 / 1e9 }
+    $2 == "start" { begun[$3] = at; class[$3] = $4 }
+    $2 == "die" && ($3 in begun) { add($3, at); delete begun[$3] }
+    function add(id, end, a) { a = begun[id]; if (a < from) a = from; if (end > to) end = to
+      if (end > a) sum[class[id]] += (end - a) * (class[id] == "heavy" ? 0.2 : 0.3) }
+    END { for (id in begun) add(id, to); r = sum["heavy"] / sum["light"]; printf "  (ratio %.3f)\n", r > "/dev/stderr"
+      print (r > 3 ? r - 3 : 3 - r) / 3 * 100 }' "$TEST_TMP/events.raw")" "%" at-most 10
+}
+
 # ---- the loop's longest gap, with everything in flight at once ----
 
 engine_pid() { pgrep -o -x dockerd; }
@@ -183,7 +213,7 @@ launches-per-tick = 16
 reserve-cpus = 0
 max-pilots = $1
 $(pilot '["sleep", "3600"]' 0.01)"
-  await "$1" 300
+  await "$1" 600
   sleep 10
   a="$(field calls) $(field cpu_ms) $(field turns) $(awk '/^voluntary/ { print $2 }' "/proc/$daemon/status")"
   sleep 60
@@ -293,7 +323,7 @@ given() {
 
 main() {
   local parts=("$@")
-  [ "$#" -gt 0 ] || parts=(fill loop steady owner)
+  [ "$#" -gt 0 ] || parts=(fill share loop steady owner)
   need_engine
   make_image
   command -v docker >/dev/null || { say "the docker client is needed for the engine's event times"; exit 1; }

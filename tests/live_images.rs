@@ -191,7 +191,8 @@ fn a_registry_that_is_away_costs_nothing_but_the_refresh() {
     // The same image under the name of a registry that is not there.
     let absent = "127.0.0.1:9/away";
     call("POST", &format!("/images/{image}/tag?repo={absent}&tag=1"), None);
-    instance.configure(&class(&format!("{absent}:1"), "image-refresh = \"1s\""));
+    let again = class(&format!("{absent}:1"), "image-refresh = \"1s\"");
+    instance.configure(&again.replace("max-pilots = 1", "max-pilots = 2"));
     instance.run(&[]);
     assert!(
         poll(PATIENCE, || instance.log().contains("connection refused").then_some(())).is_some(),

@@ -178,6 +178,9 @@ fn refused(class: &Class, text: String) -> LaunchResult {
     let missing = ["does not exist", "no such file"].iter().any(|words| text.contains(words));
     match class.mounts.iter().find(|mount| missing && text.contains(&mount.source)) {
         Some(mount) => LaunchResult::MountMissing(mount.source.clone()),
+        None if text.contains("not a shared") => LaunchResult::Failed(format!(
+            "{text}; `mount --make-rshared` it on this machine, or leave the propagation out"
+        )),
         None => LaunchResult::Failed(text),
     }
 }

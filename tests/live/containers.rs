@@ -127,6 +127,80 @@ fn what_a_class_asks_for() {
     assert!(!data.join("x").exists());
 }
 
+/// Every key of a class that the engine is told of: what is written, where `inspect` has it, and as what.
+#[test]
+fn each_key_is_read_back() {
+    let plain = [
+        ("entrypoint = [\"sleep\"]", "/Config/Entrypoint", json!(["sleep"])),
+        ("command = [\"600\"]", "/Config/Cmd", json!(["600"])),
+        ("user = \"12:34\"", "/Config/User", json!("12:34")),
+        ("cpus = 0.25", "/HostConfig/NanoCpus", json!(250_000_000)),
+        ("memory = \"24MiB\"", "/HostConfig/Memory", json!(24 << 20)),
+        ("pids = 33", "/HostConfig/PidsLimit", json!(33)),
+        ("stop-grace = \"3s\"", "/Config/StopTimeout", json!(3)),
+        ("ttl = \"1h\"", "/Config/Labels/io.plancton.class", json!("k")),
+        ("env = { A = \"b c\" }", "/Config/Env/5", json!("A=b c")),
+        ("mounts = [\"/usr:/m:private\"]", "/HostConfig/Mounts/0/BindOptions/Propagation", json!("private")),
+        ("tmpfs = [\"/t:1MiB\"]", "/HostConfig/Tmpfs/~1t", json!("rw,nosuid,nodev,size=1048576")),
+        ("devices = [\"/dev/null:/dev/n:r\"]", "/HostConfig/Devices/0/CgroupPermissions", json!("r")),
+        ("cap-add = [\"CHOWN\"]", "/HostConfig/CapAdd", json!(["CHOWN"])),
+        ("read-only = true", "/HostConfig/ReadonlyRootfs", json!(true)),
+        ("network = \"none\"", "/HostConfig/NetworkMode", json!("none")),
+        (
+            "host-config = { Ulimits = [{ Name = \"nofile\", Soft = 64, Hard = 64 }] }",
+            "/HostConfig/Ulimits/0/Hard",
+            json!(64),
+        ),
+        ("privileged = true", "/HostConfig/Privileged", json!(true)),
+    ];
+    let lines: Vec<&str> = plain.iter().map(|(line, ..)| *line).collect();
+    let class = format!("[[pilot]]\nname = \"k\"\nimage = \"{}\"\n{}\n", image(), lines.join("\n"));
+    let instance = Instance::running(&config("1s", 1, &class));
+    let seen = inspect_pilot(&instance);
+    for (line, pointer, expected) in plain {
+        // The engine may put its own cap_ before a name.
+        let found = seen.pointer(pointer).cloned().unwrap_or_default().to_string().replace("CAP_", "");
+        assert_eq!(found, expected.to_string(), "{line}: {:#}", seen["HostConfig"]);
+    }
+    instance.say(&["check", "--offline"]).must(0, &["privileged", "the capability CHOWN", "raw host-config"]);
+}
+
+/// What a class may not ask for, by the field's name: it would undo what Plancton promises.
+#[test]
+fn own_fields_are_refused_by_name() {
+    let instance = Instance::new("");
+    for field in [
+        "NanoCpus",
+        "CpuQuota",
+        "CpusetCpus",
+        "Memory",
+        "MemorySwap",
+        "PidsLimit",
+        "CgroupParent",
+        "OomScoreAdj",
+        "OomKillDisable",
+        "RestartPolicy",
+        "AutoRemove",
+        "Labels",
+        "LogConfig",
+        "Init",
+        "Binds",
+        "Mounts",
+        "Tmpfs",
+        "Devices",
+        "CapAdd",
+        "CapDrop",
+        "Privileged",
+        "NetworkMode",
+        "ReadonlyRootfs",
+        "StorageOpt",
+        "nanocpus",
+    ] {
+        instance.configure(&config("1s", 1, &pilot("p", &["true"], &format!("host-config = {{ {field} = 1 }}"))));
+        instance.say(&["check", "--offline"]).must(78, &[&format!("'{field}' is set by Plancton itself")]);
+    }
+}
+
 #[test]
 fn a_missing_mount_holds_its_class() {
     let mut instance = Instance::new("");
