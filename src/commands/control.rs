@@ -4,13 +4,14 @@ use super::{Place, fail, remove, run, say, wait_until};
 use crate::cli::{Exit, parse_by};
 use crate::clock;
 use crate::decide::{Drain, Snooze};
-use crate::state::{StateError, control};
-use crate::units::{float, format_rough};
+use crate::state::{self, StateError, control};
+use crate::units::format_rough;
 use std::path::Path;
 use std::time::Duration;
 
-/// A daemon that does not carry a force-stop out within this time is not waited for.
+/// A daemon that does not carry a force-stop out within this time, and so much more a pilot, is not waited for.
 const FORCE_STOP_PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE_PER_PILOT: Duration = Duration::from_millis(300);
 
 pub fn request_drain(state: &Path, stop: bool, by: Option<f64>) -> Result<(), StateError> {
     control::request_drain(state, &Drain { stop, by, since: clock::now().epoch })
@@ -84,16 +85,18 @@ fn tell_when_idle(run: &Path) {
 pub fn force_stop(place: &Place) -> Exit {
     let dirs = place.addressed();
     if run::is_running(&dirs.run) {
+        let pilots = state::read_status(&dirs.run).ok().flatten().map_or(0, |status| status.pilots.len());
+        let patience = FORCE_STOP_PATIENCE + PATIENCE_PER_PILOT * u32::try_from(pilots).unwrap_or(u32::MAX);
         if let Err(error) = control::request_force_stop(&dirs.state) {
             return fail(Exit::Failed, error);
         }
-        if wait_until(FORCE_STOP_PATIENCE, || !run::is_running(&dirs.run)) {
+        if wait_until(patience, || !run::is_running(&dirs.run)) {
             say("plancton has removed its pilots and ended\n");
             return Exit::Done;
         }
         super::complain(format!(
             "the daemon has not carried it out within {} s; removing the pilots here",
-            float(FORCE_STOP_PATIENCE.as_secs())
+            patience.as_secs()
         ));
     }
     let exit = remove::remove_own(place, remove::Grace::None);

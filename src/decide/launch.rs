@@ -1,7 +1,8 @@
 //! Which pilots are started: classes in turn by the core-seconds they had, while the room, their limits, their image
 //! and their back-off allow.
 
-use super::memory::{Image, Launching};
+use super::classes::Image;
+use super::memory::Launching;
 use super::reason::{Code, Reason};
 use super::rules::Rules;
 use super::{Action, Memory, PilotState, Protection, Room, Turn};

@@ -1,24 +1,16 @@
 //! What is remembered from tick to tick. All of it can be lost at any moment (a crash, a restart): pilots and their
 //! ends are read back from the engine; only back-offs and timers start anew.
 
+use super::classes::{ClassMemory, Image, LIVES};
 use super::ends::{self, Cause, EndKind};
 use super::ladder::Ladder;
 use super::rules::{Heat, Rules};
-use super::{Ended, LaunchResult, News, Observation, Pilot, PilotState, Reason, Turn};
+use super::{Ended, LaunchResult, News, Observation, PilotState, Reason, Turn};
 use crate::config::Config;
 use crate::units::PilotId;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
-/// First wait after a failed launch, in seconds; doubled with each further one, up to [`BACK_OFF_MOST`].
-const BACK_OFF_FIRST: f64 = 5.0;
-const BACK_OFF_MOST: f64 = 900.0;
-/// A pilot that runs this long, in seconds, has shown that its class is well again.
-const LIVES: f64 = 30.0;
-/// First wait after a failed refresh of an image, in seconds; doubled up to the time between two refreshes.
-const REFRESH_AGAIN: f64 = 60.0;
-/// Over how many seconds the classes' parts are evened out.
-const FAIR_OVER: f64 = 600.0;
 /// A missing mount source is looked for again after this long, in seconds.
 const HELD: f64 = 30.0;
 
@@ -84,65 +76,6 @@ pub(super) struct Stopping {
     pub kill_at: f64,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) enum Image {
-    /// The first launch tells.
-    #[default]
-    Unknown,
-    Ready,
-    Missing,
-    Fetching,
-}
-
-#[derive(Clone, Debug, Default)]
-pub(super) struct ClassMemory {
-    pub image: Image,
-    /// Failures in a row.
-    pub failures: u32,
-    /// Ends without work in a row.
-    pub no_work: u32,
-    /// Epoch second of the last end that counts against the class: what was created later is a probe.
-    pub ended_badly: f64,
-    /// The last launch failed: only one that succeeds ends that, later than its back-off.
-    pub launch_failed: bool,
-    /// Boot-clock second before which nothing is launched.
-    pub retry_at: f64,
-    /// Not a failure that wants longer and longer waits, but a state to look at again.
-    pub held_by: Option<super::Code>,
-    /// The last failure, for people.
-    pub why: String,
-    /// Core-seconds given so far.
-    pub served: f64,
-    /// Boot-clock second of the image's next refresh; `None`: not known yet.
-    pub refresh_at: Option<f64>,
-    pub refreshing: bool,
-    refresh_failures: u32,
-    /// Pilots that were gone at once, and of which it is not known yet how they ended.
-    pub fizzled: BTreeSet<PilotId>,
-}
-
-impl ClassMemory {
-    /// It failed, or had no work, and has not shown that this is over.
-    pub fn is_proving(&self) -> bool {
-        self.failures > 0 || self.no_work > 0
-    }
-
-    /// Created since: its fate tells how the class is now.
-    pub fn is_probe(&self, pilot: &Pilot) -> bool {
-        self.ended_badly > 0.0 && pilot.created > self.ended_badly
-    }
-
-    fn is_well(&mut self) {
-        if !self.launch_failed {
-            (self.failures, self.no_work, self.retry_at) = (0, 0, 0.0);
-        }
-    }
-}
-
-fn doubled(first: f64, times: u32) -> f64 {
-    first * 2f64.powi(i32::try_from(times.min(16)).unwrap_or(16))
-}
-
 impl Memory {
     pub fn new(seed: u64) -> Memory {
         Memory { seed, ..Memory::default() }
@@ -187,20 +120,6 @@ impl Memory {
             if lives && class.is_proving() && class.is_probe(pilot) {
                 class.is_well();
             }
-        }
-    }
-
-    /// What was given long ago does not count any more, and a class that is new or was away does not get everything first.
-    fn age_served(&mut self, config: &Config, elapsed: f64) {
-        let kept = (-elapsed / FAIR_OVER).exp();
-        self.classes.values_mut().for_each(|class| class.served *= kept);
-        let share = |class: &crate::config::Pilot| {
-            Some(self.classes.get(&class.name)?.served / f64::from(class.weight)).filter(|served| *served > 0.0)
-        };
-        let least = config.pilots.iter().filter_map(share).fold(f64::INFINITY, f64::min);
-        for class in config.pilots.iter().filter(|_| least.is_finite()) {
-            let served = least * f64::from(class.weight);
-            self.classes.entry(class.name.clone()).or_insert_with(|| ClassMemory { served, ..ClassMemory::default() });
         }
     }
 
@@ -278,12 +197,6 @@ impl Memory {
         }
     }
 
-    fn launch_failed(&mut self, class: &str, why: &str, now: f64) {
-        self.back_off(class, why, now);
-        self.classes.entry(class.to_owned()).or_default().launch_failed = true;
-        self.count("launch-failed");
-    }
-
     fn remember(&mut self, at: f64, name: &str, class: &str, kind: EndKind, ended: &Ended) {
         let gone = Gone {
             name: name.to_owned(),
@@ -297,78 +210,6 @@ impl Memory {
         self.ended.push(gone.clone());
         self.gone.truncate(REMEMBERED - 1);
         self.gone.push_front(gone);
-    }
-
-    pub(super) fn refresh_all(&mut self, now: f64) {
-        self.classes.values_mut().for_each(|class| class.refresh_at = Some(now));
-    }
-
-    /// A refresh that fails leaves the local image in use.
-    fn fetched(&mut self, config: &Config, class: &str, result: &Result<(), String>, now: f64) {
-        let configured = config.pilots.iter().find(|configured| configured.name == *class);
-        let interval = configured.map_or(f64::INFINITY, crate::config::Pilot::refresh_seconds);
-        let jitter = self.jitter();
-        let memory = self.classes.entry(class.to_owned()).or_default();
-        let was_refreshing = std::mem::take(&mut memory.refreshing);
-        match result {
-            Ok(()) => {
-                (memory.image, memory.refresh_failures) = (Image::Ready, 0);
-                memory.refresh_at = Some(now + interval * jitter);
-            }
-            Err(_) if was_refreshing => {
-                let wait = doubled(REFRESH_AGAIN, memory.refresh_failures);
-                memory.refresh_failures = memory.refresh_failures.saturating_add(1);
-                memory.refresh_at = Some(now + wait.min(interval) * jitter);
-            }
-            Err(why) => {
-                memory.image = Image::Missing;
-                self.back_off(class, why, now);
-            }
-        }
-    }
-
-    fn learn_end(&mut self, class: &str, kind: EndKind, ended: &Ended, pause: f64, seen: &Observation) {
-        let (now, lived) = (seen.at.boot, ended.lived.unwrap_or(0.0));
-        match kind {
-            EndKind::Failed | EndKind::OutOfMemory | EndKind::NeverRan => {
-                let why = format!("a pilot ended after {lived:.0} s: {}", ends::describe(kind, ended));
-                self.back_off(class, &why, now);
-                self.classes.entry(class.to_owned()).or_default().ended_badly = seen.at.epoch;
-            }
-            EndKind::NoWork => {
-                let jitter = self.jitter();
-                let memory = self.classes.entry(class.to_owned()).or_default();
-                memory.ended_badly = seen.at.epoch;
-                if memory.retry_at <= now {
-                    let wait = doubled(BACK_OFF_FIRST, memory.no_work).min(pause);
-                    (memory.no_work, memory.retry_at) = (memory.no_work.saturating_add(1), now + wait * jitter);
-                    memory.held_by = Some(super::Code::NoWork);
-                    memory.why = format!("there was no work (exit code {} after {lived:.0} s)", ended.exit_code);
-                }
-            }
-            // That a pilot of before ended well says nothing about launches that fail now.
-            EndKind::Done => self.classes.entry(class.to_owned()).or_default().is_well(),
-            EndKind::Ttl | EndKind::Owner | EndKind::Drained | EndKind::Killed => {}
-        }
-    }
-
-    /// Exponential, with up to a quarter of jitter either way. One failure counts once: those of launches that were
-    /// under way together do not multiply.
-    pub(super) fn back_off(&mut self, class: &str, why: &str, now: f64) {
-        let jitter = self.jitter();
-        let memory = self.classes.entry(class.to_owned()).or_default();
-        why.clone_into(&mut memory.why);
-        memory.held_by = None;
-        if memory.retry_at > now {
-            return;
-        }
-        memory.retry_at = now + doubled(BACK_OFF_FIRST, memory.failures).min(BACK_OFF_MOST) * jitter;
-        memory.failures = memory.failures.saturating_add(1);
-    }
-
-    /// A factor around 1, up to a quarter either way.
-    pub(super) fn jitter(&mut self) -> f64 {
-        0.75 + 0.5 * (crate::units::float(self.draw() % 1_000) / 1_000.0)
     }
 
     /// Drops what the list shows, or shows to be gone.

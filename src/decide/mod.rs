@@ -1,6 +1,7 @@
 //! The policy, pure: from what is configured, remembered and observed to what is done, and why.
 //! No I/O, no clock, no log: time and random seed come in as values, so that any tick can be replayed.
 
+mod classes;
 mod ends;
 mod ladder;
 mod launch;

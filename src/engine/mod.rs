@@ -92,7 +92,11 @@ impl Engine {
     }
 
     pub fn info(&self) -> Result<Info, Error> {
-        self.call(Request::new(Method::Get, "info", "/info"))?.ok()?.json()
+        let info: Info = self.call(Request::new(Method::Get, "info", "/info"))?.ok()?.json()?;
+        match info.server_version.is_empty() && info.cgroup_driver.is_empty() {
+            true => Err(self.error("info", Fault::garbage("it says nothing about the engine"))),
+            false => Ok(info),
+        }
     }
 
     /// `/_ping` is never versioned. HEAD, then GET for engines that know only that.

@@ -114,11 +114,11 @@ fn stalled(engine: &Engine) -> Engine {
 fn versions_are_negotiated() {
     for (header, version) in [("Api-Version: 1.41\r\n", "v1.41"), ("API-VERSION: 1.54\r\n", "v1.47"), ("", "v1.47")] {
         let ping = format!("HTTP/1.1 200 OK\r\n{header}Content-Length: 2\r\n\r\n");
-        let (fake, engine) = Fake::start(&[&[&ping, &answer(200, "{}")]]);
-        assert!(engine.info().is_ok());
+        let (fake, engine) = Fake::start(&[&[&ping, &answer(200, r#"{"ServerVersion":"1"}"#), &answer(200, "[]")]]);
+        assert!(engine.info().is_ok() && engine.info().is_err());
         let path = format!("GET /{version}/info");
-        assert_eq!(fake.finish(), ["HEAD /_ping", &path]);
-        assert_eq!(engine.counters().calls, 2);
+        assert_eq!(fake.finish(), ["HEAD /_ping", &path, &path]);
+        assert_eq!(engine.counters().calls, 3);
     }
 }
 
