@@ -46,6 +46,12 @@ const COMMANDS: &[(&str, &str)] = &[
     ("config", "Config { default: false }"),
     ("config --default", "Config { default: true }"),
     ("replay x", "Replay(\"x\")"),
+    ("history", "History { days: 14, format: Text }"),
+    ("history --days 3 --csv", "History { days: 3, format: Csv }"),
+    ("history --json", "History { days: 14, format: Json }"),
+    ("report", "Report(\"plancton-report.html\")"),
+    ("report -", "Report(\"-\")"),
+    ("report a.html", "Report(\"a.html\")"),
     ("reap", "Reap"),
     ("purge", "Purge { dry_run: false }"),
     ("purge --dry-run", "Purge { dry_run: true }"),
@@ -102,6 +108,8 @@ const ERRORS: &[(&str, &str)] = &[
     ("snooze 0", "a duration of zero does nothing; see `plancton help snooze`"),
     ("pilot --from -3", "--from '-3' is not a whole number; see `plancton help pilot`"),
     ("status --config", "--config needs a value: --config FILE; see `plancton help status`"),
+    ("history --json --csv", "--json or --csv, not both; see `plancton help history`"),
+    ("report a b", "'b' is one word too many; see `plancton help report`"),
     ("-v", "which command? there are only options; see `plancton help`"),
 ];
 

@@ -2,6 +2,7 @@
 
 mod check;
 mod control;
+mod history;
 pub mod pilot;
 mod remove;
 mod replay;
@@ -48,6 +49,8 @@ pub fn dispatch(cli: Cli) -> Exit {
         Command::Check { offline } => check::check(&place, offline),
         Command::Config { default } => show_config(&place, default),
         Command::Replay(file) => replay::replay(&place, &file),
+        Command::History { days, format } => history::history(&place, days, format),
+        Command::Report(file) => history::report(&place, &file),
         Command::Reap => remove::reap(&place),
         Command::Purge { dry_run } => remove::purge(&place, dry_run),
         Command::Pilot { duration, from, to } => payload(&pilot::Work { duration, from, to }),

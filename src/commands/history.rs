@@ -1,0 +1,53 @@
+//! `history` and `report`: what this machine gave, from the record in the state directory.
+
+use super::view::{history as text, page};
+use super::{Place, complain, fail, host_name, say, screen};
+use crate::cli::{Exit, Format};
+use crate::clock;
+use crate::record::{Hours, keep};
+use std::path::Path;
+
+pub fn history(place: &Place, days: u64, format: Format) -> Exit {
+    let hours = match read(place) {
+        Ok(hours) => hours,
+        Err(exit) => return exit,
+    };
+    let days = text::last_days(&hours, days, clock::now().epoch, &screen().zone);
+    say(&match format {
+        Format::Text => text::render(&days, &screen()),
+        Format::Json => serde_json::to_string_pretty(&text::json(&days)).unwrap_or_default() + "\n",
+        Format::Csv => text::csv(&days),
+    });
+    Exit::Done
+}
+
+pub fn report(place: &Place, file: &Path) -> Exit {
+    let hours = match read(place) {
+        Ok(hours) => hours,
+        Err(exit) => return exit,
+    };
+    let page = page::render(&hours, &host_name(), clock::now().epoch, &screen().zone);
+    if file == Path::new("-") {
+        say(&page);
+        return Exit::Done;
+    }
+    match std::fs::write(file, page) {
+        Ok(()) => {
+            say(&format!("{} is written; open it in a browser\n", file.display()));
+            Exit::Done
+        }
+        Err(error) => fail(Exit::Failed, format!("{}: {error}; name another file", file.display())),
+    }
+}
+
+fn read(place: &Place) -> Result<Hours, Exit> {
+    let (hours, bad) = keep::read(&place.addressed().state).map_err(|error| fail(Exit::Failed, error))?;
+    if bad > 0 {
+        complain(format!("{bad} damaged lines of the record were left out"));
+    }
+    if hours.is_empty() {
+        let text = "nothing is recorded yet; the daemon writes down once a minute what it gives: `plancton start`";
+        return Err(fail(Exit::Failed, text));
+    }
+    Ok(hours)
+}
