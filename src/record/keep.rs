@@ -127,7 +127,7 @@ impl Files {
 }
 
 /// What is kept of a text that is too long: a little less than may be, so that it is not cut each hour. `None`: it fits.
-fn newest(text: &[u8], most_hours: usize, most_bytes: usize) -> Option<&[u8]> {
+pub(super) fn newest(text: &[u8], most_hours: usize, most_bytes: usize) -> Option<&[u8]> {
     let lines = || text.split_inclusive(|byte| *byte == b'\n');
     if text.len() <= most_bytes && lines().count() <= most_hours {
         return None;

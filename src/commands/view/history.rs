@@ -2,7 +2,7 @@
 
 use super::{Pen, Screen, clean, ink, number, rough};
 use crate::record::{Hours, Seconds, Sums, by_day, total};
-use crate::units::{count_pilots, float, whole};
+use crate::units::{float, whole};
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
@@ -29,9 +29,23 @@ pub(super) fn local(epoch: f64, zone: &TimeZone) -> jiff::Zoned {
     at.unwrap_or_default().to_zoned(zone.clone())
 }
 
-/// `31.2 h`, and minutes where that would be little.
+/// `12,345`
+pub(super) fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let groups: Vec<&[u8]> = digits.as_bytes().rchunks(3).rev().collect();
+    String::from_utf8_lossy(&groups.join(&b',')).into_owned()
+}
+
+/// `1 pilot`, `12,345 pilots`
+fn pilots<'a>(counts: impl IntoIterator<Item = &'a u64>) -> String {
+    let count = counts.into_iter().sum();
+    format!("{} pilot{}", grouped(count), if count == 1 { "" } else { "s" })
+}
+
+/// `1,234 h`, `31.2 h`, and minutes where that would be little.
 pub(super) fn cpu_time(seconds: f64) -> String {
     match seconds / 3600.0 {
+        hours if hours >= 100.0 => format!("{} h", grouped(whole(hours.round()))),
         hours if hours >= 0.95 => format!("{} h", number(hours)),
         _ => rough(seconds),
     }
@@ -53,11 +67,10 @@ pub(super) fn parts(sums: &Sums) -> [(&'static str, Vec<Row>); 3] {
     let ended = sums.ended().into_iter().map(|(kind, count)| Row {
         label: kind.name().to_owned(),
         value: float(count),
-        text: count.to_string(),
+        text: grouped(count),
     });
     let classes = sums.classes.iter().map(|(name, class)| {
-        let pilots = count_pilots(usize::try_from(class.ended.values().sum::<u64>()).unwrap_or(usize::MAX));
-        let text = format!("{}, {pilots}", cpu_time(class.core_seconds.0));
+        let text = format!("{}, {}", cpu_time(class.core_seconds.0), pilots(class.ended.values()));
         Row { label: clean(name), value: class.core_seconds.0, text }
     });
     let held = sums.held_back_seconds.iter();
@@ -83,9 +96,9 @@ pub fn render(days: &Days, screen: &Screen) -> String {
     });
     let by_day: Vec<Row> = by_day.collect();
     let (given, owner) = (cpu_time(sums.given_cpu_seconds.0), cpu_time(sums.owner_cpu_seconds.0));
-    let pilots = count_pilots(usize::try_from(sums.ended().values().sum::<u64>()).unwrap_or(usize::MAX));
     let text = format!(
-        "{given} of CPU given in {pilots}, {owner} used by the owner; watched for {}, held back for {}",
+        "{given} of CPU given in {}, {owner} used by the owner; watched for {}, held back for {}",
+        pilots(sums.ended().values()),
         rough(sums.observed_seconds.0),
         rough(sums.held_back()),
     );

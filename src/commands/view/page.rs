@@ -1,7 +1,7 @@
 //! What this machine gave, as one HTML page with its pictures in it. Pure. Pictures stretch with the page, texts do not: they
 //! stand beside the pictures, placed by per cent. Whatever comes from outside is escaped.
 
-use super::history::{Row, cpu_time, local as local_time, parts, word};
+use super::history::{Row, cpu_time, grouped, local as local_time, parts, word};
 use super::{clean, number, rough};
 use crate::decide::EndKind;
 use crate::record::{Hours, Sums, by_day, local, total};
@@ -35,7 +35,7 @@ const CPU: [Layer; 2] = [
 ];
 const PILOTS: [Layer; 3] = [
     ("given", "done", |sums| ended(sums, |kind| kind == EndKind::Done)),
-    ("rule", "ended by ttl, drain or for the owner", |sums| ended(sums, is_by_rule)),
+    ("rule", "told to end", |sums| ended(sums, is_by_rule)),
     ("bad", "failed", |sums| ended(sums, |kind| kind != EndKind::Done && !is_by_rule(kind))),
 ];
 
@@ -51,17 +51,16 @@ pub fn render(hours: &Hours, host: &str, now: f64, zone: &TimeZone) -> String {
     let sums = total(hours.values());
     let now = local_time(now, zone);
     let first = hours.keys().next().map_or(now.clone(), |hour| local(*hour, zone));
-    let period = format!(
-        "{} to {}, written at {}",
-        first.strftime("%-d %B %Y"),
-        now.strftime("%-d %B %Y"),
-        now.strftime("%H:%M")
-    );
-    let mut figures = figure("The last two weeks, hour by hour", "cores", &by_hours(hours, &now, zone));
+    let date = |at: &jiff::Zoned| at.strftime("%-d %B %Y").to_string();
+    let from = if first.date() == now.date() { String::new() } else { date(&first) + " to " };
+    let period = format!("{from}{}, {}", date(&now), now.strftime("%H:%M"));
+    let mut figures = figure("Hour by hour", "cores", &by_hours(hours, &now, zone));
     if now.date().since(first.date()).is_ok_and(|span| i64::from(span.get_days()) >= BY_HOUR) {
-        figures += &figure("Day by day", "CPU hours a day", &by_days(hours, &now, zone));
+        figures += &figure("Day by day", "hours a day", &by_days(hours, &now, zone));
     }
-    let lists: String = parts(&sums).iter().map(|(title, rows)| list(title, rows)).collect();
+    let lists = parts(&sums);
+    let lists: String =
+        lists.iter().zip(["given", "given", "held"]).map(|((title, rows), style)| list(title, style, rows)).collect();
     let version = env!("CARGO_PKG_VERSION");
     fill(
         include_str!("page.html"),
@@ -107,7 +106,7 @@ fn tiles(sums: &Sums) -> String {
     let per_cent = |part: f64, of: f64| format!("{:.0} %", 100.0 * part / of.max(1.0));
     let tiles = [
         (cpu_time(given), "of CPU given to science".to_owned()),
-        (done.to_string(), format!("pilots done, of {all} that ended")),
+        (grouped(done), format!("pilots done, of {} that ended", grouped(all))),
         (
             number(given / watched.max(1.0)),
             format!("cores given on average, {} of all CPU in use", per_cent(given, busy)),
@@ -292,7 +291,7 @@ fn marks(bins: &[Bin]) -> String {
     format!("<div class=\"plot\"><div></div><div class=\"days\">{text}</div></div>")
 }
 
-fn list(title: &str, rows: &[Row]) -> String {
+fn list(title: &str, style: &str, rows: &[Row]) -> String {
     let largest = rows.iter().map(|row| row.value).fold(f64::MIN_POSITIVE, f64::max);
     let mut text = format!("<div class=\"card\"><h2>{title}</h2>");
     if rows.is_empty() {
@@ -302,7 +301,7 @@ fn list(title: &str, rows: &[Row]) -> String {
         let _ = write!(
             text,
             "<div class=\"item\"><div><span>{}</span><span>{}</span></div>\
-             <svg viewBox=\"0 0 100 1\" preserveAspectRatio=\"none\"><rect class=\"given\" width=\"{:.1}\" height=\"1\"/></svg></div>",
+             <svg viewBox=\"0 0 100 1\" preserveAspectRatio=\"none\"><rect class=\"{style}\" width=\"{:.1}\" height=\"1\"/></svg></div>",
             escape(&row.label),
             escape(&row.text),
             (100.0 * row.value / largest).max(0.5),
