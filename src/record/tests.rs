@@ -2,7 +2,7 @@
 
 use super::keep::{Recorder, read};
 use super::*;
-use crate::decide::{CpuUse, Gone, Pilot, Reason, Room};
+use crate::decide::{CpuUse, Expiry, Gone, Pilot, Reason, Room};
 use crate::units::{Moment, PilotId};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,8 +12,20 @@ const NINE: f64 = 1_795_338_000.0;
 const HOUR: u64 = 498_705;
 
 fn pilot(class: &str, state: PilotState, own: bool) -> Pilot {
-    let id = PilotId::new(&"a1".repeat(32)).unwrap();
-    Pilot { id, class: class.to_owned(), state, own, cpus: 2.0, ..Pilot::default() }
+    Pilot {
+        id: PilotId::new(&"a1".repeat(32)).unwrap(),
+        name: "n".to_owned(),
+        class: class.to_owned(),
+        own,
+        state,
+        created: NINE,
+        expiry: Expiry::Epoch(NINE),
+        cpus: 2.0,
+        memory: 0,
+        grace: 1.0,
+        used: None,
+        unlimited: None,
+    }
 }
 
 /// At so many seconds after nine: pilots used 1.5 cores since the beginning, the owner half a core in the last window.
@@ -152,7 +164,9 @@ fn every_prefix_and_every_wrong_byte() {
                 damaged[end] = wrong;
             }
             let (hours, bad) = parse(&damaged);
-            assert!(hours.len() + bad <= 3 && !hours.is_empty(), "{end} {wrong}");
+            // Without the end between them, two lines are none.
+            let least = usize::from(end != first);
+            assert!((least..=2).contains(&hours.len()) && hours.len() + bad <= 3, "{end} {wrong}");
         }
     }
     for nonsense in [
@@ -184,7 +198,7 @@ fn days_by_the_clock_on_the_wall() {
         (&berlin, "2026-10-25", 25.0),
         (&berlin, "2026-01-01", 23.0),
         (&delhi, "2026-05-05", 24.0),
-        (&delhi, "2026-01-01", 18.0),
+        (&delhi, "2026-01-01", 19.0),
         (&TimeZone::UTC, "2026-12-31", 24.0),
     ] {
         let days = by_day(&hours, zone);

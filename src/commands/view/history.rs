@@ -102,7 +102,7 @@ pub fn render(days: &Days, screen: &Screen) -> String {
         rough(sums.observed_seconds.0),
         rough(sums.held_back()),
     );
-    let mut lines = pen.told(ink::STRONG, &format!("The last {} of this machine", count_days(days.len())));
+    let mut lines = pen.told(ink::STRONG, &format!("What this machine gave {}", count_days(days.len())));
     lines.extend(pen.told(ink::PLAIN, &text));
     for (title, rows) in [("CPU time given by day", by_day)].into_iter().chain(parts(&sums)) {
         lines.extend(chart(&pen, title, &rows));
@@ -111,7 +111,7 @@ pub fn render(days: &Days, screen: &Screen) -> String {
 }
 
 fn count_days(days: usize) -> String {
-    if days == 1 { "day".to_owned() } else { format!("{days} days") }
+    if days == 1 { "today".to_owned() } else { format!("in the last {days} days") }
 }
 
 /// Label, bar, text; the longest bar is the largest value. Nothing without rows.
@@ -173,3 +173,6 @@ fn quote(text: &str) -> String {
     let text = if text.starts_with(['=', '+', '-', '@']) { format!("'{text}") } else { text };
     if text.contains([',', '"']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
 }
+
+#[cfg(test)]
+mod tests;
