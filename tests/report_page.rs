@@ -102,8 +102,7 @@ document.querySelectorAll('main *').forEach(e => {
     wrong.push('cut: ' + e.textContent);
 });
 if (document.documentElement.scrollWidth > innerWidth) wrong.push('wider than the window');
-document.body.innerHTML = '';
-document.body.append('SEEN ' + JSON.stringify([innerWidth, getComputedStyle(document.body).backgroundColor, boxes.length, wrong]) + ' END');
+parent.document.body.append('SEEN ' + JSON.stringify([innerWidth, getComputedStyle(document.body).backgroundColor, boxes.length, wrong]) + ' END');
 </script>";
 
 /// Width, colour of the paper, number of texts, and what is wrong.
@@ -111,9 +110,15 @@ fn seen(scratch: &Scratch, page: &str, look: Look) -> (u64, String, u64, Vec<Str
     let start = page.find("<meta http-equiv").unwrap();
     let end = start + page[start..].find('>').unwrap() + 1;
     let copy = format!("{}{}", &page[..start], &page[end..]).replace("</body>", &format!("{LOOK}</body>"));
-    let output = browse(scratch, &copy, look, "--dump-dom");
+    let copy = copy.replace('&', "&amp;").replace('"', "&quot;");
+    // A window is never narrower than 500; a frame is.
+    let frame = format!(
+        "<html style=\"color-scheme: light dark\"><body><iframe width={} height=1600 style=\"border:0\" srcdoc=\"{copy}\"></iframe></body></html>",
+        look.width
+    );
+    let output = browse(scratch, &frame, look, "--dump-dom");
     let dump = String::from_utf8_lossy(&output.stdout).into_owned();
-    let json = dump.split("SEEN ").nth(1).and_then(|rest| rest.split(" END").next());
+    let json = dump.rsplit("SEEN ").next().and_then(|rest| rest.split(" END").next());
     let json = json.unwrap_or_else(|| panic!("the script said nothing: {dump}"));
     serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}: {json}"))
 }
