@@ -81,21 +81,13 @@ pub enum Command {
     Check { offline: bool },
     Config { default: bool },
     Replay(PathBuf),
-    History { days: u64, format: Format },
+    History { days: u64, json: bool, csv: bool },
     Report(PathBuf),
     Reap,
     Purge { dry_run: bool },
     Pilot { duration: Duration, from: Option<u64>, to: Option<u64> },
     Help(Option<&'static str>),
     Version,
-}
-
-/// For whom a history is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    Text,
-    Json,
-    Csv,
 }
 
 /// A command line that means nothing; exit code 64.
@@ -162,7 +154,9 @@ impl Words {
             "check" => Command::Check { offline: has("offline") },
             "config" => Command::Config { default: has("default") },
             "replay" => Command::Replay(PathBuf::from(self.argument()?)),
-            "history" => Command::History { days: self.number("days")?.unwrap_or(14), format: self.format()? },
+            "history" => {
+                Command::History { days: self.number("days")?.unwrap_or(14), json: has("json"), csv: has("csv") }
+            }
             "report" => Command::Report(self.argument().map_or_else(|_| "plancton-report.html".into(), PathBuf::from)),
             "reap" => Command::Reap,
             "purge" => Command::Purge { dry_run: has("dry-run") },
@@ -173,15 +167,6 @@ impl Words {
             },
             _ => Command::Help(self.help_topic()?),
         })
-    }
-
-    fn format(&self) -> Result<Format, Usage> {
-        match (self.has("json"), self.has("csv")) {
-            (true, true) => Err(self.wrong("--json or --csv, not both")),
-            (true, false) => Ok(Format::Json),
-            (false, true) => Ok(Format::Csv),
-            (false, false) => Ok(Format::Text),
-        }
     }
 }
 

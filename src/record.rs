@@ -17,10 +17,10 @@ pub type Hours = BTreeMap<u64, Sums>;
 
 /// No clock that was set says less: 1 January 2024.
 const FIRST_HOUR: u64 = 473_352;
+/// No calendar goes further: the year 9999.
+const LAST_HOUR: u64 = 70_389_000;
 /// More between two ticks was not watched: nothing ticks while no pilot is configured.
 const LONGEST_TICK: f64 = 3600.0;
-/// An hour's CPU seconds on more processors than a machine has.
-const MOST_SECONDS: f64 = 3600.0 * 1e5;
 const LONGEST_NAME: usize = 60;
 
 /// Fractions add up; they are not written.
@@ -98,13 +98,6 @@ impl Sums {
     pub fn held_back(&self) -> f64 {
         self.held_back_seconds.values().map(|seconds| seconds.0).sum()
     }
-
-    fn is_possible(&self) -> bool {
-        let classes = self.classes.values().map(|class| class.core_seconds);
-        let all = [self.observed_seconds, self.given_cpu_seconds, self.owner_cpu_seconds];
-        let all = all.into_iter().chain(classes).chain(self.held_back_seconds.values().copied());
-        all.into_iter().all(|seconds| seconds.0 <= MOST_SECONDS)
-    }
 }
 
 /// What the last tick left, to tell what this one adds.
@@ -153,7 +146,7 @@ fn held_back(decision: &Decision) -> Option<Code> {
 
 /// `None`: the clock was not set yet.
 fn hour_of(epoch: f64) -> Option<u64> {
-    Some(whole(epoch / 3600.0)).filter(|hour| *hour >= FIRST_HOUR)
+    Some(whole(epoch / 3600.0)).filter(|hour| (FIRST_HOUR..LAST_HOUR).contains(hour))
 }
 
 /// One line, with its end.
@@ -170,20 +163,17 @@ fn parse(text: &[u8]) -> (Vec<(u64, Sums)>, usize) {
     let (mut hours, mut bad) = (Vec::new(), 0);
     for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         match serde_json::from_slice::<(u64, Sums)>(line) {
-            Ok((hour, sums)) if start_of(hour).is_some() && sums.is_possible() => hours.push((hour, sums)),
+            Ok((hour, sums)) if (FIRST_HOUR..LAST_HOUR).contains(&hour) => hours.push((hour, sums)),
             _ => bad += 1,
         }
     }
     (hours, bad)
 }
 
-fn start_of(hour: u64) -> Option<Timestamp> {
-    Timestamp::from_second(i64::try_from(hour.checked_mul(3600)?).ok()?).ok()
-}
-
 /// An hour's beginning on the clock of its place.
 pub fn local(hour: u64, zone: &TimeZone) -> Zoned {
-    start_of(hour).unwrap_or_default().to_zoned(zone.clone())
+    let at = i64::try_from(hour).ok().and_then(|hour| Timestamp::from_second(hour.checked_mul(3600)?).ok());
+    at.unwrap_or_default().to_zoned(zone.clone())
 }
 
 /// The days of this place, whatever hours they have.

@@ -2,42 +2,38 @@
 
 use super::view::{history as text, page};
 use super::{Place, complain, fail, host_name, say, screen};
-use crate::cli::{Exit, Format};
+use crate::cli::Exit;
 use crate::clock;
 use crate::record::{Hours, keep};
 use std::path::Path;
 
-pub fn history(place: &Place, days: u64, format: Format) -> Exit {
-    let hours = match read(place) {
-        Ok(hours) => hours,
-        Err(exit) => return exit,
+pub fn history(place: &Place, days: u64, json: bool, csv: bool) -> Exit {
+    let show = |hours: Hours| {
+        let days = text::last_days(&hours, days, clock::now().epoch, &screen().zone);
+        say(&match () {
+            () if json => serde_json::to_string_pretty(&text::json(&days)).unwrap_or_default() + "\n",
+            () if csv => text::csv(&days),
+            () => text::render(&days, &screen()),
+        });
+        Exit::Done
     };
-    let days = text::last_days(&hours, days, clock::now().epoch, &screen().zone);
-    say(&match format {
-        Format::Text => text::render(&days, &screen()),
-        Format::Json => serde_json::to_string_pretty(&text::json(&days)).unwrap_or_default() + "\n",
-        Format::Csv => text::csv(&days),
-    });
-    Exit::Done
+    read(place).map_or_else(|exit| exit, show)
 }
 
 pub fn report(place: &Place, file: &Path) -> Exit {
-    let hours = match read(place) {
-        Ok(hours) => hours,
+    let page = match read(place) {
+        Ok(hours) => page::render(&hours, &host_name(), clock::now().epoch, &screen().zone),
         Err(exit) => return exit,
     };
-    let page = page::render(&hours, &host_name(), clock::now().epoch, &screen().zone);
     if file == Path::new("-") {
         say(&page);
         return Exit::Done;
     }
-    match std::fs::write(file, page) {
-        Ok(()) => {
-            say(&format!("{} is written; open it in a browser\n", file.display()));
-            Exit::Done
-        }
-        Err(error) => fail(Exit::Failed, format!("{}: {error}; name another file", file.display())),
+    if let Err(error) = std::fs::write(file, page) {
+        return fail(Exit::Failed, format!("{}: {error}; name another file", file.display()));
     }
+    say(&format!("{} is written; open it in a browser\n", file.display()));
+    Exit::Done
 }
 
 fn read(place: &Place) -> Result<Hours, Exit> {

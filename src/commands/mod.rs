@@ -49,7 +49,7 @@ pub fn dispatch(cli: Cli) -> Exit {
         Command::Check { offline } => check::check(&place, offline),
         Command::Config { default } => show_config(&place, default),
         Command::Replay(file) => replay::replay(&place, &file),
-        Command::History { days, format } => history::history(&place, days, format),
+        Command::History { days, json, csv } => history::history(&place, days, json, csv),
         Command::Report(file) => history::report(&place, &file),
         Command::Reap => remove::reap(&place),
         Command::Purge { dry_run } => remove::purge(&place, dry_run),

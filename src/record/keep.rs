@@ -5,7 +5,7 @@ use super::{Hours, Meter, Sums, encode, hour_of, parse};
 use crate::decide::{Decision, Observation};
 use crate::state::{self, Durable, StateError};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Seconds between two writes.
 const EVERY: f64 = 60.0;
@@ -19,6 +19,8 @@ const READ_BYTES: u64 = 4_000_000;
 pub struct Recorder {
     hour: Option<u64>,
     sums: Sums,
+    /// Lines of hours that are over.
+    over: String,
     meter: Meter,
     /// Boot second.
     saved_at: Option<f64>,
@@ -27,16 +29,8 @@ pub struct Recorder {
 
 struct Files {
     state: PathBuf,
-    unwritten: Mutex<Unwritten>,
-    /// One write at a time, in order.
-    writing: Mutex<()>,
-}
-
-/// Lines; empty if there is nothing to write.
-#[derive(Default)]
-struct Unwritten {
-    over: String,
-    running: String,
+    /// Lines to write, of hours that are over and of the running one. Held by whoever writes them.
+    lines: Mutex<(String, String)>,
 }
 
 impl Recorder {
@@ -51,9 +45,9 @@ impl Recorder {
             log::warn!("{}: {problem}; the sums of its hour begin anew", running_path(state).display());
         }
         let (hour, sums) = running.unzip();
-        let files = Files { state: state.to_owned(), unwritten: Mutex::default(), writing: Mutex::default() };
-        let sums = sums.unwrap_or_default();
-        Recorder { hour, sums, meter: Meter::default(), saved_at: None, files: Arc::new(files) }
+        let files = Arc::new(Files { state: state.to_owned(), lines: Mutex::default() });
+        let (sums, over) = (sums.unwrap_or_default(), String::new());
+        Recorder { hour, sums, over, meter: Meter::default(), saved_at: None, files }
     }
 
     /// Once a minute there is something to be written: what is returned does it.
@@ -65,61 +59,51 @@ impl Recorder {
         // A clock that was not set yet belongs to no hour.
         let hour = hour_of(seen.at.epoch)?;
         if let Some(over) = self.hour.replace(hour).filter(|before| *before != hour) {
-            let sums = std::mem::take(&mut self.sums);
-            lock(&self.files.unwritten).over += &encode(over, &sums);
+            self.over += &encode(over, &std::mem::take(&mut self.sums));
         }
         self.meter.add(seen, decision, &mut self.sums);
-        let saved_at = *self.saved_at.get_or_insert(seen.at.boot);
-        if seen.at.boot - saved_at < EVERY {
+        if seen.at.boot - *self.saved_at.get_or_insert(seen.at.boot) < EVERY {
             return None;
         }
         self.saved_at = Some(seen.at.boot);
-        self.hand_over();
         let files = Arc::clone(&self.files);
+        // A disk that takes longer than a minute is not waited for here.
+        self.hand_over(&mut *files.lines.try_lock().ok()?);
         Some(move || files.write())
     }
 
     /// At an orderly end.
     pub fn finish(&mut self) -> Result<(), String> {
-        self.hand_over();
-        self.files.write()
+        let files = Arc::clone(&self.files);
+        self.hand_over(&mut files.lines.lock().unwrap_or_else(PoisonError::into_inner));
+        files.write()
     }
 
-    fn hand_over(&self) {
-        if let Some(hour) = self.hour {
-            lock(&self.files.unwritten).running = encode(hour, &self.sums);
-        }
+    fn hand_over(&mut self, lines: &mut (String, String)) {
+        lines.0 += &std::mem::take(&mut self.over);
+        lines.1 = self.hour.map_or_else(String::new, |hour| encode(hour, &self.sums));
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Files {
     /// Hours that are over first: until the running one is written too, its file still has the last of them. What fails
     /// is tried again with the next write.
     fn write(&self) -> Result<(), String> {
-        let _turn = lock(&self.writing);
-        let mut taken = std::mem::take(&mut *lock(&self.unwritten));
-        let written = self.write_lines(&mut taken);
-        if written.is_err() {
-            lock(&self.unwritten).over.insert_str(0, &taken.over);
-        }
-        written.map_err(|error| error.to_string())
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        self.write_lines(&mut lines).map_err(|error| error.to_string())
     }
 
-    fn write_lines(&self, lines: &mut Unwritten) -> Result<(), StateError> {
-        if !lines.over.is_empty() {
+    fn write_lines(&self, (over, running): &mut (String, String)) -> Result<(), StateError> {
+        if !over.is_empty() {
             let path = over_path(&self.state);
-            state::append_lines(&path, &lines.over)?;
-            lines.over.clear();
+            state::append_lines(&path, over)?;
+            over.clear();
             let text = state::read_file(&path, READ_BYTES)?.unwrap_or_default();
             if let Some(kept) = newest(&text, MOST_HOURS, MOST_BYTES) {
                 state::write_file(&path, kept, 0o644, Durable::Yes)?;
             }
         }
-        match lines.running.as_str() {
+        match std::mem::take(running).as_str() {
             "" => Ok(()),
             line => state::write_file(&running_path(&self.state), line.as_bytes(), 0o644, Durable::Yes),
         }

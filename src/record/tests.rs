@@ -173,7 +173,7 @@ fn every_prefix_and_every_wrong_byte() {
         "[1e99,[]]",
         "[-1,[]]",
         "[18446744073709551615,[]]",
-        "[498705,[99999999999,0,0,{},{}]]",
+        "[1,[]]",
         "[498705,[0,0,0,{},{\"busy\":-1}]]",
         "{}",
         "null",
@@ -345,8 +345,10 @@ fn bounds() {
     assert_eq!(newest(&[b'x'; 50], 10, 40), Some(&b""[..]), "one line that is too long");
     // A year and a month of a usual machine is below a megabyte, and more is not kept.
     let scratch = Scratch::new();
-    let sums =
-        parse(b"[1,[3600,28800,3600,{\"science\":[28800,{\"done\":20,\"failed\":1}]},{\"busy\":600}]]").0.remove(0).1;
+    let sums = parse(b"[498705,[3600,28800,3600,{\"science\":[28800,{\"done\":20,\"failed\":1}]},{\"busy\":600}]]")
+        .0
+        .remove(0)
+        .1;
     let year: String = (HOUR - 9600..HOUR).map(|hour| encode(hour, &sums)).collect();
     assert!(year.len() < 1_000_000, "{}", year.len());
     scratch.put("history", &year);
