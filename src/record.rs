@@ -170,9 +170,9 @@ fn parse(text: &[u8]) -> (Vec<(u64, Sums)>, usize) {
     (hours, bad)
 }
 
-/// An hour's beginning on the clock of its place.
-pub fn local(hour: u64, zone: &TimeZone) -> Zoned {
-    let at = i64::try_from(hour).ok().and_then(|hour| Timestamp::from_second(hour.checked_mul(3600)?).ok());
+/// A second since 1970 on the clock of its place.
+pub fn local(second: u64, zone: &TimeZone) -> Zoned {
+    let at = i64::try_from(second).ok().and_then(|second| Timestamp::from_second(second).ok());
     at.unwrap_or_default().to_zoned(zone.clone())
 }
 
@@ -180,7 +180,7 @@ pub fn local(hour: u64, zone: &TimeZone) -> Zoned {
 pub fn by_day(hours: &Hours, zone: &TimeZone) -> BTreeMap<Date, Sums> {
     let mut days: BTreeMap<Date, Sums> = BTreeMap::new();
     for (hour, sums) in hours {
-        *days.entry(local(*hour, zone).date()).or_default() += sums;
+        *days.entry(local(hour * 3600, zone).date()).or_default() += sums;
     }
     days
 }

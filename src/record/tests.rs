@@ -126,8 +126,7 @@ fn clocks_that_jump() {
 }
 
 fn lines() -> String {
-    let mut sums = Sums::default();
-    sums.observed_seconds = Seconds(3599.6);
+    let mut sums = Sums { observed_seconds: Seconds(3599.6), ..Sums::default() };
     sums.class("a \"b\", é").core_seconds = Seconds(7200.2);
     sums.class("a \"b\", é").ended.insert(EndKind::OutOfMemory, 3);
     let first = encode(HOUR, &sums);

@@ -1,11 +1,11 @@
 //! What this machine gave, by day: as text with small bars, as JSON and as CSV. Pure.
 
 use super::{Pen, Screen, clean, ink, number, rough};
-use crate::record::{Hours, Seconds, Sums, by_day, total};
+use crate::record::{Hours, Seconds, Sums, by_day, local, total};
 use crate::units::{float, whole};
+use jiff::ToSpan;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, ToSpan};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -19,14 +19,9 @@ const MOST_DAYS: u64 = 400;
 pub fn last_days(hours: &Hours, days: u64, now: f64, zone: &TimeZone) -> Days {
     let mut known = by_day(hours, zone);
     let days = days.clamp(1, MOST_DAYS);
-    let today = local(now, zone).date();
+    let today = local(whole(now), zone).date();
     let back = (0..days).rev().filter_map(|back| today.checked_sub(i64::try_from(back).ok()?.days()).ok());
     back.map(|date| (date, known.remove(&date))).collect()
-}
-
-pub(super) fn local(epoch: f64, zone: &TimeZone) -> jiff::Zoned {
-    let at = i64::try_from(whole(epoch)).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
-    at.unwrap_or_default().to_zoned(zone.clone())
 }
 
 /// `12,345`

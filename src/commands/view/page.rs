@@ -1,7 +1,7 @@
 //! What this machine gave, as one HTML page with its pictures in it. Pure. Pictures stretch with the page, texts do not: they
 //! stand beside the pictures, placed by per cent. Whatever comes from outside is escaped.
 
-use super::history::{Row, cpu_time, grouped, local as local_time, parts, word};
+use super::history::{Row, cpu_time, grouped, parts, word};
 use super::{clean, number, rough};
 use crate::decide::EndKind;
 use crate::record::{Hours, Sums, by_day, local, total};
@@ -46,7 +46,7 @@ fn ended(sums: &Sums, is_meant: fn(EndKind) -> bool) -> f64 {
 pub fn render(hours: &Hours, host: &str, now: f64, zone: &TimeZone) -> String {
     let sums = total(hours.values());
     let first = hours.keys().next().copied().unwrap_or_default();
-    let (this, now) = (whole(now / 3600.0), local_time(now, zone));
+    let (this, now) = (whole(now / 3600.0), local(whole(now), zone));
     let mut figures = figure("Hour by hour", "cores", &by_hours(hours, this, zone));
     if this.saturating_sub(first) >= BY_HOUR {
         figures += &figure("Day by day", "hours a day", &by_days(hours, &now, zone));
@@ -56,7 +56,7 @@ pub fn render(hours: &Hours, host: &str, now: f64, zone: &TimeZone) -> String {
         include_str!("page.html"),
         style = include_str!("page.css"),
         host = escape(host),
-        from = local(first, zone).strftime("%-d %B %Y"),
+        from = local(first * 3600, zone).strftime("%-d %B %Y"),
         to = now.strftime("%-d %B %Y, %H:%M"),
         tiles = tiles(&sums),
         figures = figures,
@@ -89,7 +89,7 @@ fn by_hours(hours: &Hours, this: u64, zone: &TimeZone) -> Vec<Bin> {
     let first = hours.range(this.saturating_sub(BY_HOUR - 1)..).next().map_or(this, |(hour, _)| *hour);
     let every = if this.saturating_sub(first) < 48 { 3 } else { 24 };
     let bin = |hour: u64| {
-        let at = local(hour, zone);
+        let at = local(hour.saturating_mul(3600), zone);
         let mark = if at.hour() == 0 { "%a %-d" } else { "%H:%M" };
         Bin {
             when: at.strftime("%a %-d %b %H:%M").to_string(),
