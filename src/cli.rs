@@ -83,6 +83,8 @@ pub enum Command {
     Check { offline: bool },
     Config { default: bool },
     Replay(PathBuf),
+    History { days: u64, json: bool, csv: bool },
+    Report(PathBuf),
     Reap,
     Purge { dry_run: bool },
     Pilot { duration: Duration, from: Option<u64>, to: Option<u64> },
@@ -156,6 +158,10 @@ impl Words {
             "check" => Command::Check { offline: has("offline") },
             "config" => Command::Config { default: has("default") },
             "replay" => Command::Replay(PathBuf::from(self.argument()?)),
+            "history" => {
+                Command::History { days: self.number("days")?.unwrap_or(14), json: has("json"), csv: has("csv") }
+            }
+            "report" => Command::Report(self.argument().map_or_else(|_| "plancton-report.html".into(), PathBuf::from)),
             "reap" => Command::Reap,
             "purge" => Command::Purge { dry_run: has("dry-run") },
             "pilot" => Command::Pilot {

@@ -9,6 +9,7 @@ use crate::engine::{Engine, Error, EventStream, Listed, Lister};
 use crate::flights::{Flights, Lane};
 use crate::observe::facts::{Facts, read_facts};
 use crate::observe::{Input, Observer, parent_for_engine};
+use crate::record::keep::Recorder;
 use crate::report::{self, LoopCost, Told};
 use crate::state::{self, Dirs, Lock, control};
 use crate::units::whole;
@@ -53,6 +54,7 @@ pub struct Start {
 enum Landed {
     Greeted(Box<Result<Greeting, Error>>),
     Prepared(Result<(), String>),
+    Recorded(Result<(), String>),
     News(Option<News>),
 }
 
@@ -86,6 +88,8 @@ struct Daemon {
     asking: Option<f64>,
     news: Vec<News>,
     told: Told,
+    /// What this machine gave; a dry run gives nothing.
+    history: Option<Recorder>,
     /// The pilots as last told, for the times when the engine does not say.
     last_rows: Vec<report::Pilot>,
     cost: LoopCost,
@@ -132,6 +136,9 @@ impl Daemon {
         }
         let decision = decide(&self.start.config, &mut self.memory, &observation);
         self.act(&decision);
+        if let Some(write) = self.history.as_mut().and_then(|history| history.tick(&observation, &decision)) {
+            self.flights.go(Lane::File, move || Landed::Recorded(write()));
+        }
         self.report(&observation, &decision, list.as_ref().map_or(&[], |(list, _)| list));
         self.next_tick = decision.wake_in.map(|seconds| observation.at.boot + seconds);
         self.look_again_soon(&observation);
@@ -328,6 +335,7 @@ impl Daemon {
                     Ok(greeting) => self.greeted(greeting),
                     Err(error) => self.engine_failed(&error),
                 },
+                Landed::Recorded(result) => self.told.problem("history", result.err()),
                 Landed::Prepared(result) => self.told.problem("group", result.err()),
                 Landed::News(news) => {
                     self.stirred |= news.is_some();
@@ -451,6 +459,9 @@ impl Daemon {
     fn leave(&mut self) {
         // What has landed since the last tick.
         self.told.log_news(&self.news);
+        if let Some(Err(error)) = self.history.as_mut().map(Recorder::finish) {
+            log::warn!("{error}");
+        }
         if let Err(error) = state::remove_status(&self.start.dirs.run) {
             log::warn!("{error}");
         }
@@ -496,6 +507,7 @@ impl Daemon {
             asking: None,
             news: Vec::new(),
             told,
+            history: (!start.dry_run).then(|| Recorder::open(&start.dirs.state)),
             last_rows: Vec::new(),
             cost: LoopCost::new(clock::now().boot),
             crowded: false,

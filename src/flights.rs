@@ -20,9 +20,11 @@ pub enum Lane {
     Clean,
     /// Imports and pulls.
     Image,
+    /// Files that must survive a power cut: a disk may take its time.
+    File,
 }
 
-const LANES: usize = 5;
+const LANES: usize = 6;
 
 impl Lane {
     fn index(self) -> usize {
@@ -32,13 +34,14 @@ impl Lane {
             Lane::Start => 2,
             Lane::Clean => 3,
             Lane::Image => 4,
+            Lane::File => 5,
         }
     }
 
     /// Threads at once.
     fn width(self) -> usize {
         match self {
-            Lane::Look | Lane::Image => 1,
+            Lane::Look | Lane::Image | Lane::File => 1,
             Lane::Urgent => 8,
             Lane::Start => 64,
             Lane::Clean => 2,
@@ -85,7 +88,7 @@ impl<T: Send + 'static> Flights<T> {
     }
 
     fn take_off(&mut self) {
-        for lane in [Lane::Look, Lane::Urgent, Lane::Start, Lane::Clean, Lane::Image] {
+        for lane in [Lane::Look, Lane::Urgent, Lane::Start, Lane::Clean, Lane::Image, Lane::File] {
             let held = lane == Lane::Clean && self.flying.get(Lane::Start.index()).is_some_and(|count| *count > 0);
             // A replacement's start goes first, but a crowd of starts must not pile up the dead for ever.
             let most = if held { usize::from(self.count(Lane::Clean) > 16) } else { lane.width() };

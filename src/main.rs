@@ -11,6 +11,7 @@ mod engine;
 mod flights;
 mod host;
 mod observe;
+mod record;
 mod report;
 mod state;
 mod units;

@@ -14,6 +14,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// A status of 1,000 pilots has 300 kB.
@@ -221,8 +222,30 @@ pub fn write_file(path: &Path, content: &[u8], mode: u32, durable: Durable) -> R
     })
 }
 
+/// Adds lines to a file, all of them or none, and ends a line that a crash has left open.
+pub fn append_lines(path: &Path, lines: &str) -> Result<(), StateError> {
+    let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let append = || -> io::Result<()> {
+        let mut file = File::from(sys::open(path, flags, Mode::from_raw_mode(0o644))?);
+        let (length, mut last) = (file.metadata()?.len(), [b'\n']);
+        if length > 0 {
+            file.read_exact_at(&mut last, length - 1)?;
+        }
+        let open = if last == [b'\n'] { "" } else { "\n" };
+        let written = file.write_all(format!("{open}{lines}").as_bytes()).and_then(|()| file.sync_all());
+        written.inspect_err(|_| drop(file.set_len(length)))
+    };
+    append().map_err(failed(path, "write"))
+}
+
+/// What a regular file has, and no more than `limit` of it; `None` if there is none.
+pub fn read_file(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, StateError> {
+    let read = read_plain(path, limit).map_err(failed(path, "read"))?;
+    Ok(read.map(|(content, _)| content))
+}
+
 /// Reads a regular file that is no link, and no more than `limit` of it; `None` if there is none.
-fn read_file(path: &Path, limit: u64) -> io::Result<Option<(Vec<u8>, sys::Stat)>> {
+fn read_plain(path: &Path, limit: u64) -> io::Result<Option<(Vec<u8>, sys::Stat)>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let refuse = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     let file = match sys::open(path, flags, Mode::empty()) {
@@ -268,8 +291,7 @@ pub fn write_status(run: &Path, status: &Status) -> Result<(), StateError> {
 /// `None` if no daemon has written one.
 pub fn read_status(run: &Path) -> Result<Option<Status>, StateError> {
     let path = status_path(run);
-    let content = read_file(&path, STATUS_LIMIT).map_err(failed(&path, "read the status"))?;
-    let status = content.map(|(content, _)| serde_json::from_slice(&content)).transpose();
+    let status = read_file(&path, STATUS_LIMIT)?.map(|content| serde_json::from_slice(&content)).transpose();
     status.map_err(failed(&path, "read the status"))
 }
 

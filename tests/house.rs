@@ -7,9 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const PURE: [&str; 10] = [
+const PURE: [&str; 11] = [
     "decide",
     "config",
+    "record.rs",
     "report.rs",
     "report/build.rs",
     "engine/http.rs",

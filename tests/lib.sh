@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What the live tests and the benchmark need around them: an engine, an image, a registry. Source it, then:
-#   trap stop_all EXIT; need_engine; make_image; need_registry
+# What tests and the benchmark need around them: an engine, an image, a registry, a browser. Source it, then:
+#   trap stop_all EXIT; need_engine; make_image; need_registry; need_browser
 # Servers listen on a Unix socket or on 127.0.0.1 only. Everything that was started here is ended by stop_all,
 # by pid, and everything that was made here is removed; what was there before stays as it was.
 set -euo pipefail
@@ -110,6 +110,17 @@ need_registry() {
   curl -q -sS --fail --noproxy '*' -o /dev/null "http://127.0.0.1:$REGISTRY_PORT/v2/${TEST_IMAGE%:*}/tags/list" ||
     { say "the image was not pushed: $(tail -n 1 "$TEST_TMP/push.log")"; return 1; }
   export PLANCTON_TEST_REGISTRY=127.0.0.1:$REGISTRY_PORT PLANCTON_TEST_REGISTRY_IMAGE=$name:1
+}
+
+# Exports PLANCTON_TEST_BROWSER, a Chromium that draws without a screen.
+need_browser() {
+  local program
+  [ -z "${PLANCTON_TEST_BROWSER:-}" ] || return 0
+  if ! program=$(command -v chromium || command -v chromium-browser || command -v google-chrome); then
+    install_packages 'chromium fonts-dejavu-core' 'chromium-headless|chromium dejavu-sans-fonts' || return 1
+    program=$(command -v chromium || command -v chromium-browser || command -v chromium-headless) || return 1
+  fi
+  export PLANCTON_TEST_BROWSER=$program
 }
 
 stop_all() {

@@ -3,7 +3,8 @@
 #   tests/run.sh [--without-engine] [NAME…]      NAME: only tests/NAME.rs
 # Starts what the live tests need and stops what it started. What cannot run here is named, with the reason, and
 # counted as skipped. Live are tests/live*.rs, tests/engine*.rs and files with a line "// needs: engine" (or
-# "registry", which brings the engine along); "// threads: N" sets how many tests of a file run at once (2).
+# "registry", which brings the engine along; a "browser" is no engine); "// threads: N" sets how many tests of a
+# file run at once (2).
 # The last line is "N passed, N failed, N skipped"; the exit code is 0 only if nothing failed.
 set -euo pipefail
 
@@ -62,9 +63,11 @@ count_tests() { # how many tests a file has, without running them
   timeout -k 10 "$limit" cargo test --locked --quiet --test "$1" -- --list 2>/dev/null | grep -c ': test$' || true
 }
 
+needs_words() { sed -n 's|^// needs: *||p' "tests/$1.rs"; }
+
 needs() { # needs NAME: "", "engine" or "engine registry"
   local words
-  words=$(sed -n 's|^// needs: *||p' "tests/$1.rs")
+  words=$(needs_words "$1")
   case "$1 $words" in
   *registry*) echo "engine registry" ;;
   live* | engine* | *' engine'*) echo "engine" ;;
@@ -158,7 +161,7 @@ while [ $# -gt 0 ]; do
   case $1 in
   --without-engine) without_engine=yes ;;
   -*)
-    sed -n '2,7s/^# //p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,8s/^# //p' "${BASH_SOURCE[0]}" >&2
     exit 64
     ;;
   *)
@@ -174,6 +177,10 @@ title "build of the tests"
 if timeout -k 10 "$limit" cargo test --locked --no-run; then
   [ "${#only[@]}" -gt 0 ] || cargo_test "unit tests" --bins
   for name in $(test_files black-box); do
+    if [[ "$(needs_words "$name")" == *browser* ]] && ! need_browser >&2; then
+      skip "$(count_tests "$name")" "$name" "no Chromium could be had, see above"
+      continue
+    fi
     cargo_test "$name" --test "$name" -- --test-threads="$(threads "$name")"
   done
   live_tests

@@ -196,6 +196,30 @@ For service managers: a daemon that waits for its engine is healthy too.",
         ..PLAIN
     },
     Topic {
+        name: "history",
+        summary: "Show what this machine gave, day by day",
+        options: &[
+            with("days", "N", "so many days back from today (14)"),
+            flag("json", "for scripts"),
+            flag("csv", "one line a figure: date, figure, of what, value"),
+        ],
+        text: "\
+CPU hours given, pilots by end and by class, and what held Plancton back. The
+daemon keeps this record by itself, for a year; no server is needed.",
+        example: "plancton history --days 30",
+        ..PLAIN
+    },
+    Topic {
+        name: "report",
+        arguments: "[FILE]",
+        summary: "Write the same as a page with pictures",
+        text: "\
+One HTML file for any browser, with nothing in it from elsewhere; without FILE
+it is plancton-report.html in this directory, with - standard output.",
+        example: "plancton report /tmp/plancton.html",
+        ..PLAIN
+    },
+    Topic {
         name: "drain",
         summary: "Launch nothing more; let the pilots finish",
         options: &[

@@ -49,6 +49,12 @@ const COMMANDS: &[(&str, &str)] = &[
     ("config", "Config { default: false }"),
     ("config --default", "Config { default: true }"),
     ("replay x", "Replay(\"x\")"),
+    ("history", "History { days: 14, json: false, csv: false }"),
+    ("history --days 3 --csv", "History { days: 3, json: false, csv: true }"),
+    ("history --json", "History { days: 14, json: true, csv: false }"),
+    ("report", "Report(\"plancton-report.html\")"),
+    ("report -", "Report(\"-\")"),
+    ("report a.html", "Report(\"a.html\")"),
     ("reap", "Reap"),
     ("purge", "Purge { dry_run: false }"),
     ("purge --dry-run", "Purge { dry_run: true }"),
@@ -105,6 +111,7 @@ const ERRORS: &[(&str, &str)] = &[
     ("snooze 0", "a duration of zero does nothing; see `plancton help snooze`"),
     ("pilot --from -3", "--from '-3' is not a whole number; see `plancton help pilot`"),
     ("status --config", "--config needs a value: --config FILE; see `plancton help status`"),
+    ("report a b", "'b' is one word too many; see `plancton help report`"),
     ("-v", "which command? there are only options; see `plancton help`"),
 ];
 

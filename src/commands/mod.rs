@@ -2,6 +2,7 @@
 
 mod check;
 mod control;
+mod history;
 mod images;
 pub mod pilot;
 mod remove;
@@ -51,6 +52,8 @@ pub fn dispatch(cli: Cli) -> Exit {
         Command::Check { offline } => check::check(&place, offline),
         Command::Config { default } => show_config(&place, default),
         Command::Replay(file) => replay::replay(&place, &file),
+        Command::History { days, json, csv } => history::history(&place, days, json, csv),
+        Command::Report(file) => history::report(&place, &file),
         Command::Reap => remove::reap(&place),
         Command::Purge { dry_run } => remove::purge(&place, dry_run),
         Command::Pilot { duration, from, to } => payload(&pilot::Work { duration, from, to }),

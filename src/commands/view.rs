@@ -3,6 +3,8 @@
 //! Everything is readable without colour, and whatever comes from outside (names, images, messages) loses its control characters.
 
 mod bars;
+pub mod history;
+pub mod page;
 mod table;
 
 use crate::report::{Drain, State, Status};

@@ -2,7 +2,7 @@
 //! `drain` and `snooze` stay until `resume` and survive daemon and reboot; `force-stop` is consumed when carried out.
 //! In doubt the owner wins: a drain file that cannot be understood is still a drain.
 
-use super::{Durable, StateError, failed, read_file, remove_file, set_mode, write_file};
+use super::{Durable, StateError, failed, read_plain, remove_file, set_mode, write_file};
 use crate::decide::{Control, Drain, Snooze};
 use crate::units::float;
 use rustix::fs::{self as sys, Mode};
@@ -150,7 +150,7 @@ enum Found<T> {
 /// `then` is what a request that cannot be understood comes to.
 fn read_one<T: DeserializeOwned>(state: &Path, request: Request, then: &str, problems: &mut Vec<String>) -> Found<T> {
     let path = path(state, request);
-    let (problem, found) = match read_file(&path, LIMIT) {
+    let (problem, found) = match read_plain(&path, LIMIT) {
         Ok(None) => return Found::Nothing,
         Ok(Some((content, stat))) => {
             let written = float(u64::try_from(stat.st_mtime).unwrap_or(0));
