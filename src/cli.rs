@@ -82,7 +82,7 @@ pub enum Command {
     Config { default: bool },
     Replay(PathBuf),
     Reap,
-    Purge { dry_run: bool },
+    Purge { dry_run: bool, keep_state: bool },
     Pilot { duration: Duration, from: Option<u64>, to: Option<u64> },
     Help(Option<&'static str>),
     Version,
@@ -153,7 +153,7 @@ impl Words {
             "config" => Command::Config { default: has("default") },
             "replay" => Command::Replay(PathBuf::from(self.argument()?)),
             "reap" => Command::Reap,
-            "purge" => Command::Purge { dry_run: has("dry-run") },
+            "purge" => Command::Purge { dry_run: has("dry-run"), keep_state: has("keep-state") },
             "pilot" => Command::Pilot {
                 duration: self.duration("for")?.unwrap_or(Duration::from_secs(20)),
                 from: self.number("from")?,

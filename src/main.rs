@@ -13,6 +13,7 @@ mod host;
 mod observe;
 mod report;
 mod state;
+mod systemd;
 mod units;
 mod wait;
 
