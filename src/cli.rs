@@ -86,7 +86,7 @@ pub enum Command {
     History { days: u64, json: bool, csv: bool },
     Report(PathBuf),
     Reap,
-    Purge { dry_run: bool },
+    Purge { dry_run: bool, keep_state: bool },
     Pilot { duration: Duration, from: Option<u64>, to: Option<u64> },
     Help(Option<&'static str>),
     Version,
@@ -163,7 +163,7 @@ impl Words {
             }
             "report" => Command::Report(self.argument().map_or_else(|_| "plancton-report.html".into(), PathBuf::from)),
             "reap" => Command::Reap,
-            "purge" => Command::Purge { dry_run: has("dry-run") },
+            "purge" => Command::Purge { dry_run: has("dry-run"), keep_state: has("keep-state") },
             "pilot" => Command::Pilot {
                 duration: self.duration("for")?.unwrap_or(Duration::from_secs(20)),
                 from: self.number("from")?,

@@ -12,7 +12,8 @@ use crate::observe::{Input, Observer, parent_for_engine};
 use crate::record::keep::Recorder;
 use crate::report::{self, LoopCost, Told};
 use crate::state::{self, Dirs, Lock, control};
-use crate::units::whole;
+use crate::systemd::Manager;
+use crate::units::{count_pilots, whole};
 use crate::wait::{Signals, Watch, wait};
 use crate::{clock, host};
 use std::fs::File;
@@ -90,6 +91,7 @@ struct Daemon {
     told: Told,
     /// What this machine gave; a dry run gives nothing.
     history: Option<Recorder>,
+    manager: Manager,
     /// The pilots as last told, for the times when the engine does not say.
     last_rows: Vec<report::Pilot>,
     cost: LoopCost,
@@ -107,6 +109,8 @@ struct Daemon {
 /// Runs until a signal, a force-stop or a finished drain. Errors: no signal pipe, no file descriptors.
 pub fn run(start: Start) -> std::io::Result<Exit> {
     let mut daemon = Daemon::new(start)?;
+    // Ready to manage: an engine that is not there yet is a state like any other.
+    daemon.manager.ready();
     let exit = daemon.turn_until_the_end();
     daemon.leave();
     Ok(exit)
@@ -271,6 +275,12 @@ impl Daemon {
             cost: &self.cost,
         });
         self.told.log_changes(&status, &observation.news);
+        self.manager.status(format!(
+            "{}, {}: {}",
+            status.state.name(),
+            count_pilots(status.pilots.len()),
+            status.reason.text
+        ));
         let written = state::write_status(&self.start.dirs.run, &status);
         self.told.problem("status", written.err().map(|error| error.to_string()));
         self.last_rows = status.pilots;
@@ -282,7 +292,7 @@ impl Daemon {
         let pending = self.list.is_some() || (self.stirred && self.asking.is_none() && self.facts.is_some());
         // A command that came while the engine is asked is told when that takes long.
         let silent_at = self.asking.filter(|_| self.stirred).map(|asked_at| asked_at + SILENT);
-        let due = [self.next_tick, silent_at].into_iter().flatten().reduce(f64::min);
+        let due = [self.next_tick, silent_at, self.manager.live(now)].into_iter().flatten().reduce(f64::min);
         let seconds = if pending { Some(0.0) } else { due.map(|at| (at - now).max(0.0)) };
         let others = [Some(self.flights.as_fd()), self.events.as_ref().map(AsFd::as_fd), self.lister.as_fd()];
         let woken = wait(seconds, &mut self.signals, self.control.as_ref(), others);
@@ -420,6 +430,7 @@ impl Daemon {
         let Some(file) = self.start.config_file.clone() else {
             return;
         };
+        self.manager.reloading(clock::now().awake);
         match crate::commands::read_config(&file) {
             Ok(config) => {
                 log::info!("{}: read again", file.display());
@@ -432,6 +443,7 @@ impl Daemon {
                 self.told.problem("configuration", Some(text));
             }
         }
+        self.manager.ready();
         self.stirred = true;
     }
 
@@ -457,6 +469,7 @@ impl Daemon {
     }
 
     fn leave(&mut self) {
+        self.manager.stopping();
         // What has landed since the last tick.
         self.told.log_news(&self.news);
         if let Some(Err(error)) = self.history.as_mut().map(Recorder::finish) {
@@ -508,6 +521,7 @@ impl Daemon {
             news: Vec::new(),
             told,
             history: (!start.dry_run).then(|| Recorder::open(&start.dirs.state)),
+            manager: Manager::find(|name| std::env::var_os(name)),
             last_rows: Vec::new(),
             cost: LoopCost::new(clock::now().boot),
             crowded: false,

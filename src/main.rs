@@ -14,6 +14,7 @@ mod observe;
 mod record;
 mod report;
 mod state;
+mod systemd;
 mod units;
 mod wait;
 

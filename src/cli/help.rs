@@ -331,13 +331,17 @@ given decides at each turn, to try a change before it is made.",
         name: "reap",
         summary: "End the pilots whose time is over, without the daemon",
         text: "\
-Run by a timer, so that a pilot's ttl holds even if the daemon is dead.",
+Run by a timer, so that a pilot's ttl holds even if the daemon is dead. As
+root: the pilots of every instance; else your own.",
         ..PLAIN
     },
     Topic {
         name: "purge",
         summary: "Remove everything Plancton ever created here",
-        options: &[flag("dry-run", "list it, and remove nothing")],
+        options: &[
+            flag("dry-run", "list it, and remove nothing"),
+            flag("keep-state", "leave drains and logs, for a package that may come back"),
+        ],
         text: "\
 Pilots, the images it fetched, control groups and files. As root: those of
 every instance; else your own. Your configuration stays.",

@@ -56,8 +56,9 @@ const COMMANDS: &[(&str, &str)] = &[
     ("report -", "Report(\"-\")"),
     ("report a.html", "Report(\"a.html\")"),
     ("reap", "Reap"),
-    ("purge", "Purge { dry_run: false }"),
-    ("purge --dry-run", "Purge { dry_run: true }"),
+    ("purge", "Purge { dry_run: false, keep_state: false }"),
+    ("purge --dry-run", "Purge { dry_run: true, keep_state: false }"),
+    ("purge --keep-state", "Purge { dry_run: false, keep_state: true }"),
     ("pilot", "Pilot { duration: 20s, from: None, to: None }"),
     ("pilot --for 5s --from 10_000 --to 20000", "Pilot { duration: 5s, from: Some(10000), to: Some(20000) }"),
 ];

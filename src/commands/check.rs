@@ -50,6 +50,7 @@ pub fn check(place: &Place, offline: bool) -> Exit {
         directories(place, &mut findings);
         let facts = engine(place, &config, &mut findings);
         if let Some(facts) = &facts {
+            mounts(place, facts, &mut findings);
             limits(facts, &config, &mut findings);
             protection(place, facts, &mut findings);
             room(facts, &config, &mut findings);
@@ -176,6 +177,33 @@ fn engine(place: &Place, config: &Config, findings: &mut Findings) -> Option<Fac
             }
             Some(facts)
         }
+    }
+}
+
+/// In a container of its own the daemon sees of the machine only what is mounted.
+fn mounts(place: &Place, facts: &Facts, findings: &mut Findings) {
+    if !["/.dockerenv", "/run/.containerenv"].iter().any(|mark| Path::new(mark).exists()) {
+        return;
+    }
+    // The fifth word of a line is where it is mounted; those of the container itself do not outlive it.
+    let mounted = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points: Vec<&Path> = mounted.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new).collect();
+    let is_mounted = |path: &Path| points.iter().any(|point| *point != Path::new("/") && path.starts_with(point));
+    let (run, state, data) = (&place.dirs.run, &place.dirs.state, &facts.data_root);
+    for (path, mode, without) in [
+        (run, "", "`status` and the lock end with this container"),
+        (state, "", "a drain ends with this container, and images stay behind"),
+        (data, ":ro", "the disk's reserve is not watched"),
+    ] {
+        if !is_mounted(path) {
+            let text = format!("{without}; mount it: -v {0}:{0}{mode}", path.display());
+            findings.bad(Exit::Failed, "mounts", format!("{} is not the machine's: {text}", path.display()));
+        }
+    }
+    let groups = facts.parent.as_ref().ok().and_then(|group| group.file("cpu", "")?.parent().map(Path::to_owned));
+    if let Some(groups) = groups.filter(|groups| rustix::fs::access(groups, rustix::fs::Access::WRITE_OK).is_err()) {
+        let text = format!("{} can't be written, and the owner is not protected", groups.display());
+        findings.bad(Exit::Failed, "mounts", format!("{text}; mount it: -v /sys/fs/cgroup:/sys/fs/cgroup"));
     }
 }
 

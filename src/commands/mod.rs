@@ -55,7 +55,10 @@ pub fn dispatch(cli: Cli) -> Exit {
         Command::History { days, json, csv } => history::history(&place, days, json, csv),
         Command::Report(file) => history::report(&place, &file),
         Command::Reap => remove::reap(&place),
-        Command::Purge { dry_run } => remove::purge(&place, dry_run),
+        Command::Purge { dry_run, keep_state } => {
+            let keep = if keep_state { remove::Keep::State } else { remove::Keep::Nothing };
+            remove::purge(&place, dry_run, keep)
+        }
         Command::Pilot { duration, from, to } => payload(&pilot::Work { duration, from, to }),
         Command::Help(topic) => {
             say(&help::text(topic));

@@ -24,6 +24,8 @@ pub enum Grace {
 
 /// What is removed when an engine is slow must not take for ever: packages wait for it.
 const LONGEST: Duration = Duration::from_secs(60);
+/// Nothing more is begun after this time.
+const TIME_LIMIT: Duration = Duration::from_secs(120);
 
 pub fn kill(place: &Place, wanted: &str) -> Exit {
     let (engine, pilot) = match find(place, wanted) {
@@ -55,14 +57,15 @@ pub fn find(place: &Place, wanted: &str) -> Result<(Arc<Engine>, Pilot), Exit> {
     }
 }
 
-/// Ends what is past its ttl, for the times when no daemon does.
+/// Ends what is past its ttl, for the times when no daemon does. A ttl is a promise to the machine's owner, so that root
+/// keeps it for every instance: a user's daemon may have died with their session.
 pub fn reap(place: &Place) -> Exit {
     let (engine, _, pilots) = match look(place) {
         Ok(found) => found,
         Err(exit) => return exit,
     };
     let now = clock::now();
-    let over = pilots.into_iter().filter(|pilot| pilot.own && pilot.expiry.is_over(now)).collect();
+    let over = pilots.into_iter().filter(|pilot| speaks_for(place, pilot) && pilot.expiry.is_over(now)).collect();
     finish(remove_pilots(&engine, over, Grace::Own), "past their ttl")
 }
 
@@ -89,48 +92,63 @@ fn finish(left: Removed, which: &str) -> Exit {
     fail(Exit::Failed, left.problems.join("\nplancton: "))
 }
 
+/// With its own directories an instance speaks for itself alone; the machine's daemon for the machine.
+fn speaks_for(place: &Place, pilot: &Pilot) -> bool {
+    pilot.own || (place.is_root && place.dirs.scope == state::Scope::Machine)
+}
+
+/// What a purge leaves of our own directories.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    Nothing,
+    /// Drains and logs, for packages that are removed and may come back.
+    State,
+}
+
 /// Everything that Plancton made: pilots (as root of every instance), images it brought, groups, its own files.
-pub fn purge(place: &Place, dry_run: bool) -> Exit {
+pub fn purge(place: &Place, dry_run: bool, keep: Keep) -> Exit {
     if dry_run {
-        return show_purge(place);
+        return show_purge(place, keep);
     }
     if run::is_running(&place.dirs.run) && control::request_force_stop(&place.dirs.state).is_ok() {
         wait_until(Duration::from_secs(10), || !run::is_running(&place.dirs.run));
     }
-    let exit = purge_quietly(place);
+    let exit = purge_quietly(place, keep);
     if exit == Exit::Done {
         say("nothing of Plancton's is left on the engine or in its directories\n");
     } else {
-        complain(
-            "what is left: `docker ps -a --filter label=io.plancton.instance` and `docker rm -fv` of what it shows; \
-             run `plancton purge` again when the engine answers",
-        );
+        let images = state::read_images(&place.dirs.state).unwrap_or_default();
+        let images = if images.is_empty() { String::new() } else { format!(", `docker rmi {}`", images.join(" ")) };
+        complain(format!(
+            "what is left: `docker ps -a --filter label=io.plancton.instance` and `docker rm -fv` of what it shows{images}; \
+             run `plancton purge` again when the engine answers"
+        ));
     }
     exit
 }
 
 /// The same where no daemon runs, with a word only about what could not be removed.
-pub fn purge_quietly(place: &Place) -> Exit {
+pub fn purge_quietly(place: &Place, keep: Keep) -> Exit {
     match connect(place).map(|(engine, instance)| purge_engine(&engine, &instance, place)) {
         Ok(Ok(problems)) if problems.is_empty() => {}
         Ok(Ok(problems)) => return fail(Exit::Failed, problems.join("\nplancton: ")),
         Ok(Err(error)) => return fail(Exit::EngineUnavailable, format!("{error}; nothing was removed")),
         Err(exit) => return exit,
     }
-    match remove_files(place) {
+    match remove_files(place, keep) {
         Ok(()) => Exit::Done,
         Err(error) => fail(Exit::Failed, error),
     }
 }
 
-fn show_purge(place: &Place) -> Exit {
+fn show_purge(place: &Place, keep: Keep) -> Exit {
     let (engine, instance) = match connect(place) {
         Ok(found) => found,
         Err(exit) => return exit,
     };
     match list(&engine, &instance) {
         Ok(pilots) => {
-            for pilot in pilots.iter().filter(|pilot| pilot.own || place.is_root) {
+            for pilot in pilots.iter().filter(|pilot| speaks_for(place, pilot)) {
                 say(&format!("would remove the pilot {}\n", pilot.name));
             }
         }
@@ -139,20 +157,29 @@ fn show_purge(place: &Place) -> Exit {
     for image in state::read_images(&place.dirs.state).unwrap_or_default() {
         say(&format!("would remove the image {image}\n"));
     }
-    say(&format!("would remove {} and {}\n", place.dirs.run.display(), place.dirs.state.display()));
+    for directory in directories(place, keep) {
+        say(&format!("would remove {}\n", directory.display()));
+    }
     Exit::Done
 }
 
 /// What could not be removed, one sentence each. Errors: the engine does not say what there is.
 fn purge_engine(engine: &Engine, instance: &str, place: &Place) -> Result<Vec<String>, Error> {
-    // With its own directories an instance removes itself alone; the machine's daemon speaks for the machine.
-    let machine = place.is_root && place.dirs.scope == state::Scope::Machine;
+    let start = Instant::now();
     let pilots = list(engine, instance)?;
-    let ours = pilots.into_iter().filter(|pilot| pilot.own || machine).collect();
+    let ours = pilots.into_iter().filter(|pilot| speaks_for(place, pilot)).collect();
     let mut problems = remove_pilots(engine, ours, Grace::Own).problems;
     for image in state::read_images(&place.dirs.state).unwrap_or_default() {
-        match engine.image_remove(&image) {
-            Ok(Outcome::Done | Outcome::Gone) => {}
+        if start.elapsed() > TIME_LIMIT {
+            problems.push(format!("{image}: not removed, the time for it is over"));
+            continue;
+        }
+        match remove_image(engine, &image) {
+            Ok(Outcome::Done | Outcome::Gone) => {
+                if let Err(error) = state::remove_image(&place.dirs.state, &image) {
+                    problems.push(error.to_string());
+                }
+            }
             Ok(Outcome::Busy(_)) => {
                 log::info!("{image} is used by somebody else and stays")
             }
@@ -167,9 +194,27 @@ fn purge_engine(engine: &Engine, instance: &str, place: &Place) -> Result<Vec<St
     Ok(problems)
 }
 
-/// The run and state directories with what we put there; anything else in them stays, and so do they.
-fn remove_files(place: &Place) -> std::io::Result<()> {
-    for directory in [&place.dirs.run, &place.dirs.state] {
+/// An engine may take a moment to learn that the last container of an image is gone.
+fn remove_image(engine: &Engine, image: &str) -> Result<Outcome, Error> {
+    let mut result = engine.image_remove(image);
+    wait_until(Duration::from_secs(1), || {
+        let busy = matches!(result, Ok(Outcome::Busy(_)));
+        if busy {
+            result = engine.image_remove(image);
+        }
+        !busy
+    });
+    result
+}
+
+fn directories(place: &Place, keep: Keep) -> impl Iterator<Item = &Path> {
+    let state = (keep == Keep::Nothing).then_some(place.dirs.state.as_path());
+    std::iter::once(place.dirs.run.as_path()).chain(state)
+}
+
+/// With all that is in them.
+fn remove_files(place: &Place, keep: Keep) -> std::io::Result<()> {
+    for directory in directories(place, keep) {
         match std::fs::remove_dir_all(directory) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -221,6 +266,10 @@ fn remove_pilots(engine: &Engine, pilots: Vec<Pilot>, grace: Grace) -> Removed {
         let seconds = if grace == Grace::Own && runs(&pilot) { pilot.grace } else { 0.0 };
         let wait = Duration::from_secs_f64(seconds).min(LONGEST).saturating_sub(start.elapsed());
         wait_until(wait, || !matches!(engine.inspect(&pilot.id), Ok(Some(seen)) if seen.state.running));
+        if start.elapsed() > TIME_LIMIT {
+            done.problems.push(format!("{}: not removed, the time for it is over", pilot.name));
+            continue;
+        }
         if pilot.state == PilotState::Paused {
             let _ = engine.kill(&pilot.id, "KILL");
             let _ = engine.unpause(&pilot.id);

@@ -56,7 +56,7 @@ pub fn run(place: &Place, duration: Option<Duration>) -> Exit {
         return fail(Exit::Failed, "no signal handler could be set; nothing was started");
     };
     let shown = show(&own, &base, duration.unwrap_or(DEFAULT), &mut signals);
-    let exit = remove::purge_quietly(&own);
+    let exit = remove::purge_quietly(&own, remove::Keep::Nothing);
     let removed = std::fs::remove_dir_all(&base);
     match shown {
         Ok(tally) if exit == Exit::Done && (removed.is_ok() || !base.exists()) => {

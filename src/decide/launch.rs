@@ -196,7 +196,7 @@ impl Blocked {
                 Code::NoPilot,
                 0.0,
                 0.0,
-                "no [[pilot]] is configured; `plancton config --default` shows how to add one",
+                "no [[pilot]] is configured; `plancton config --default` shows how to add one, `plancton check` names the file",
             ),
             Blocked::NoRate if turn.own().any(|pilot| pilot.state == PilotState::Running) => Reason::new(
                 Code::Starting,

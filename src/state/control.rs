@@ -64,6 +64,11 @@ pub(super) fn prepare(state: &Path, group: Option<u32>) -> Result<(), StateError
     let Some(group) = group else {
         return set_mode(&path, 0o700);
     };
+    let found = sys::stat(&path).map_err(failed(&path, "look at the directory"))?;
+    if found.st_gid == group && found.st_mode & 0o7777 == 0o2770 {
+        // Made beforehand by a service manager that lets nobody else set the setgid bit.
+        return Ok(());
+    }
     let gid = rustix::fs::Gid::from_raw(group);
     sys::chown(&path, None, Some(gid)).map_err(failed(&path, "give it to the group plancton"))?;
     set_mode(&path, 0o2770)

@@ -1,0 +1,148 @@
+//! Tells the service manager how the daemon is, in datagrams to the socket that it named (sd_notify(3)): ready, reloading,
+//! stopping, a status line on change, and a sign of life at half of the watchdog's time. Without such a socket: nothing.
+
+use std::ffi::OsStr;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+#[derive(Default)]
+pub struct Manager {
+    to: Option<(UnixDatagram, SocketAddr)>,
+    /// Seconds between two signs of life; `None`: nobody waits for them.
+    beat: Option<f64>,
+    /// Boot second of the next one.
+    next: f64,
+    status: String,
+}
+
+impl Manager {
+    /// What `variable` says of NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID; what cannot be used is as if it were not there.
+    pub fn find(variable: impl Fn(&str) -> Option<std::ffi::OsString>) -> Manager {
+        let socket = variable("NOTIFY_SOCKET").and_then(|name| address(&name));
+        let to = socket.and_then(|address| Some((UnixDatagram::unbound().ok()?, address)));
+        let number = |name| variable(name)?.to_str()?.parse::<u64>().ok();
+        let is_ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
+        let limit = number("WATCHDOG_USEC").filter(|micros| *micros > 0 && is_ours && to.is_some());
+        Manager {
+            to,
+            beat: limit.map(|micros| Duration::from_micros(micros).as_secs_f64() / 2.0),
+            ..Manager::default()
+        }
+    }
+
+    pub fn ready(&self) {
+        self.send("READY=1");
+    }
+
+    /// To be followed by [`Manager::ready`]. `awake`: CLOCK_MONOTONIC in seconds.
+    pub fn reloading(&self, awake: f64) {
+        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={}", crate::units::whole(awake * 1e6)));
+    }
+
+    pub fn stopping(&self) {
+        self.send("STOPPING=1");
+    }
+
+    /// One line for `systemctl status`.
+    pub fn status(&mut self, text: String) {
+        if self.to.is_some() && self.status != text {
+            self.send(&format!("STATUS={}", text.replace('\n', " ")));
+            self.status = text;
+        }
+    }
+
+    /// A sign of life if it is time for one, at this boot second. When the next is due; `None`: never.
+    pub fn live(&mut self, now: f64) -> Option<f64> {
+        let beat = self.beat?;
+        if now >= self.next {
+            self.send("WATCHDOG=1");
+            self.next = now + beat;
+        }
+        Some(self.next)
+    }
+
+    /// A manager that does not listen is no reason to do anything else.
+    fn send(&self, text: &str) {
+        if let Some((socket, address)) = &self.to {
+            let _ = socket.send_to_addr(text.as_bytes(), address);
+        }
+    }
+}
+
+/// `/path`, or `@name` in the abstract namespace.
+fn address(name: &OsStr) -> Option<SocketAddr> {
+    match name.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name).ok(),
+        [b'/', ..] => SocketAddr::from_pathname(name).ok(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heard(socket: &UnixDatagram) -> Vec<String> {
+        socket.set_nonblocking(true).unwrap();
+        let mut bytes = [0; 200];
+        let next = || {
+            let length = socket.recv(&mut bytes).ok()?;
+            Some(String::from_utf8_lossy(&bytes[..length]).into_owned())
+        };
+        std::iter::from_fn(next).collect()
+    }
+
+    fn manager(name: &str, watchdog: [&str; 2]) -> Manager {
+        let [micros, pid] = watchdog;
+        Manager::find(|variable| {
+            let value = match variable {
+                "NOTIFY_SOCKET" => name,
+                "WATCHDOG_USEC" => micros,
+                _ => pid,
+            };
+            Some(value.into()).filter(|_| !value.is_empty())
+        })
+    }
+
+    #[test]
+    fn what_a_manager_hears() {
+        let path = std::env::temp_dir().join(format!("plancton-notify-{}", std::process::id()));
+        let hidden = format!("plancton-notify-{}", std::process::id());
+        let abstract_name = SocketAddr::from_abstract_name(&hidden).unwrap();
+        let sockets = [
+            (path.to_str().unwrap().to_owned(), UnixDatagram::bind(&path).unwrap()),
+            (format!("@{hidden}"), UnixDatagram::bind_addr(&abstract_name).unwrap()),
+        ];
+        for (name, socket) in sockets {
+            let mut manager = manager(&name, ["30000000", ""]);
+            manager.ready();
+            manager.status("waiting: a\nb".to_owned());
+            manager.status("waiting: a\nb".to_owned());
+            manager.reloading(1.5);
+            manager.stopping();
+            let expected = ["READY=1", "STATUS=waiting: a b", "RELOADING=1\nMONOTONIC_USEC=1500000", "STOPPING=1"];
+            assert_eq!(heard(&socket), expected, "{name}");
+            assert_eq!([100.0, 101.0, 115.0].map(|now| manager.live(now)), [115.0, 115.0, 130.0].map(Some));
+            assert_eq!(heard(&socket), ["WATCHDOG=1"; 2], "{name}");
+        }
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn who_has_no_watchdog() {
+        let own = std::process::id().to_string();
+        for (name, watchdog, beats) in [
+            ("@x", ["2000000", own.as_str()], true),
+            ("@x", ["2000000", "1"], false),
+            ("@x", ["0", ""], false),
+            ("@x", ["", ""], false),
+            ("@x", ["soon", ""], false),
+            ("", ["2000000", ""], false),
+            ("vsock:2:1", ["2000000", ""], false),
+        ] {
+            assert_eq!(manager(name, watchdog).live(1.0).is_some(), beats, "{name} {watchdog:?}");
+        }
+    }
+}
