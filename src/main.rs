@@ -10,6 +10,7 @@ mod decide;
 mod engine;
 mod flights;
 mod host;
+mod metrics;
 mod observe;
 mod report;
 mod state;
@@ -32,7 +33,8 @@ fn main() -> ExitCode {
     ExitCode::from(exit.code())
 }
 
-/// To standard error, without time where somebody else (systemd) writes it. `RUST_LOG` overrides -v and -q.
+/// To standard error, without time where somebody else (systemd) writes it. `RUST_LOG` overrides -v and -q. What
+/// libraries say besides warnings is not for here: one could tell what it sends.
 fn start_log(verbosity: i8) {
     let level = match verbosity {
         ..=-2 => log::LevelFilter::Error,
@@ -43,7 +45,8 @@ fn start_log(verbosity: i8) {
     };
     let journal = std::env::var_os("JOURNAL_STREAM").is_some();
     env_logger::Builder::new()
-        .filter_level(level)
+        .filter_level(level.min(log::LevelFilter::Warn))
+        .filter_module(env!("CARGO_PKG_NAME"), level)
         .parse_default_env()
         .format(move |out, record| {
             use std::io::Write;

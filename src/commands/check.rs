@@ -2,8 +2,9 @@
 
 use super::{Place, run, say};
 use crate::cli::Exit;
-use crate::config::{Auto, Config, MissingLimits, Pilot};
+use crate::config::{Auto, Config, Influx, MissingLimits, Pilot};
 use crate::host::{disk, memory, power, thermal, topology};
+use crate::metrics::{Answer, probe};
 use crate::observe::facts::{Facts, read_facts};
 use crate::report::Status;
 use crate::state;
@@ -55,6 +56,7 @@ pub fn check(place: &Place, offline: bool) -> Exit {
             room(facts, &config, &mut findings);
         }
         sensors(&mut findings);
+        config.influxdb.iter().for_each(|target| metrics(target, &mut findings));
     }
     say(&findings.text);
     findings.exit
@@ -269,6 +271,36 @@ fn room(facts: &Facts, config: &Config, findings: &mut Findings) {
         ),
         Ok(disk) => findings.add(Verdict::Good, "disk", format!("{}: {} free", facts.data_root.display(), disk.free)),
         Err(error) => findings.add(Verdict::Careful, "disk", format!("{error}: the reserve is not watched")),
+    }
+}
+
+/// Asks each target to take nothing at all: that shows address, certificate, credentials and database.
+fn metrics(target: &Influx, findings: &mut Findings) {
+    let (subject, url) = ("metrics", &target.url);
+    match probe(target) {
+        Answer::Status { code: 200..=299 | 400, .. } => {
+            findings.add(Verdict::Good, subject, format!("{url} takes them"))
+        }
+        Answer::Status { code: 404, message, .. } if target.bucket.is_empty() => findings.add(
+            Verdict::Careful,
+            subject,
+            format!("{url}: {message}; the first points create it if the user may do that"),
+        ),
+        Answer::Status { code: code @ (401 | 403), message, .. } => findings.bad(
+            Exit::Failed,
+            subject,
+            format!("{url}: status {code}: {message}; see to user and password, or to the token and its rights"),
+        ),
+        Answer::Status { code, message, .. } => findings.bad(
+            Exit::Failed,
+            subject,
+            format!("{url}: status {code}: {message}; see to the url, database, org and bucket"),
+        ),
+        Answer::Failed(why) => findings.bad(
+            Exit::Failed,
+            subject,
+            format!("{url}: {why}; see to the url and the server, pilots do without"),
+        ),
     }
 }
 

@@ -88,7 +88,10 @@ impl Influx {
         [
             (v1 && v2, "database is for version 1 and bucket for version 2; write one of them"),
             (!v1 && !v2, "nowhere to write to; give a database (version 1), or a bucket (version 2)"),
-            (!self.password.is_empty() && !self.password_file.is_empty(), "password and password-file; write one of them"),
+            (
+                !self.password.is_empty() && !self.password_file.is_empty(),
+                "password and password-file; write one of them",
+            ),
             (!self.token.is_empty() && !self.token_file.is_empty(), "token and token-file; write one of them"),
             (has_password && !has_user, "a password without a user; add user"),
             (has_user && v2, "user and password are for version 1; a bucket wants a token"),
@@ -125,7 +128,9 @@ mod tests {
             let parts = (found.url.as_str(), found.user.as_str(), found.password.expose(), found.database.as_str());
             assert_eq!((parts, found.insecure), ((base, user, password, database), insecure), "{url}");
         }
-        for bad in ["", "h:8086#d", "ftp://h#d", "http://#d", "http://:8086#d", "http://h o#d", "http://h/?db=x", "https:/h"] {
+        for bad in
+            ["", "h:8086#d", "ftp://h#d", "http://#d", "http://:8086#d", "http://h o#d", "http://h/?db=x", "https:/h"]
+        {
             assert!(split_url(bad).is_err(), "{bad}");
         }
     }
@@ -135,7 +140,10 @@ mod tests {
         let file = "password-file = \"/p\"";
         for (lines, why) in [
             ("url = \"http://h\"", "[[influxdb]] #1: nowhere to write to; give a database"),
-            ("database = \"d\"", "c:1:1: [[influxdb]] #1 has no url; write one such as url = \"http://127.0.0.1:8086\""),
+            (
+                "database = \"d\"",
+                "c:1:1: [[influxdb]] #1 has no url; write one such as url = \"http://127.0.0.1:8086\"",
+            ),
             ("url = \"http://h#d\"\nbucket = \"b\"", "database is for version 1 and bucket for version 2"),
             ("url = \"http://h#d\"\ndatabase = \"b\"", "the url has a database too; write it in one place"),
             ("url = \"http://u:geheim@h#d\"\nuser = \"v\"", "the url has a user too"),
@@ -151,7 +159,10 @@ mod tests {
             ("url = \"http://h#d\"\npassword = 77777", "c:3:12: [[influxdb]] #1 password: expects a string in quotes"),
             ("url = \"http://h#d\"\npassword = \"***\"", "stands for a secret that is not shown"),
             ("url = \"http://h#d\"\nflush = \"500ms\"", "flush: \"500ms\" is out of range"),
-            ("url = \"http://geheim:x@h#d\"\ntokn = \"x\"", "unknown key 'tokn' in [[influxdb]] #1; did you mean 'token'?"),
+            (
+                "url = \"http://geheim:x@h#d\"\ntokn = \"x\"",
+                "unknown key 'tokn' in [[influxdb]] #1; did you mean 'token'?",
+            ),
         ] {
             let problem = sink(lines).unwrap_err();
             assert!(problem.contains(why) && !problem.contains('\n'), "{lines}: {problem}");

@@ -11,6 +11,7 @@ mod room;
 mod rules;
 mod upkeep;
 
+pub use ends::EndKind;
 pub use memory::{Gone, Memory};
 pub use observation::{
     Control, CpuUse, Drain, Ended, EngineState, Expiry, LaunchResult, LocalTime, MemoryUse, News, Observation, Pilot,
