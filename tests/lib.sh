@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What the live tests and the benchmark need around them: an engine, an image, a registry. Source it, then:
+# What the live tests and the benchmark need around them: an engine, an image, a registry, databases. Source it, then:
 #   trap stop_all EXIT; need_engine; make_image; need_registry
 # Servers listen on a Unix socket or on 127.0.0.1 only. Everything that was started here is ended by stop_all,
 # by pid, and everything that was made here is removed; what was there before stays as it was.
@@ -94,6 +94,32 @@ YAML
   curl -q -sS --fail --noproxy '*' -o /dev/null "http://127.0.0.1:$port/v2/${TEST_IMAGE%:*}/tags/list" ||
     { say "the image was not pushed: $(tail -n 1 "$TEST_TMP/push.log")"; return 1; }
   export PLANCTON_TEST_REGISTRY=127.0.0.1:$port PLANCTON_TEST_REGISTRY_IMAGE=$name:1
+}
+
+# need_program VARIABLE PACKAGE PROGRAM…: exports the path of the first program there is, from the package if need be.
+need_program() {
+  local variable=$1 package=$2 found
+  shift 2
+  [ -z "${!variable:-}" ] || return 0
+  if ! found=$(command -v "$@" | head -n 1) || [ -z "$found" ]; then
+    install_packages "$package" "$package" || return 1
+    # a package may start its own service, on every address
+    ! has_systemd || as_root systemctl disable -q --now "$package" 2>/dev/null || true
+    found=$(command -v "$@" | head -n 1)
+  fi
+  [ -n "$found" ] || { say "$package brought no $1"; return 1; }
+  export "$variable=$found"
+}
+
+# Servers for metrics: each test starts and stops its own. Exports PLANCTON_TEST_INFLUXD.
+need_influxdb() {
+  command -v openssl >/dev/null || install_packages openssl openssl || return 1
+  need_program PLANCTON_TEST_INFLUXD influxdb influxd
+}
+
+# Exports PLANCTON_TEST_VICTORIAMETRICS.
+need_victoriametrics() {
+  need_program PLANCTON_TEST_VICTORIAMETRICS victoria-metrics victoria-metrics victoria-metrics-prod
 }
 
 stop_all() {

@@ -3,7 +3,7 @@
 #   tests/run.sh [--without-engine] [NAME…]      NAME: only tests/NAME.rs
 # Starts what the live tests need and stops what it started. What cannot run here is named, with the reason, and
 # counted as skipped. Live are tests/live*.rs, tests/engine*.rs and files with a line "// needs: engine" (or
-# "registry", which brings the engine along); "// threads: N" sets how many tests of a file run at once (2).
+# "registry", which brings the engine along, "influxdb", "victoriametrics"); "// threads: N" sets how many tests of a file run at once (2).
 # The last line is "N passed, N failed, N skipped"; the exit code is 0 only if nothing failed.
 set -euo pipefail
 
@@ -62,12 +62,11 @@ count_tests() { # how many tests a file has, without running them
   timeout -k 10 "$limit" cargo test --locked --quiet --test "$1" -- --list 2>/dev/null | grep -c ': test$' || true
 }
 
-needs() { # needs NAME: "", "engine" or "engine registry"
+needs() { # needs NAME: "", "engine" or "engine" and more
   local words
   words=$(sed -n 's|^// needs: *||p' "tests/$1.rs")
   case "$1 $words" in
-  *registry*) echo "engine registry" ;;
-  live* | engine* | *' engine'*) echo "engine" ;;
+  live* | engine* | *' engine'* | *registry*) echo "engine ${words//engine/}" ;;
   esac
 }
 
@@ -122,7 +121,8 @@ plancton_containers() {
 }
 
 live_tests() {
-  local names name reason no_registry='' before
+  local names name need reason before
+  local -A missing=()
   mapfile -t names < <(test_files live)
   [ "${#names[@]}" -gt 0 ] || return 0
   title "engine"
@@ -144,10 +144,12 @@ live_tests() {
   [ "$(id -u)" != 0 ] || export PLANCTON_TEST_ROOT=1
   before=$(plancton_containers)
   for name in "${names[@]}"; do
-    if [[ "$(needs "$name")" == *registry* ]]; then
-      [ -n "$no_registry" ] || need_registry >&2 || no_registry="no registry could be had, see above"
-      [ -z "$no_registry" ] || { skip "$(count_tests "$name")" "$name" "$no_registry"; continue; }
-    fi
+    reason=''
+    for need in $(needs "$name"); do
+      [ -n "${missing[$need]:-}" ] || "need_$need" >&2 || missing[$need]="no $need could be had, see above"
+      reason=${reason:-${missing[$need]:-}}
+    done
+    [ -z "$reason" ] || { skip "$(count_tests "$name")" "$name" "$reason"; continue; }
     cargo_test "$name (live)" --test "$name" -- --test-threads="$(threads "$name")"
   done
   # an engine that was there before may have other users
