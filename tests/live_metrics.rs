@@ -287,3 +287,44 @@ fn a_real_engine_and_a_real_database() {
     assert!(sum("last(\"calls\")", "plancton_engine") > 10.0);
     assert!(sum("max(\"memory_available\")", "plancton_host") > 1e8);
 }
+
+/// Every query of the shipped dashboards, on what a daemon told in a few seconds.
+#[test]
+fn every_query_of_the_dashboards_has_rows() {
+    let server = Server::influxdb(false, None);
+    let mut machine = machine_with_sensors();
+    machine.start(&config(&sink(&server, "database = \"d\"")));
+    machine.wait_for_pilots(3);
+    for exit_code in [0, 3] {
+        machine.engine.end(&machine.engine.in_state("running")[0], exit_code);
+        machine.wait_for_pilots(3);
+    }
+    // A rate wants some steps.
+    machine.wait_for("some flushes", || count(&server, "d", "daemon") >= 8 && count(&server, "d", "container") >= 2);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/grafana/dashboards");
+    let mut queries = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let board: Value = serde_json::from_slice(&fs::read(entry.unwrap().path()).unwrap()).unwrap();
+        let panels = board["panels"].as_array().unwrap().iter().filter(|panel| panel["type"] != "row");
+        for panel in panels {
+            let targets = panel["targets"].as_array().unwrap();
+            assert!(!targets.is_empty(), "{panel}");
+            queries.extend(targets.iter().map(|target| target["query"].as_str().unwrap().to_owned()));
+        }
+        let variables = board["templating"]["list"].as_array().unwrap();
+        queries.extend(
+            variables.iter().filter(|one| one["type"] == "query").map(|one| one["query"].as_str().unwrap().to_owned()),
+        );
+    }
+    assert!(queries.len() > 30, "{}", queries.len());
+    let host = server.query("d", "SHOW TAG VALUES FROM \"daemon\" WITH KEY = \"hostname\"")[0]["values"][0][1].clone();
+    for query in queries {
+        assert!(query.starts_with("SHOW") || query.contains("$timeFilter") && query.contains("/^$host$/"), "{query}");
+        let query = query.replace("$timeFilter", "time > now() - 10m").replace("$__interval", "1s");
+        let query = query.replace("$host", host.as_str().unwrap());
+        assert!(!query.contains("$ ") && !query.contains("$__"), "{query}");
+        let series = server.query("d", &query);
+        let rows = series.iter().map(|series| series["values"].as_array().unwrap().len()).sum::<usize>();
+        assert!(rows > 0, "no rows: {query}");
+    }
+}
