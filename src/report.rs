@@ -143,7 +143,7 @@ pub struct Engine {
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(default)]
 pub struct Sink {
-    /// Without user and password.
+    /// `http://host:8086#database`, without user and password.
     pub url: String,
     pub sent: u64,
     /// Refused by the server, or the oldest of too many.

@@ -274,33 +274,23 @@ fn room(facts: &Facts, config: &Config, findings: &mut Findings) {
     }
 }
 
-/// Asks each target to take nothing at all: that shows address, certificate, credentials and database.
+/// Asks a target to take nothing at all: that shows address, certificate, credentials and database.
 fn metrics(target: &Influx, findings: &mut Findings) {
-    let (subject, url) = ("metrics", &target.url);
-    match probe(target) {
-        Answer::Status { code: 200..=299 | 400, .. } => {
-            findings.add(Verdict::Good, subject, format!("{url} takes them"))
-        }
-        Answer::Status { code: 404, message, .. } if target.bucket.is_empty() => findings.add(
-            Verdict::Careful,
-            subject,
-            format!("{url}: {message}; the first points create it if the user may do that"),
-        ),
-        Answer::Status { code: code @ (401 | 403), message, .. } => findings.bad(
-            Exit::Failed,
-            subject,
-            format!("{url}: status {code}: {message}; see to user and password, or to the token and its rights"),
-        ),
-        Answer::Status { code, message, .. } => findings.bad(
-            Exit::Failed,
-            subject,
-            format!("{url}: status {code}: {message}; see to the url, database, org and bucket"),
-        ),
-        Answer::Failed(why) => findings.bad(
-            Exit::Failed,
-            subject,
-            format!("{url}: {why}; see to the url and the server, pilots do without"),
-        ),
+    let (code, said) = match probe(target) {
+        Answer::Status { code, message, .. } => (code, format!("status {code}: {message}")),
+        Answer::Failed(why) => (0, why),
+    };
+    let (verdict, way_out) = match code {
+        // There are servers that call an empty batch a bad one.
+        200..=299 | 400 => (Verdict::Good, "it takes them"),
+        404 if target.bucket.is_empty() => (Verdict::Careful, "the first points create it, if the user may do that"),
+        401 | 403 => (Verdict::Bad, "see to user and password, or to the token and its rights"),
+        _ => (Verdict::Bad, "see to the server and the keys of [[influxdb]]; pilots run without metrics"),
+    };
+    let text = if verdict == Verdict::Good { way_out.to_owned() } else { format!("{said}; {way_out}") };
+    match verdict {
+        Verdict::Bad => findings.bad(Exit::Failed, "metrics", format!("{}: {text}", target.title())),
+        _ => findings.add(verdict, "metrics", format!("{}: {text}", target.title())),
     }
 }
 

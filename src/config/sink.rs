@@ -52,6 +52,11 @@ fn decode_percent(text: &str) -> String {
 }
 
 impl Influx {
+    /// What it is called: `http://host:8086#plancton`. Nothing of it is secret.
+    pub fn title(&self) -> String {
+        format!("{}#{}{}", self.url, self.database, self.bucket)
+    }
+
     /// Puts what the url says into the keys for it; all that does not go together comes back.
     pub(super) fn settle(&mut self) -> Vec<String> {
         let Ok(parts) = split_url(&self.url) else {

@@ -23,33 +23,17 @@ pub struct View {
 #[derive(Debug, Default)]
 pub struct Tally(BTreeMap<String, BTreeMap<&'static str, u64>>);
 
-/// How pilots end, as fields: all of them each time, so that a graph of their sum has no holes.
-const ENDS: [(EndKind, &str); 8] = [
-    (EndKind::Done, "done"),
-    (EndKind::Failed, "failed"),
-    (EndKind::OutOfMemory, "out_of_memory"),
-    (EndKind::Ttl, "ttl"),
-    (EndKind::Owner, "owner"),
-    (EndKind::Drained, "drained"),
-    (EndKind::Killed, "killed"),
-    (EndKind::NeverRan, "never_ran"),
-];
-
-fn field_of(kind: EndKind) -> &'static str {
-    ENDS.iter().find(|(known, _)| *known == kind).map_or("failed", |(_, field)| field)
-}
+/// All of them each time, so that a graph of their sum has no holes.
+const ENDS: [EndKind; 8] = {
+    use EndKind::*;
+    [Done, Failed, OutOfMemory, Ttl, Owner, Drained, Killed, NeverRan]
+};
 
 /// Reasons that say what the owner does.
-const OF_OWNER: [Code; 8] = [
-    Code::Hold,
-    Code::Program,
-    Code::Battery,
-    Code::Temperature,
-    Code::Memory,
-    Code::MemoryPressure,
-    Code::Busy,
-    Code::Calming,
-];
+fn tells_of_owner(code: Code) -> bool {
+    use Code::*;
+    matches!(code, Hold | Program | Battery | Temperature | Memory | MemoryPressure | Busy | Calming)
+}
 
 impl Tally {
     pub fn count(&mut self, news: &[News], ended: &[Gone]) {
@@ -57,7 +41,7 @@ impl Tally {
             News::Launched { class, result: LaunchResult::Started(_), .. } => Some((class, "launches")),
             _ => None,
         });
-        for (class, what) in started.chain(ended.iter().map(|gone| (&gone.class, field_of(gone.kind)))) {
+        for (class, what) in started.chain(ended.iter().map(|gone| (&gone.class, gone.kind.name()))) {
             *self.0.entry(class.clone()).or_default().entry(what).or_default() += 1;
         }
     }
@@ -99,33 +83,26 @@ impl View {
     /// How things stand.
     pub fn sample(&self, status: &Status, seen: &Observation, engine: Counters, tally: &Tally) -> Vec<Point> {
         let at = nanos(status.tick, 0);
-        let mut points = vec![
-            self.point(
-                "daemon",
-                at,
-                vec![
-                    ("uptime", Field::Float(status.tick - status.since)),
-                    ("containers", Field::Float(float(running(status, None)))),
-                    ("status", Field::Text(status.state.name().to_owned())),
-                ],
-            ),
-            self.point("plancton_host", at, self.host_fields(status, seen)),
-            self.point(
-                "plancton_engine",
-                at,
-                vec![
-                    ("calls", Field::Integer(engine.calls)),
-                    ("failed", Field::Integer(engine.failed)),
-                    ("seconds", Field::Float(engine.time.as_secs_f64())),
-                ],
-            ),
-            self.decision(status, at),
-            self.point("plancton_pilots", at, vec![("cpu_seconds", Field::Float(status.given_seconds))]),
+        let daemon = vec![
+            ("uptime", Field::Float(status.tick - status.since)),
+            ("containers", Field::Float(float(running(status, None)))),
+            ("status", Field::Text(status.state.name().to_owned())),
         ];
-        if let Some(cpu) = seen.cpu.filter(|_| self.owner) {
-            let percent = 100.0 * cpu.busy / seen.threads;
-            points.push(self.point("measurement", at, vec![("cpu_eff", Field::Float(percent))]));
-        }
+        let calls = vec![
+            ("calls", Field::Integer(engine.calls)),
+            ("failed", Field::Integer(engine.failed)),
+            ("seconds", Field::Float(engine.time.as_secs_f64())),
+        ];
+        let busy =
+            seen.cpu.filter(|_| self.owner).map(|cpu| ("cpu_eff", Field::Float(100.0 * cpu.busy / seen.threads)));
+        let mut points = vec![
+            self.point("daemon", at, daemon),
+            self.point("measurement", at, busy.into_iter().collect()),
+            self.point("plancton_host", at, self.host_fields(status, seen)),
+            self.point("plancton_engine", at, calls),
+            self.point("plancton_pilots", at, vec![("cpu_seconds", Field::Float(status.given_seconds))]),
+            self.decision(status, at),
+        ];
         points.extend(self.classes(status, tally, at));
         points.extend(status.sinks.iter().map(|sink| {
             let fields = vec![
@@ -148,7 +125,7 @@ impl View {
             float("cpus_total", Some(cpus.total)),
             float("cpus_given", Some(cpus.given)),
             float("cpus_pilots", cpus.pilots),
-            bytes("memory_total", Some(memory.total)),
+            bytes("memory_total", seen.memory.map(|memory| memory.total)),
             bytes("memory_given", Some(memory.given)),
             bytes("memory_pilots", memory.pilots),
         ];
@@ -156,7 +133,7 @@ impl View {
             float("cpus_foreign", cpus.foreign),
             float("cpus_idle", cpus.idle),
             bytes("memory_foreign", memory.foreign),
-            bytes("memory_available", Some(memory.available)),
+            bytes("memory_available", seen.memory.map(|memory| memory.available)),
             bytes("disk_free", status.disk.as_ref().map(|disk| disk.free)),
             float("memory_pressure", seen.memory_pressure),
             float("temperature", seen.temperature),
@@ -168,7 +145,7 @@ impl View {
 
     fn decision(&self, status: &Status, at: u64) -> Point {
         let reason = &status.reason;
-        let is_told = self.owner || !OF_OWNER.contains(&reason.code);
+        let is_told = self.owner || !tells_of_owner(reason.code);
         let mut fields = vec![("state", Field::Text(status.state.name().to_owned()))];
         if is_told {
             fields.extend([("value", Field::Float(reason.value)), ("threshold", Field::Float(reason.threshold))]);
@@ -191,7 +168,7 @@ impl View {
                 (what, Field::Integer(count))
             };
             let mut fields = vec![("running", Field::Integer(running(status, Some(class)))), count("launches")];
-            fields.extend(ENDS.iter().map(|(_, what)| count(what)));
+            fields.extend(ENDS.map(|kind| count(kind.name())));
             let mut point = self.point("plancton_pilots", at, fields);
             point.tags.insert("class", class.to_owned());
             point
@@ -210,7 +187,7 @@ fn running(status: &Status, class: Option<&str>) -> u64 {
 mod tests {
     use super::super::line::encode;
     use super::*;
-    use crate::decide::{CpuUse, Reason};
+    use crate::decide::{CpuUse, MemoryUse, Reason};
     use crate::report::{Cpus, Pilot, Sink};
     use crate::units::PilotId;
     use std::collections::BTreeSet;
@@ -243,7 +220,9 @@ mod tests {
             ..Status::default()
         };
         let cpu = Some(CpuUse { busy: 2.5, ..CpuUse::default() });
-        let seen = Observation { threads: 4.0, cpu, charge: Some(50), temperature: Some(61.5), ..Default::default() };
+        let memory = Some(MemoryUse { total: 9, available: 4, ..MemoryUse::default() });
+        let (charge, temperature) = (Some(50), Some(61.5));
+        let seen = Observation { threads: 4.0, cpu, memory, charge, temperature, ..Default::default() };
         let mut tally = Tally::default();
         let result = LaunchResult::Started(PilotId::new(&"a".repeat(64)).unwrap());
         let started = News::Launched { class: "c".to_owned(), name: String::new(), at: 0.0, result };
@@ -262,11 +241,11 @@ mod tests {
             "plancton_decision,code=busy,hostname=h,instance=system state=\"waiting\",value=1.5,threshold=2,reason=\"busy\" ",
             "plancton_engine,hostname=h,instance=system calls=8i,failed=1i,seconds=0.25 ",
             "plancton_pilots,hostname=h,instance=system cpu_seconds=99.5 ",
-            "plancton_pilots,class=c,hostname=h,instance=system running=2i,launches=1i,done=2i,failed=0i,out_of_memory=1i,\
-             ttl=0i,owner=0i,drained=0i,killed=0i,never_ran=0i ",
+            "plancton_pilots,class=c,hostname=h,instance=system running=2i,launches=1i,done=2i,failed=0i,out-of-memory=1i,\
+             ttl=0i,owner=0i,drained=0i,killed=0i,never-ran=0i ",
             "plancton_sink,hostname=h,instance=system,sink=http://h:1 sent=5i,dropped=2i,errors=1i ",
-            "plancton_host,hostname=h,instance=system cpus_total=4,cpus_given=0,cpus_pilots=2,memory_total=0i,memory_given=0i,\
-             cpus_foreign=0.5,cpus_idle=1.5,memory_available=0i,temperature=61.5,battery=50i,on_battery=false ",
+            "plancton_host,hostname=h,instance=system cpus_total=4,cpus_given=0,cpus_pilots=2,memory_total=9i,memory_given=0i,\
+             cpus_foreign=0.5,cpus_idle=1.5,memory_available=4i,temperature=61.5,battery=50i,on_battery=false ",
         ] {
             assert!(lines.contains(&format!("{line}{at}")), "{line}\nin\n{lines}");
         }

@@ -74,7 +74,7 @@ impl Uplink {
     pub fn sinks(&self) -> Vec<Sink> {
         let inner = lock(&self.0);
         let sinks = inner.outlets.iter().map(|outlet| Sink {
-            url: outlet.target.url.clone(),
+            url: outlet.target.title(),
             sent: outlet.queue.sent,
             dropped: outlet.queue.dropped,
             errors: outlet.queue.errors,

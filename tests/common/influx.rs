@@ -4,6 +4,7 @@
 use crate::machine::{PATIENCE, Scratch, becomes};
 use serde_json::Value;
 use std::fs;
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -152,7 +153,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.down();
         if std::thread::panicking() {
-            eprintln!("---- log of {:?} ----\n{}", self.command, self.log());
+            let _ = writeln!(std::io::stderr(), "---- log of {:?} ----\n{}", self.command, self.log());
         }
     }
 }
