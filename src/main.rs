@@ -33,15 +33,14 @@ fn main() -> ExitCode {
     ExitCode::from(exit.code())
 }
 
-/// To standard error, without time where somebody else (systemd) writes it. `RUST_LOG` overrides -v and -q. What
-/// libraries say besides warnings is not for here: one could tell what it sends.
+/// To standard error, without time where somebody else (systemd) writes it. `RUST_LOG` overrides -v and -q. Of libraries
+/// only warnings are of use here.
 fn start_log(verbosity: i8) {
     let level = match verbosity {
         ..=-2 => log::LevelFilter::Error,
         -1 => log::LevelFilter::Warn,
         0 => log::LevelFilter::Info,
-        1 => log::LevelFilter::Debug,
-        2.. => log::LevelFilter::Trace,
+        1.. => log::LevelFilter::Debug,
     };
     let journal = std::env::var_os("JOURNAL_STREAM").is_some();
     env_logger::Builder::new()

@@ -302,7 +302,7 @@ fn the_end_flushes_and_does_not_hang() {
 fn a_reload_changes_targets() {
     let [first, second] = [FakeInflux::new(), FakeInflux::new()];
     let mut machine = Machine::new();
-    machine.start(&config(&version_1(&first)).split("[[influxdb]]").next().unwrap());
+    machine.start(config(&version_1(&first)).split("[[influxdb]]").next().unwrap());
     machine.wait_for_pilots(3);
     assert!(!threads(&machine).contains("uplink"), "without a target there is no thread");
     let reload = |text: &str| {
@@ -344,6 +344,9 @@ fn secrets_are_never_shown() {
         let text = format!("{}{}", String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
         assert!(text.len() > 100 && !text.contains("gEhEiM") && !text.contains("dTpnRWhFaU0="), "{command:?}: {text}");
     }
+    let said = machine.command().args(["check"]).env("RUST_LOG", "trace").output().unwrap();
+    let text = String::from_utf8_lossy(&said.stderr);
+    assert!(text.contains("debug: ") && !text.contains("gEhEiM") && !text.contains("dTpnRWhFaU0="), "{text}");
     assert!(!machine.log().contains("gEhEiM"), "{}", machine.log());
 }
 
