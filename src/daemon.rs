@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::decide::{Action, Control, Decision, EngineState, Memory, News, Observation, PilotState, decide};
 use crate::engine::{Engine, Error, EventStream, Listed, Lister};
 use crate::flights::{Flights, Lane};
+use crate::metrics::Metrics;
 use crate::observe::facts::{Facts, read_facts};
 use crate::observe::{Input, Observer, parent_for_engine};
 use crate::record::keep::Recorder;
@@ -92,6 +93,7 @@ struct Daemon {
     /// What this machine gave; a dry run gives nothing.
     history: Option<Recorder>,
     manager: Manager,
+    metrics: Metrics,
     /// The pilots as last told, for the times when the engine does not say.
     last_rows: Vec<report::Pilot>,
     cost: LoopCost,
@@ -261,7 +263,10 @@ impl Daemon {
     }
 
     fn report(&mut self, observation: &Observation, decision: &Decision, list: &[Listed]) {
-        self.cost.calls = self.hands.engine.counters().calls;
+        let engine = self.hands.engine.counters();
+        self.cost.calls = engine.calls;
+        let sinks = self.metrics.sinks();
+        self.told.sinks(&sinks);
         let status = report::status(&report::Seen {
             start: &self.start,
             observation,
@@ -273,7 +278,10 @@ impl Daemon {
             memory: &self.memory,
             told: &self.told,
             cost: &self.cost,
+            sinks: &sinks,
         });
+        let interval = self.start.config.loop_.interval.as_secs_f64();
+        self.metrics.tell(&status, observation, decision, engine, interval);
         self.told.log_changes(&status, &observation.news);
         self.manager.status(format!(
             "{}, {}: {}",
@@ -434,6 +442,7 @@ impl Daemon {
         match crate::commands::read_config(&file) {
             Ok(config) => {
                 log::info!("{}: read again", file.display());
+                self.metrics.aim(&config.influxdb);
                 self.start.config = config;
                 self.told.problem("configuration", None);
                 self.mend_group();
@@ -478,6 +487,7 @@ impl Daemon {
         if let Err(error) = state::remove_status(&self.start.dirs.run) {
             log::warn!("{error}");
         }
+        self.metrics.end();
         if let Some((layout, _)) = self.facts.as_ref().and_then(|f| f.layout.zip(f.parent.as_ref().ok())) {
             // Pilots that go on keep the group, and the end is not to wait for them.
             let patience = if self.last_rows.is_empty() { GROUP_PATIENCE } else { Duration::ZERO };
@@ -522,6 +532,7 @@ impl Daemon {
             told,
             history: (!start.dry_run).then(|| Recorder::open(&start.dirs.state)),
             manager: Manager::find(|name| std::env::var_os(name)),
+            metrics: Metrics::new(&start.instance, &start.host, &start.config.influxdb),
             last_rows: Vec::new(),
             cost: LoopCost::new(clock::now().boot),
             crowded: false,

@@ -10,6 +10,7 @@ mod decide;
 mod engine;
 mod flights;
 mod host;
+mod metrics;
 mod observe;
 mod record;
 mod report;
@@ -34,18 +35,19 @@ fn main() -> ExitCode {
     ExitCode::from(exit.code())
 }
 
-/// To standard error, without time where somebody else (systemd) writes it. `RUST_LOG` overrides -v and -q.
+/// To standard error, without time where somebody else (systemd) writes it. `RUST_LOG` overrides -v and -q. Of libraries
+/// only warnings are of use here.
 fn start_log(verbosity: i8) {
     let level = match verbosity {
         ..=-2 => log::LevelFilter::Error,
         -1 => log::LevelFilter::Warn,
         0 => log::LevelFilter::Info,
-        1 => log::LevelFilter::Debug,
-        2.. => log::LevelFilter::Trace,
+        1.. => log::LevelFilter::Debug,
     };
     let journal = std::env::var_os("JOURNAL_STREAM").is_some();
     env_logger::Builder::new()
-        .filter_level(level)
+        .filter_level(level.min(log::LevelFilter::Warn))
+        .filter_module(env!("CARGO_PKG_NAME"), level)
         .parse_default_env()
         .format(move |out, record| {
             use std::io::Write;

@@ -5,7 +5,7 @@
 mod build;
 mod told;
 
-pub use build::{LoopCost, Seen, status};
+pub use build::{LoopCost, Seen, status, word};
 pub use told::Told;
 
 pub use crate::act::images::Pull;
@@ -49,6 +49,8 @@ pub struct Status {
     /// The image that is being pulled.
     pub pull: Option<Pull>,
     pub problems: Vec<String>,
+    /// Targets of metrics.
+    pub sinks: Vec<Sink>,
     #[serde(rename = "loop")]
     pub turning: Loop,
 }
@@ -138,6 +140,22 @@ pub struct Engine {
     pub version: String,
     pub api: String,
     pub socket: String,
+}
+
+/// One target of metrics since the daemon started, or since it is configured; counts are points.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(default)]
+pub struct Sink {
+    /// `http://host:8086#database`, without user and password.
+    pub url: String,
+    pub sent: u64,
+    /// Refused by the server, or the oldest of too many.
+    pub dropped: u64,
+    /// Requests that failed.
+    pub errors: u64,
+    pub waiting_bytes: usize,
+    /// Why the last request failed.
+    pub error: Option<String>,
 }
 
 /// What the loop itself costs.

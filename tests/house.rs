@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const PURE: [&str; 11] = [
+const PURE: [&str; 14] = [
     "decide",
     "config",
     "record.rs",
@@ -18,6 +18,9 @@ const PURE: [&str; 11] = [
     "cli.rs",
     "cli",
     "commands/view",
+    "metrics/line.rs",
+    "metrics/points.rs",
+    "metrics/queue.rs",
     "units.rs",
 ];
 const PURE_FILE: &str = "commands/view.rs";

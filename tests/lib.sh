@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What tests and the benchmark need around them: an engine, an image, a registry, a browser. Source it, then:
-#   trap stop_all EXIT; need_engine; make_image; need_registry; need_browser
+# What tests and the benchmark need around them: an engine, an image, a registry, databases, a browser. Source it, then:
+#   trap stop_all EXIT; need_engine; make_image; need_registry; need_browser; …
 # Servers listen on a Unix socket or on 127.0.0.1 only. Everything that was started here is ended by stop_all,
 # by pid, and everything that was made here is removed; what was there before stays as it was.
 set -euo pipefail
@@ -121,6 +121,32 @@ need_browser() {
     program=$(command -v chromium || command -v chromium-browser || command -v chromium-headless) || return 1
   fi
   export PLANCTON_TEST_BROWSER=$program
+}
+
+# need_program VARIABLE PACKAGE PROGRAM…: exports the path of the first program there is, from the package if need be.
+need_program() {
+  local variable=$1 package=$2 found
+  shift 2
+  [ -z "${!variable:-}" ] || return 0
+  if ! found=$(command -v "$@" | head -n 1) || [ -z "$found" ]; then
+    install_packages "$package" "$package" || return 1
+    # a package may start its own service, on every address
+    ! has_systemd || as_root systemctl disable -q --now "$package" 2>/dev/null || true
+    found=$(command -v "$@" | head -n 1)
+  fi
+  [ -n "$found" ] || { say "$package brought no $1"; return 1; }
+  export "$variable=$found"
+}
+
+# Servers for metrics: each test starts and stops its own. Exports PLANCTON_TEST_INFLUXD.
+need_influxdb() {
+  command -v openssl >/dev/null || install_packages openssl openssl || return 1
+  need_program PLANCTON_TEST_INFLUXD influxdb influxd
+}
+
+# Exports PLANCTON_TEST_VICTORIAMETRICS.
+need_victoriametrics() {
+  need_program PLANCTON_TEST_VICTORIAMETRICS victoria-metrics victoria-metrics victoria-metrics-prod
 }
 
 stop_all() {

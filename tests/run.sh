@@ -3,8 +3,8 @@
 #   tests/run.sh [--without-engine] [NAME…]      NAME: only tests/NAME.rs
 # Starts what the live tests need and stops what it started. What cannot run here is named, with the reason, and
 # counted as skipped. Live are tests/live*.rs, tests/engine*.rs and files with a line "// needs: engine" (or
-# "registry", which brings the engine along; a "browser" is no engine); "// threads: N" sets how many tests of a
-# file run at once (2).
+# "registry", which brings the engine along, "influxdb", "victoriametrics"; a "browser" is no engine); "// threads: N"
+# sets how many tests of a file run at once (2).
 # The last line is "N passed, N failed, N skipped"; the exit code is 0 only if nothing failed.
 set -euo pipefail
 
@@ -65,12 +65,11 @@ count_tests() { # how many tests a file has, without running them
 
 needs_words() { sed -n 's|^// needs: *||p' "tests/$1.rs"; }
 
-needs() { # needs NAME: "", "engine" or "engine registry"
+needs() { # needs NAME: "", or "engine" and more
   local words
   words=$(needs_words "$1")
   case "$1 $words" in
-  *registry*) echo "engine registry" ;;
-  live* | engine* | *' engine'*) echo "engine" ;;
+  live* | engine* | *' engine'* | *registry*) echo "engine ${words//engine/}" ;;
   esac
 }
 
@@ -125,7 +124,8 @@ plancton_containers() {
 }
 
 live_tests() {
-  local names name reason no_registry='' before
+  local names name need reason before
+  local -A missing=()
   mapfile -t names < <(test_files live)
   [ "${#names[@]}" -gt 0 ] || return 0
   title "engine"
@@ -147,10 +147,12 @@ live_tests() {
   [ "$(id -u)" != 0 ] || export PLANCTON_TEST_ROOT=1
   before=$(plancton_containers)
   for name in "${names[@]}"; do
-    if [[ "$(needs "$name")" == *registry* ]]; then
-      [ -n "$no_registry" ] || need_registry >&2 || no_registry="no registry could be had, see above"
-      [ -z "$no_registry" ] || { skip "$(count_tests "$name")" "$name" "$no_registry"; continue; }
-    fi
+    reason=''
+    for need in $(needs "$name"); do
+      [ -n "${missing[$need]:-}" ] || "need_$need" >&2 || missing[$need]="no $need could be had, see above"
+      reason=${reason:-${missing[$need]:-}}
+    done
+    [ -z "$reason" ] || { skip "$(count_tests "$name")" "$name" "$reason"; continue; }
     cargo_test "$name (live)" --test "$name" -- --test-threads="$(threads "$name")"
   done
   # an engine that was there before may have other users

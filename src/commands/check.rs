@@ -2,8 +2,9 @@
 
 use super::{Place, run, say};
 use crate::cli::Exit;
-use crate::config::{Auto, Config, MissingLimits, Pilot};
+use crate::config::{Auto, Config, Influx, MissingLimits, Pilot};
 use crate::host::{disk, memory, power, thermal, topology};
+use crate::metrics::{Answer, probe};
 use crate::observe::facts::{Facts, read_facts};
 use crate::report::Status;
 use crate::state;
@@ -56,6 +57,7 @@ pub fn check(place: &Place, offline: bool) -> Exit {
             room(facts, &config, &mut findings);
         }
         sensors(&mut findings);
+        config.influxdb.iter().for_each(|target| metrics(target, &mut findings));
     }
     say(&findings.text);
     findings.exit
@@ -297,6 +299,26 @@ fn room(facts: &Facts, config: &Config, findings: &mut Findings) {
         ),
         Ok(disk) => findings.add(Verdict::Good, "disk", format!("{}: {} free", facts.data_root.display(), disk.free)),
         Err(error) => findings.add(Verdict::Careful, "disk", format!("{error}: the reserve is not watched")),
+    }
+}
+
+/// Asks a target to take nothing at all: that shows address, certificate, credentials and database.
+fn metrics(target: &Influx, findings: &mut Findings) {
+    let (code, said) = match probe(target) {
+        Answer::Status { code, message, .. } => (code, format!("status {code}: {message}")),
+        Answer::Failed(why) => (0, why),
+    };
+    let (verdict, way_out) = match code {
+        // There are servers that call an empty batch a bad one.
+        200..=299 | 400 => (Verdict::Good, "it takes them"),
+        404 if target.bucket.is_empty() => (Verdict::Careful, "the first points create it, if the user may do that"),
+        401 | 403 => (Verdict::Bad, "see to user and password, or to the token and its rights"),
+        _ => (Verdict::Bad, "see to the server and the keys of [[influxdb]]; pilots run without metrics"),
+    };
+    let text = if verdict == Verdict::Good { way_out.to_owned() } else { format!("{said}; {way_out}") };
+    match verdict {
+        Verdict::Bad => findings.bad(Exit::Failed, "metrics", format!("{}: {text}", target.title())),
+        _ => findings.add(verdict, "metrics", format!("{}: {text}", target.title())),
     }
 }
 

@@ -1,7 +1,7 @@
 //! A parsed TOML document to a `Config`: reads every table and collects every problem with its place.
 //! A key that is not known is answered with the nearest one that is.
 
-use super::keys::{EngineKeys, Loop, Owner, Pilot, Section, Share};
+use super::keys::{EngineKeys, Influx, Loop, Owner, Pilot, Section, Share};
 use super::values::{Auto, Read, Toml, Value, Wrong, found, quote};
 use super::when::Hours;
 use super::{Config, When};
@@ -22,13 +22,16 @@ const HOURS: (&str, &str) = ("hours", "\"Mon-Fri 09:00-18:00\"");
 const NAME: (&str, &str) = ("name", "\"science\"");
 const IMAGE: (&str, &str) = ("image", "\"builtin\" or \"busybox:1.36\"");
 
-const KINDS: [Kind; 6] = [
+const URL: (&str, &str) = ("url", "\"http://127.0.0.1:8086\"");
+
+const KINDS: [Kind; 7] = [
     Kind { name: "loop", header: "[loop]", keys: &[Loop::KEYS], required: &[] },
     Kind { name: "share", header: "[share]", keys: &[Share::KEYS], required: &[] },
     Kind { name: "owner", header: "[owner]", keys: &[Owner::KEYS], required: &[] },
     Kind { name: "when", header: "[[when]]", keys: &[&["hours"], Share::KEYS, Owner::KEYS], required: &[HOURS] },
     Kind { name: "engine", header: "[engine]", keys: &[EngineKeys::KEYS], required: &[] },
     Kind { name: "pilot", header: "[[pilot]]", keys: &[Pilot::KEYS], required: &[NAME, IMAGE] },
+    Kind { name: "influxdb", header: "[[influxdb]]", keys: &[Influx::KEYS], required: &[URL] },
 ];
 
 impl Kind {
@@ -68,6 +71,7 @@ pub fn read_config(document: &DeTable<'_>, whole: bool) -> (Config, Vec<Wrong>) 
                 "owner" => _ = reader.read(&entry, |key, value| config.owner.set(key, value)),
                 "engine" => _ = reader.read(&entry, |key, value| config.engine.set(key, value)),
                 "when" => config.when.extend(reader.read_when(&entry)),
+                "influxdb" => reader.read_sink(&entry, &mut config.influxdb),
                 _ => reader.read_pilot(&entry, &mut config.pilots),
             }
         }
@@ -97,7 +101,9 @@ impl Reader {
                 self.add(element.span().start, format!("{} expects {expects}, found {found}", kind.header));
                 continue;
             };
-            let title = kind.required.first().and_then(|(key, _)| table.get(*key)?.get_ref().as_str());
+            // A url may hold a password.
+            let title = kind.required.first().filter(|key| **key != URL);
+            let title = title.and_then(|(key, _)| table.get(*key)?.get_ref().as_str());
             let place = match title {
                 _ if !repeats => kind.header.to_owned(),
                 Some(title) => format!("{} {}", kind.header, quote(title)),
@@ -164,6 +170,17 @@ impl Reader {
             self.add(entry.at, format!("{} {text}", entry.place));
         }
         pilots.push(pilot);
+    }
+
+    fn read_sink(&mut self, entry: &Entry<'_>, sinks: &mut Vec<Influx>) {
+        let (mut sink, before) = (Influx::default(), self.problems.len());
+        self.read(entry, |key, value| sink.set(key, value));
+        // What could not be read is not missing.
+        let is_whole = self.whole && self.problems.len() == before;
+        for text in if is_whole { sink.settle() } else { Vec::new() } {
+            self.add(entry.at, format!("{}: {text}", entry.place));
+        }
+        sinks.push(sink);
     }
 }
 

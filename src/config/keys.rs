@@ -2,7 +2,8 @@
 //! the struct, `Default`, the list of keys, reading and writing. conf/plancton.toml explains them; a test holds both together.
 
 use super::mounts::{Device, Handed, Mount, Tmpfs, absolute};
-use super::values::{Auto, Image, MissingLimits, OnBattery, Read, Toml, Value, WhenBusy, wrong};
+use super::sink::split_url;
+use super::values::{Auto, Image, MissingLimits, OnBattery, Read, Secret, Toml, Value, WhenBusy, wrong};
 use crate::units::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -181,6 +182,29 @@ impl Pilot {
     pub fn refresh_seconds(&self) -> f64 {
         let never = self.image_refresh.is_zero() || !self.image_archive.is_empty();
         if never { f64::INFINITY } else { self.image_refresh.as_secs_f64() }
+    }
+}
+
+section! {
+    /// One server that takes metrics; what of the url belongs into other keys is there once it is read.
+    Influx {
+        "url" url: String = "http://127.0.0.1:8086".to_owned(), |v: &String| split_url(v).map(drop);
+        /// Of version 1; empty: `bucket` says where.
+        "database" database: String = String::new();
+        "retention-policy" retention_policy: String = String::new();
+        "user" user: String = String::new();
+        "password" password: Secret = Secret::default();
+        "password-file" password_file: String = String::new();
+        "org" org: String = String::new();
+        /// Of version 2.
+        "bucket" bucket: String = String::new();
+        "token" token: Secret = Secret::default();
+        "token-file" token_file: String = String::new();
+        "flush" flush: Duration = 30 * SECOND, |v| within(v, SECOND, HOUR);
+        "ca-file" ca_file: String = String::new();
+        "insecure" insecure: bool = false;
+        "owner-metrics" owner_metrics: bool = true;
+        "host-alias" host_alias: String = String::new();
     }
 }
 

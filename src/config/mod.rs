@@ -5,11 +5,12 @@ mod check;
 mod image;
 mod keys;
 mod mounts;
+mod sink;
 mod values;
 mod when;
 
 pub use image::ImageRef;
-pub use keys::{EngineKeys, Loop, Owner, Pilot, Share, parse_cpuset};
+pub use keys::{EngineKeys, Influx, Loop, Owner, Pilot, Share, parse_cpuset};
 pub use mounts::{Device, Handed, Mount};
 pub use values::{Auto, Image, MissingLimits, OnBattery, WhenBusy};
 pub use when::{Hours, parse_minute};
@@ -30,6 +31,7 @@ pub struct Config {
     pub when: Vec<When>,
     pub engine: EngineKeys,
     pub pilots: Vec<Pilot>,
+    pub influxdb: Vec<Influx>,
 }
 
 /// Other values at some hours.
@@ -92,7 +94,7 @@ impl Config {
         (share, owner, last)
     }
 
-    /// Every key with its value in force, as TOML that parses to an equal configuration.
+    /// Every key with its value in force, as TOML that parses to an equal configuration; secrets are not shown.
     pub fn to_toml(&self) -> String {
         let mut tables = vec![
             table("[loop]", Loop::KEYS, |key| self.loop_.write(key)),
@@ -105,6 +107,7 @@ impl Config {
         }));
         tables.push(table("[engine]", EngineKeys::KEYS, |key| self.engine.write(key)));
         tables.extend(self.pilots.iter().map(|pilot| table("[[pilot]]", Pilot::KEYS, |key| pilot.write(key))));
+        tables.extend(self.influxdb.iter().map(|sink| table("[[influxdb]]", Influx::KEYS, |key| sink.write(key))));
         tables.join("\n")
     }
 }

@@ -317,6 +317,9 @@ fn shipped_text_is_in_step_with_the_code() {
     let text = uncommented();
     let mut config = parse(&text, "conf").unwrap();
     assert_eq!(std::mem::take(&mut config.pilots), [Pilot::default()]);
+    // One of two keys is required; it has no default.
+    let sink = Influx { database: "plancton".to_owned(), ..Influx::default() };
+    assert_eq!(std::mem::take(&mut config.influxdb), [sink]);
     let whens = std::mem::take(&mut config.when);
     assert_eq!((whens.len(), whens[0].keys.as_slice()), (1, ["max-pilots", "on-battery"].as_slice()));
     assert_eq!(config, Config::default());
@@ -328,6 +331,7 @@ fn shipped_text_is_in_step_with_the_code() {
         ("owner", Owner::KEYS),
         ("engine", EngineKeys::KEYS),
         ("pilot", Pilot::KEYS),
+        ("influxdb", Influx::KEYS),
     ];
     for (name, keys) in tables {
         let value = document.get(name).unwrap().get_ref();
@@ -352,6 +356,6 @@ fn each_key_of_the_shipped_text_is_explained() {
         }
         before = line;
     }
-    let known = [Loop::KEYS, Share::KEYS, Owner::KEYS, EngineKeys::KEYS, Pilot::KEYS];
+    let known = [Loop::KEYS, Share::KEYS, Owner::KEYS, EngineKeys::KEYS, Pilot::KEYS, Influx::KEYS];
     assert_eq!(keys, known.concat().len());
 }

@@ -100,6 +100,7 @@ scalars! {
     Mount: "a mount such as \"/data:/data:ro\"", |v| v.as_str().map(Mount::parse), |mount| quote(&mount.to_string());
     Tmpfs: "a path such as \"/tmp\" or \"/tmp:64MiB\"", |v| v.as_str().map(Tmpfs::parse), |tmpfs| quote(&tmpfs.to_string());
     Device: "a device such as \"/dev/fuse\"", |v| v.as_str().map(Device::parse), |device| quote(&device.to_string());
+    Secret: "a string in quotes", |v| Some(Secret::read_from(v)), |secret| quote(&format!("{secret:?}"));
     Auto<f64>: "\"auto\" or a number of cores", |v| read_auto(v, parse_number), Auto::write;
     Auto<u32>: "a whole number of 0 or more, or \"auto\" for as many as fit", |v| read_auto(v, parse_whole), Auto::write;
 }
@@ -172,6 +173,42 @@ impl fmt::Display for Image {
             Image::Builtin => f.write_str("builtin"),
             Image::Named(image) => image.fmt(f),
         }
+    }
+}
+
+/// A password or token: shown as `***`, whoever looks.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret(String);
+
+const SHOWN: &str = "***";
+
+impl Secret {
+    pub fn new(text: String) -> Secret {
+        Secret(text)
+    }
+
+    /// For the one place that sends it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whatever was found instead may be the secret, so it is not repeated.
+    fn read_from(value: &DeValue<'_>) -> Result<Secret, String> {
+        match value.as_str() {
+            Some(SHOWN) => Err("'***' stands for a secret that is not shown; write the secret itself".to_owned()),
+            Some(text) => Ok(Secret(text.to_owned())),
+            None => Err("expects a string in quotes".to_owned()),
+        }
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_empty() { "" } else { SHOWN })
     }
 }
 

@@ -34,6 +34,11 @@ pub enum EndKind {
 }
 
 impl EndKind {
+    pub const ALL: [EndKind; 9] = {
+        use EndKind::*;
+        [Done, NoWork, Failed, OutOfMemory, Ttl, Owner, Drained, Killed, NeverRan]
+    };
+
     /// It did what it was to do, or was told to end.
     pub fn is_well(self) -> bool {
         !matches!(self, EndKind::Failed | EndKind::OutOfMemory | EndKind::NeverRan)

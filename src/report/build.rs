@@ -1,6 +1,6 @@
 //! From an observation and its decision to the status file. Pure.
 
-use super::{Cpus, Disk, Engine, Loop, Memory, Others, Pilot, Protection, Pull, SCHEMA, Status, Told};
+use super::{Cpus, Disk, Engine, Loop, Memory, Others, Pilot, Protection, Pull, SCHEMA, Sink, Status, Told};
 use crate::daemon::Start;
 use crate::decide::{self, Decision, Expiry, Observation};
 use crate::engine::Listed;
@@ -19,6 +19,7 @@ pub struct Seen<'a> {
     pub memory: &'a decide::Memory,
     pub told: &'a Told,
     pub cost: &'a LoopCost,
+    pub sinks: &'a [Sink],
 }
 
 /// What the loop itself costs, measured around its wait.
@@ -97,6 +98,7 @@ pub fn status(seen: &Seen) -> Status {
         gone: seen.memory.gone.iter().cloned().collect(),
         pull: seen.pull.clone(),
         problems: seen.told.problems(),
+        sinks: seen.sinks.to_vec(),
         turning: Loop {
             turns: seen.cost.turns,
             longest_gap_ms: seen.cost.longest_gap * 1e3,
@@ -149,12 +151,11 @@ fn memory(seen: &Seen) -> Memory {
 fn row(seen: &Seen, pilot: &decide::Pilot) -> Pilot {
     let now = seen.observation.at;
     let listed = seen.list.iter().find(|listed| listed.id == pilot.id);
-    let state = serde_json::to_value(pilot.state).ok().and_then(|value| value.as_str().map(str::to_owned));
     Pilot {
         id: pilot.id.as_str().to_owned(),
         name: pilot.name.clone(),
         class: pilot.class.clone(),
-        state: state.unwrap_or_default(),
+        state: word(pilot.state),
         started: Some(pilot.created),
         deadline: Some(match pilot.expiry {
             Expiry::Awake(_) => now.epoch + pilot.expiry.left(now),
@@ -164,4 +165,10 @@ fn row(seen: &Seen, pilot: &decide::Pilot) -> Pilot {
         cpus: pilot.cpus,
         memory: pilot.memory,
     }
+}
+
+/// The word by which a state or code is known outside.
+pub fn word(value: impl serde::Serialize) -> String {
+    let value = serde_json::to_value(value).ok();
+    value.and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }

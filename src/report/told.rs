@@ -1,7 +1,7 @@
 //! What was said already: problems are logged when they begin, when their cause changes and when they end, with a count;
 //! reasons when they change. `status` shows the problems that hold.
 
-use super::Status;
+use super::{Sink, Status};
 use crate::decide::{Code, LaunchResult, News};
 use crate::units::PilotId;
 use std::collections::BTreeMap;
@@ -37,6 +37,12 @@ impl Told {
 
     pub fn control_problems(&mut self, problems: &[String]) {
         self.problem("control files", (!problems.is_empty()).then(|| problems.join("; ")));
+    }
+
+    pub fn sinks(&mut self, sinks: &[Sink]) {
+        let failing: Vec<String> =
+            sinks.iter().filter_map(|sink| Some(format!("{}: {}", sink.url, sink.error.as_ref()?))).collect();
+        self.problem("metrics", (!failing.is_empty()).then(|| failing.join("; ")));
     }
 
     /// One line each, for `status`.

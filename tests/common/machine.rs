@@ -105,6 +105,7 @@ impl Machine {
             .env("PLANCTON_MADE_UP_ROOT", self.scratch.0.join("root"))
             .env_remove("DOCKER_HOST")
             .env_remove("RUST_LOG")
+            .env("NO_PROXY", "127.0.0.1")
             .stdin(Stdio::null());
         command
     }

@@ -271,7 +271,7 @@ impl Instance {
         command.args(["--instance", &self.name, "--engine", &format!("unix://{}", self.socket)]);
         command.arg("--config").arg(self.config_file()).arg("--run-dir").arg(self.run_dir());
         command.arg("--state-dir").arg(self.state_dir()).args(arguments);
-        command.env_remove("DOCKER_HOST").env_remove("RUST_LOG").stdin(Stdio::null());
+        command.env_remove("DOCKER_HOST").env_remove("RUST_LOG").env("NO_PROXY", "127.0.0.1").stdin(Stdio::null());
         command
     }
 

@@ -1,0 +1,153 @@
+//! The one thread that talks to metrics targets, behind their bounded queues: the loop only ever adds lines and looks at
+//! counters. It sleeps until a flush is due.
+
+use super::queue::{Answer, Queue};
+use super::send;
+use crate::clock;
+use crate::config::Influx;
+use crate::report::Sink;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// At the end of the daemon each target gets one request of at most this.
+const LAST: Duration = Duration::from_secs(1);
+/// TLS is computed on it; only what is used is resident.
+const STACK_BYTES: usize = 512 << 10;
+
+struct Outlet {
+    /// The configuration, by which an outlet is known over a reload.
+    target: Arc<Influx>,
+    queue: Queue,
+    /// A missing database is asked for once, and again after it was there.
+    may_create: bool,
+}
+
+#[derive(Default)]
+struct Inner {
+    outlets: Vec<Outlet>,
+    is_ending: bool,
+    has_ended: bool,
+}
+
+#[derive(Default)]
+struct Shared {
+    inner: Mutex<Inner>,
+    bell: Condvar,
+}
+
+pub struct Uplink(Arc<Shared>);
+
+impl Uplink {
+    /// Errors: no thread.
+    pub fn start() -> std::io::Result<Uplink> {
+        let shared = Arc::new(Shared::default());
+        let of_thread = Arc::clone(&shared);
+        let thread = std::thread::Builder::new().name("uplink".to_owned()).stack_size(STACK_BYTES);
+        thread.spawn(move || work(&of_thread))?;
+        Ok(Uplink(shared))
+    }
+
+    /// What has not changed keeps its queue.
+    pub fn aim(&self, targets: &[Influx]) {
+        let (mut inner, now) = (lock(&self.0), clock::now().boot);
+        let mut before = std::mem::take(&mut inner.outlets);
+        inner.outlets = targets
+            .iter()
+            .map(|target| match before.iter().position(|outlet| *outlet.target == *target) {
+                Some(index) => before.swap_remove(index),
+                None => {
+                    let queue = Queue::new(target.flush.as_secs_f64(), now);
+                    Outlet { target: Arc::new(target.clone()), queue, may_create: true }
+                }
+            })
+            .collect();
+        self.0.bell.notify_all();
+    }
+
+    /// Lines for the targets, in their order.
+    pub fn push<'a>(&self, lines: impl Iterator<Item = &'a str>) {
+        for (outlet, lines) in lock(&self.0).outlets.iter_mut().zip(lines) {
+            outlet.queue.push(lines);
+        }
+    }
+
+    pub fn sinks(&self) -> Vec<Sink> {
+        let inner = lock(&self.0);
+        let sinks = inner.outlets.iter().map(|outlet| Sink {
+            url: outlet.target.title(),
+            sent: outlet.queue.sent,
+            dropped: outlet.queue.dropped,
+            errors: outlet.queue.errors,
+            waiting_bytes: outlet.queue.waiting(),
+            error: outlet.queue.error.clone(),
+        });
+        sinks.collect()
+    }
+
+    /// Sends what waits, and waits no longer than that.
+    pub fn end(&self, patience: Duration) {
+        let mut inner = lock(&self.0);
+        inner.is_ending = true;
+        let now = clock::now().boot;
+        inner.outlets.iter_mut().for_each(|outlet| outlet.queue.due = now);
+        self.0.bell.notify_all();
+        drop(self.0.bell.wait_timeout_while(inner, patience, |inner| !inner.has_ended));
+    }
+}
+
+fn work(shared: &Shared) {
+    let mut inner = lock(shared);
+    while !inner.has_ended {
+        let now = clock::now().boot;
+        let due = inner.outlets.iter_mut().find_map(|outlet| {
+            let batch = outlet.queue.take(now)?;
+            Some((Arc::clone(&outlet.target), batch, outlet.may_create))
+        });
+        if let Some((target, batch, may_create)) = due {
+            let limit = inner.is_ending.then_some(LAST);
+            drop(inner);
+            let (answer, was_missing) = deliver(&target, &batch, limit, may_create);
+            inner = lock(shared);
+            // Gone by a reload, it takes its batch along.
+            if let Some(outlet) = inner.outlets.iter_mut().find(|outlet| Arc::ptr_eq(&outlet.target, &target)) {
+                outlet.may_create = match answer {
+                    Answer::Status { code: 200..=299, .. } => true,
+                    _ => outlet.may_create && !was_missing,
+                };
+                outlet.queue.settle(batch, answer, clock::now().boot);
+            }
+        } else if inner.is_ending {
+            inner.has_ended = true;
+            shared.bell.notify_all();
+        } else {
+            let due = inner.outlets.iter().map(|outlet| outlet.queue.due).reduce(f64::min);
+            // Without a target nothing is due until somebody rings.
+            let seconds = due.map_or(3_600.0, |due| (due - now).clamp(0.0, 3_600.0));
+            let woken = shared.bell.wait_timeout(inner, Duration::from_secs_f64(seconds));
+            inner = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// The answer, and whether the database was missing.
+fn deliver(target: &Influx, batch: &str, limit: Option<Duration>, may_create: bool) -> (Answer, bool) {
+    let begun = Instant::now();
+    let answer = send::write(target, batch, limit);
+    let is_missing = matches!(answer, Answer::Status { code: 404, .. }) && target.bucket.is_empty();
+    if !is_missing || !may_create {
+        return (answer, is_missing);
+    }
+    let left = limit.map(|limit| limit.saturating_sub(begun.elapsed()));
+    match send::create_database(target, left) {
+        Answer::Status { code: 200..=299, .. } => (send::write(target, batch, left), true),
+        Answer::Status { code, message, .. } => {
+            (Answer::Failed(format!("there is no database, and it can't be created: status {code}: {message}")), true)
+        }
+        Answer::Failed(why) => (Answer::Failed(why), true),
+    }
+}
+
+/// A thread that panicked left whole lines and counters.
+fn lock(shared: &Shared) -> MutexGuard<'_, Inner> {
+    shared.inner.lock().unwrap_or_else(PoisonError::into_inner)
+}
