@@ -93,8 +93,8 @@ fn shows_it(machine: &Machine) {
     let text = out(&machine.tell(&["history"]));
     for words in [
         "What this machine gave in the last 14 days",
-        "done     ███",
-        "3\n",
+        "done    ███",
+        "  3\n",
         "4 pilots",
         "back-off",
         "Core time by class",
