@@ -26,7 +26,7 @@ fn configured(interval: &str, timeout: &str, share: &str, pilot: &str) -> String
     format!(
         "[loop]\ninterval = \"{interval}\"\nlaunches-per-tick = 4\n[engine]\ntimeout = \"{timeout}\"\n\
          [share]\nreserve-cpus = 0\nreserve-disk = \"1MiB\"\n{share}\n\
-         [[pilot]]\nname = \"p\"\nimage = \"fake:1\"\nmemory = \"64MiB\"\nstop-grace = \"1s\"\n{pilot}\n"
+         [[pilot]]\nname = \"p\"\nimage = \"fake:1\"\nfizzle = \"0s\"\nmemory = \"64MiB\"\nstop-grace = \"1s\"\n{pilot}\n"
     )
 }
 

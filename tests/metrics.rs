@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 fn config(sink: &str) -> String {
     format!(
         "[loop]\ninterval = \"1s\"\n[share]\nreserve-cpus = 0\nreserve-disk = \"1MiB\"\nmax-pilots = 3\n\
-         [[pilot]]\nname = \"p\"\nimage = \"fake:1\"\nmemory = \"64MiB\"\n{}",
+         [[pilot]]\nname = \"p\"\nimage = \"fake:1\"\nfizzle = \"0s\"\nmemory = \"64MiB\"\n{}",
         table(sink)
     )
 }

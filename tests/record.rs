@@ -20,7 +20,7 @@ use std::process::Output;
 use std::time::{Duration, Instant};
 
 const CONFIG: &str = "[loop]\ninterval = \"1s\"\n[share]\nreserve-cpus = 0\nreserve-disk = \"1MiB\"\nmax-pilots = 3\n\
-                      [[pilot]]\nname = \"p\"\nimage = \"fake:1\"\nmemory = \"64MiB\"\n";
+                      [[pilot]]\nname = \"p\"\nimage = \"fake:1\"\nfizzle = \"0s\"\nmemory = \"64MiB\"\n";
 
 fn out(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
