@@ -119,6 +119,9 @@ build() {
   local cargo_home=${CARGO_HOME:-$HOME/.cargo} cc flags options=() started=$SECONDS
   # no path of this machine in the program
   flags="--remap-path-prefix=$repository=plancton --remap-path-prefix=$cargo_home=cargo --remap-path-prefix=$toolchain=toolchain"
+  # nobody unwinds here: a panic ends the program
+  flags+=" -C force-unwind-tables=no"
+  export "CFLAGS_$triple_env=-fno-asynchronous-unwind-tables"
   # a set RUSTFLAGS would replace the target's own
   unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
   if has_musl_target; then

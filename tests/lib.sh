@@ -132,7 +132,7 @@ need_program() {
     install_packages "$package" "$package" || return 1
     # a package may start its own service, on every address
     ! has_systemd || as_root systemctl disable -q --now "$package" 2>/dev/null || true
-    found=$(command -v "$@" | head -n 1)
+    found=$(command -v "$@" | head -n 1) || true
   fi
   [ -n "$found" ] || { say "$package brought no $1"; return 1; }
   export "$variable=$found"

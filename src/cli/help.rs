@@ -151,10 +151,10 @@ what was computed, and removes its containers, its image and its files.",
     Topic {
         name: "check",
         summary: "Find out what is missing, with a fix for each problem",
-        options: &[flag("offline", "look at the configuration only, not at the engine")],
+        options: &[flag("offline", "look at the configuration only: ask no engine and no server")],
         text: "\
-One line each for configuration, engine, limits, protection and permissions:
-fine, or the problem and the command that solves it. Changes nothing.",
+One line each for configuration, engine, limits, protection, permissions and
+metrics: fine, or the problem and the command that solves it. Changes nothing.",
         ..PLAIN
     },
     Topic {
