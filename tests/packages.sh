@@ -117,7 +117,7 @@ no_warnings() { ! inside journalctl --no-pager -o cat -u plancton.service | grep
 
 # Everything that a package could leave behind, one line each.
 snapshot() {
-  inside find / -xdev \( -path /proc -o -path /sys -o -path /tmp -o -path /run -o -path /dev -o -path /var/log -o -path /var/cache \
+  inside find / -xdev \( -path /proc -o -path /sys -o -path /tmp -o -path /run -o -path /dev -o -path /var/log -o -path /var/cache -o -path /var/tmp \
     -o -path /var/lib/dpkg -o -path /var/lib/rpm -o -path '/etc/*-' -o -path /root \) -prune -o -printf '%y %m %u:%g %l %p\n' | sort
   inside find /run -path '*plancton*' -not -path '/run/systemd/journal/*'
   inside sort /etc/passwd /etc/group /etc/gshadow
@@ -134,7 +134,7 @@ same_as_before() {
 }
 
 write_config() {
-  inside sh -c 'cat >>/etc/plancton/config.toml' <<'TOML'
+  docker exec -i "$box" sh -c 'cat >>/etc/plancton/config.toml' <<'TOML'
 # edited by the administrator
 [loop]
 interval = "1s"
