@@ -87,10 +87,13 @@ make_bed() {
 # The hierarchies of its own cgroup namespace are made writable for the systemd inside; the host's are out of its reach.
 # Without the link systemd makes a directory of that name, which is no hierarchy.
 start_box() {
+  # An idle machine, whatever this one is doing.
+  printf 'cpu  100 0 100 100000 0 0 0 0 0 0\ncpu0 50 0 50 50000 0 0 0 0 0 0\ncpu1 50 0 50 50000 0 0 0 0 0 0\nintr 0\nctxt 1\nbtime %s\nprocesses 1\nprocs_running 1\nprocs_blocked 0\n' \
+    "$(sed -n 's/^btime //p' /proc/stat)" >"$TEST_TMP/stat"
   docker run -d --pull never --name "$box" --hostname box --network none --cgroupns private --cap-add ALL --cap-drop SYS_RESOURCE \
     --security-opt seccomp=unconfined --security-opt apparmor=unconfined --tmpfs /run --tmpfs /run/lock --tmpfs /tmp \
     --stop-signal SIGRTMIN+3 -v "$TEST_TMP/engine/docker.sock:/var/run/docker.sock" -v "$1:/packages:ro" \
-    -v "$TEST_TMP/engine/data:$TEST_TMP/engine/data:ro" "$bed" \
+    -v "$TEST_TMP/engine/data:$TEST_TMP/engine/data:ro" -v "$TEST_TMP/stat:/proc/stat:ro" "$bed" \
     /bin/sh -c 'for d in /sys/fs/cgroup /sys/fs/cgroup/*; do [ -L $d ] || mount -o remount,bind,rw $d; done; ln -sfn cpu /sys/fs/cgroup/cpu,cpuacct; exec /sbin/init' >/dev/null
   becomes 30 booted || { say "the box does not boot: $(inside systemctl is-system-running)"; return 1; }
 }
@@ -144,6 +147,8 @@ reserve-cpus = 0
 reserve-memory = "64MiB"
 reserve-disk = "64MiB"
 max-pilots = 2
+[owner]
+calm-for = "1s"
 [[pilot]]
 name = "sleeper"
 image = "plancton-test/busybox:1"
@@ -152,6 +157,7 @@ cpus = 0.01
 memory = "16MiB"
 network = "none"
 stop-grace = "1s"
+max = 1
 [[pilot]]
 name = "builtin"
 image = "builtin"
@@ -161,7 +167,6 @@ memory = "32MiB"
 network = "none"
 stop-grace = "1s"
 max = 1
-weight = 1000
 TOML
 }
 
