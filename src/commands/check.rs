@@ -203,7 +203,10 @@ fn mounts(place: &Place, facts: &Facts, findings: &mut Findings) {
         }
     }
     let groups = facts.parent.as_ref().ok().and_then(|group| group.file("cpu", "")?.parent().map(Path::to_owned));
-    if let Some(groups) = groups.filter(|groups| rustix::fs::access(groups, rustix::fs::Access::WRITE_OK).is_err()) {
+    let is_read_only = |path: &std::path::PathBuf| {
+        rustix::fs::statvfs(path).is_ok_and(|seen| seen.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+    };
+    if let Some(groups) = groups.filter(is_read_only) {
         let text = format!("{} can't be written, and the owner is not protected", groups.display());
         findings.bad(Exit::Failed, "mounts", format!("{text}; mount it: -v /sys/fs/cgroup:/sys/fs/cgroup"));
     }
