@@ -62,7 +62,7 @@ make_tree() {
     gzip -9n "$work/texts/$file"
     put 644 "$work/texts/$file.gz" "usr/share/man/man${file##*.}/$file.gz"
   done
-  for file in "$repository"/examples/*; do
+  for file in "$repository"/conf/examples/*; do
     put 644 "$file" "usr/share/doc/plancton/examples/${file##*/}"
   done
   put 644 "$here/openrc/plancton" usr/share/doc/plancton/examples/openrc-plancton

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A terminal's text as a picture: plancton status | packaging/picture.sh >docs/status.svg
+# A terminal's text as a picture: plancton status | packaging/picture.sh >packaging/status.svg
 set -euo pipefail
 
 sed 's/ /\xc2\xa0/g; s/&/\&amp;/g; s/</\&lt;/g; s/>/\&gt;/g' | awk '
