@@ -133,7 +133,7 @@ build() {
     unpack_toolchain
     export RUSTC=$toolchain/rustc RUSTC_BOOTSTRAP=1
     export "CC_$triple_env=$toolchain/musl-cc"
-    flags+=" -C link-self-contained=yes"
+    flags+=" -C link-self-contained=yes -Z location-detail=none"
     options=("-Zbuild-std=std,panic_abort" -Zbuild-std-features=optimize_for_size)
   fi
   triple_env=${triple_env^^}
