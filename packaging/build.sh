@@ -111,7 +111,9 @@ build_rpm() {
   put 644 "$repository/CHANGELOG.md" usr/share/doc/plancton/CHANGELOG.md
   {
     echo '%defattr(-,root,root)'
-    printf '%%dir "%s"\n' /etc/plancton /usr/share/doc/plancton /usr/share/doc/plancton/examples /usr/share/licenses/plancton
+    # with those that may be nobody's where their shell is not installed
+    printf '%%dir "%s"\n' /usr/share/fish /usr/share/fish/vendor_completions.d /usr/share/zsh/site-functions /usr/share/licenses \
+      /etc/plancton /usr/share/doc/plancton /usr/share/doc/plancton/examples /usr/share/licenses/plancton
     cd "$tree" && find . -type f -printf '"/%P"\n' | sort | sed -e 's|^"/etc/|%config(noreplace) &|' \
       -e 's|^"/usr/share/\(doc\|man\)/|%doc &|' -e 's|^"/usr/share/licenses/|%license &|'
   } >"$tree.files"
