@@ -65,6 +65,9 @@ make_tree() {
   for file in "$repository"/conf/examples/*; do
     put 644 "$file" "usr/share/doc/plancton/examples/${file##*/}"
   done
+  (cd "$here" && find grafana -type f) | while read -r file; do
+    put 644 "$here/$file" "usr/share/doc/plancton/$file"
+  done
   put 644 "$here/openrc/plancton" usr/share/doc/plancton/examples/openrc-plancton
   put 644 "$repository/README.md" usr/share/doc/plancton/README.md
 }
