@@ -66,7 +66,7 @@ make_tree() {
     put 644 "$file" "usr/share/doc/plancton/examples/${file##*/}"
   done
   (cd "$here" && find grafana -type f) | while read -r file; do
-    put 644 "$here/$file" "usr/share/doc/plancton/$file"
+    put 644 "$here/$file" "usr/share/doc/plancton/examples/${file//\//-}"
   done
   put 644 "$here/openrc/plancton" usr/share/doc/plancton/examples/openrc-plancton
   put 644 "$repository/README.md" usr/share/doc/plancton/README.md

@@ -1,14 +1,16 @@
 //! The loop: observe, decide, act, report, wait. No call that can take long runs on it: what the engine is asked is in
 //! flight, and lands here as a value.
 
+mod engine_side;
+
 use crate::act::{Hands, builtin, group, handed, images::read_pull, spec::Setting};
 use crate::cli::Exit;
 use crate::config::Config;
-use crate::decide::{Action, Control, Decision, EngineState, Memory, News, Observation, PilotState, decide};
+use crate::decide::{Action, Control, Decision, EngineState, Memory, News, Observation, decide};
 use crate::engine::{Engine, Error, EventStream, Listed, Lister};
 use crate::flights::{Flights, Lane};
 use crate::metrics::Metrics;
-use crate::observe::facts::{Facts, read_facts};
+use crate::observe::facts::Facts;
 use crate::observe::{Input, Observer, parent_for_engine};
 use crate::record::keep::Recorder;
 use crate::report::{self, LoopCost, Told};
@@ -17,6 +19,7 @@ use crate::systemd::Manager;
 use crate::units::{count_pilots, whole};
 use crate::wait::{Signals, Watch, wait};
 use crate::{clock, host};
+use engine_side::Greeting;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -26,10 +29,6 @@ use std::time::Duration;
 
 /// Seconds after which an engine counts as silent: then it is not waited for before something is told.
 const SILENT: f64 = 1.0;
-
-/// Seconds until the list is read again when it did not show an announced end, and how often.
-const SOON: f64 = 0.01;
-const MOST_LOOKS: u8 = 60;
 
 /// How long the groups of the last pilots may take to go.
 const GROUP_PATIENCE: Duration = Duration::from_secs(1);
@@ -58,13 +57,6 @@ enum Landed {
     Prepared(Result<(), String>),
     Recorded(Result<(), String>),
     News(Option<News>),
-}
-
-/// The engine's first answers, the stream of its events, and whether the parent group is ready.
-struct Greeting {
-    facts: Facts,
-    events: Result<EventStream, Error>,
-    prepared: Result<(), String>,
 }
 
 struct Daemon {
@@ -149,20 +141,6 @@ impl Daemon {
         self.next_tick = decision.wake_in.map(|seconds| observation.at.boot + seconds);
         self.look_again_soon(&observation);
         self.finished = self.finished.or_else(|| self.is_finished(&observation, &decision));
-    }
-
-    /// An engine may announce an end before its list knows of it: then the list is read again at once.
-    fn look_again_soon(&mut self, observation: &Observation) {
-        let pilots = observation.pilots.as_deref().unwrap_or(&[]);
-        let runs = |id: &str| pilots.iter().any(|p| p.id.as_str() == id && p.state == PilotState::Running);
-        self.ending.retain_mut(|(id, seen)| {
-            *seen += 1;
-            *seen <= MOST_LOOKS && runs(id)
-        });
-        if !self.ending.is_empty() {
-            let soon = observation.at.boot + SOON;
-            self.next_tick = Some(self.next_tick.map_or(soon, |at| at.min(soon)));
-        }
     }
 
     fn observe(&mut self, list: Option<&(Vec<Listed>, f64)>) -> Observation {
@@ -316,35 +294,6 @@ impl Daemon {
         }
     }
 
-    fn read_events(&mut self) {
-        let Some(events) = &mut self.events else {
-            return;
-        };
-        match events.read() {
-            // A hint only: the next list tells the truth.
-            Ok(seen) => {
-                self.stirred |= !seen.is_empty();
-                self.ending.extend(seen.into_iter().map(|id| (id, 0)));
-            }
-            Err(error) => {
-                log::debug!("events: {error}; the next tick opens the stream again");
-                self.events = None;
-            }
-        }
-    }
-
-    fn read_list(&mut self) {
-        match self.lister.read() {
-            None => {}
-            Some(Ok(list)) => {
-                self.engine_state = EngineState::Up;
-                self.told.problem("engine", None);
-                self.list = self.asking.take().map(|asked_at| (list, asked_at));
-            }
-            Some(Err(error)) => self.engine_failed(&error),
-        }
-    }
-
     /// What has landed since the last turn.
     fn take_in(&mut self) {
         for landed in self.flights.landed() {
@@ -366,72 +315,10 @@ impl Daemon {
         }
     }
 
-    fn greeted(&mut self, greeting: Greeting) {
-        self.asking = None;
-        self.told.problem("group", greeting.prepared.err());
-        self.events = greeting.events.ok();
-        self.engine_state = match &greeting.facts.unsupported {
-            Some(why) => EngineState::Unsupported(why.clone()),
-            None => EngineState::Up,
-        };
-        self.told.problem("engine", None);
-        self.stirred = greeting.facts.unsupported.is_none();
-        self.facts = Some(greeting.facts);
-        if !self.stirred {
-            self.tick(None);
-        }
-    }
-
-    /// The engine is a state, never an exit: pilots stay as they are, and it is asked again at the next tick.
-    fn engine_failed(&mut self, error: &Error) {
-        self.asking = None;
-        self.events = None;
-        if error.is_unreachable() {
-            self.facts = None;
-        }
-        self.engine_state = EngineState::Down(error.to_string());
-        self.told.problem("engine", Some(error.to_string()));
-        self.stirred = false;
-        self.tick(None);
-        if self.start.once {
-            self.finished = Some(Exit::EngineUnavailable);
-        }
-    }
-
     fn is_due(&self) -> bool {
         let now = clock::now().boot;
         let silent = self.asking.is_none_or(|asked_at| now - asked_at >= SILENT);
         (self.stirred && silent) || self.next_tick.is_some_and(|at| now >= at)
-    }
-
-    /// Sends for what the next tick needs. An engine that has not answered the last question is not asked another.
-    fn ask(&mut self) {
-        let now = clock::now().boot;
-        if let Some(error) = self.lister.give_up() {
-            self.engine_failed(&error);
-            return;
-        }
-        if let Some(asked_at) = self.asking {
-            // A command that came meanwhile is at least told.
-            self.stirred = false;
-            let text = format!("no answer for {:.0} s; pilots stay as they are", now - asked_at);
-            self.engine_state = EngineState::Down(text);
-            self.tick(None);
-            return;
-        }
-        let interval = self.start.config.loop_.interval.as_secs_f64();
-        (self.asking, self.next_tick, self.stirred) = (Some(now), Some(now + interval), false);
-        let known = self.facts.as_ref().is_some_and(|facts| facts.unsupported.is_none());
-        if known && self.events.is_some() && self.lister.is_ready() {
-            if let Err(error) = self.lister.ask() {
-                self.engine_failed(&error);
-            }
-            return;
-        }
-        let engine = Arc::clone(&self.hands.engine);
-        let (root, limit, dry_run) = (self.root.clone(), self.memory_limit(), self.start.dry_run);
-        let is_root = rustix::process::geteuid().is_root();
-        self.flights.go(Lane::Look, move || Landed::Greeted(Box::new(greet(&engine, &root, is_root, limit, dry_run))));
     }
 
     fn reload(&mut self) {
@@ -556,12 +443,4 @@ fn machine_root() -> PathBuf {
 /// Where `*.hold` files hold pilots back.
 fn hold_dirs(run: &Path) -> Vec<PathBuf> {
     vec![run.join("inhibit.d"), PathBuf::from("/etc/plancton/inhibit.d")]
-}
-
-fn greet(engine: &Engine, root: &Path, is_root: bool, limit: Option<u64>, dry_run: bool) -> Result<Greeting, Error> {
-    let facts = read_facts(engine, root, is_root)?;
-    let ours = facts.layout.filter(|_| facts.parent.is_ok() && !dry_run);
-    let prepared = ours.map_or(Ok(()), |layout| group::prepare(root, layout, limit));
-    let events = EventStream::open(engine);
-    Ok(Greeting { facts, events, prepared })
 }
