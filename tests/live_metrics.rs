@@ -30,7 +30,7 @@ fn config(sinks: &str) -> String {
     format!(
         "[loop]\ninterval = \"1s\"\n[share]\nreserve-cpus = 0\nreserve-disk = \"1MiB\"\nmax-pilots = 3\n\
          [owner]\non-battery = \"run\"\n\
-         [[pilot]]\nname = \"p\"\nimage = \"fake:1\"\nmemory = \"64MiB\"\n{sinks}"
+         [[pilot]]\nname = \"p\"\nimage = \"fake:1\"\nfizzle = \"0s\"\nmemory = \"64MiB\"\n{sinks}"
     )
 }
 

@@ -43,7 +43,8 @@ impl Room {
         let taken = || turn.pilots.iter().filter(|pilot| pilot.state.holds_room());
         let launching_cpus: f64 = memory.unlisted(turn).map(|launch| launch.cpus).sum();
         let launching_memory: u64 = memory.unlisted(turn).map(|launch| launch.memory).sum();
-        let given = taken().map(|pilot| pilot.cpus).sum::<f64>() + launching_cpus;
+        // An empty sum of floats is -0.
+        let given = taken().map(|pilot| pilot.cpus).sum::<f64>() + launching_cpus + 0.0;
         let paused: f64 = taken().filter(|p| p.state == PilotState::Paused).map(|p| p.cpus).sum();
         let memory_given = taken().map(|pilot| pilot.memory).sum::<u64>() + launching_memory;
         let half_on_battery = if seen.has_battery { 0.5 } else { 1.0 };
