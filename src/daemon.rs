@@ -6,7 +6,7 @@ mod engine_side;
 use crate::act::{Hands, builtin, group, handed, images::read_pull, spec::Setting};
 use crate::cli::Exit;
 use crate::config::Config;
-use crate::decide::{Action, Control, Decision, EngineState, Memory, News, Observation, decide};
+use crate::decide::{Action, Control, Decision, EngineState, LaunchResult, Memory, News, Observation, decide};
 use crate::engine::{Engine, Error, EventStream, Listed, Lister};
 use crate::flights::{Flights, Lane};
 use crate::metrics::Metrics;
@@ -212,7 +212,7 @@ impl Daemon {
         }
     }
 
-    /// After a crash, copies of files for pilots that the engine does not know. With a start in flight they may be its own.
+    /// After a crash or a lost reply, copies of files for pilots that the engine does not know. With a start in flight they may be its own.
     fn sweep_files(&mut self, list: &[Listed]) {
         if self.swept || self.flights.count(Lane::Start) > 0 {
             return;
@@ -306,6 +306,7 @@ impl Daemon {
                 Landed::Prepared(result) => self.told.problem("group", result.err()),
                 Landed::News(news) => {
                     self.stirred |= news.is_some();
+                    self.swept &= !news.as_ref().is_some_and(leaves_files);
                     self.news.extend(news);
                 }
             }
@@ -431,6 +432,15 @@ impl Daemon {
             root,
             start,
         })
+    }
+}
+
+/// It may have files of its own, and there is no pilot whose end takes them back.
+fn leaves_files(news: &News) -> bool {
+    match news {
+        News::Launched { result, .. } => matches!(result, LaunchResult::Lost(_)),
+        News::Buried { name, .. } => name.is_empty(),
+        _ => false,
     }
 }
 

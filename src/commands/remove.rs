@@ -1,7 +1,7 @@
 //! Commands that change the engine without the loop: `kill`, `reap`, `purge`, and `force-stop` where no daemon does it.
 
 use super::{Place, complain, fail, run, say, wait_until};
-use crate::act::group;
+use crate::act::{group, handed};
 use crate::cli::Exit;
 use crate::clock;
 use crate::config::Config;
@@ -66,7 +66,7 @@ pub fn reap(place: &Place) -> Exit {
     };
     let now = clock::now();
     let over = pilots.into_iter().filter(|pilot| speaks_for(place, pilot) && pilot.expiry.is_over(now)).collect();
-    finish(remove_pilots(&engine, over, Grace::Own), "past their ttl")
+    finish(remove_pilots(&engine, &place.dirs.run, over, Grace::Own), "past their ttl")
 }
 
 /// Every pilot of this instance.
@@ -78,7 +78,7 @@ pub fn remove_own(place: &Place, grace: Grace) -> Exit {
     match list(&engine, &instance) {
         Ok(pilots) => {
             let own = pilots.into_iter().filter(|pilot| pilot.own).collect();
-            finish(remove_pilots(&engine, own, grace), "of this instance")
+            finish(remove_pilots(&engine, &place.dirs.run, own, grace), "of this instance")
         }
         Err(error) => fail(Exit::EngineUnavailable, format!("{error}; no pilot was removed")),
     }
@@ -168,7 +168,7 @@ fn purge_engine(engine: &Engine, instance: &str, place: &Place) -> Result<Vec<St
     let start = Instant::now();
     let pilots = list(engine, instance)?;
     let ours = pilots.into_iter().filter(|pilot| speaks_for(place, pilot)).collect();
-    let mut problems = remove_pilots(engine, ours, Grace::Own).problems;
+    let mut problems = remove_pilots(engine, &place.dirs.run, ours, Grace::Own).problems;
     for image in state::read_images(&place.dirs.state).unwrap_or_default() {
         if start.elapsed() > TIME_LIMIT {
             problems.push(format!("{image}: not removed, the time for it is over"));
@@ -250,7 +250,7 @@ struct Removed {
 }
 
 /// SIGTERM to all, then SIGKILL to each when its grace is over, then removal with volumes.
-fn remove_pilots(engine: &Engine, pilots: Vec<Pilot>, grace: Grace) -> Removed {
+fn remove_pilots(engine: &Engine, run: &Path, pilots: Vec<Pilot>, grace: Grace) -> Removed {
     let start = Instant::now();
     let runs = |pilot: &Pilot| matches!(pilot.state, PilotState::Running | PilotState::Paused);
     if grace == Grace::Own {
@@ -275,7 +275,10 @@ fn remove_pilots(engine: &Engine, pilots: Vec<Pilot>, grace: Grace) -> Removed {
             let _ = engine.unpause(&pilot.id);
         }
         match engine.remove(&pilot.id) {
-            Ok(Outcome::Done | Outcome::Gone) => done.removed += 1,
+            Ok(Outcome::Done | Outcome::Gone) => {
+                handed::take_back(run, &pilot.name);
+                done.removed += 1;
+            }
             Ok(Outcome::Busy(why)) => done.problems.push(format!("{}: {why}", pilot.name)),
             Err(error) => done.problems.push(format!("{}: {error}", pilot.name)),
         }
