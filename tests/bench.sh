@@ -79,7 +79,7 @@ pilot() { # pilot COMMAND CPUS [MORE]
 # Starts and ends of pilots as the engine dates them: "seconds start|die ID". Followed as they come, because an engine keeps
 # the last 256 events only.
 follow_events() {
-  docker events --filter label=io.plancton.instance=bench --filter event=start --filter event=die \
+  docker events --filter label=io.plancton.instance=bench --filter event=create --filter event=start --filter event=die \
     --format '{{.TimeNano}} {{.Action}} {{.ID}} {{index .Actor.Attributes "io.plancton.class"}}' >>"$TEST_TMP/events.raw" &
   TEST_PIDS+=($!)
 }
@@ -172,6 +172,8 @@ bench_loop() {
     (exec perl -e 'my $end = time + 60; 1 while time < $end') &
     hogs+=($!)
   done
+  : >"$TEST_TMP/events.raw"
+  follow_events
   start "[loop]
 interval = \"2s\"
 [engine]
@@ -196,6 +198,9 @@ $(pilot '["sleep", "5"]' 0.05 'weight = 10')"
   else
     say "the engine is not ours to stop: its hanging is left out"
   fi
+  row "start of a pilot beside an owner on every core, median" "$(awk '
+    $2 == "create" { made[$3] = $1 / 1e9 }
+    $2 == "start" && ($3 in made) { print $1 / 1e9 - made[$3] }' "$TEST_TMP/events.raw" | median)" s at-most 10
   row "longest gap of the loop: starts, a pull, a hanging engine" "$(field longest_gap_ms)" ms at-most 1000
   for pid in "${hogs[@]}"; do kill "$pid" 2>/dev/null || true; done
   stop
