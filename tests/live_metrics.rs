@@ -269,7 +269,7 @@ fn victoriametrics_by_both_versions() {
 #[test]
 fn a_real_engine_and_a_real_database() {
     let server = Server::influxdb(false, None);
-    let short = common::pilot("short", &["sleep", "1"], "stop-grace = \"1s\"");
+    let short = common::pilot("short", &["sleep", "1"], "stop-grace = \"1s\"\nfizzle = \"0s\"");
     let config = common::config("1s", 2, &short) + &sink(&server, "database = \"d\"");
     let mut instance = Instance::running(&config);
     let told = |status: &Value| status["counts"]["done"].as_u64().unwrap_or(0);
