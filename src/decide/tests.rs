@@ -411,7 +411,7 @@ fn what_is_gone_at_once_is_looked_at_before_it_is_replaced() {
     }
 }
 
-/// Lets each pilot of class `a` end after so many seconds with that code, for an hour; the seconds of its launches.
+/// Lets each pilot of class `a` end after it lived so long, with that code, while `seconds` pass; when it was launched.
 fn launches_of_class(world: &mut World, lives: f64, code: i64, seconds: f64) -> Vec<f64> {
     let end = world.now + seconds;
     world.log.clear();
@@ -442,6 +442,7 @@ fn a_broken_class_is_tried_seldom_and_takes_nothing_from_the_other() {
         let mut world = World::new(8.0, TWO_CLASSES, |_| NOISE);
         let launches = launches_of_class(&mut world, lives, code, 3_600.0);
         let case = format!("{code} after {lives} s: {launches:?}");
+        // Up to three start together before it is known how the first one ended.
         for minute in launches.iter().skip(2) {
             let in_minute = launches.iter().filter(|at| (*minute..*minute + 60.0).contains(*at)).count();
             assert!(in_minute <= 5, "{case}");
