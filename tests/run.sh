@@ -5,7 +5,8 @@
 # counted as skipped. Live are tests/live*.rs, tests/engine*.rs and files with a line "// needs: engine" (or
 # "registry", which brings the engine along, "influxdb", "victoriametrics"; a "browser" is no engine); "// threads: N"
 # sets how many tests of a file run at once (2).
-# The last line is "N passed, N failed, N skipped"; the exit code is 0 only if nothing failed.
+# At the end every failure is named once more; the last line is "N passed, N failed, N skipped"; the exit code is 0 only
+# if nothing failed.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -16,6 +17,7 @@ exec </dev/null
 
 limit=600 # seconds that each call of cargo may take
 passed=0 failed=0 skipped=0
+failures=()
 without_engine=no
 only=()
 
@@ -30,6 +32,12 @@ skip() { # skip COUNT WHAT REASON
   printf 'skipped: %s (%s): %s\n' "$2" "$1" "$3"
 }
 
+fail() { # fail WHAT: one more failure
+  failed=$((failed + 1))
+  failures+=("$1")
+  echo "failed: $1"
+}
+
 check() { # check NAME COMMAND…: one check, which passes or fails as a whole
   local name=$1
   shift
@@ -37,14 +45,13 @@ check() { # check NAME COMMAND…: one check, which passes or fails as a whole
   if timeout -k 10 "$limit" "$@"; then
     passed=$((passed + 1))
   else
-    failed=$((failed + 1))
-    echo "failed: $name"
+    fail "$name"
   fi
 }
 
 # cargo_test NAME ARGUMENT…: counts what the test programs report; one that ends without a report is a failure.
 cargo_test() {
-  local name=$1 log=$TEST_TMP/cargo.log status=0 counts
+  local name=$1 log=$TEST_TMP/cargo.log status=0 counts test
   shift
   title "$name"
   timeout -k 10 "$limit" cargo test --locked "$@" 2>&1 | tee "$log" || status=$?
@@ -52,11 +59,11 @@ cargo_test() {
     awk '{ p += $1; f += $2; i += $3 } END { print p + 0, f + 0, i + 0 }')
   passed=$((passed + counts[0])) failed=$((failed + counts[1])) skipped=$((skipped + counts[2]))
   [ "$status" != 0 ] || return 0
-  [ "$status" != 124 ] || echo "failed: $name took longer than $limit s"
-  if [ "${counts[1]}" = 0 ]; then
-    failed=$((failed + 1))
-    echo "failed: $name ended with exit code $status"
-  fi
+  [ "${counts[1]}" != 0 ] || fail "$name ended with exit code $status (124: it took longer than $limit s)"
+  # the list at the end of a report; the lines of the tests themselves may be torn by what a test prints
+  while read -r test; do
+    failures+=("$name: $test")
+  done < <(awk '/^failures:$/ { names = "" } /^    [^ ]+$/ { names = names $1 "\n" } /^test result:/ { printf "%s", names; names = "" }' "$log")
 }
 
 count_tests() { # how many tests a file has, without running them
@@ -138,8 +145,7 @@ live_tests() {
     done
     # there the live tests are what is asked for
     if [ "${CI:-}" = true ] && [ "$without_engine" = no ]; then
-      failed=$((failed + 1))
-      echo "failed: live tests in CI, without an engine"
+      fail "live tests in CI, without an engine"
     fi
     return 0
   fi
@@ -163,7 +169,7 @@ while [ $# -gt 0 ]; do
   case $1 in
   --without-engine) without_engine=yes ;;
   -*)
-    sed -n '2,8s/^# //p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,9s/^# //p' "${BASH_SOURCE[0]}" >&2
     exit 64
     ;;
   *)
@@ -187,12 +193,12 @@ if timeout -k 10 "$limit" cargo test --locked --no-run; then
   done
   live_tests
 else
-  failed=$((failed + 1))
-  echo "failed: the tests do not build, so none ran"
+  fail "the tests do not build, so none ran"
 fi
 
 title "end"
 engine_report
+[ "${#failures[@]}" = 0 ] || printf 'failed: %s\n' "${failures[@]}"
 printf 'total time: %s s\n' "$SECONDS"
 printf '%s passed, %s failed, %s skipped\n' "$passed" "$failed" "$skipped"
 [ "$failed" = 0 ]

@@ -83,11 +83,12 @@ impl Metrics {
         let Some(uplink) = &self.uplink else {
             return;
         };
+        let before = self.tally.ends;
         self.tally.count(&seen.news, &decision.ended);
         let now = seen.at.boot;
         let mut lines = vec![String::new(); self.outlets.len()];
         for (outlet, lines) in self.outlets.iter_mut().zip(&mut lines) {
-            let mut points = outlet.view.ends(&decision.ended);
+            let mut points = outlet.view.ends(before, &decision.ended);
             if now + interval / 2.0 >= outlet.sample_at {
                 let next = outlet.sample_at + outlet.flush;
                 outlet.sample_at = if next > now { next } else { now + outlet.flush };

@@ -19,9 +19,13 @@ pub struct View {
     pub owner: bool,
 }
 
-/// Launches and ends by class since the daemon started.
+/// Launches and ends since the daemon started.
 #[derive(Debug, Default)]
-pub struct Tally(BTreeMap<String, BTreeMap<&'static str, u64>>);
+pub struct Tally {
+    classes: BTreeMap<String, BTreeMap<&'static str, u64>>,
+    /// Ends that were counted, all classes together.
+    pub ends: usize,
+}
 
 /// Reasons that say what the owner does.
 fn tells_of_owner(code: Code) -> bool {
@@ -36,12 +40,14 @@ impl Tally {
             _ => None,
         });
         for (class, what) in started.chain(ended.iter().map(|gone| (&gone.class, gone.kind.name()))) {
-            *self.0.entry(class.clone()).or_default().entry(what).or_default() += 1;
+            *self.classes.entry(class.clone()).or_default().entry(what).or_default() += 1;
         }
+        self.ends += ended.len();
     }
 }
 
-/// Microseconds of the clock, and below them the number within the tick: no two points of a series share a time.
+/// Microseconds of the clock, and below them a number: no two points of a series share a time, of which a database would
+/// keep one only.
 fn nanos(epoch: f64, number: usize) -> u64 {
     whole(epoch * 1e6) * 1_000 + u64::try_from(number % 1_000).unwrap_or(0)
 }
@@ -52,8 +58,9 @@ impl View {
         Point { series, tags, fields, at }
     }
 
-    /// One point for each pilot whose end was learned of.
-    pub fn ends(&self, ended: &[Gone]) -> Vec<Point> {
+    /// One point for each pilot whose end was learned of, after `before` others: pilots may end in the same microsecond and
+    /// be learned of at different ticks.
+    pub fn ends(&self, before: usize, ended: &[Gone]) -> Vec<Point> {
         let point = |(number, gone): (usize, &Gone)| {
             let truth = |is_so| if is_so { "True" } else { "False" }.to_owned();
             let by_us = matches!(gone.kind, EndKind::Ttl | EndKind::Owner | EndKind::Drained);
@@ -62,7 +69,7 @@ impl View {
                 ("name", Field::Text(gone.name.clone())),
                 ("exit_code", Field::Integer(u64::try_from(gone.exit_code).unwrap_or(0))),
             ];
-            let mut point = self.point("container", nanos(gone.at, number), fields);
+            let mut point = self.point("container", nanos(gone.at, before + number), fields);
             point.tags.extend([
                 ("class", gone.class.clone()),
                 ("kind", gone.kind.name().to_owned()),
@@ -155,7 +162,7 @@ impl View {
     fn classes(&self, status: &Status, tally: &Tally, at: u64) -> Vec<Point> {
         let mut classes: BTreeMap<&str, Option<&BTreeMap<&str, u64>>> = BTreeMap::new();
         classes.extend(status.pilots.iter().map(|pilot| (pilot.class.as_str(), None)));
-        classes.extend(tally.0.iter().map(|(class, counts)| (class.as_str(), Some(counts))));
+        classes.extend(tally.classes.iter().map(|(class, counts)| (class.as_str(), Some(counts))));
         let point = |(class, counts): (&str, Option<&BTreeMap<&str, u64>>)| {
             let count = |what: &'static str| {
                 let count = counts.and_then(|counts| counts.get(what)).copied().unwrap_or(0);
@@ -265,15 +272,15 @@ mod tests {
     #[test]
     fn each_end_is_a_point() {
         let ended: Vec<Gone> = (0..300).map(|_| gone(EndKind::Done)).collect();
-        let points = view("h", true).ends(&ended);
-        assert_eq!(points.iter().map(|point| point.at).collect::<BTreeSet<_>>().len(), 300);
+        let (now, later) = (view("h", true).ends(0, &ended), view("h", true).ends(300, &ended));
+        assert_eq!(now.iter().chain(&later).map(|point| point.at).collect::<BTreeSet<_>>().len(), 600);
         for (kind, tags) in [
             (EndKind::Done, "killed=False,kind=done,started=True"),
             (EndKind::Ttl, "killed=True,kind=ttl,started=True"),
             (EndKind::Killed, "killed=False,kind=killed,started=True"),
             (EndKind::NeverRan, "killed=False,kind=never-ran,started=False"),
         ] {
-            let line = text(&view("h", true).ends(&[gone(kind)]));
+            let line = text(&view("h", true).ends(0, &[gone(kind)]));
             let expected = format!("container,class=c,hostname=h,instance=system,{tags} ");
             let fields = "uptime=7.5,name=\"plancton-c-1\",exit_code=3i 1800000000250000000\n";
             assert_eq!(line, expected + fields);

@@ -297,8 +297,10 @@ impl Known {
             self.group = find_container(root, layout, None, &pilot.id);
         }
         self.counted = self.group.as_ref().and_then(|group| group.read_usage_seconds().ok()).unwrap_or(0.0);
-        if let Some(limits) = self.group.as_ref().and_then(|group| group.read_limits().ok()) {
-            self.unlimited = unlimited(&limits, pilot);
+        if let Some(group) = &self.group
+            && let Ok(limits) = group.read_limits()
+        {
+            self.unlimited = unlimited(&limits, pilot).filter(|_| group.has_processes());
             let said = |number: Option<String>| number.unwrap_or_else(|| "no limit".to_owned());
             self.limits = format!(
                 "{} cores, {} of memory, {} processes",

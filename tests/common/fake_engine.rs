@@ -267,6 +267,7 @@ impl World {
         ];
         for dir in self.group_dirs(id) {
             fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join("cgroup.procs"), "1\n").unwrap();
             let controller = dir.iter().rev().nth(2).unwrap().to_str().unwrap().to_owned();
             for (file, text) in files.iter().filter(|(file, _)| file.starts_with(&format!("{controller}."))) {
                 fs::write(dir.join(file), text).unwrap();
@@ -274,10 +275,18 @@ impl World {
         }
     }
 
-    fn end(&mut self, id: &str, exit_code: i64) {
+    /// The processes go first, as they do in a kernel.
+    fn remove_group(&self, id: &str) {
+        for dir in self.group_dirs(id).iter().filter(|dir| dir.is_dir()) {
+            fs::write(dir.join("cgroup.procs"), "").unwrap();
+        }
         for dir in self.group_dirs(id) {
             let _ = fs::remove_dir_all(dir);
         }
+    }
+
+    fn end(&mut self, id: &str, exit_code: i64) {
+        self.remove_group(id);
         let Some(container) = self.find_mut(id) else { return };
         container.state = "exited".to_owned();
         container.exit_code = exit_code;
@@ -370,9 +379,7 @@ impl World {
         if container.state == "running" && !forced {
             return message(409, "You cannot remove a running container");
         }
-        for dir in self.group_dirs(id) {
-            let _ = fs::remove_dir_all(dir);
-        }
+        self.remove_group(id);
         self.containers.retain(|container| container.id != id);
         answer(204, Value::Null)
     }

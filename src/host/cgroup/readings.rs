@@ -35,6 +35,16 @@ pub struct Limits {
 }
 
 impl Group {
+    /// Does a process live in it, or below it? A group that is on its way out loses its files one by one.
+    pub fn has_processes(&self) -> bool {
+        let name = self.pick("cgroup.procs", "cgroup.events");
+        let mut texts = self.dirs().filter_map(|dir| files::read_text(&dir.join(name)).ok());
+        texts.any(|text| match self.version {
+            Version::V1 => !text.trim().is_empty(),
+            Version::V2 => files::find_number(&text, "populated") == Some(1),
+        })
+    }
+
     /// CPU seconds used by the group and all below it, also by what ended.
     pub fn read_usage_seconds(&self) -> Result<f64, ReadError> {
         let (controller, name) = self.pick(("cpuacct", "cpuacct.usage"), ("cpu", "cpu.stat"));
@@ -199,6 +209,9 @@ mod tests {
             ],
         );
         let group = find_parent(tree.root(), V1);
+        assert!(!group.has_processes());
+        fill(&tree, "plancton", &[("memory", "cgroup.procs", ""), ("pids", "cgroup.procs", "17\n18\n")]);
+        assert!(group.has_processes());
         assert_eq!(group.read_usage_seconds(), Ok(2.5));
         assert_eq!(group.read_cpu_idle(), Ok(Some(true)));
         assert_eq!(group.read_memory_used(), Ok(120));
@@ -250,6 +263,10 @@ mod tests {
             ],
         );
         let group = find_parent(tree.root(), V2);
+        for (events, is_alive) in [("populated 0\nfrozen 0\n", false), ("populated 1\nfrozen 0\n", true)] {
+            fill(&tree, "plancton.slice", &[("", "cgroup.events", events), ("", "cgroup.procs", "")]);
+            assert_eq!(group.has_processes(), is_alive);
+        }
         assert_eq!(group.read_usage_seconds(), Ok(2.5));
         assert_eq!(group.read_cpu_idle(), Ok(Some(false)));
         assert_eq!(group.read_memory_used(), Ok(132));
