@@ -8,14 +8,19 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 fn program(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set; run these tests with tests/run.sh"))
 }
 
-/// Free when it was looked for.
+/// Free when it was looked for, never given twice, and below the ports that outgoing connections get: another server on
+/// it would answer in this one's place.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    let next = || 20_000 + (std::process::id() * 61 + GIVEN.fetch_add(1, Ordering::Relaxed)) % 12_000;
+    let mut ports = (0..12_000).map(|_| u16::try_from(next()).unwrap());
+    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a free port")
 }
 
 fn run(command: &mut Command) -> String {
@@ -102,10 +107,12 @@ impl Server {
         let log = fs::File::options().create(true).append(true).open(self.scratch.0.join("server.log")).unwrap();
         let mut command = Command::new(&self.command[0]);
         command.args(&self.command[1..]).env("HOME", &self.scratch.0).stdin(Stdio::null());
-        self.child = Some(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
+        let mut child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         let ping = format!("{}/ping", self.url());
         let is_up = becomes(PATIENCE, || curl(&["-k", "-o", "/dev/null", &ping]).output().unwrap().status.success());
-        assert!(is_up, "{:?} does not answer: {}", self.command, self.log());
+        let ended = child.try_wait().unwrap();
+        self.child = Some(child);
+        assert!(is_up && ended.is_none(), "{:?} does not answer, {ended:?}: {}", self.command, self.log());
     }
 
     fn log(&self) -> String {
