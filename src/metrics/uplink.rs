@@ -18,8 +18,8 @@ struct Outlet {
     /// The configuration, by which an outlet is known over a reload.
     target: Arc<Influx>,
     queue: Queue,
-    /// A missing database is asked for once, and again after it was there.
-    may_create: bool,
+    /// Why its database, which is missing, is not created: that is tried once, and again after it was there.
+    refusal: Option<String>,
 }
 
 #[derive(Default)]
@@ -57,7 +57,7 @@ impl Uplink {
                 Some(index) => before.swap_remove(index),
                 None => {
                     let queue = Queue::new(target.flush.as_secs_f64(), now);
-                    Outlet { target: Arc::new(target.clone()), queue, may_create: true }
+                    Outlet { target: Arc::new(target.clone()), queue, refusal: None }
                 }
             })
             .collect();
@@ -101,19 +101,16 @@ fn work(shared: &Shared) {
         let now = clock::now().boot;
         let due = inner.outlets.iter_mut().find_map(|outlet| {
             let batch = outlet.queue.take(now)?;
-            Some((Arc::clone(&outlet.target), batch, outlet.may_create))
+            Some((Arc::clone(&outlet.target), batch, outlet.refusal.take()))
         });
-        if let Some((target, batch, may_create)) = due {
+        if let Some((target, batch, refusal)) = due {
             let limit = inner.is_ending.then_some(LAST);
             drop(inner);
-            let (answer, was_missing) = deliver(&target, &batch, limit, may_create);
+            let (answer, refusal) = deliver(&target, &batch, limit, refusal);
             inner = lock(shared);
             // Gone by a reload, it takes its batch along.
             if let Some(outlet) = inner.outlets.iter_mut().find(|outlet| Arc::ptr_eq(&outlet.target, &target)) {
-                outlet.may_create = match answer {
-                    Answer::Status { code: 200..=299, .. } => true,
-                    _ => outlet.may_create && !was_missing,
-                };
+                outlet.refusal = refusal;
                 outlet.queue.settle(batch, answer, clock::now().boot);
             }
         } else if inner.is_ending {
@@ -129,22 +126,27 @@ fn work(shared: &Shared) {
     }
 }
 
-/// The answer, and whether the database was missing.
-fn deliver(target: &Influx, batch: &str, limit: Option<Duration>, may_create: bool) -> (Answer, bool) {
+/// The answer, and why a missing database is not created from now on. That reason goes before the server's "not found",
+/// which it says each time.
+fn deliver(target: &Influx, batch: &str, limit: Option<Duration>, refusal: Option<String>) -> (Answer, Option<String>) {
     let begun = Instant::now();
     let answer = send::write(target, batch, limit);
-    let is_missing = matches!(answer, Answer::Status { code: 404, .. }) && target.bucket.is_empty();
-    if !is_missing || !may_create {
-        return (answer, is_missing);
+    match answer {
+        Answer::Status { code: 404, .. } if target.bucket.is_empty() => {}
+        Answer::Status { code: 200..=299, .. } => return (answer, None),
+        _ => return (answer, refusal),
+    }
+    if let Some(why) = refusal {
+        return (Answer::Failed(why.clone()), Some(why));
     }
     let left = limit.map(|limit| limit.saturating_sub(begun.elapsed()));
-    match send::create_database(target, left) {
-        Answer::Status { code: 200..=299, .. } => (send::write(target, batch, left), true),
-        Answer::Status { code, message, .. } => {
-            (Answer::Failed(format!("there is no database, and it can't be created: status {code}: {message}")), true)
-        }
-        Answer::Failed(why) => (Answer::Failed(why), true),
-    }
+    let why = match send::create_database(target, left) {
+        Answer::Status { code: 200..=299, .. } => return (send::write(target, batch, left), None),
+        Answer::Status { code, message, .. } => format!("status {code}: {message}"),
+        Answer::Failed(why) => why,
+    };
+    let why = format!("there is no database, and it can't be created: {why}");
+    (Answer::Failed(why.clone()), Some(why))
 }
 
 /// A thread that panicked left whole lines and counters.

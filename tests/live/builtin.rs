@@ -16,7 +16,7 @@ fn builtin(seconds: u32) -> String {
     pilot("builtin", &[], "read-only = true")
         .replace(&image(), "builtin")
         .replace("command = []", &command)
-        .replace("0.1", "0.3")
+        .replace("0.1", "0.15")
 }
 
 /// A `result:` line is true if counting its window again gives the same line.
@@ -55,7 +55,7 @@ fn try_leaves_no_trace() {
     let instance = Instance::new(&config("1s", 1, &builtin(2)));
     let temporary = instance.base.join("tmp");
     fs::create_dir(&temporary).unwrap();
-    let mut command = instance.command(&["try", "--for", "12s"]);
+    let mut command = instance.command(&["try", "--for", "20s"]);
     command.env("TMPDIR", &temporary);
     let trying = std::thread::spawn(move || say(&mut command));
     // While it runs, its files say what it brought along.
