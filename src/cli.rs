@@ -85,6 +85,9 @@ pub enum Command {
     Replay(PathBuf),
     History { days: u64, json: bool, csv: bool },
     Report(PathBuf),
+    Join { url: String, yes: bool },
+    Accept { yes: bool },
+    Leave,
     Reap,
     Purge { dry_run: bool, keep_state: bool },
     Pilot { duration: Duration, from: Option<u64>, to: Option<u64> },
@@ -162,6 +165,9 @@ impl Words {
                 Command::History { days: self.number("days")?.unwrap_or(14), json: has("json"), csv: has("csv") }
             }
             "report" => Command::Report(self.argument().map_or_else(|_| "plancton-report.html".into(), PathBuf::from)),
+            "join" => Command::Join { url: self.word()?, yes: has("yes") },
+            "accept" => Command::Accept { yes: has("yes") },
+            "leave" => Command::Leave,
             "reap" => Command::Reap,
             "purge" => Command::Purge { dry_run: has("dry-run"), keep_state: has("keep-state") },
             "pilot" => Command::Pilot {

@@ -13,6 +13,7 @@ use crate::metrics::Metrics;
 use crate::observe::facts::Facts;
 use crate::observe::{Input, Observer, parent_for_engine};
 use crate::record::keep::Recorder;
+use crate::remote::Remote;
 use crate::report::{self, LoopCost, Told};
 use crate::state::{self, Dirs, Lock, control};
 use crate::systemd::Manager;
@@ -35,6 +36,7 @@ const GROUP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How the loop is started.
 pub struct Start {
+    /// The owner's own at first, and from then on with what was joined.
     pub config: Config,
     /// Read again on SIGHUP.
     pub config_file: Option<PathBuf>,
@@ -56,11 +58,16 @@ enum Landed {
     Greeted(Box<Result<Greeting, Error>>),
     Prepared(Result<(), String>),
     Recorded(Result<(), String>),
+    /// Whether what was joined has changed.
+    Looked(Result<bool, String>),
     News(Option<News>),
 }
 
 struct Daemon {
     start: Start,
+    /// The owner's own configuration.
+    local: Config,
+    remote: Remote,
     hands: Hands,
     root: PathBuf,
     boot_id: String,
@@ -257,6 +264,7 @@ impl Daemon {
             told: &self.told,
             cost: &self.cost,
             sinks: &sinks,
+            remote: self.remote.told.as_ref(),
         });
         let interval = self.start.config.loop_.interval.as_secs_f64();
         self.metrics.tell(&status, observation, decision, engine, interval);
@@ -278,7 +286,8 @@ impl Daemon {
         let pending = self.list.is_some() || (self.stirred && self.asking.is_none() && self.facts.is_some());
         // A command that came while the engine is asked is told when that takes long.
         let silent_at = self.asking.filter(|_| self.stirred).map(|asked_at| asked_at + SILENT);
-        let due = [self.next_tick, silent_at, self.manager.live(now)].into_iter().flatten().reduce(f64::min);
+        let due =
+            [self.next_tick, silent_at, self.manager.live(now), self.remote.due].into_iter().flatten().reduce(f64::min);
         let seconds = if pending { Some(0.0) } else { due.map(|at| (at - now).max(0.0)) };
         let others = [Some(self.flights.as_fd()), self.events.as_ref().map(AsFd::as_fd), self.lister.as_fd()];
         let woken = wait(seconds, &mut self.signals, self.control.as_ref(), others);
@@ -304,6 +313,13 @@ impl Daemon {
                 },
                 Landed::Recorded(result) => self.told.problem("history", result.err()),
                 Landed::Prepared(result) => self.told.problem("group", result.err()),
+                Landed::Looked(result) => {
+                    self.remote.looked(&self.start.dirs.state, &self.local);
+                    if result == Ok(true) {
+                        self.adopt();
+                    }
+                    self.told.problem("remote configuration", result.err());
+                }
                 Landed::News(news) => {
                     self.stirred |= news.is_some();
                     self.swept &= !news.as_ref().is_some_and(leaves_files);
@@ -314,6 +330,9 @@ impl Daemon {
         if self.signals.take_reload() {
             self.reload();
         }
+        if let Some(job) = self.remote.job(&self.start.dirs.state, &self.local, clock::now().boot) {
+            self.flights.go(Lane::Web, move || Landed::Looked(job()));
+        }
     }
 
     fn is_due(&self) -> bool {
@@ -323,17 +342,14 @@ impl Daemon {
     }
 
     fn reload(&mut self) {
-        let Some(file) = self.start.config_file.clone() else {
-            return;
-        };
         self.manager.reloading(clock::now().awake);
-        match crate::commands::read_config(&file) {
+        let read = self.start.config_file.as_deref().map(crate::commands::read_config);
+        match read.transpose() {
             Ok(config) => {
-                log::info!("{}: read again", file.display());
-                self.metrics.aim(&config.influxdb);
-                self.start.config = config;
+                log::info!("the configuration was read again");
+                self.local = config.unwrap_or_else(|| self.local.clone());
                 self.told.problem("configuration", None);
-                self.mend_group();
+                self.adopt();
             }
             Err(problems) => {
                 let text = format!("{problems}; the configuration read last stays in force");
@@ -341,6 +357,14 @@ impl Daemon {
             }
         }
         self.manager.ready();
+    }
+
+    /// The owner's configuration or what was joined has changed.
+    fn adopt(&mut self) {
+        self.start.config = self.remote.adopt(&self.start.dirs.state, &self.local);
+        self.told.remote(self.remote.told.as_ref());
+        self.metrics.aim(&self.start.config.influxdb);
+        self.mend_group();
         self.stirred = true;
     }
 
@@ -383,7 +407,7 @@ impl Daemon {
         }
     }
 
-    fn new(start: Start) -> std::io::Result<Daemon> {
+    fn new(mut start: Start) -> std::io::Result<Daemon> {
         let root = machine_root();
         let seed = whole(clock::now().epoch * 1e6) ^ u64::from(std::process::id()) << 40;
         let control = Watch::new(&control::directory(&start.dirs.state));
@@ -394,7 +418,12 @@ impl Daemon {
                 Some(format!("control files can't be watched ({error}); they are read at each tick")),
             );
         }
+        let (local, mut remote) = (start.config.clone(), Remote::default());
+        start.config = remote.adopt(&start.dirs.state, &local);
+        told.remote(remote.told.as_ref());
         Ok(Daemon {
+            local,
+            remote,
             hands: Hands {
                 engine: Arc::clone(&start.engine),
                 state: start.dirs.state.clone(),

@@ -22,9 +22,11 @@ pub enum Lane {
     Image,
     /// Files that must survive a power cut: a disk may take its time.
     File,
+    /// Servers elsewhere.
+    Web,
 }
 
-const LANES: usize = 6;
+const LANES: usize = 7;
 
 impl Lane {
     fn index(self) -> usize {
@@ -35,13 +37,14 @@ impl Lane {
             Lane::Clean => 3,
             Lane::Image => 4,
             Lane::File => 5,
+            Lane::Web => 6,
         }
     }
 
     /// Threads at once.
     fn width(self) -> usize {
         match self {
-            Lane::Look | Lane::Image | Lane::File => 1,
+            Lane::Look | Lane::Image | Lane::File | Lane::Web => 1,
             Lane::Urgent => 8,
             Lane::Start => 64,
             Lane::Clean => 2,
@@ -49,8 +52,8 @@ impl Lane {
     }
 }
 
-/// Enough for a call with its JSON and TLS nowhere in it; stacks are only resident as far as they are touched.
-const STACK_BYTES: usize = 256 * 1024;
+/// Enough for a call with its JSON, and for TLS; stacks are only resident as far as they are touched.
+const STACK_BYTES: usize = 512 * 1024;
 
 type Job<T> = Box<dyn FnOnce() -> T + Send>;
 
@@ -88,7 +91,7 @@ impl<T: Send + 'static> Flights<T> {
     }
 
     fn take_off(&mut self) {
-        for lane in [Lane::Look, Lane::Urgent, Lane::Start, Lane::Clean, Lane::Image, Lane::File] {
+        for lane in [Lane::Look, Lane::Urgent, Lane::Start, Lane::Clean, Lane::Image, Lane::File, Lane::Web] {
             let held = lane == Lane::Clean && self.flying.get(Lane::Start.index()).is_some_and(|count| *count > 0);
             // A replacement's start goes first, but a crowd of starts must not pile up the dead for ever.
             let most = if held { usize::from(self.count(Lane::Clean) > 16) } else { lane.width() };

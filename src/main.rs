@@ -13,11 +13,13 @@ mod host;
 mod metrics;
 mod observe;
 mod record;
+mod remote;
 mod report;
 mod state;
 mod systemd;
 mod units;
 mod wait;
+mod web;
 
 use std::process::ExitCode;
 

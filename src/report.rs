@@ -51,6 +51,8 @@ pub struct Status {
     pub problems: Vec<String>,
     /// Targets of metrics.
     pub sinks: Vec<Sink>,
+    /// The configuration that was joined.
+    pub remote: Option<Remote>,
     #[serde(rename = "loop")]
     pub turning: Loop,
 }
@@ -156,6 +158,22 @@ pub struct Sink {
     pub waiting_bytes: usize,
     /// Why the last request failed.
     pub error: Option<String>,
+}
+
+/// A configuration from elsewhere.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(default)]
+pub struct Remote {
+    pub url: String,
+    /// Of the text in force: the first digits of its SHA-256; empty: none is.
+    pub hash: String,
+    /// When the server was asked last with success, and when what it said last had changed.
+    pub looked: f64,
+    pub changed: f64,
+    /// What a newer one asks for that was not accepted.
+    pub waiting: Vec<String>,
+    /// What it does not get.
+    pub refused: Vec<String>,
 }
 
 /// What the loop itself costs.

@@ -158,7 +158,7 @@ impl Dirs {
 
 /// A directory (with its parents) that nobody else can have prepared for us: where anybody may create files, as in /tmp,
 /// it must be no link and belong to us, and gets the mode again.
-fn make_directory(path: &Path, mode: u32) -> Result<(), StateError> {
+pub fn make_directory(path: &Path, mode: u32) -> Result<(), StateError> {
     let parent = path.parent().unwrap_or(path);
     std::fs::create_dir_all(parent).map_err(failed(path, "create the directory"))?;
     match sys::mkdir(path, Mode::from_raw_mode(mode)) {
@@ -270,7 +270,7 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
     }
 }
 
-fn remove_file(path: &Path) -> Result<(), StateError> {
+pub fn remove_file(path: &Path) -> Result<(), StateError> {
     remove_if_there(path).map_err(failed(path, "remove"))
 }
 

@@ -127,6 +127,11 @@ pub fn count_pilots(number: usize) -> String {
     format!("{number} pilot{}", if number == 1 { "" } else { "s" })
 }
 
+/// From 0 to 1, and different on every machine: the digits of a clock behind the ones that anybody shares.
+pub fn draw(now: f64) -> f64 {
+    (now * 61_803.398_874).fract().abs()
+}
+
 /// `u64` to `f64` for ratios and displays; above 2^53 the last digits are rounded.
 #[expect(clippy::cast_precision_loss, reason = "sizes and counters are shown or divided, never compared bit by bit")]
 pub fn float(value: u64) -> f64 {

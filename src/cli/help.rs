@@ -285,6 +285,35 @@ What the pilots were doing is lost. Nothing runs until the daemon is started.",
         ..PLAIN
     },
     Topic {
+        name: "join",
+        arguments: "URL",
+        summary: "Run the pilots of a project that publishes a configuration",
+        options: &[flag("yes", "for scripts: accept what it asks for without being asked")],
+        text: "\
+Shows what it asks for and all that it would be sent, and asks you. It can add
+pilots and make this machine give less; [share] and [owner] stay yours, and what
+[allow] does not name it does not get. It is looked at again every hour; one
+that asks for more than you accepted waits for `plancton accept`.",
+        example: "plancton join https://project.example.org/plancton.toml",
+        group: "Projects",
+        ..PLAIN
+    },
+    Topic {
+        name: "accept",
+        summary: "Accept what a newer configuration of the project asks for",
+        options: &[flag("yes", "for scripts: without being asked")],
+        text: "\
+Shows it first, and what is new. Until then the one you accepted stays in force.",
+        ..PLAIN
+    },
+    Topic {
+        name: "leave",
+        summary: "Have nothing to do with the project any more",
+        text: "\
+Nothing is started for it from then on. Its pilots that run go on to their end.",
+        ..PLAIN
+    },
+    Topic {
         name: "run",
         summary: "Be the daemon, in the foreground",
         options: &[

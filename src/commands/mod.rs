@@ -4,6 +4,7 @@ mod check;
 mod control;
 mod history;
 mod images;
+mod join;
 pub mod pilot;
 mod remove;
 mod replay;
@@ -15,6 +16,7 @@ mod view;
 use crate::cli::{Cli, Command, Exit, Options, help};
 use crate::config::{self, Config};
 use crate::engine::Engine;
+use crate::remote::Remote;
 use crate::state::Dirs;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -54,6 +56,9 @@ pub fn dispatch(cli: Cli) -> Exit {
         Command::Replay(file) => replay::replay(&place, &file),
         Command::History { days, json, csv } => history::history(&place, days, json, csv),
         Command::Report(file) => history::report(&place, &file),
+        Command::Join { url, yes } => join::join(&place, &url, yes),
+        Command::Accept { yes } => join::accept(&place, yes),
+        Command::Leave => join::leave(&place),
         Command::Reap => remove::reap(&place),
         Command::Purge { dry_run, keep_state } => {
             let keep = if keep_state { remove::Keep::State } else { remove::Keep::Nothing };
@@ -180,7 +185,12 @@ fn show_config(place: &Place, default: bool) -> Exit {
     }
     match place.config() {
         Ok((config, file)) => {
-            let from = file.map_or("built-in defaults".to_owned(), |file| file.display().to_string());
+            let mut from = file.map_or("built-in defaults".to_owned(), |file| file.display().to_string());
+            let mut remote = Remote::default();
+            let config = remote.adopt(&place.dirs.state, &config);
+            if let Some(told) = remote.told {
+                from += &format!(" and {} ({})", told.url, told.hash);
+            }
             say(&format!("# in force, from {from}\n{}", config.to_toml()));
             Exit::Done
         }

@@ -2,7 +2,9 @@
 
 use super::{Place, complain, fail, host_name, say, wait_until};
 use crate::cli::Exit;
+use crate::config::Config;
 use crate::daemon::{self, Start};
+use crate::remote::{self, Joined};
 use crate::state::{self, Probe, control};
 use crate::units::count_pilots;
 use rustix::process::{Pid, Signal, kill_process};
@@ -35,9 +37,24 @@ fn prepare(place: &Place, once: bool, dry_run: bool, record: Option<&Path>) -> R
     let dirs = place.dirs.clone();
     dirs.prepare(Path::new("/etc/group")).map_err(|error| fail(Exit::Failed, error))?;
     let lock = state::take_lock(&dirs.run).map_err(|error| fail(Exit::Failed, error))?;
+    join_deployed(&dirs.state, &config)?;
     let record = record.map(open_record).transpose()?;
     let instance = place.instance(&config);
     Ok(Start { config, config_file, dirs, engine, instance, host: host_name(), once, dry_run, record, lock })
+}
+
+/// The url that came with this daemon's deployment, as in a container; the first look at it is the loop's.
+fn join_deployed(state: &Path, config: &Config) -> Result<(), Exit> {
+    let Some(url) = std::env::var("PLANCTON_CONFIG_URL").ok().filter(|url| !url.is_empty()) else {
+        return Ok(());
+    };
+    remote::check_url(&url, &config.allow)
+        .map_err(|why| fail(Exit::Configuration, format!("PLANCTON_CONFIG_URL: {why}")))?;
+    let joined = Joined { url, accepted: Vec::new(), is_trusted: true };
+    if remote::read_joined(state).as_ref() == Some(&joined) {
+        return Ok(());
+    }
+    remote::write_joined(state, &joined).map_err(|error| fail(Exit::Failed, error))
 }
 
 fn open_record(file: &Path) -> Result<File, Exit> {
@@ -164,6 +181,15 @@ pub fn is_running(run: &Path) -> bool {
         // A user looking at root's: its status file goes away with it.
         Probe::Unknown => state::read_status(run).is_ok_and(|status| status.is_some()),
     }
+}
+
+/// Has a daemon that runs read its configuration again; false: there is none.
+pub fn reload(place: &Place) -> bool {
+    let Probe::Held(Some(pid)) = state::probe_lock(&place.dirs.run) else {
+        return false;
+    };
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_some_and(|pid| kill_process(pid, Signal::HUP).is_ok())
 }
 
 /// Makes sure that a request can be written: a daemon that never ran has no control directory.

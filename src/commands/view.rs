@@ -231,6 +231,13 @@ fn footer(pen: &Pen, status: &Status) -> Vec<String> {
         let known = if pull.total > 0 { format!(" of {}", Bytes(pull.total)) } else { String::new() };
         rows.push(("Pulling", ink::PLAIN, format!("{}: {}{known}", clean(&pull.image), Bytes(pull.bytes))));
     }
+    if let Some(remote) = &status.remote {
+        let seen = |at: f64| if at > 0.0 { format!("{} ago", rough(pen.now - at)) } else { "never".to_owned() };
+        let hash = if remote.hash.is_empty() { "nothing of it in force".to_owned() } else { clean(&remote.hash) };
+        let (changed, looked) = (seen(remote.changed), seen(remote.looked));
+        let text = format!("{}: {hash}, changed {changed}, looked at {looked}", clean(&remote.url));
+        rows.push(("Joined", ink::PLAIN, text));
+    }
     if let Some(disk) = status.disk.as_ref().filter(|disk| disk.free < disk.reserve) {
         let (free, reserve) = (Bytes(disk.free), Bytes(disk.reserve));
         rows.push(("Disk", ink::CAREFUL, format!("{free} free, less than the reserve of {reserve}")));
@@ -264,7 +271,7 @@ fn counts(status: &Status) -> Option<String> {
 }
 
 /// Without control characters and those that turn the direction of writing; a new line or tab is a blank.
-fn clean(text: &str) -> String {
+pub fn clean(text: &str) -> String {
     let shown = |c: char| match c {
         '\n' | '\t' => Some(' '),
         '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => None,

@@ -1,7 +1,7 @@
 //! A parsed TOML document to a `Config`: reads every table and collects every problem with its place.
 //! A key that is not known is answered with the nearest one that is.
 
-use super::keys::{EngineKeys, Influx, Loop, Owner, Pilot, Section, Share};
+use super::keys::{Allow, EngineKeys, Influx, Loop, Owner, Pilot, Section, Share};
 use super::values::{Auto, Read, Toml, Value, Wrong, found, quote};
 use super::when::Hours;
 use super::{Config, When};
@@ -24,7 +24,7 @@ const IMAGE: (&str, &str) = ("image", "\"builtin\" or \"busybox:1.36\"");
 
 const URL: (&str, &str) = ("url", "\"http://127.0.0.1:8086\"");
 
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 8] = [
     Kind { name: "loop", header: "[loop]", keys: &[Loop::KEYS], required: &[] },
     Kind { name: "share", header: "[share]", keys: &[Share::KEYS], required: &[] },
     Kind { name: "owner", header: "[owner]", keys: &[Owner::KEYS], required: &[] },
@@ -32,6 +32,7 @@ const KINDS: [Kind; 7] = [
     Kind { name: "engine", header: "[engine]", keys: &[EngineKeys::KEYS], required: &[] },
     Kind { name: "pilot", header: "[[pilot]]", keys: &[Pilot::KEYS], required: &[NAME, IMAGE] },
     Kind { name: "influxdb", header: "[[influxdb]]", keys: &[Influx::KEYS], required: &[URL] },
+    Kind { name: "allow", header: "[allow]", keys: &[Allow::KEYS], required: &[] },
 ];
 
 impl Kind {
@@ -54,10 +55,11 @@ struct Reader {
     whole: bool,
 }
 
-/// Everything that could be read, and everything that is wrong. Without the `whole` document nothing counts as missing.
-pub fn read_config(document: &DeTable<'_>, whole: bool) -> (Config, Vec<Wrong>) {
+/// Everything that could be read, the keys given in tables of which there is one, and everything that is wrong. Without the
+/// `whole` document nothing counts as missing.
+pub fn read_config(document: &DeTable<'_>, whole: bool) -> (Config, Vec<&'static str>, Vec<Wrong>) {
     let mut reader = Reader { problems: Vec::new(), whole };
-    let mut config = Config::default();
+    let (mut config, mut given) = (Config::default(), Vec::new());
     for name in document.keys().filter(|name| KINDS.iter().all(|kind| kind.name != name.get_ref())) {
         let way_out = way_out(name.get_ref(), KINDS.iter().map(|kind| kind.name));
         reader.add(name.span().start, format!("unknown table '{}'; {way_out}", name.get_ref()));
@@ -66,10 +68,11 @@ pub fn read_config(document: &DeTable<'_>, whole: bool) -> (Config, Vec<Wrong>) 
         let Some(value) = document.get(kind.name) else { continue };
         for entry in reader.entries(kind, value) {
             match kind.name {
-                "loop" => _ = reader.read(&entry, |key, value| config.loop_.set(key, value)),
-                "share" => _ = reader.read(&entry, |key, value| config.share.set(key, value)),
-                "owner" => _ = reader.read(&entry, |key, value| config.owner.set(key, value)),
-                "engine" => _ = reader.read(&entry, |key, value| config.engine.set(key, value)),
+                "loop" => given.extend(reader.read(&entry, |key, value| config.loop_.set(key, value))),
+                "share" => given.extend(reader.read(&entry, |key, value| config.share.set(key, value))),
+                "owner" => given.extend(reader.read(&entry, |key, value| config.owner.set(key, value))),
+                "engine" => given.extend(reader.read(&entry, |key, value| config.engine.set(key, value))),
+                "allow" => given.extend(reader.read(&entry, |key, value| config.allow.set(key, value))),
                 "when" => config.when.extend(reader.read_when(&entry)),
                 "influxdb" => reader.read_sink(&entry, &mut config.influxdb),
                 _ => reader.read_pilot(&entry, &mut config.pilots),
@@ -80,7 +83,7 @@ pub fn read_config(document: &DeTable<'_>, whole: bool) -> (Config, Vec<Wrong>) 
     if config.share.max_pilots == Auto::Fixed(0) {
         config.share.max_pilots = Auto::Auto;
     }
-    (config, reader.problems)
+    (config, given, reader.problems)
 }
 
 impl Reader {

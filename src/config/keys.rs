@@ -208,6 +208,28 @@ section! {
     }
 }
 
+section! {
+    /// What a remote configuration may have beyond plain containers, and how it is fetched.
+    Allow {
+        "refresh" refresh: Duration = HOUR, |v| within(v, SECOND, 7 * 24 * HOUR);
+        /// Else https only.
+        "plain-http" plain_http: bool = false;
+        /// Empty: the certificates that browsers know.
+        "ca-file" ca_file: String = String::new(), path_or_empty;
+        /// From these nothing has to be accepted.
+        "registries" registries: Vec<String> = Vec::new();
+        /// `/path` with all below it, read-only, or `/path:rw`.
+        "mounts" mounts: Vec<String> = Vec::new();
+        "devices" devices: Vec<String> = Vec::new();
+        /// Of this machine: to hand over, credentials, archives of images.
+        "files" files: Vec<String> = Vec::new();
+        "networks" networks: Vec<String> = Vec::new();
+        "cap-add" cap_add: Vec<String> = Vec::new();
+        "privileged" privileged: bool = false;
+        "host-config" host_config: bool = false;
+    }
+}
+
 /// More cores than any machine has.
 const MOST_CPUS: f64 = 8_192.0;
 

@@ -5,13 +5,15 @@ mod check;
 mod image;
 mod keys;
 mod mounts;
+mod remote;
 mod sink;
 mod values;
 mod when;
 
 pub use image::ImageRef;
-pub use keys::{EngineKeys, Influx, Loop, Owner, Pilot, Share, parse_cpuset};
+pub use keys::{Allow, EngineKeys, Influx, Loop, Owner, Pilot, Share, parse_cpuset};
 pub use mounts::{Device, Handed, Mount};
+pub use remote::{Offer, read_offer};
 pub use values::{Auto, Image, MissingLimits, OnBattery, WhenBusy};
 pub use when::{Hours, parse_minute};
 
@@ -32,6 +34,9 @@ pub struct Config {
     pub engine: EngineKeys,
     pub pilots: Vec<Pilot>,
     pub influxdb: Vec<Influx>,
+    pub allow: Allow,
+    /// By what a remote configuration makes this one give less.
+    lowered: Vec<When>,
 }
 
 /// Other values at some hours.
@@ -47,8 +52,13 @@ pub struct When {
 /// What is wrong comes as `file:line:column: text`, in the order of the text. Beside syntax errors only other lines are
 /// judged, each by itself: what is missing there may just not have been understood.
 pub fn parse(text: &str, file: &str) -> Result<Config, Vec<String>> {
+    read(text, file).map(|(config, _)| config)
+}
+
+/// With the keys that are given in the tables of which there is one.
+fn read(text: &str, file: &str) -> Result<(Config, Vec<&'static str>), Vec<String>> {
     let (document, errors) = DeTable::parse_recoverable(text);
-    let (config, wrong) = check::read_config(document.get_ref(), errors.is_empty());
+    let (config, given, wrong) = check::read_config(document.get_ref(), errors.is_empty());
     // Line, whether it is about the meaning, column, text: sorted as such.
     let syntax = errors.iter().map(|error| {
         let (line, column) = place(text, error.span().map_or(0, |span| span.start));
@@ -63,7 +73,7 @@ pub fn parse(text: &str, file: &str) -> Result<Config, Vec<String>> {
     // What follows a syntax error in its line may come from it.
     problems.dedup_by(|later, first| later.0 == first.0 && !first.1);
     if problems.is_empty() {
-        return Ok(config);
+        return Ok((config, given));
     }
     // A value is shown in its problem; it must not break the line or the terminal.
     let shown = |what: &str| what.replace(char::is_control, " ");
@@ -91,6 +101,7 @@ impl Config {
                 last = Some(index);
             }
         }
+        self.lower(&mut share, &mut owner, weekday, minute_of_day);
         (share, owner, last)
     }
 
@@ -108,6 +119,7 @@ impl Config {
         tables.push(table("[engine]", EngineKeys::KEYS, |key| self.engine.write(key)));
         tables.extend(self.pilots.iter().map(|pilot| table("[[pilot]]", Pilot::KEYS, |key| pilot.write(key))));
         tables.extend(self.influxdb.iter().map(|sink| table("[[influxdb]]", Influx::KEYS, |key| sink.write(key))));
+        tables.push(table("[allow]", Allow::KEYS, |key| self.allow.write(key)));
         tables.join("\n")
     }
 }

@@ -332,6 +332,7 @@ fn shipped_text_is_in_step_with_the_code() {
         ("engine", EngineKeys::KEYS),
         ("pilot", Pilot::KEYS),
         ("influxdb", Influx::KEYS),
+        ("allow", Allow::KEYS),
     ];
     for (name, keys) in tables {
         let value = document.get(name).unwrap().get_ref();
@@ -356,6 +357,6 @@ fn each_key_of_the_shipped_text_is_explained() {
         }
         before = line;
     }
-    let known = [Loop::KEYS, Share::KEYS, Owner::KEYS, EngineKeys::KEYS, Pilot::KEYS, Influx::KEYS];
+    let known = [Loop::KEYS, Share::KEYS, Owner::KEYS, EngineKeys::KEYS, Pilot::KEYS, Influx::KEYS, Allow::KEYS];
     assert_eq!(keys, known.concat().len());
 }

@@ -37,6 +37,10 @@ impl Hours {
         Ok(Hours { text: text.trim().to_owned(), windows })
     }
 
+    pub fn always() -> Hours {
+        Hours { text: "always".to_owned(), windows: vec![Window { days: 0x7f, from: 0, to: DAY_MINUTES }] }
+    }
+
     /// `weekday` 0 is Monday. A window over midnight belongs to the day it starts on.
     pub fn contains(&self, weekday: u8, minute_of_day: u16) -> bool {
         let on = |days: u8, day: u8| days & (1 << (day % 7)) != 0;

@@ -7,9 +7,9 @@ mod send;
 mod uplink;
 
 use crate::config::Influx;
-use crate::decide::{Decision, Observation};
+use crate::decide::{Decision, EndKind, Gone, Observation};
 use crate::engine::Counters;
-use crate::report::{Sink, Status};
+use crate::report::{self, Sink, Status};
 use points::{Tally, View};
 use std::time::Duration;
 use uplink::Uplink;
@@ -19,6 +19,25 @@ pub use queue::Answer;
 /// What a target says to an empty batch, for `check`.
 pub fn probe(target: &Influx) -> Answer {
     send::write(target, "", None)
+}
+
+/// Every line that a target gets that is told nothing of the owner, made from a status without figures.
+pub fn example(instance: &str) -> Vec<String> {
+    let view = View { instance: instance.to_owned(), host: String::new(), owner: false };
+    let class = || "CLASS".to_owned();
+    let (name, last_words) = ("plancton-CLASS-xxxxxx".to_owned(), String::new());
+    let gone = Gone { name, class: class(), kind: EndKind::Done, at: 0.0, lived: 0.0, exit_code: 0, last_words };
+    let status = Status {
+        pilots: vec![report::Pilot { class: class(), ..report::Pilot::default() }],
+        sinks: vec![Sink { url: "SINK".to_owned(), ..Sink::default() }],
+        ..Status::default()
+    };
+    let mut points = view.ends(0, &[gone]);
+    points.extend(view.sample(&status, &Observation::default(), Counters::default(), &Tally::default()));
+    let mut lines = String::new();
+    points.iter().for_each(|point| line::encode(point, &mut lines));
+    // Without the time.
+    lines.lines().map(|line| line.rsplit_once(' ').map_or(line, |(line, _)| line).to_owned()).collect()
 }
 
 /// How long the daemon's end waits for the last flush.

@@ -2,6 +2,8 @@
 //! A server that is away costs the oldest lines beyond the bound; one that refuses a batch costs that batch; neither can
 //! keep later lines from being sent.
 
+use crate::units::draw;
+
 /// Bytes of encoded lines.
 const BOUND: usize = 1 << 20;
 /// Longest wait between two tries, in seconds, and the longest that a server may ask for.
@@ -42,11 +44,6 @@ pub struct Queue {
 
 fn count_lines(text: &str) -> u64 {
     u64::try_from(text.matches('\n').count()).unwrap_or(u64::MAX)
-}
-
-/// From 0 to 1, and different on every machine: the digits of a clock behind the ones that anybody shares.
-fn draw(now: f64) -> f64 {
-    (now * 61_803.398_874).fract().abs()
 }
 
 impl Queue {

@@ -4,21 +4,15 @@
 use super::queue::Answer;
 use crate::config::Influx;
 use crate::host::files;
+use crate::web;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
-use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::RequestBuilder;
 use ureq::typestate::WithBody;
-use ureq::{Agent, RequestBuilder};
 
-/// For each step but the body: on a slow line a mebibyte takes its time.
-const STEP: Duration = Duration::from_secs(5);
-const BODY: Duration = Duration::from_secs(30);
-/// More certificates than anybody has.
-const CA_LIMIT: usize = 1 << 20;
 /// The server's own words are cut here, in characters.
 const LONGEST_MESSAGE: usize = 200;
 const ANSWER_LIMIT: u64 = 64 << 10;
@@ -55,8 +49,8 @@ fn call(
         Ok(secret) => secret,
         Err(why) => return Answer::Failed(why),
     };
-    let agent = match agent(target, limit) {
-        Ok(agent) => agent,
+    let agent = match web::config(&target.ca_file, target.insecure) {
+        Ok(config) => config.timeout_global(limit).build().new_agent(),
         Err(why) => return Answer::Failed(why),
     };
     let mut request = complete(agent.post(format!("{}{path}", target.url)));
@@ -81,45 +75,6 @@ fn call(
             Answer::Status { code, message: shown(&read_message(&text)), retry_after }
         }
     }
-}
-
-fn agent(target: &Influx, limit: Option<Duration>) -> Result<Agent, String> {
-    let roots = match target.ca_file.as_str() {
-        "" => RootCerts::WebPki,
-        file => RootCerts::Specific(Arc::new(read_certificates(file)?)),
-    };
-    let tls = TlsConfig::builder().root_certs(roots).disable_verification(target.insecure).build();
-    let config = Agent::config_builder()
-        .tls_config(tls)
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .max_redirects_will_error(false)
-        .user_agent(concat!("plancton/", env!("CARGO_PKG_VERSION")))
-        .timeout_global(limit)
-        .timeout_resolve(Some(STEP))
-        .timeout_connect(Some(STEP))
-        .timeout_send_request(Some(STEP))
-        .timeout_send_body(Some(BODY))
-        .timeout_recv_response(Some(STEP))
-        .timeout_recv_body(Some(STEP))
-        .input_buffer_size(16 << 10)
-        .output_buffer_size(16 << 10);
-    Ok(config.build().new_agent())
-}
-
-fn read_certificates(file: &str) -> Result<Vec<ureq::tls::Certificate<'static>>, String> {
-    let text = files::read_text_up_to(Path::new(file), CA_LIMIT).map_err(|error| format!("ca-file {error}"))?;
-    let items = parse_pem(text.as_bytes());
-    let found: Vec<_> = items
-        .filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(certificate),
-            _ => None,
-        })
-        .collect();
-    if found.is_empty() {
-        return Err(format!("ca-file {file}: no certificate in it; it must be PEM text"));
-    }
-    Ok(found)
 }
 
 /// Password or token, as it is now: a file may have been changed.

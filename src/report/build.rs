@@ -1,6 +1,6 @@
 //! From an observation and its decision to the status file. Pure.
 
-use super::{Cpus, Disk, Engine, Loop, Memory, Others, Pilot, Protection, Pull, SCHEMA, Sink, Status, Told};
+use super::{Cpus, Disk, Engine, Loop, Memory, Others, Pilot, Protection, Pull, Remote, SCHEMA, Sink, Status, Told};
 use crate::daemon::Start;
 use crate::decide::{self, Decision, Expiry, Observation};
 use crate::engine::Listed;
@@ -20,6 +20,7 @@ pub struct Seen<'a> {
     pub told: &'a Told,
     pub cost: &'a LoopCost,
     pub sinks: &'a [Sink],
+    pub remote: Option<&'a Remote>,
 }
 
 /// What the loop itself costs, measured around its wait.
@@ -99,6 +100,7 @@ pub fn status(seen: &Seen) -> Status {
         pull: seen.pull.clone(),
         problems: seen.told.problems(),
         sinks: seen.sinks.to_vec(),
+        remote: seen.remote.cloned(),
         turning: Loop {
             turns: seen.cost.turns,
             longest_gap_ms: seen.cost.longest_gap * 1e3,

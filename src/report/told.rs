@@ -1,7 +1,7 @@
 //! What was said already: problems are logged when they begin, when their cause changes and when they end, with a count;
 //! reasons when they change. `status` shows the problems that hold.
 
-use super::{Sink, Status};
+use super::{Remote, Sink, Status};
 use crate::decide::{Code, LaunchResult, News};
 use crate::units::PilotId;
 use std::collections::BTreeMap;
@@ -43,6 +43,14 @@ impl Told {
         let failing: Vec<String> =
             sinks.iter().filter_map(|sink| Some(format!("{}: {}", sink.url, sink.error.as_ref()?))).collect();
         self.problem("metrics", (!failing.is_empty()).then(|| failing.join("; ")));
+    }
+
+    /// What the owner has to know of a configuration from elsewhere.
+    pub fn remote(&mut self, remote: Option<&Remote>) {
+        let listed = |list: &[String], what: &str| (!list.is_empty()).then(|| format!("{what}: {}", list.join("; ")));
+        let waiting = "a newer one asks for more; `plancton accept` shows and accepts it";
+        self.problem("joined", remote.and_then(|remote| listed(&remote.waiting, waiting)));
+        self.problem("not granted", remote.and_then(|remote| listed(&remote.refused, &remote.url)));
     }
 
     /// One line each, for `status`.

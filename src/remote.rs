@@ -1,0 +1,278 @@
+//! The configuration that the owner has joined: its files in STATE/remote, how it is fetched, and what becomes of it.
+//! `joined.json` (the consent) is written by commands alone and the rest by whoever fetched it, so that neither undoes the
+//! other's. What is on disk is the truth: the daemon reads it again whenever it may have changed.
+
+use crate::config::{Allow, Config, read_offer};
+use crate::report;
+use crate::state::{self, Durable, StateError};
+use crate::units::draw;
+use crate::{clock, web};
+use ring::digest::{SHA256, digest};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A configuration has some hundred bytes a class.
+const TEXT_LIMIT: u64 = 64 << 10;
+/// For the whole of a request: a server that sends a byte a second is not waited for.
+const LIMIT: Duration = Duration::from_secs(30);
+const REDIRECTS: u32 = 4;
+/// At the start it is looked at within so many seconds: machines that start together do not ask together.
+const FIRST: f64 = 30.0;
+
+/// What the owner agreed to.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(default)]
+pub struct Joined {
+    pub url: String,
+    /// See [`crate::config::Offer::asks`].
+    pub accepted: Vec<String>,
+    /// The url came with the deployment of this daemon, and with it the consent to all that it may ask for.
+    pub is_trusted: bool,
+}
+
+/// What is known of the server's text, in its own words, and when (seconds since 1970) it was looked at and had changed.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(default)]
+struct Seen {
+    etag: String,
+    modified: String,
+    looked: f64,
+    changed: f64,
+}
+
+/// A text as it was fetched.
+pub struct Fetched {
+    pub text: String,
+    etag: String,
+    modified: String,
+}
+
+fn directory(state: &Path) -> PathBuf {
+    state.join("remote")
+}
+
+fn path(state: &Path, name: &str) -> PathBuf {
+    directory(state).join(name)
+}
+
+/// In force, and newer but not accepted yet.
+const IN_FORCE: &str = "config.toml";
+const WAITING: &str = "waiting.toml";
+
+fn read_json<T: Default + for<'a> Deserialize<'a>>(state: &Path, name: &str) -> Option<T> {
+    let content = state::read_file(&path(state, name), TEXT_LIMIT).ok()??;
+    serde_json::from_slice(&content).ok()
+}
+
+fn read_text(state: &Path, name: &str) -> Option<String> {
+    let content = state::read_file(&path(state, name), TEXT_LIMIT).ok()??;
+    String::from_utf8(content).ok()
+}
+
+/// For nobody else to read: a token may be in it.
+fn write(state: &Path, name: &str, content: &[u8]) -> Result<(), StateError> {
+    state::write_file(&path(state, name), content, 0o600, Durable::Yes)
+}
+
+/// `None`: nothing was joined, or the file is broken and with it the consent.
+pub fn read_joined(state: &Path) -> Option<Joined> {
+    read_json::<Joined>(state, "joined.json").filter(|joined| !joined.url.is_empty())
+}
+
+/// What was fetched from another url goes.
+pub fn write_joined(state: &Path, joined: &Joined) -> Result<(), StateError> {
+    if read_joined(state).is_some_and(|before| before.url != joined.url) {
+        let _ = leave(state);
+    }
+    state::make_directory(&directory(state), 0o700)?;
+    write(state, "joined.json", &serde_json::to_vec(joined).unwrap_or_default())
+}
+
+/// Nothing of it is left.
+pub fn leave(state: &Path) -> std::io::Result<()> {
+    std::fs::remove_dir_all(directory(state))
+}
+
+/// The newer text that waits for consent.
+pub fn read_waiting(state: &Path) -> Option<String> {
+    read_text(state, WAITING)
+}
+
+/// Puts an accepted text in force; none waits then.
+pub fn put_in_force(state: &Path, text: &str) -> Result<(), StateError> {
+    write(state, IN_FORCE, text.as_bytes())?;
+    let seen = Seen { changed: clock::now().epoch, ..read_json(state, "seen.json").unwrap_or_default() };
+    write(state, "seen.json", &serde_json::to_vec(&seen).unwrap_or_default())?;
+    state::remove_file(&path(state, WAITING))
+}
+
+/// The first digits of its SHA-256.
+pub fn hash(text: &str) -> String {
+    digest(&SHA256, text.as_bytes()).as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Whether a url can be joined. A login in it would end up in `status`.
+pub fn check_url(url: &str, allow: &Allow) -> Result<(), String> {
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://").filter(|_| allow.plain_http));
+    match rest {
+        None => Err(format!("'{url}' does not begin with https://; [allow] plain-http = true takes http:// too")),
+        Some(rest) if rest.is_empty() || !rest.chars().all(|c| c.is_ascii_graphic() && !"@\\\"<>".contains(c)) => {
+            Err(format!("'{url}' is not an address without a login; write https://HOST/PATH"))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// Errors: no address, no (whole) answer, or one that is no text of a sensible size.
+pub fn fetch(url: &str, allow: &Allow) -> Result<Fetched, String> {
+    fetch_if_new(url, allow, &Seen::default())?.ok_or_else(|| "status 304 without having asked for it".to_owned())
+}
+
+/// `None`: it has not changed.
+fn fetch_if_new(url: &str, allow: &Allow, seen: &Seen) -> Result<Option<Fetched>, String> {
+    check_url(url, allow)?;
+    let is_safe = url.starts_with("https://");
+    let config = web::config(&allow.ca_file, false)?
+        .https_only(is_safe)
+        .max_redirects(if is_safe { REDIRECTS } else { 0 })
+        .max_redirects_will_error(is_safe)
+        .timeout_global(Some(LIMIT));
+    let mut request = config.build().new_agent().get(url);
+    for (name, value) in [("if-none-match", &seen.etag), ("if-modified-since", &seen.modified)] {
+        if !value.is_empty() {
+            request = request.header(name, value);
+        }
+    }
+    let mut response = request.call().map_err(|error| error.to_string())?;
+    let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    match response.status().as_u16() {
+        304 => return Ok(None),
+        200 => {}
+        code @ 301..=308 => return Err(format!("status {code}: redirects are followed between https addresses only")),
+        code => return Err(format!("status {code}")),
+    }
+    if header("content-length").is_empty() && header("transfer-encoding").is_empty() {
+        return Err("the server does not say how long its answer is, so that a cut one would not be noticed".to_owned());
+    }
+    let (etag, modified) = (header("etag").to_owned(), header("last-modified").to_owned());
+    let body = response.body_mut().with_config().limit(TEXT_LIMIT).read_to_vec();
+    let body = body.map_err(|error| format!("{error}; no more than 64 KiB are taken"))?;
+    let text = String::from_utf8(body).map_err(|_| "the answer is no UTF-8 text".to_owned())?;
+    Ok(Some(Fetched { text, etag, modified }))
+}
+
+/// Fetches what was joined, checks it whole, and puts it in force where it asks for nothing new. Blocks its thread.
+/// `true`: something has changed on disk.
+fn look(state: &Path, joined: &Joined, local: &Config) -> Result<bool, String> {
+    let before: Seen = read_json(state, "seen.json").unwrap_or_default();
+    let now = clock::now().epoch;
+    let fetched = fetch_if_new(&joined.url, &local.allow, &before)?;
+    let Some(Fetched { text, etag, modified }) = fetched else {
+        note(state, &Seen { looked: now, ..before })?;
+        return Ok(false);
+    };
+    let [in_force, waiting] = [IN_FORCE, WAITING].map(|name| read_text(state, name));
+    if in_force.as_ref() == Some(&text) || waiting.as_ref() == Some(&text) {
+        let is_back = in_force.as_ref() == Some(&text) && waiting.is_some();
+        if is_back {
+            state::remove_file(&path(state, WAITING)).map_err(|error| error.to_string())?;
+        }
+        note(state, &Seen { etag, modified, looked: now, ..before })?;
+        return Ok(is_back);
+    }
+    let offer = read_offer(&text, &joined.url, local).map_err(|problems| shorten(&problems))?;
+    if joined.is_trusted || offer.unaccepted(&joined.accepted).is_empty() {
+        put_in_force(state, &text).map_err(|error| error.to_string())?;
+        note(state, &Seen { etag, modified, looked: now, changed: now })?;
+    } else {
+        write(state, WAITING, text.as_bytes()).map_err(|error| error.to_string())?;
+        note(state, &Seen { etag, modified, looked: now, ..before })?;
+    }
+    Ok(true)
+}
+
+fn note(state: &Path, seen: &Seen) -> Result<(), String> {
+    let content = serde_json::to_vec(seen).unwrap_or_default();
+    write(state, "seen.json", &content).map_err(|error| error.to_string())
+}
+
+/// A broken text may have a problem in each line.
+fn shorten(problems: &[String]) -> String {
+    let more = problems.len().saturating_sub(3);
+    let shown = problems.get(..3).unwrap_or(problems).join("; ");
+    if more > 0 { format!("{shown}; and {more} more") } else { shown }
+}
+
+/// The daemon's side.
+#[derive(Default)]
+pub struct Remote {
+    joined: Option<Joined>,
+    /// Boot second at which it is fetched next; `None`: nothing is joined, or it is being fetched.
+    pub due: Option<f64>,
+    pub told: Option<report::Remote>,
+}
+
+impl Remote {
+    /// The local configuration with what is in force on disk. Another url is looked at soon.
+    pub fn adopt(&mut self, state: &Path, local: &Config) -> Config {
+        let joined = read_joined(state);
+        if joined.as_ref().map(|joined| &joined.url) != self.joined.as_ref().map(|joined| &joined.url) {
+            let now = clock::now().boot;
+            let soon = FIRST.min(local.allow.refresh.as_secs_f64());
+            self.due = joined.as_ref().map(|_| now + soon * draw(now));
+        }
+        self.joined = joined;
+        self.told = None;
+        let Some(joined) = &self.joined else {
+            return local.clone();
+        };
+        let mut told = report::Remote { url: joined.url.clone(), ..report::Remote::default() };
+        told.waiting = read_waiting(state).map_or(Vec::new(), |text| {
+            let offer = read_offer(&text, &joined.url, local).unwrap_or_default();
+            offer.unaccepted(&joined.accepted)
+        });
+        let mut config = local.clone();
+        if let Some(text) = read_text(state, IN_FORCE) {
+            match read_offer(&text, &joined.url, local) {
+                Ok(offer) if joined.is_trusted || offer.unaccepted(&joined.accepted).is_empty() => {
+                    config = local.with(&offer);
+                    told.hash = hash(&text);
+                    told.refused = offer.refused;
+                }
+                Ok(offer) => told.waiting = offer.unaccepted(&joined.accepted),
+                Err(problems) => told.refused = problems,
+            }
+        }
+        self.told = Some(told);
+        self.date(state);
+        config
+    }
+
+    fn date(&mut self, state: &Path) {
+        if let Some(told) = &mut self.told {
+            let seen: Seen = read_json(state, "seen.json").unwrap_or_default();
+            (told.looked, told.changed) = (seen.looked, seen.changed);
+        }
+    }
+
+    /// What is to be done off the loop, when it is time.
+    pub fn job(
+        &mut self,
+        state: &Path,
+        local: &Config,
+        now: f64,
+    ) -> Option<impl FnOnce() -> Result<bool, String> + Send + use<>> {
+        let joined = self.joined.clone().filter(|_| self.due.is_some_and(|due| now >= due))?;
+        let (state, local) = (state.to_owned(), local.clone());
+        self.due = None;
+        Some(move || look(&state, &joined, &local).map_err(|why| format!("{}: {why}", joined.url)))
+    }
+
+    /// A look is over: the next one is due before `refresh` is.
+    pub fn looked(&mut self, state: &Path, local: &Config) {
+        let now = clock::now().boot;
+        self.due = self.joined.as_ref().map(|_| now + local.allow.refresh.as_secs_f64() * (0.8 + 0.2 * draw(now)));
+        self.date(state);
+    }
+}
