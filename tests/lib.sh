@@ -138,9 +138,13 @@ need_program() {
   export "$variable=$found"
 }
 
+need_openssl() {
+  command -v openssl >/dev/null || install_packages openssl openssl
+}
+
 # Servers for metrics: each test starts and stops its own. Exports PLANCTON_TEST_INFLUXD.
 need_influxdb() {
-  command -v openssl >/dev/null || install_packages openssl openssl || return 1
+  need_openssl || return 1
   need_program PLANCTON_TEST_INFLUXD influxdb influxd
 }
 

@@ -3,7 +3,7 @@
 #   tests/run.sh [--without-engine] [NAME…]      NAME: only tests/NAME.rs
 # Starts what the live tests need and stops what it started. What cannot run here is named, with the reason, and
 # counted as skipped. Live are tests/live*.rs, tests/engine*.rs and files with a line "// needs: engine" (or
-# "registry", which brings the engine along, "influxdb", "victoriametrics"; a "browser" is no engine); "// threads: N"
+# "registry", which brings the engine along, "influxdb", "victoriametrics"; "browser" and "openssl" are no engine); "// threads: N"
 # sets how many tests of a file run at once (2).
 # At the end every failure is named once more; the last line is "N passed, N failed, N skipped"; the exit code is 0 only
 # if nothing failed.
@@ -185,8 +185,10 @@ title "build of the tests"
 if timeout -k 10 "$limit" cargo test --locked --no-run; then
   [ "${#only[@]}" -gt 0 ] || cargo_test "unit tests" --bins
   for name in $(test_files black-box); do
-    if [[ "$(needs_words "$name")" == *browser* ]] && ! need_browser >&2; then
-      skip "$(count_tests "$name")" "$name" "no Chromium could be had, see above"
+    without=''
+    for need in $(needs_words "$name"); do "need_$need" >&2 || without=$need; done
+    if [ -n "$without" ]; then
+      skip "$(count_tests "$name")" "$name" "no $without could be had, see above"
       continue
     fi
     cargo_test "$name" --test "$name" -- --test-threads="$(threads "$name")"

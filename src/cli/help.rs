@@ -291,19 +291,18 @@ What the pilots were doing is lost. Nothing runs until the daemon is started.",
         options: &[flag("yes", "for scripts: accept what it asks for without being asked")],
         text: "\
 Shows what it asks for and all that it would be sent, and asks you. It can add
-pilots and make this machine give less; [share] and [owner] stay yours, and what
-[allow] does not name it does not get. It is looked at again every hour; one
+pilots and make this machine give less: [share] and [owner] stay yours, and it
+gets nothing that [allow] does not name. It is looked at again every hour; one
 that asks for more than you accepted waits for `plancton accept`.",
         example: "plancton join https://project.example.org/plancton.toml",
         group: "Projects",
-        ..PLAIN
     },
     Topic {
         name: "accept",
         summary: "Accept what a newer configuration of the project asks for",
         options: &[flag("yes", "for scripts: without being asked")],
         text: "\
-Shows it first, and what is new. Until then the one you accepted stays in force.",
+Shows it first, and what is new. Until then the one accepted stays in force.",
         ..PLAIN
     },
     Topic {

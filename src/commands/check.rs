@@ -2,10 +2,11 @@
 
 use super::{Place, run, say};
 use crate::cli::Exit;
-use crate::config::{Auto, Config, Influx, MissingLimits, Pilot};
+use crate::config::{Auto, Config, Influx, MissingLimits, Pilot, read_offer};
 use crate::host::{disk, memory, power, thermal, topology};
 use crate::metrics::{Answer, probe};
 use crate::observe::facts::{Facts, read_facts};
+use crate::remote;
 use crate::report::Status;
 use crate::state;
 use crate::units::{Bytes, float};
@@ -58,6 +59,7 @@ pub fn check(place: &Place, offline: bool) -> Exit {
         }
         sensors(&mut findings);
         config.influxdb.iter().for_each(|target| metrics(target, &mut findings));
+        joined(place, &config, &mut findings);
     }
     say(&findings.text);
     findings.exit
@@ -322,6 +324,25 @@ fn metrics(target: &Influx, findings: &mut Findings) {
     match verdict {
         Verdict::Bad => findings.bad(Exit::Failed, "metrics", format!("{}: {text}", target.title())),
         _ => findings.add(verdict, "metrics", format!("{}: {text}", target.title())),
+    }
+}
+
+fn joined(place: &Place, config: &Config, findings: &mut Findings) {
+    let Some(joined) = remote::read_joined(&place.dirs.state) else {
+        return;
+    };
+    let read = remote::fetch(&joined.url, &config.allow)
+        .and_then(|fetched| read_offer(&fetched.text, &joined.url, config).map_err(|problems| problems.join("; ")));
+    match read {
+        Ok(offer) => {
+            let text = format!("{}: {} classes for this machine", joined.url, offer.pilots.len());
+            findings.add(Verdict::Good, "joined", text);
+            offer.refused.iter().for_each(|why| findings.add(Verdict::Careful, "joined", why));
+        }
+        Err(why) => {
+            let text = format!("{}: {why}; what was accepted last stays in force", joined.url);
+            findings.bad(Exit::Failed, "joined", text);
+        }
     }
 }
 

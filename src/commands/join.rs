@@ -121,7 +121,7 @@ fn describe(place: &Place, url: &str, text: &str, offer: &Offer, config: &Config
     told += &list("Its pilots", &pilots.collect::<Vec<_>>());
     told += &list("It makes this machine give less", &offer.lowered());
     if !offer.influxdb.is_empty() {
-        told += "\nWhat it would be sent, with the class's own name for CLASS and figures for zeros:\n";
+        told += "\nWhat it would be sent, with figures for zeros and each class's name for CLASS:\n";
         for line in metrics::example(&place.instance(config)) {
             let _ = writeln!(told, "  {line}");
         }

@@ -7,7 +7,7 @@ mod send;
 mod uplink;
 
 use crate::config::Influx;
-use crate::decide::{Decision, EndKind, Gone, Observation};
+use crate::decide::{Decision, EndKind, Gone, MemoryUse, Observation};
 use crate::engine::Counters;
 use crate::report::{self, Sink, Status};
 use points::{Tally, View};
@@ -30,13 +30,15 @@ pub fn example(instance: &str) -> Vec<String> {
     let status = Status {
         pilots: vec![report::Pilot { class: class(), ..report::Pilot::default() }],
         sinks: vec![Sink { url: "SINK".to_owned(), ..Sink::default() }],
+        cpus: report::Cpus { pilots: Some(0.0), ..report::Cpus::default() },
+        memory: report::Memory { pilots: Some(0), ..report::Memory::default() },
         ..Status::default()
     };
+    let seen = Observation { memory: Some(MemoryUse::default()), ..Observation::default() };
     let mut points = view.ends(0, &[gone]);
-    points.extend(view.sample(&status, &Observation::default(), Counters::default(), &Tally::default()));
+    points.extend(view.sample(&status, &seen, Counters::default(), &Tally::default()));
     let mut lines = String::new();
     points.iter().for_each(|point| line::encode(point, &mut lines));
-    // Without the time.
     lines.lines().map(|line| line.rsplit_once(' ').map_or(line, |(line, _)| line).to_owned()).collect()
 }
 
