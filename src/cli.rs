@@ -85,7 +85,7 @@ pub enum Command {
     Replay(PathBuf),
     History { days: u64, json: bool, csv: bool },
     Report(PathBuf),
-    Join { url: String, yes: bool },
+    Join { url: String, key: Option<String>, yes: bool },
     Accept { yes: bool },
     Leave,
     Reap,
@@ -165,7 +165,7 @@ impl Words {
                 Command::History { days: self.number("days")?.unwrap_or(14), json: has("json"), csv: has("csv") }
             }
             "report" => Command::Report(self.argument().map_or_else(|_| "plancton-report.html".into(), PathBuf::from)),
-            "join" => Command::Join { url: self.word()?, yes: has("yes") },
+            "join" => Command::Join { url: self.word()?, key: self.text("key")?, yes: has("yes") },
             "accept" => Command::Accept { yes: has("yes") },
             "leave" => Command::Leave,
             "reap" => Command::Reap,

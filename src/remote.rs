@@ -7,6 +7,7 @@ use crate::report;
 use crate::state::{self, Durable, StateError};
 use crate::units::draw;
 use crate::{clock, web};
+use minisign_verify::{PublicKey, Signature};
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -25,6 +26,8 @@ const FIRST: f64 = 30.0;
 #[serde(default)]
 pub struct Joined {
     pub url: String,
+    /// Of minisign, as base64; empty: nothing is signed.
+    pub key: String,
     /// See [`crate::config::Offer::asks`].
     pub accepted: Vec<String>,
     /// The url came with the deployment of this daemon, and with it the consent to all that it may ask for.
@@ -80,9 +83,9 @@ pub fn read_joined(state: &Path) -> Option<Joined> {
     read_json::<Joined>(state, "joined.json").filter(|joined| !joined.url.is_empty())
 }
 
-/// What was fetched from another url goes.
+/// What was fetched from another url, or under another key, goes.
 pub fn write_joined(state: &Path, joined: &Joined) -> Result<(), StateError> {
-    if read_joined(state).is_some_and(|before| before.url != joined.url) {
+    if read_joined(state).is_some_and(|before| (before.url, before.key) != (joined.url.clone(), joined.key.clone())) {
         let _ = leave(state);
     }
     state::make_directory(&directory(state), 0o700)?;
@@ -124,13 +127,35 @@ pub fn check_url(url: &str, allow: &Allow) -> Result<(), String> {
     }
 }
 
-/// Errors: no address, no (whole) answer, or one that is no text of a sensible size.
-pub fn fetch(url: &str, allow: &Allow) -> Result<Fetched, String> {
-    fetch_if_new(url, allow, &Seen::default())?.ok_or_else(|| "status 304 without having asked for it".to_owned())
+/// What was joined, or is to be. Errors: no address, no (whole) answer, no text of a sensible size, no good signature.
+pub fn fetch(joined: &Joined, allow: &Allow) -> Result<Fetched, String> {
+    let fetched = fetch_if_new(joined, allow, &Seen::default())?;
+    fetched.ok_or_else(|| "status 304 without having asked for it".to_owned())
+}
+
+fn fetch_if_new(joined: &Joined, allow: &Allow, seen: &Seen) -> Result<Option<Fetched>, String> {
+    let fetched = get(&joined.url, allow, seen)?;
+    if let Some(fetched) = fetched.as_ref().filter(|_| !joined.key.is_empty()) {
+        let place = format!("{}.minisig", joined.url);
+        let signature = get(&place, allow, &Seen::default()).map_err(|why| format!("its signature {place}: {why}"))?;
+        let signature = signature.map_or(String::new(), |signature| signature.text);
+        verify(&joined.key, &fetched.text, &signature).map_err(|why| format!("its signature {place}: {why}"))?;
+    }
+    Ok(fetched)
+}
+
+pub fn check_key(key: &str) -> Result<(), String> {
+    let read = PublicKey::from_base64(key).map(drop);
+    read.map_err(|why| format!("'{key}' is no public key of minisign ({why}); it is the second line of the .pub file"))
+}
+
+fn verify(key: &str, text: &str, signature: &str) -> Result<(), minisign_verify::Error> {
+    let signature = Signature::decode(signature)?;
+    PublicKey::from_base64(key)?.verify(text.as_bytes(), &signature, false)
 }
 
 /// `None`: it has not changed.
-fn fetch_if_new(url: &str, allow: &Allow, seen: &Seen) -> Result<Option<Fetched>, String> {
+fn get(url: &str, allow: &Allow, seen: &Seen) -> Result<Option<Fetched>, String> {
     check_url(url, allow)?;
     let is_safe = url.starts_with("https://");
     let config = web::config(&allow.ca_file, false)?
@@ -167,7 +192,7 @@ fn fetch_if_new(url: &str, allow: &Allow, seen: &Seen) -> Result<Option<Fetched>
 fn look(state: &Path, joined: &Joined, local: &Config) -> Result<bool, String> {
     let before: Seen = read_json(state, "seen.json").unwrap_or_default();
     let now = clock::now().epoch;
-    let fetched = fetch_if_new(&joined.url, &local.allow, &before)?;
+    let fetched = fetch_if_new(joined, &local.allow, &before)?;
     let Some(Fetched { text, etag, modified }) = fetched else {
         note(state, &Seen { looked: now, ..before })?;
         return Ok(false);

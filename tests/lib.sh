@@ -142,6 +142,10 @@ need_openssl() {
   command -v openssl >/dev/null || install_packages openssl openssl
 }
 
+need_minisign() {
+  command -v minisign >/dev/null || install_packages minisign minisign
+}
+
 # Servers for metrics: each test starts and stops its own. Exports PLANCTON_TEST_INFLUXD.
 need_influxdb() {
   need_openssl || return 1

@@ -1,6 +1,6 @@
 //! The real binary and web servers that publish configurations, good and hostile ones: what is joined runs, what was not
 //! consented to changes nothing and is named in `status`, and a server that is away takes nothing from anybody.
-// needs: openssl
+// needs: minisign openssl
 // threads: 8
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::expect_used)]
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, dead_code)]
@@ -125,13 +125,12 @@ fn problems(machine: &Machine) -> String {
 }
 
 #[test]
-fn joined_changed_and_left() {
+fn nobody_joins_unasked() {
     let sink = "[[influxdb]]\nurl = \"http://127.0.0.1:9#d\"\n";
     let site = Site::new(&(project("privileged = false") + sink));
-    let mut machine = Machine::new();
-    machine.start(&owner());
-    machine.wait_for("it waits for pilots", || machine.reason() == "no-pilot");
-    // Nobody is asked, and nothing happens.
+    let machine = Machine::new();
+    machine.scratch.file("config.toml", owner());
+    // Nobody is there to be asked, and nothing happens.
     let (code, text) = said(&machine, &["join", &site.url()]);
     assert_eq!(code, Some(64), "{text}");
     for words in [
@@ -150,6 +149,15 @@ fn joined_changed_and_left() {
         assert!(!text.contains(word), "{word} in\n{text}");
     }
     assert!(!machine.scratch.0.join("state/remote").exists());
+}
+
+#[test]
+fn joined_changed_and_left() {
+    let sink = "[[influxdb]]\nurl = \"http://127.0.0.1:9#d\"\n";
+    let site = Site::new(&(project("privileged = false") + sink));
+    let mut machine = Machine::new();
+    machine.start(&owner());
+    machine.wait_for("it waits for pilots", || machine.reason() == "no-pilot");
     let (code, text) = said(&machine, &["join", "--yes", &site.url()]);
     assert!(code == Some(0) && text.contains("the daemon takes it over now"), "{text}");
     machine.wait_for_pilots(3);
@@ -476,4 +484,60 @@ fn https_certificates_and_redirects() {
         &fs::metadata(machine.scratch.0.join("state/remote")).unwrap().permissions(),
     );
     assert_eq!(mode & 0o777, 0o700, "a token may be in it");
+}
+
+#[test]
+fn what_is_not_signed_is_not_taken() {
+    let scratch = Scratch::new();
+    let keys = ["ours", "other"].map(|name| {
+        minisign(&scratch, &format!("-G -W -p {name}.pub -s {name}.key"));
+        let public = fs::read_to_string(scratch.0.join(format!("{name}.pub"))).unwrap();
+        public.lines().nth(1).unwrap().to_owned()
+    });
+    let sign = |text: &str, key: &str| {
+        scratch.file("text", text);
+        minisign(&scratch, &format!("-S -W -s {key}.key -m text -x signature"));
+        fs::read_to_string(scratch.0.join("signature")).unwrap()
+    };
+    let site = Site::new("");
+    let publish = |text: &str, signature: String| {
+        let text = text.to_owned();
+        site.answer(move |head, stream| {
+            let body = if head.contains(".minisig ") { &signature } else { &text };
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
+        });
+    };
+    let mut machine = Machine::new();
+    machine.scratch.file("config.toml", owner());
+    let good = project("max = 2");
+    let join = |key: &str| said(&machine, &["join", "--yes", "--key", key, &site.url()]);
+    let wrong = [sign(&good, "other"), sign(&project(""), "ours"), "garbage".to_owned(), String::new()];
+    for signature in wrong.clone() {
+        publish(&good, signature);
+        let (code, text) = join(&keys[0]);
+        assert!(code == Some(1) && text.contains(".minisig: ") && text.contains("nothing was joined"), "{text}");
+    }
+    assert_eq!(join("RWQnonsense").0, Some(64));
+    publish(&good, sign(&good, "ours"));
+    let (code, text) = join(&keys[0]);
+    assert_eq!(code, Some(0), "{text}");
+    machine.start(&owner());
+    machine.wait_for_pilots(2);
+    let (hash, running) = (remote(&machine)["hash"].clone(), machine.engine.in_state("running"));
+    let newer = project("max = 3");
+    for signature in wrong {
+        publish(&newer, signature);
+        machine.wait_for("it is refused", || problems(&machine).contains(".minisig: "));
+        assert_eq!((&remote(&machine)["hash"], machine.engine.in_state("running").len()), (&hash, running.len()));
+        publish(&good, sign(&good, "ours"));
+        machine.wait_for("well again", || problems(&machine) == "[]");
+    }
+    publish(&newer, sign(&newer, "ours"));
+    machine.wait_for_pilots(3);
+}
+
+fn minisign(scratch: &Scratch, arguments: &str) {
+    let mut command = Command::new("minisign");
+    let output = command.args(arguments.split(' ')).current_dir(&scratch.0).output().unwrap();
+    assert!(output.status.success(), "minisign {arguments}: {output:?}");
 }

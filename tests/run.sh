@@ -3,7 +3,7 @@
 #   tests/run.sh [--without-engine] [NAME…]      NAME: only tests/NAME.rs
 # Starts what the live tests need and stops what it started. What cannot run here is named, with the reason, and
 # counted as skipped. Live are tests/live*.rs, tests/engine*.rs and files with a line "// needs: engine" (or
-# "registry", which brings the engine along, "influxdb", "victoriametrics"; "browser" and "openssl" are no engine); "// threads: N"
+# "registry", which brings the engine along, "influxdb", "victoriametrics"; "browser", "minisign" and "openssl" are no engine); "// threads: N"
 # sets how many tests of a file run at once (2).
 # At the end every failure is named once more; the last line is "N passed, N failed, N skipped"; the exit code is 0 only
 # if nothing failed.

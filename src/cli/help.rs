@@ -288,12 +288,16 @@ What the pilots were doing is lost. Nothing runs until the daemon is started.",
         name: "join",
         arguments: "URL",
         summary: "Run the pilots of a project that publishes a configuration",
-        options: &[flag("yes", "for scripts: accept what it asks for without being asked")],
+        options: &[
+            with("key", "PUBKEY", "take only what is signed with this key of minisign"),
+            flag("yes", "for scripts: accept what it asks for without being asked"),
+        ],
         text: "\
 Shows what it asks for and all that it would be sent, and asks you. It can add
 pilots and make this machine give less: [share] and [owner] stay yours, and it
 gets nothing that [allow] does not name. It is looked at again every hour; one
-that asks for more than you accepted waits for `plancton accept`.",
+that asks for more than you accepted waits for `plancton accept`. With --key the
+signature has to be beside it, as URL.minisig.",
         example: "plancton join https://project.example.org/plancton.toml",
         group: "Projects",
     },

@@ -331,7 +331,7 @@ fn joined(place: &Place, config: &Config, findings: &mut Findings) {
     let Some(joined) = remote::read_joined(&place.dirs.state) else {
         return;
     };
-    let read = remote::fetch(&joined.url, &config.allow)
+    let read = remote::fetch(&joined, &config.allow)
         .and_then(|fetched| read_offer(&fetched.text, &joined.url, config).map_err(|problems| problems.join("; ")));
     match read {
         Ok(offer) => {

@@ -10,15 +10,18 @@ use crate::remote::{self, Joined};
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 
-pub fn join(place: &Place, url: &str, yes: bool) -> Exit {
+pub fn join(place: &Place, url: &str, key: Option<&str>, yes: bool) -> Exit {
     let (config, _) = match place.config() {
         Ok(found) => found,
         Err(exit) => return exit,
     };
-    if let Err(why) = remote::check_url(url, &config.allow) {
+    let is_fine = remote::check_url(url, &config.allow).and_then(|()| key.map_or(Ok(()), remote::check_key));
+    if let Err(why) = is_fine {
         return fail(Exit::Usage, why);
     }
-    let fetched = match remote::fetch(url, &config.allow) {
+    let key = key.unwrap_or_default().to_owned();
+    let joined = Joined { url: url.to_owned(), key, ..Joined::default() };
+    let fetched = match remote::fetch(&joined, &config.allow) {
         Ok(fetched) => fetched,
         Err(why) => return fail(Exit::Failed, format!("{url}: {why}; nothing was joined")),
     };
@@ -30,7 +33,7 @@ pub fn join(place: &Place, url: &str, yes: bool) -> Exit {
     if let Some(exit) = refused(yes, "join") {
         return exit;
     }
-    consent(place, Joined { url: url.to_owned(), accepted: offer.asks, is_trusted: false }, &fetched.text)
+    consent(place, Joined { accepted: offer.asks, ..joined }, &fetched.text)
 }
 
 /// A newer text that asks for more than was accepted.

@@ -56,7 +56,7 @@ pub fn dispatch(cli: Cli) -> Exit {
         Command::Replay(file) => replay::replay(&place, &file),
         Command::History { days, json, csv } => history::history(&place, days, json, csv),
         Command::Report(file) => history::report(&place, &file),
-        Command::Join { url, yes } => join::join(&place, &url, yes),
+        Command::Join { url, key, yes } => join::join(&place, &url, key.as_deref(), yes),
         Command::Accept { yes } => join::accept(&place, yes),
         Command::Leave => join::leave(&place),
         Command::Reap => remove::reap(&place),

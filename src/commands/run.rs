@@ -50,7 +50,7 @@ fn join_deployed(state: &Path, config: &Config) -> Result<(), Exit> {
     };
     remote::check_url(&url, &config.allow)
         .map_err(|why| fail(Exit::Configuration, format!("PLANCTON_CONFIG_URL: {why}")))?;
-    let joined = Joined { url, accepted: Vec::new(), is_trusted: true };
+    let joined = Joined { url, is_trusted: true, ..Joined::default() };
     if remote::read_joined(state).as_ref() == Some(&joined) {
         return Ok(());
     }
