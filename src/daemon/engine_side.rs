@@ -26,7 +26,8 @@ impl Daemon {
     /// An engine may announce an end before its list knows of it: then the list is read again at once.
     pub(super) fn look_again_soon(&mut self, observation: &Observation) {
         let pilots = observation.pilots.as_deref().unwrap_or(&[]);
-        let runs = |id: &str| pilots.iter().any(|p| p.id.as_str() == id && p.state == PilotState::Running);
+        // What other instances end can wait for the next tick.
+        let runs = |id: &str| pilots.iter().any(|p| p.own && p.id.as_str() == id && p.state == PilotState::Running);
         self.ending.retain_mut(|(id, seen)| {
             *seen += 1;
             *seen <= MOST_LOOKS && runs(id)
