@@ -129,7 +129,8 @@ fn every_key_is_in_the_man_page() {
 fn the_guides_examples_hold() {
     let scratch = Scratch::new("guide");
     let guide = read(root().join("packaging/plancton-site.7")).replace("\\-", "-");
-    let examples = || guide.split(".EX\n").skip(1).filter_map(|rest| rest.split_once(".EE")).map(|(example, _)| example);
+    let examples =
+        || guide.split(".EX\n").skip(1).filter_map(|rest| rest.split_once(".EE")).map(|(example, _)| example);
     let mut configurations = 0;
     for example in examples().filter(|example| example.starts_with('[')) {
         let file = scratch.0.join("config.toml");
@@ -137,8 +138,10 @@ fn the_guides_examples_hold() {
         say(Command::new(PLANCTON).arg("--config").arg(&file).args(["check", "--offline"]));
         configurations += 1;
     }
-    let golden = ["96", "48"].map(|cores| read(root().join(format!("tests/scenarios/node-{cores}-cores.txt")))).concat();
-    let figures: Vec<&str> = examples().filter(|text| text.contains(" pilots; ") || text.contains("held back")).collect();
+    let golden =
+        ["96", "48"].map(|cores| read(root().join(format!("tests/scenarios/node-{cores}-cores.txt")))).concat();
+    let figures: Vec<&str> =
+        examples().filter(|text| text.contains(" pilots; ") || text.contains("held back")).collect();
     for text in &figures {
         assert!(golden.contains(&format!("({})", text.trim())), "no scenario says: {text}");
     }
