@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Man pages and shell completions, made from what the binary says itself, so that they stay in step.
-# usage: texts.sh PLANCTON DIR     writes DIR/{plancton.8,plancton.toml.5,plancton.bash,_plancton,plancton.fish}
+# Man pages and shell completions, made from what the binary says itself, so that they stay in step; and the site's guide.
+# usage: texts.sh PLANCTON DIR     writes DIR/{plancton.8,plancton.toml.5,plancton-site.7,plancton.bash,_plancton,plancton.fish}
 set -euo pipefail
 
 plancton=$1 out=$2
@@ -61,7 +61,7 @@ may drain, snooze and resume the machine's daemon.
 Access to the engine's socket is root on the machine (with a rootless engine: your user). Plancton needs it, as everything
 does that starts containers.
 .SH SEE ALSO
-plancton.toml(5), systemctl(1), docker(1), podman(1)
+plancton.toml(5), plancton\-site(7), systemctl(1), docker(1), podman(1)
 ROFF
 }
 
@@ -77,7 +77,7 @@ man_5() {
     /^# / { sub(/^# /, ""); text[++lines] = roff($0); next }
     /^$/ { flush() }
     END { flush() }'
-  printf '.SH SEE ALSO\nplancton(8)\n'
+  printf '.SH SEE ALSO\nplancton(8), plancton\\-site(7)\n'
 }
 
 bash_completion() {
@@ -155,6 +155,7 @@ fish_completion() {
 
 man_8 >"$out/plancton.8"
 man_5 >"$out/plancton.toml.5"
+sed "s/@VERSION@/$version/" "$(dirname "${BASH_SOURCE[0]}")/plancton-site.7" >"$out/plancton-site.7"
 bash_completion >"$out/plancton.bash"
 zsh_completion >"$out/_plancton"
 fish_completion >"$out/plancton.fish"

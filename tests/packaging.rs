@@ -116,12 +116,39 @@ fn every_key_is_in_the_man_page() {
         assert!(man.contains(&format!("\\fB{key}\\fR")) || man.contains(&format!(".SH {key}")), "{key}");
     }
     if exists("groff") {
-        for page in ["plancton.8", "plancton.toml.5"] {
+        for page in ["plancton.8", "plancton.toml.5", "plancton-site.7"] {
             let said =
                 Command::new("groff").args(["-man", "-Tutf8", "-ww", "-z"]).arg(scratch.0.join(page)).output().unwrap();
             assert!(said.stderr.is_empty(), "{page}: {}", String::from_utf8_lossy(&said.stderr));
         }
     }
+}
+
+/// What the guide tells administrators to write is a good configuration, and its figures are those of the golden scenarios.
+#[test]
+fn the_guides_examples_hold() {
+    let scratch = Scratch::new("guide");
+    let guide = read(root().join("packaging/plancton-site.7")).replace("\\-", "-");
+    let examples =
+        || guide.split(".EX\n").skip(1).filter_map(|rest| rest.split_once(".EE")).map(|(example, _)| example);
+    let mut configurations = 0;
+    for example in examples().filter(|example| example.starts_with('[')) {
+        let file = scratch.0.join("config.toml");
+        fs::write(&file, example).unwrap();
+        say(Command::new(PLANCTON).arg("--config").arg(&file).args(["check", "--offline"]));
+        configurations += 1;
+    }
+    let golden =
+        ["96", "48"].map(|cores| read(root().join(format!("tests/scenarios/node-{cores}-cores.txt")))).concat();
+    let figures: Vec<&str> =
+        examples().filter(|text| text.contains(" pilots; ") || text.contains("held back")).collect();
+    for text in &figures {
+        assert!(golden.contains(&format!("({})", text.trim())), "no scenario says: {text}");
+    }
+    assert_eq!((configurations, figures.len()), (5, 3));
+    let scenario = read(root().join("tests/scenarios/node-96-cores.toml"));
+    let plain = |text: &str| text.lines().filter(|line| line.contains(" = ")).collect::<Vec<_>>().join("\n");
+    assert!(examples().any(|example| plain(example) == plain(&scenario)), "the guide shows what was replayed");
 }
 
 #[test]
