@@ -176,7 +176,9 @@ fn create_and_start(engine: &Engine, name: &str, image: &str, class: &Class, set
 /// A mount source that is not there is the class's state, not a failure that wants a longer and longer wait.
 fn refused(class: &Class, text: String) -> LaunchResult {
     let missing = ["does not exist", "no such file"].iter().any(|words| text.contains(words));
-    match class.mounts.iter().find(|mount| missing && text.contains(&mount.source)) {
+    let named = class.mounts.iter().filter(|mount| missing && text.contains(&mount.source));
+    // Of /a and /a/b in it, the longer one is meant.
+    match named.max_by_key(|mount| mount.source.len()) {
         Some(mount) => LaunchResult::MountMissing(mount.source.clone()),
         None if text.contains("not a shared") => LaunchResult::Failed(format!(
             "{text}; `mount --make-rshared` it on this machine, or leave the propagation out"

@@ -296,8 +296,7 @@ What the pilots were doing is lost. Nothing runs until the daemon is started.",
 Shows what it asks for and all that it would be sent, and asks you. It can add
 pilots and make this machine give less: [share] and [owner] stay yours, and it
 gets nothing that [allow] does not name. It is looked at again every hour; one
-that asks for more than you accepted waits for `plancton accept`. With --key the
-signature has to be beside it, as URL.minisig.",
+that asks for more waits for `plancton accept`. Signatures are at URL.minisig.",
         example: "plancton join https://project.example.org/plancton.toml",
         group: "Projects",
     },

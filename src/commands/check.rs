@@ -2,7 +2,7 @@
 
 use super::{Place, run, say};
 use crate::cli::Exit;
-use crate::config::{Auto, Config, Influx, MissingLimits, Pilot, read_offer};
+use crate::config::{Auto, Config, Influx, MissingLimits, Pilot};
 use crate::host::{disk, memory, power, thermal, topology};
 use crate::metrics::{Answer, probe};
 use crate::observe::facts::{Facts, read_facts};
@@ -332,7 +332,7 @@ fn joined(place: &Place, config: &Config, findings: &mut Findings) {
         return;
     };
     let read = remote::fetch(&joined, &config.allow)
-        .and_then(|fetched| read_offer(&fetched.text, &joined.url, config).map_err(|problems| problems.join("; ")));
+        .and_then(|fetched| remote::read(&fetched.text, &joined.url, config).map_err(|problems| problems.join("; ")));
     match read {
         Ok(offer) => {
             let text = format!("{}: {} classes for this machine", joined.url, offer.pilots.len());

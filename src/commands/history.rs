@@ -1,7 +1,7 @@
 //! `history` and `report`: what this machine gave, from the record in the state directory.
 
 use super::view::{history as text, page};
-use super::{Place, complain, fail, host_name, say, screen};
+use super::{Place, complain, fail, say, screen};
 use crate::cli::Exit;
 use crate::clock;
 use crate::record::{Hours, keep};
@@ -22,7 +22,7 @@ pub fn history(place: &Place, days: u64, json: bool, csv: bool) -> Exit {
 
 pub fn report(place: &Place, file: &Path) -> Exit {
     let page = match read(place) {
-        Ok(hours) => page::render(&hours, &host_name(), clock::now().epoch, &screen().zone),
+        Ok(hours) => page::render(&hours, &crate::host::name(), clock::now().epoch, &screen().zone),
         Err(exit) => return exit,
     };
     if file == Path::new("-") {

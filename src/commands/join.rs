@@ -4,7 +4,7 @@
 use super::view::clean;
 use super::{Place, fail, run, say};
 use crate::cli::Exit;
-use crate::config::{Config, Offer, read_offer};
+use crate::config::{Config, Offer};
 use crate::metrics;
 use crate::remote::{self, Joined};
 use std::fmt::Write as _;
@@ -25,7 +25,7 @@ pub fn join(place: &Place, url: &str, key: Option<&str>, yes: bool) -> Exit {
         Ok(fetched) => fetched,
         Err(why) => return fail(Exit::Failed, format!("{url}: {why}; nothing was joined")),
     };
-    let offer = match read_offer(&fetched.text, url, &config) {
+    let offer = match remote::read(&fetched.text, url, &config) {
         Ok(offer) => offer,
         Err(problems) => return fail(Exit::Failed, clean_lines(&problems) + "\nplancton: nothing was joined"),
     };
@@ -47,7 +47,7 @@ pub fn accept(place: &Place, yes: bool) -> Exit {
         Ok(found) => found,
         Err(exit) => return exit,
     };
-    let offer = match read_offer(&text, &joined.url, &config) {
+    let offer = match remote::read(&text, &joined.url, &config) {
         Ok(offer) => offer,
         Err(problems) => return fail(Exit::Failed, clean_lines(&problems)),
     };
@@ -123,13 +123,13 @@ fn describe(place: &Place, url: &str, text: &str, offer: &Offer, config: &Config
         pilots.map(|pilot| format!("'{}': {}, {} cores, {}", pilot.name, pilot.image, pilot.cpus, pilot.memory));
     told += &list("Its pilots", &pilots.collect::<Vec<_>>());
     told += &list("It makes this machine give less", &offer.lowered());
-    if !offer.influxdb.is_empty() {
+    if let Some(sink) = offer.influxdb.first() {
         told += "\nWhat it would be sent, with figures for zeros and each class's name for CLASS:\n";
-        for line in metrics::example(&place.instance(config)) {
+        for line in metrics::example(&place.instance(config), sink) {
             let _ = writeln!(told, "  {line}");
         }
     }
-    told + "\nYour [share] and [owner] hold for its pilots as for any others.\n"
+    told + "\nYour [share] and [owner] hold for its pilots as for any others. They are told this machine's name and their limits.\n"
 }
 
 fn list(title: &str, lines: &[String]) -> String {

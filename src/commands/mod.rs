@@ -173,11 +173,6 @@ impl Place {
     }
 }
 
-/// The machine's name, for pilots and metrics.
-fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
-}
-
 fn show_config(place: &Place, default: bool) -> Exit {
     if default {
         say(config::DEFAULT_TEXT);

@@ -1,6 +1,6 @@
 //! `run`, and the loop in the background where there is no systemd: `start`, `stop`.
 
-use super::{Place, complain, fail, host_name, say, wait_until};
+use super::{Place, complain, fail, say, wait_until};
 use crate::cli::Exit;
 use crate::config::Config;
 use crate::daemon::{self, Start};
@@ -40,7 +40,7 @@ fn prepare(place: &Place, once: bool, dry_run: bool, record: Option<&Path>) -> R
     join_deployed(&dirs.state, &config)?;
     let record = record.map(open_record).transpose()?;
     let instance = place.instance(&config);
-    Ok(Start { config, config_file, dirs, engine, instance, host: host_name(), once, dry_run, record, lock })
+    Ok(Start { config, config_file, dirs, engine, instance, host: crate::host::name(), once, dry_run, record, lock })
 }
 
 /// The url that came with this daemon's deployment, as in a container; the first look at it is the loop's.

@@ -13,6 +13,11 @@ pub mod processes;
 pub mod thermal;
 pub mod topology;
 
+/// The machine's own name.
+pub fn name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 #[cfg(test)]
 pub mod tree {
     //! A made-up root for tests, below the temporary directory, removed when dropped.

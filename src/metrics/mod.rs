@@ -22,8 +22,8 @@ pub fn probe(target: &Influx) -> Answer {
 }
 
 /// Every line that a target gets that is told nothing of the owner, made from a status without figures.
-pub fn example(instance: &str) -> Vec<String> {
-    let view = View { instance: instance.to_owned(), host: String::new(), owner: false };
+pub fn example(instance: &str, target: &Influx) -> Vec<String> {
+    let view = View { instance: instance.to_owned(), host: target.host_alias.clone(), owner: false };
     let class = || "CLASS".to_owned();
     let (name, last_words) = ("plancton-CLASS-xxxxxx".to_owned(), String::new());
     let gone = Gone { name, class: class(), kind: EndKind::Done, at: 0.0, lived: 0.0, exit_code: 0, last_words };
