@@ -138,6 +138,9 @@ impl Daemon {
             self.flights.go(Lane::File, move || Landed::Recorded(write()));
         }
         self.report(&observation, &decision, list.as_ref().map_or(&[], |(list, _)| list));
+        if self.start.dry_run {
+            self.memory.forget_launches();
+        }
         self.next_tick = decision.wake_in.map(|seconds| observation.at.boot + seconds);
         self.look_again_soon(&observation);
         self.finished = self.finished.or_else(|| self.is_finished(&observation, &decision));
@@ -331,6 +334,7 @@ impl Daemon {
             Ok(config) => {
                 log::info!("{}: read again", file.display());
                 self.metrics.aim(&config.influxdb);
+                self.memory.forget_changed(&self.start.config, &config, clock::now().epoch);
                 self.start.config = config;
                 self.told.problem("configuration", None);
                 self.mend_group();
