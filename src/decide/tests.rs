@@ -477,6 +477,15 @@ fn one_pilot_that_lives_ends_the_back_off() {
     let probes = launches_of_class(&mut world, 1e9, 0, 150.0);
     assert!(probes.len() == 2 && probes[1] - probes[0] >= 30.0, "{probes:?}");
     assert_eq!(world.memory.classes["a"].failures, 0);
+    // Or it was configured otherwise: that is not made to wait for what was learned before.
+    let mut world = World::new(8.0, TWO_CLASSES, |_| NOISE);
+    launches_of_class(&mut world, 0.1, 1, 120.0);
+    let changed = config(&TWO_CLASSES.replacen("memory", "command = [\"x\"]\nmemory", 1));
+    world.memory.forget_changed(&world.config, &changed, world.now + 1e9);
+    (world.config, world.news) = (changed, Vec::new());
+    let start = world.now;
+    let tries = launches_of_class(&mut world, 1e9, 0, 10.0);
+    assert!(tries.len() == 2 && tries[0] <= start && tries[1] <= start + 3.0, "{tries:?} from {start} on");
 }
 
 #[test]
