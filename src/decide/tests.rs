@@ -428,7 +428,8 @@ fn launches_of_class(world: &mut World, lives: f64, code: i64, seconds: f64) -> 
             let ended = Some(Ended { exit_code: code, lived: Some(lives), ..Ended::default() });
             world.news.push(News::Buried { id, name, class, ended });
         }
-        world.now += if world.news.is_empty() { decision.wake_in.unwrap().min(0.5) } else { 0.3 };
+        let look = if launches.len() < 5 { 0.5 } else { 2.0 };
+        world.now += if world.news.is_empty() { decision.wake_in.unwrap().min(look) } else { 0.3 };
     }
     launches
 }
