@@ -117,28 +117,6 @@ fn reap_does_not_need_the_lock() {
 }
 
 #[test]
-fn a_broken_class_costs_five_starts_a_minute_and_no_room() {
-    let classes = pilot("broken", &["false"], "") + &sleeper() + "max = 3\n";
-    let instance = Instance::running(&config("1s", 6, &classes));
-    let count = |what: &str| instance.status().and_then(|status| status["counts"][what].as_u64()).unwrap_or(0);
-    assert!(poll(PATIENCE, || (count("failed") >= 1).then_some(())).is_some(), "it fails at once: {}", instance.log());
-    let minute = Instant::now();
-    let before = instance.wait_status("room", PATIENCE, |status| running_sleepers(status).len() == 3);
-    poll(seconds(60.0), || (minute.elapsed() >= seconds(59.0)).then_some(()));
-    let (starts, failed) = (count("launches") - 3, count("failed"));
-    assert!((2..=5).contains(&starts) && failed <= starts, "{starts} starts, {failed} of them failed");
-    let after = instance.status().unwrap();
-    assert_eq!(running_sleepers(&after), running_sleepers(&before), "the others' room");
-    assert_eq!(count("launch-failed"), 0);
-}
-
-fn running_sleepers(status: &Value) -> Vec<&str> {
-    let pilots = status["pilots"].as_array().unwrap();
-    let running = pilots.iter().filter(|pilot| pilot["class"] == "sleeper" && pilot["state"] == "running");
-    running.map(|pilot| pilot["id"].as_str().unwrap()).collect()
-}
-
-#[test]
 fn a_pilot_that_fails_waits_longer_and_longer() {
     let broken = pilot("broken", &["sh", "-c", "echo the disk is made of cheese; exit 3"], "");
     let instance = Instance::running(&config("1s", 2, &broken));
