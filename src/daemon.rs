@@ -145,6 +145,9 @@ impl Daemon {
             self.flights.go(Lane::File, move || Landed::Recorded(write()));
         }
         self.report(&observation, &decision, list.as_ref().map_or(&[], |(list, _)| list));
+        if self.start.dry_run {
+            self.memory.forget_launches();
+        }
         self.next_tick = decision.wake_in.map(|seconds| observation.at.boot + seconds);
         self.look_again_soon(&observation);
         self.finished = self.finished.or_else(|| self.is_finished(&observation, &decision));
@@ -361,7 +364,9 @@ impl Daemon {
 
     /// The owner's configuration or what was joined has changed.
     fn adopt(&mut self) {
-        self.start.config = self.remote.adopt(&self.start.dirs.state, &self.local);
+        let config = self.remote.adopt(&self.start.dirs.state, &self.local);
+        self.memory.forget_changed(&self.start.config, &config, clock::now().epoch);
+        self.start.config = config;
         self.told.remote(self.remote.told.as_ref());
         self.metrics.aim(&self.start.config.influxdb);
         self.mend_group();

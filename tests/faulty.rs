@@ -210,6 +210,45 @@ fn a_failed_launch_backs_off() {
     });
 }
 
+#[test]
+fn a_pull_is_told_as_it_goes_on_and_given_up_when_it_stands_still() {
+    let mut machine = Machine::new();
+    for what in ["create", "image"] {
+        machine.engine.fault(what, Fault::Status(404, "No such image: fake:1"));
+    }
+    let steps = &[
+        r#"{"status":"Pulling from fake","id":"1"}"#,
+        r#"{"status":"Downloading","progressDetail":{"current":1000,"total":3000},"id":"a"}"#,
+        r#"{"status":"Downloading","progressDetail":{"current":2000,"total":6000},"id":"b"}"#,
+        r#"{"status":"Downloading","progressDetail":{"current":3000,"total":3000},"id":"a"}"#,
+        r#"{"status":"Extracting","progressDetail":{"current":1,"total":3000},"id":"a"}"#,
+        r#"{"status":"Downloading","progressDetail":{"current":4000,"total":6000},"id":"b"}"#,
+    ];
+    machine.engine.fault("pull", Fault::Steps(steps));
+    // A pull may stand still for four times that second.
+    machine.start(&config("max-pilots = 2"));
+    let pull = || (machine.status()["pull"]["bytes"].as_u64(), machine.status()["pull"]["total"].as_u64());
+    machine.wait_for("the first layer", || pull() == (Some(1000), Some(3000)));
+    assert_eq!(machine.status()["pull"]["image"], "fake:1");
+    let told = String::from_utf8(machine.tell(&["status"]).stdout).unwrap();
+    assert!(told.lines().any(|line| line.contains("Pulling") && line.contains("fake:1: ")), "{told}");
+    machine.wait_for("both layers, after five seconds", || pull() == (Some(7000), Some(9000)));
+    let stands_still = Instant::now();
+    machine.wait_for("it is given up", || machine.reason() == "back-off");
+    let took = stands_still.elapsed();
+    assert!((Duration::from_secs(2)..Duration::from_secs(12)).contains(&took), "{took:?}");
+    let status = machine.status();
+    let text = status["reason"]["text"].as_str().unwrap();
+    assert!(text.contains("pull fake:1: no answer within 4s") && status["pull"].is_null(), "{status}");
+    machine.assert_well();
+    let gap = machine.status()["loop"]["longest_gap_ms"].as_f64().unwrap();
+    assert!(gap < 1_000.0, "the loop waited for {gap} ms");
+    assert_eq!(machine.engine.count_calls("pull"), 1);
+    machine.engine.mend();
+    machine.wait_for_pilots(2);
+    assert_eq!(machine.engine.count_calls("pull"), 2);
+}
+
 /// A class that has proved itself starts several at a time; when they fail, no more follow.
 #[test]
 fn failures_of_one_tick_count_once() {

@@ -15,13 +15,13 @@ mod machine;
 
 use common::Instance;
 use influx::{Server, certificate};
-use machine::{Machine, Scratch};
+use machine::{Machine, Scratch, becomes};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const LABEL: &str = "io.plancton.instance";
 const LONG: Duration = Duration::from_secs(90);
@@ -173,32 +173,87 @@ fn https_with_an_own_certificate_and_without_any_check() {
     assert!(!databases.contains("d4") && !databases.contains("d5"), "{databases}");
 }
 
-/// What is learned while the database is away arrives once it is back, and the loop turns as ever.
+/// What the loop did while ten pilots a second ended.
+struct Load {
+    from: f64,
+    to: f64,
+    /// CPU of a turn, and the longest gap since the daemon started.
+    turn_ms: f64,
+    gap_ms: f64,
+    resident_kib: f64,
+}
+
+fn load(machine: &Machine, seconds: f64) -> Load {
+    let number = |key: &str| machine.status()["loop"][key].as_f64().unwrap();
+    let (start, from, turns, cpu) = (Instant::now(), fake_engine::epoch(), number("turns"), number("cpu_ms"));
+    for count in 1.. {
+        becomes(Duration::from_secs(5), || start.elapsed().as_secs_f64() >= f64::from(count) / 10.0);
+        if let Some(id) = machine.engine.in_state("running").first() {
+            machine.engine.end(id, 0);
+        }
+        if f64::from(count) >= 10.0 * seconds {
+            break;
+        }
+    }
+    let process = fs::read_to_string(format!("/proc/{}/status", machine.status()["pid"])).unwrap();
+    let resident = process.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    Load {
+        from,
+        to: fake_engine::epoch(),
+        turn_ms: (number("cpu_ms") - cpu) / (number("turns") - turns),
+        gap_ms: number("longest_gap_ms"),
+        resident_kib: resident.trim().trim_end_matches(" kB").parse().unwrap(),
+    }
+}
+
+/// What is learned while the database is away arrives once it is back, and the loop turns as ever. With the figures of a
+/// long outage: `PLANCTON_TEST_OUTAGE=180 tests/run.sh live_metrics`.
 #[test]
 fn a_database_that_is_away_for_a_while() {
+    let outage = std::env::var("PLANCTON_TEST_OUTAGE").map_or(15.0, |seconds| seconds.parse().unwrap());
     let mut server = Server::influxdb(false, None);
     let mut machine = Machine::new();
     machine.start(&config(&sink(&server, "database = \"d\"")));
     machine.wait_for("a flush", || count(&server, "d", "daemon") >= 1);
+    let before = load(&machine, 10.0);
     server.down();
-    let ended = || machine.status()["counts"]["done"].as_u64().unwrap_or(0);
-    let start = std::time::Instant::now();
-    while start.elapsed() < Duration::from_secs(15) || ended() < 30 {
-        let before = ended();
-        machine.wait_for("ends", || {
-            machine.engine.in_state("running").iter().for_each(|id| machine.engine.end(id, 0));
-            ended() > before
-        });
-    }
-    assert!(problem(&machine).contains("the points wait"), "{}", problem(&machine));
-    let gap = machine.status()["loop"]["longest_gap_ms"].as_f64().unwrap();
-    assert!(gap < 2_000.0, "the loop was away for {gap} ms");
+    let during = load(&machine, outage);
+    let problem_then = problem(&machine);
     server.up();
+    assert!(problem_then.contains("the points wait"), "{problem_then}");
+    let ended = || machine.status()["counts"]["done"].as_u64().unwrap_or(0);
     machine.wait_within(LONG, "all ends", || count(&server, "d", "container") >= ended());
     machine.wait_for("the last ones too", || count(&server, "d", "container") == ended());
-    assert!(count(&server, "d", "daemon") >= 14, "a point a second, of the outage too");
     machine.wait_for("well again", || problem(&machine) == "[]");
-    assert_eq!(machine.status()["sinks"][0]["dropped"], 0);
+    // The loop's turns leave a point a second: the longest time between two of them.
+    let longest = |load: &Load| {
+        let [from, to] = [load.from, load.to].map(|at| (at * 1e3) as u64);
+        let points = format!("SELECT elapsed(containers, 1ms) FROM daemon WHERE time >= {from}ms AND time < {to}ms");
+        server.number("d", &format!("SELECT max(elapsed) FROM ({points})"))
+    };
+    let (steps, sink) = ([&before, &during].map(longest), machine.status()["sinks"][0].clone());
+    println!(
+        "{outage} s of outage, {} ends: longest time between ticks {} and then {} ms, longest gap {:.1} and then {:.1} ms, \
+         CPU of a turn {:.2} and then {:.2} ms, resident {} and then {} KiB; {} points sent, {} dropped",
+        ended(),
+        steps[0],
+        steps[1],
+        before.gap_ms,
+        during.gap_ms,
+        before.turn_ms,
+        during.turn_ms,
+        before.resident_kib,
+        during.resident_kib,
+        sink["sent"],
+        sink["dropped"],
+    );
+    assert!(ended() as f64 > 5.0 * outage, "{} ends", ended());
+    assert!(steps[0] > 0.0 && steps[1] <= 2.0 * steps[0] + 1_000.0, "ticks as ever: {steps:?} ms");
+    assert!(during.gap_ms < 2_000.0, "the loop was away for {} ms", during.gap_ms);
+    assert!(during.turn_ms < 2.0 * before.turn_ms + 1.0, "a turn took {} ms, now {}", before.turn_ms, during.turn_ms);
+    assert!(during.resident_kib < before.resident_kib + 3_072.0, "{} KiB", during.resident_kib);
+    assert!(count(&server, "d", "daemon") as f64 > 0.8 * outage, "a point a second, of the outage too");
+    assert_eq!(sink["dropped"], 0);
 }
 
 #[test]

@@ -176,11 +176,8 @@ fn retry_after_is_waited_for() {
 
 #[test]
 fn a_poison_line_blocks_nothing() {
-    let cases: [(&str, u16, &'static str); 3] = [
-        ("partial", 400, "{\"error\":\"partial write: field type conflict dropped=2\"}"),
-        ("version 2", 422, "{\"code\":\"unprocessable entity\",\"message\":\"schema\"}"),
-        ("strange", 418, ""),
-    ];
+    let cases: [(&str, u16, &'static str); 2] =
+        [("partial", 400, "{\"error\":\"partial write: field type conflict dropped=2\"}"), ("strange", 418, "")];
     at_once(cases, |(name, code, body)| {
         let server = FakeInflux::new();
         let mut refused = 0;
@@ -198,6 +195,28 @@ fn a_poison_line_blocks_nothing() {
         let all: Vec<&str> = requests.iter().flat_map(|request| request.body.lines()).collect();
         assert_eq!(all.len(), all.iter().collect::<BTreeSet<_>>().len(), "nothing is sent twice");
     });
+}
+
+/// A server that takes a batch only as a whole, and never one series.
+#[test]
+fn a_refused_series_costs_itself() {
+    let server = FakeInflux::new();
+    let refuses = |request: &Request| request.body.contains("plancton_decision,");
+    server.answer(move |request| {
+        let why = "{\"code\":\"unprocessable entity\",\"message\":\"schema\"}";
+        if refuses(request) { Some((422, "", why)) } else { TAKEN }
+    });
+    let machine = running(&version_1(&server));
+    end_one(&machine, 0);
+    let others = ["container", "daemon", "measurement", "plancton_host", "plancton_pilots", "plancton_engine"];
+    machine.wait_for("every other series", || others.iter().all(|series| !server.lines(series).is_empty()));
+    machine.wait_for("again and again", || server.lines("daemon").len() >= 4 && sink(&machine, "dropped") >= 3);
+    machine.wait_for("it is told", || problem(&machine).contains("status 422: schema"));
+    let refused: Vec<Request> = server.requests().into_iter().filter(refuses).collect();
+    let alone = refused.iter().filter(|request| request.body.lines().count() == 1).count() as u64;
+    assert!(sink(&machine, "dropped").abs_diff(alone) <= 1, "only what is refused by itself: {alone}");
+    // Eight lines or so a tick.
+    assert!(refused.len() as u64 <= 6 * (alone + 1), "{} requests for {alone} lines", refused.len());
 }
 
 #[test]

@@ -15,10 +15,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-/// A pull that moves nothing for this long is given up.
-const PULL_PATIENCE: Duration = Duration::from_secs(120);
 /// A file with credentials has a few KiB.
 const AUTH_LIMIT: u64 = 1 << 20;
 
@@ -122,7 +119,7 @@ impl Fetch {
             *self.pulling.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen.clone());
             used_up(today + seen.bytes)
         };
-        let pulled = engine.pull(&image.name, image.pull_tag(), auth.as_deref(), PULL_PATIENCE, &mut on_progress);
+        let pulled = engine.pull(&image.name, image.pull_tag(), auth.as_deref(), &mut on_progress);
         *self.pulling.lock().unwrap_or_else(PoisonError::into_inner) = None;
         if seen.bytes > 0
             && let Err(error) = state::write_pulled(&self.state, self.day, today + seen.bytes)

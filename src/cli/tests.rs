@@ -110,6 +110,7 @@ const ERRORS: &[(&str, &str)] = &[
     ("--confg x status", "there is no option --confg; did you mean --config; see `plancton help`"),
     ("status --stop", "`status` has no option --stop; see `plancton help status`"),
     ("-x status", "there is no option -x; see `plancton help`"),
+    ("snooze -5m", "there is no option -5, and a duration can't be negative; see `plancton help snooze`"),
     ("snooze", "DURATION is missing; see `plancton help snooze`"),
     ("kill", "PILOT is missing; see `plancton help kill`"),
     ("snooze 2h 3h", "'3h' is one word too many; see `plancton help snooze`"),

@@ -34,9 +34,12 @@ impl Words {
                 lexopt::Arg::Long(name) => {
                     help::all_options().find(|option| option.long == name).ok_or_else(|| words.no_option(name))?
                 }
-                lexopt::Arg::Short(letter) => help::all_options()
-                    .find(|option| option.short == Some(letter))
-                    .ok_or_else(|| words.wrong(format!("there is no option -{letter}")))?,
+                lexopt::Arg::Short(letter) => {
+                    help::all_options().find(|option| option.short == Some(letter)).ok_or_else(|| {
+                        let more = if letter.is_ascii_digit() { ", and a duration can't be negative" } else { "" };
+                        words.wrong(format!("there is no option -{letter}{more}"))
+                    })?
+                }
             };
             let value = match option.value {
                 "" => None,

@@ -1,18 +1,20 @@
-//! What is remembered of each class: its image, its failures and ends without work, its part of what was given; and when it
-//! is tried again.
+//! What is remembered of each class: its image, whether it works, its failures and ends without work, its part of what was
+//! given; and when it is tried again.
 
 use super::ends::{self, EndKind};
 use super::memory::Memory;
-use super::{Ended, Observation, Pilot};
+use super::{Ended, Observation, Pilot, PilotState};
 use crate::config::Config;
-use crate::units::PilotId;
+use crate::units::{Moment, PilotId};
 use std::collections::BTreeSet;
 
 /// First wait after a failed launch, in seconds; doubled with each further one, up to [`BACK_OFF_MOST`].
 const BACK_OFF_FIRST: f64 = 5.0;
 const BACK_OFF_MOST: f64 = 900.0;
 /// A pilot that runs this long, in seconds, has shown that its class is well again.
-pub(super) const LIVES: f64 = 30.0;
+const LIVES: f64 = 30.0;
+/// A class of which nothing is known needs less: a pilot that still runs after this, in seconds.
+const RUNS: f64 = 2.0;
 /// First wait after a failed refresh of an image, in seconds; doubled up to the time between two refreshes.
 const REFRESH_AGAIN: f64 = 60.0;
 /// Over how many seconds the classes' parts are evened out.
@@ -35,8 +37,12 @@ pub(super) struct ClassMemory {
     pub failures: u32,
     /// Ends without work in a row.
     pub no_work: u32,
-    /// Epoch second of the last end that counts against the class: what was created later is a probe.
-    pub ended_badly: f64,
+    /// A pilot of it was seen to run or ended well, since the daemon knows it as it is configured.
+    pub proved: bool,
+    /// Boot-clock second from which on its first pilot, if it still runs, has shown that.
+    pub proves_at: f64,
+    /// Epoch second of the last end that counts against the class, or of its change: what was created later is a probe.
+    pub probes_since: f64,
     /// The last launch failed: only one that succeeds ends that, later than its back-off.
     pub launch_failed: bool,
     /// Boot-clock second before which nothing is launched.
@@ -56,17 +62,38 @@ pub(super) struct ClassMemory {
 }
 
 impl ClassMemory {
-    /// It failed, or had no work, and has not shown that this is over.
+    /// It is new, failed or had no work, and has not shown that it is well.
     pub fn is_proving(&self) -> bool {
+        !self.proved || self.went_wrong()
+    }
+
+    pub fn went_wrong(&self) -> bool {
         self.failures > 0 || self.no_work > 0
     }
 
-    /// Created since: its fate tells how the class is now.
+    /// Its fate tells how the class is now; of a new class only what runs tells anything.
     pub fn is_probe(&self, pilot: &Pilot) -> bool {
-        self.ended_badly > 0.0 && pilot.created > self.ended_badly
+        match self.probes_since > 0.0 {
+            true => pilot.created >= self.probes_since,
+            false => !self.proved && pilot.state == PilotState::Running,
+        }
+    }
+
+    /// It has run for long enough.
+    pub fn is_proof(&self, pilot: &Pilot, now: Moment) -> bool {
+        let lived = if self.went_wrong() { now.epoch - pilot.created >= LIVES } else { now.boot >= self.proves_at };
+        pilot.state == PilotState::Running && lived && self.is_probe(pilot)
+    }
+
+    /// A pilot of it has started.
+    pub fn begins_proof(&mut self, at: f64) {
+        if self.is_proving() {
+            self.proves_at = at + RUNS;
+        }
     }
 
     pub(super) fn is_well(&mut self) {
+        self.proved = true;
         if !self.launch_failed {
             (self.failures, self.no_work, self.retry_at) = (0, 0, 0.0);
         }
@@ -92,6 +119,16 @@ impl Memory {
         }
     }
 
+    /// What is configured otherwise now is new, whatever was learned of it before.
+    pub fn forget_changed(&mut self, before: &Config, after: &Config, epoch: f64) {
+        for class in after.pilots.iter().filter(|class| !before.pilots.contains(class)) {
+            let Some(memory) = self.classes.get_mut(&class.name) else { continue };
+            (memory.failures, memory.no_work, memory.launch_failed, memory.retry_at) = (0, 0, false, 0.0);
+            // The engine dates containers in whole seconds.
+            (memory.proved, memory.proves_at, memory.probes_since) = (false, 0.0, epoch.floor());
+        }
+    }
+
     pub(super) fn launch_failed(&mut self, class: &str, why: &str, now: f64) {
         self.back_off(class, why, now);
         self.classes.entry(class.to_owned()).or_default().launch_failed = true;
@@ -112,6 +149,8 @@ impl Memory {
         match result {
             Ok(()) => {
                 (memory.image, memory.refresh_failures) = (Image::Ready, 0);
+                // What failed was to bring it.
+                memory.failures = if was_refreshing { memory.failures } else { 0 };
                 memory.refresh_at = Some(now + interval * jitter);
             }
             Err(_) if was_refreshing => {
@@ -132,12 +171,12 @@ impl Memory {
             EndKind::Failed | EndKind::OutOfMemory | EndKind::NeverRan => {
                 let why = format!("a pilot ended after {lived:.0} s: {}", ends::describe(kind, ended));
                 self.back_off(class, &why, now);
-                self.classes.entry(class.to_owned()).or_default().ended_badly = seen.at.epoch;
+                self.classes.entry(class.to_owned()).or_default().probes_since = seen.at.epoch;
             }
             EndKind::NoWork => {
                 let jitter = self.jitter();
                 let memory = self.classes.entry(class.to_owned()).or_default();
-                memory.ended_badly = seen.at.epoch;
+                memory.probes_since = seen.at.epoch;
                 if memory.retry_at <= now {
                     let wait = doubled(BACK_OFF_FIRST, memory.no_work).min(pause);
                     (memory.no_work, memory.retry_at) = (memory.no_work.saturating_add(1), now + wait * jitter);

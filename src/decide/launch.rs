@@ -5,7 +5,7 @@ use super::classes::Image;
 use super::memory::Launching;
 use super::reason::{Code, Reason};
 use super::rules::Rules;
-use super::{Action, Memory, PilotState, Protection, Room, Turn};
+use super::{Action, Memory, Pilot, PilotState, Protection, Room, Turn};
 use crate::config::{Auto, Pilot as Class};
 use crate::units::{Bytes, count_pilots, float};
 
@@ -149,10 +149,16 @@ fn class_is_open(turn: &Turn, memory: &Memory, room: &Room, class: &Class) -> Re
     if !remembered.fizzled.is_empty() {
         return Err(Blocked::InFlight);
     }
-    // One probe at a time until a class has proved itself again.
-    if remembered.is_proving() && turn.own().any(|pilot| pilot.class == *name && remembered.is_probe(pilot)) {
-        let code = remembered.held_by.unwrap_or(Code::BackOff);
-        let text = format!("one pilot of '{name}' shows whether it goes better now: {}", remembered.why);
+    // One probe at a time until a class has proved itself (again).
+    let is_probe = |pilot: &Pilot| pilot.class == *name && remembered.is_probe(pilot);
+    if remembered.is_proving() && (remembered.proves_at > turn.now || turn.own().any(is_probe)) {
+        let (code, text) = match remembered.went_wrong() {
+            true => (
+                remembered.held_by.unwrap_or(Code::BackOff),
+                format!("one pilot of '{name}' shows whether it goes better now: {}", remembered.why),
+            ),
+            false => (Code::Probing, format!("one pilot of '{name}' shows whether it runs before more are started")),
+        };
         return refuse(code, 1.0, 1.0, text);
     }
     let proving = remembered.image == Image::Unknown || remembered.is_proving();

@@ -1,7 +1,7 @@
 //! What is remembered from tick to tick. All of it can be lost at any moment (a crash, a restart): pilots and their
 //! ends are read back from the engine; only back-offs and timers start anew.
 
-use super::classes::{ClassMemory, Image, LIVES};
+use super::classes::{ClassMemory, Image};
 use super::ends::{self, Cause, EndKind};
 use super::ladder::Ladder;
 use super::rules::{Heat, Rules};
@@ -90,7 +90,7 @@ impl Memory {
         z ^ (z >> 31)
     }
 
-    /// For a replay, whose own launches nobody answers: what came of the recorded ones is in the list.
+    /// For a replay, whose own launches nobody answers (what came of the recorded ones is in the list), and a dry run.
     pub fn forget_launches(&mut self) {
         self.launching.clear();
     }
@@ -116,8 +116,9 @@ impl Memory {
         for pilot in seen.pilots.iter().flatten().filter(|pilot| pilot.own && pilot.state.holds_room()) {
             let class = self.classes.entry(pilot.class.clone()).or_default();
             class.served += pilot.cpus * elapsed;
-            let lives = pilot.state == PilotState::Running && seen.at.epoch - pilot.created >= LIVES;
-            if lives && class.is_proving() && class.is_probe(pilot) {
+            // One that is being started may be the one that the list shows.
+            let is_starting = || self.launching.iter().any(|l| l.class == pilot.class && l.answered.is_none());
+            if class.is_proving() && class.is_proof(pilot, seen.at) && !is_starting() {
                 class.is_well();
             }
         }
@@ -165,6 +166,7 @@ impl Memory {
                 }
                 let memory = self.classes.entry(class.to_owned()).or_default();
                 memory.image = Image::Ready;
+                memory.begins_proof(at);
                 if memory.launch_failed && memory.retry_at <= now {
                     (memory.launch_failed, memory.failures) = (false, 0);
                 }
@@ -192,6 +194,7 @@ impl Memory {
                 if let Some(launch) = known {
                     launch.answered = Some(at);
                 }
+                self.classes.entry(class.to_owned()).or_default().begins_proof(at);
                 self.launch_failed(class, why, now);
             }
         }
@@ -252,7 +255,7 @@ impl Memory {
         reason
     }
 
-    /// The next regular tick, or sooner for the end of a grace, a ttl, a back-off or a doubt.
+    /// The next regular tick, or sooner for the end of a grace, a ttl, a back-off, a probe or a doubt.
     pub(super) fn wake_in(&self, turn: &Turn, rules: &Rules) -> Option<f64> {
         let now = turn.now;
         let nothing_to_do = turn.config.pilots.is_empty() && !turn.pilots.iter().any(|pilot| pilot.own);
@@ -263,9 +266,10 @@ impl Memory {
         let kills = self.stopping.values().map(|stopping| stopping.kill_at - now);
         let ttls = turn.own().filter(|pilot| !self.stopping.contains_key(&pilot.id));
         let ttls = ttls.map(|pilot| pilot.expiry.left(turn.seen.at));
-        let retries = self.classes.values().map(|class| class.retry_at - now).filter(|wait| *wait > 0.0);
+        let tries = self.classes.values().flat_map(|class| [class.retry_at, class.proves_at]);
+        let tries = tries.map(|at| at - now).filter(|wait| *wait > 0.0);
         let first_rate = turn.seen.cpu.is_none().then_some(1.0);
-        let soonest = kills.chain(ttls).chain(retries).chain(first_rate);
+        let soonest = kills.chain(ttls).chain(tries).chain(first_rate);
         let soonest = soonest.chain(self.ladder.look_again).chain(rules.ends_in).fold(interval, f64::min);
         Some(soonest.max(0.05))
     }

@@ -7,7 +7,6 @@ use super::stream::{Progress, Splitter, parse_progress};
 use super::types::Image;
 use super::{Engine, Outcome};
 use std::fs::File;
-use std::time::Duration;
 
 /// Of progress, not of the image.
 const PROGRESS_LIMIT: u64 = 256 * MIB;
@@ -75,13 +74,12 @@ impl Engine {
     }
 
     /// `version` is a tag or a digest; an empty one means `latest`, because without any the engine pulls every tag there is.
-    /// `auth` is the whole value of X-Registry-Auth. Gives up when nothing moves for `patience`.
+    /// `auth` is the whole value of X-Registry-Auth. Gives up when nothing moves for four time-outs: registries make it wait.
     pub fn pull(
         &self,
         name: &str,
         version: &str,
         auth: Option<&str>,
-        patience: Duration,
         on_progress: OnProgress<'_>,
     ) -> Result<Image, Error> {
         let version = if version.is_empty() { "latest" } else { version };
@@ -90,7 +88,7 @@ impl Engine {
         let call = format!("pull {wanted}");
         let request = Request {
             headers: auth.map(|auth| ("X-Registry-Auth", auth)).into_iter().collect(),
-            activity: Some(patience),
+            activity: Some(4 * self.timeout),
             ..Request::new(Method::Post, &call, path)
         };
         self.transfer(request, on_progress)?;

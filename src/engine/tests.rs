@@ -370,7 +370,7 @@ fn pulls() {
         second.extend(inspect.map(String::as_str));
         let (fake, engine) = Fake::start(&[&[PING], &second]);
         let mut seen = Vec::new();
-        let result = engine.pull("h:5000/x", "2", None, PATIENCE, &mut |p| {
+        let result = engine.pull("h:5000/x", "2", None, &mut |p| {
             seen.push(p.clone());
             Ok(())
         });

@@ -1,6 +1,6 @@
 //! What waits for one target, and what becomes of a batch by the server's answer. Pure: the time comes in as a number.
-//! A server that is away costs the oldest lines beyond the bound; one that refuses a batch costs that batch; neither can
-//! keep later lines from being sent.
+//! A server that is away costs the oldest lines beyond the bound; one that refuses a batch costs the lines it refuses;
+//! neither can keep later lines from being sent.
 
 use crate::units::draw;
 
@@ -9,6 +9,8 @@ const BOUND: usize = 1 << 20;
 /// Longest wait between two tries, in seconds, and the longest that a server may ask for.
 const BACK_OFF_MOST: f64 = 60.0;
 const ASKED_MOST: f64 = 600.0;
+/// How often a flush that is refused is halved: enough to find a line in a full queue, or a few in a usual one.
+const SPLITS: u32 = 32;
 
 /// What came of a request.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,12 +26,16 @@ pub enum Answer {
     Failed(String),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Queue {
     /// Whole lines, the oldest first.
     text: String,
     /// At most so many bytes a batch: less after a server found one too large.
     batch_most: usize,
+    /// Halvings that are left to this flush.
+    splits: u32,
+    /// Something of this flush was taken.
+    takes: bool,
     /// Seconds between two batches.
     flush: f64,
     /// When the next batch goes.
@@ -50,8 +56,7 @@ impl Queue {
     /// Machines that start together do not send together.
     pub fn new(flush: f64, now: f64) -> Queue {
         let due = now + flush * draw(now);
-        let (text, error) = Default::default();
-        Queue { text, batch_most: BOUND, flush, due, failures: 0, sent: 0, dropped: 0, errors: 0, error }
+        Queue { batch_most: BOUND, splits: SPLITS, flush, due, ..Queue::default() }
     }
 
     pub fn push(&mut self, lines: &str) {
@@ -100,11 +105,15 @@ impl Queue {
         match answer {
             Answer::Status { code: 200..=299, .. } => {
                 self.sent += lines;
-                (self.failures, self.error) = (0, None);
+                (self.failures, self.takes) = (0, true);
+                // What was refused in this flush stays told until one that is taken whole.
+                self.error.take_if(|_| self.splits == SPLITS);
                 self.go_on(now);
-                self.batch_most = (2 * self.batch_most).min(BOUND);
             }
-            Answer::Status { code: code @ 413, message, .. } if lines > 1 => {
+            Answer::Status { code: code @ (400 | 413 | 422), message, .. }
+                if lines > 1 && (code == 413 || (self.splits > 0 && told_dropped(&message).is_none())) =>
+            {
+                self.splits -= u32::from(code != 413);
                 self.fail(format!("status {code}: {message}; sent again in smaller pieces"));
                 self.batch_most = batch.len() / 2;
                 self.put_back(batch);
@@ -117,6 +126,7 @@ impl Queue {
                 self.dropped += lost;
                 self.fail(format!("status {code}: {message}; what it refuses is dropped"));
                 self.failures = 0;
+                self.takes |= lost < lines;
                 self.go_on(now);
             }
             Answer::Status { code, message, retry_after } => {
@@ -134,7 +144,11 @@ impl Queue {
     fn go_on(&mut self, now: f64) {
         if !self.text.is_empty() && self.batch_most < BOUND {
             self.due = now;
+        } else {
+            // Who refuses everything is not asked about each line again.
+            self.splits = if std::mem::take(&mut self.takes) { SPLITS } else { 1 };
         }
+        self.batch_most = (2 * self.batch_most).min(BOUND);
     }
 
     fn fail(&mut self, error: String) {
@@ -182,8 +196,9 @@ mod tests {
             (status(200, "", None), 10, 0, 0, 30.0..=30.0),
             (status(400, "partial write: x dropped=3", None), 7, 3, 0, 30.0..=30.0),
             (status(400, "partial write: x dropped=0", None), 9, 1, 0, 30.0..=30.0),
-            (status(400, "unable to parse 'x'", None), 0, 10, 0, 30.0..=30.0),
-            (status(422, "field type conflict", None), 0, 10, 0, 30.0..=30.0),
+            (status(400, "unable to parse 'x'", None), 0, 0, 10, 0.0..=0.0),
+            (status(422, "field type conflict", None), 0, 0, 10, 0.0..=0.0),
+            (status(409, "", None), 0, 10, 0, 30.0..=30.0),
             (status(415, "", None), 0, 10, 0, 30.0..=30.0),
             (status(401, "authorization failed", None), 0, 0, 10, 22.0..=38.0),
             (status(403, "", None), 0, 0, 10, 22.0..=38.0),
@@ -247,6 +262,60 @@ mod tests {
         assert_eq!(taken, expected);
         assert_eq!((queue.sent, queue.dropped), (99, 1));
         assert!(requests < 150, "{requests}");
+    }
+
+    /// Line by line what a server takes of so many, in flushes of them; how many requests the dearest flush took, and the last.
+    fn flushes(queue: &mut Queue, count: usize, lines: usize, takes: impl Fn(usize) -> bool) -> (String, [usize; 2]) {
+        let (mut taken, mut requests) = (String::new(), Vec::new());
+        for flush in 0..count {
+            (flush * lines..(flush + 1) * lines).for_each(|n| queue.push(&format!("a v={n}\n")));
+            let now = queue.due;
+            requests.push(0);
+            while let Some(batch) = queue.take(now) {
+                *requests.last_mut().unwrap() += 1;
+                let number = |line: &str| line.split_once('=').unwrap().1.parse::<usize>().unwrap();
+                let is_taken = batch.lines().all(|line| takes(number(line)));
+                taken.push_str(if is_taken { &batch } else { "" });
+                queue.settle(batch, if is_taken { status(204, "", None) } else { status(400, "bad", None) }, now);
+            }
+        }
+        (taken, [*requests.iter().max().unwrap(), *requests.last().unwrap()])
+    }
+
+    #[test]
+    fn a_poison_line_costs_itself() {
+        for poison in [0, 1, 49, 98, 99] {
+            let mut queue = Queue::new(30.0, 0.0);
+            let (taken, [most, _]) = flushes(&mut queue, 20, 100, |line| line % 100 != poison);
+            let expected: Vec<String> =
+                (0..2_000).filter(|n| n % 100 != poison).map(|n| format!("a v={n}\n")).collect();
+            assert_eq!(taken, expected.concat(), "line {poison} of 100");
+            assert_eq!((queue.sent, queue.dropped, queue.waiting()), (1_980, 20, 0));
+            assert!(most <= 20, "{most} requests for line {poison} of 100");
+            assert!(queue.error.is_some());
+            flushes(&mut queue, 1, 100, |_| true);
+            assert_eq!(queue.error, None);
+        }
+        // In a full queue, as after a long outage.
+        let mut queue = Queue::new(30.0, 0.0);
+        let (_, [most, _]) = flushes(&mut queue, 1, 90_000, |line| line != 0);
+        assert_eq!((queue.sent, queue.dropped), (89_999, 1));
+        assert!(most <= 50, "{most}");
+    }
+
+    #[test]
+    fn who_refuses_everything_is_not_asked_about_each_line() {
+        let mut queue = Queue::new(30.0, 0.0);
+        let (taken, [most, last]) = flushes(&mut queue, 20, 1_000, |_| false);
+        assert_eq!((taken.as_str(), queue.sent), ("", 0));
+        assert!(most <= 80 && last <= 3 && queue.dropped == 20_000, "{most}, {last}, {} dropped", queue.dropped);
+        // Well again, but for a line: a half is lost, and then nothing but that line.
+        flushes(&mut queue, 3, 1_000, |line| line % 1_000 != 7);
+        let lost = 3_000 - queue.sent;
+        assert!((450..=550).contains(&lost) && queue.waiting() == 0, "{lost}");
+        // Every other line is refused: that is too dear to find out.
+        let (_, [most, _]) = flushes(&mut queue, 5, 1_000, |line| line % 2 == 0);
+        assert!(most <= 80, "{most}");
     }
 
     #[test]

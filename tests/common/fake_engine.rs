@@ -32,6 +32,8 @@ pub enum Fault {
     LostReply,
     /// An answer that never ends.
     Huge,
+    /// The lines of a stream, one a second, and then nothing for as long as the fault holds.
+    Steps(&'static [&'static str]),
     /// A byte now and then, more slowly than anybody waits.
     Drip,
     /// 201 with a warning.
@@ -444,6 +446,7 @@ impl World {
             "remove" => self.remove(id, path.contains("force=1")),
             "logs" => answer(200, json!("last words")),
             "image" => answer(200, json!({"Id": "sha256:1"})),
+            "pull" => answer(200, json!({"status": "Pull complete"})),
             _ => message(404, "page not found"),
         }
     }
@@ -526,6 +529,15 @@ fn answer_call(
             loop {
                 send(&[b"10000\r\n", [b' '; 0x10000].as_slice(), b"\r\n"].concat())?;
             }
+        }
+        Some(Fault::Steps(lines)) => {
+            send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+            for line in lines {
+                send(format!("{:x}\r\n{line}\r\n", line.len()).as_bytes())?;
+                wait_while(shared, call.what, Duration::from_secs(1));
+            }
+            wait_while(shared, call.what, Duration::from_secs(60));
+            None
         }
         Some(Fault::Drip) => {
             for byte in encode(method, api, &carry_out()) {
@@ -613,6 +625,7 @@ fn name_call(method: &str, path: &str) -> Call {
         (_, ["containers", id, "unpause"]) => ("unpause", *id),
         (_, ["containers", id, "logs"]) => ("logs", *id),
         ("DELETE", ["containers", id]) => ("remove", *id),
+        (_, ["images", "create"]) => ("pull", ""),
         (_, ["images", .., "json"]) => ("image", ""),
         _ => ("unknown", plain),
     };

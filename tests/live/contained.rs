@@ -2,6 +2,7 @@
 
 use crate::common::*;
 use serde_json::Value;
+use std::time::Instant;
 
 fn shell(name: &str, words: &str, more: &str) -> String {
     pilot(name, &["sh", "-c", words], &format!("stop-grace = \"1s\"\n{more}"))
@@ -93,17 +94,19 @@ fn an_empty_queue_is_asked_seldom_and_a_broken_class_costs_the_other_nothing() {
         shell("broken", "echo oops; exit 1", "max = 2"),
         shell("well", "sleep 600", "max = 2"),
     ];
-    let instance = Instance::running(&config("1s", 6, &classes.concat()));
+    let (start, instance) = (Instant::now(), Instance::running(&config("1s", 6, &classes.concat())));
     instance.wait_status("the well class has its room", PATIENCE, |status| {
         status["pilots"].as_array().unwrap().iter().filter(|pilot| pilot["class"] == "well").count() == 2
     });
     let status = instance.wait_status("no work", PATIENCE, |status| count(status, "no-work") >= 2);
-    let before = (count(&status, "failed"), count(&status, "no-work"));
-    poll(seconds(30.0), || None::<()>);
+    let (before, since) = (count(&status, "no-work"), Instant::now());
+    poll(seconds(60.0), || (since.elapsed() >= seconds(30.0) && start.elapsed() >= seconds(60.0)).then_some(()));
     let status = instance.status().unwrap();
-    let (failed, empty) = (count(&status, "failed") - before.0, count(&status, "no-work") - before.1);
-    assert!(failed <= 3, "{failed} more starts of the broken class in half a minute");
-    assert!((1..=8).contains(&empty), "{empty} more questions for work in half a minute");
+    let (failed, empty) = (count(&status, "failed"), count(&status, "no-work") - before);
+    // From the first start on; what a loaded machine delays belongs to the next minute.
+    let minutes = start.elapsed().as_secs().div_ceil(61);
+    assert!((1..=5 * minutes).contains(&failed), "{failed} starts of the broken class in {minutes} minutes");
+    assert!((1..=15).contains(&empty), "{empty} more questions for work in a minute at most");
     let well: Vec<&Value> =
         status["pilots"].as_array().unwrap().iter().filter(|pilot| pilot["class"] == "well").collect();
     assert_eq!(well.len(), 2, "{:#}", status["pilots"]);

@@ -75,7 +75,7 @@ fn once_turns_once_and_leaves_its_pilots() {
 
 #[test]
 fn a_dry_run_changes_nothing() {
-    let instance = Instance::new(&config("1s", 3, &sleeper()));
+    let mut instance = Instance::new(&config("1s", 3, &sleeper()));
     let dry = || instance.say(&["run", "--once", "--dry-run"]).must(0, &[]).err;
     let would = poll(PATIENCE, || dry().contains("dry run: would launch plancton-sleeper-").then_some(()));
     assert!(would.is_some(), "it would launch one");
@@ -92,6 +92,12 @@ fn a_dry_run_changes_nothing() {
     }
     assert_eq!(instance.containers(), before);
     drop((ended, over));
+    // Tick after tick, since nothing of it comes true.
+    instance.run(&["--dry-run"]);
+    let told = || instance.log().matches("dry run: would launch plancton-sleeper-").count();
+    assert!(poll(PATIENCE, || (told() >= 4).then_some(())).is_some(), "{}", instance.log());
+    assert_eq!(instance.end(), 0);
+    assert_eq!(instance.containers(), []);
 }
 
 #[test]
