@@ -288,7 +288,7 @@ impl Daemon {
         self.cost.turned(now, clock::process_cpu());
         let pending = self.list.is_some() || (self.stirred && self.asking.is_none() && self.facts.is_some());
         // A command that came while the engine is asked is told when that takes long.
-        let silent_at = self.asking.filter(|_| self.stirred).map(|asked_at| asked_at + SILENT);
+        let silent_at = self.asking.filter(|_| self.stirred || self.control_stirred).map(|asked_at| asked_at + SILENT);
         let due =
             [self.next_tick, silent_at, self.manager.live(now), self.remote.due].into_iter().flatten().reduce(f64::min);
         let seconds = if pending { Some(0.0) } else { due.map(|at| (at - now).max(0.0)) };
@@ -341,7 +341,7 @@ impl Daemon {
     fn is_due(&self) -> bool {
         let now = clock::now().boot;
         let silent = self.asking.is_none_or(|asked_at| now - asked_at >= SILENT);
-        (self.stirred && silent) || self.next_tick.is_some_and(|at| now >= at)
+        ((self.stirred || self.control_stirred) && silent) || self.next_tick.is_some_and(|at| now >= at)
     }
 
     fn reload(&mut self) {
