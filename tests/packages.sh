@@ -270,7 +270,7 @@ remove_without_engine() {
   inside dpkg -P plancton >"$TEST_TMP/words" 2>&1 || true
   ok "without an engine: purge ends" test -z "$(inside sh -c 'dpkg-query -W plancton 2>/dev/null')"
   ok "without an engine: it says what is left" grep -q 'docker rm -fv' "$TEST_TMP/words"
-  pilots -a | xargs docker rm -fv >/dev/null
+  { pilots -a | xargs docker rm -fv && docker rmi plancton-builtin; } >/dev/null
 }
 
 # dnf finds what every distribution of rpm packages has in a package that provides it.
@@ -411,7 +411,7 @@ user_unit
 role apt "$(cd "$packages" && echo plancton_0.0.1-1_*.deb)"
 inside dpkg -P plancton
 role dnf "$(cd "$packages" && echo plancton-0.0.1-1.*.rpm)"
-inside rpm -e plancton
+inside sh -c "$dnf remove plancton"
 
 remove_without_engine
 openrc
