@@ -100,7 +100,7 @@ start_box() { # start_box [COMMAND]: what its first process is, if not systemd
     /bin/sh -c 'for d in /sys/fs/cgroup /sys/fs/cgroup/*; do [ -L $d ] || mount -o remount,bind,rw $d; done; ln -sfn cpu /sys/fs/cgroup/cpu,cpuacct
       '"${1:-exec /sbin/init}" >/dev/null
   [ $# = 0 ] || return 0
-  becomes 30 booted || { say "the box does not boot: $(inside systemctl is-system-running)"; return 1; }
+  becomes 30 booted || { say "the box does not boot: $(docker inspect -f "{{json .State}}" "$box") $(inside systemctl is-system-running 2>&1)"; return 1; }
 }
 
 booted() { [[ "$(inside systemctl is-system-running 2>/dev/null)" =~ ^(running|degraded) ]]; }
@@ -270,7 +270,8 @@ remove_without_engine() {
   inside dpkg -P plancton >"$TEST_TMP/words" 2>&1 || true
   ok "without an engine: purge ends" test -z "$(inside sh -c 'dpkg-query -W plancton 2>/dev/null')"
   ok "without an engine: it says what is left" grep -q 'docker rm -fv' "$TEST_TMP/words"
-  { pilots -a | xargs docker rm -fv && docker rmi plancton-builtin; } >/dev/null
+  pilots -a | xargs -r docker rm -fv >/dev/null
+  docker images -q plancton-builtin | xargs -r docker rmi -f >/dev/null
 }
 
 # dnf finds what every distribution of rpm packages has in a package that provides it.
