@@ -1,18 +1,30 @@
 #!/usr/bin/env bash
-# The static release build: one file that runs on every Linux of this architecture, whatever its libc.
+# The static release build: one file that runs on every Linux of its architecture, whatever its libc.
+# usage: packaging/build-static.sh [--target x86_64|aarch64]     without one: for this machine
 # Uses an installed musl target of the toolchain (rustup target add ARCH-unknown-linux-musl), else, on Debian, a
 # musl toolchain unpacked from the distribution's packages below the target directory; nothing is installed.
-# Result: target/static/plancton (below CARGO_TARGET_DIR where that is set); its path and size are printed.
+# For another architecture zig is the C compiler and linker, from PyPI, in a venv there; what was built is tried with
+# qemu-user-static where that is installed.
+# Result: target/static/plancton, for another architecture target/static-ARCH/plancton (below CARGO_TARGET_DIR where
+# that is set); its path and size are printed.
 set -euo pipefail
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-arch=$(uname -m)
+host=$(uname -m)
+arch=$host
+if [ "${1:-}" = --target ]; then
+  arch=${2:?--target needs x86_64 or aarch64}
+  shift 2
+fi
+[ $# = 0 ] || { sed -n '2,9s/^# //p' "${BASH_SOURCE[0]}" >&2; exit 64; }
 triple=$arch-unknown-linux-musl
 triple_env=${triple//-/_}
 target_dir=$(realpath -m "${CARGO_TARGET_DIR:-$repository/target}")
 toolchain=$target_dir/musl-toolchain
+zig=$target_dir/zig
 build_dir=$target_dir/static-build # of its own: another compiler in the same place rebuilds everything each time
 result=$target_dir/static/plancton
+[ "$arch" = "$host" ] || result=$target_dir/static-$arch/plancton
 
 say() { printf 'build-static: %s\n' "$*" >&2; }
 
@@ -60,8 +72,8 @@ unpack_toolchain() {
   rm -rf "$toolchain/deb"
   make_startup_files
   printf '#!/bin/sh\nLD_LIBRARY_PATH="%s/root/usr/lib/%s-linux-gnu" exec "%s/root/usr/bin/rustc" "$@"\n' \
-    "$toolchain" "$arch" "$toolchain" >"$toolchain/rustc"
-  write_musl_cc "$toolchain/root/usr/include/$arch-linux-musl"
+    "$toolchain" "$host" "$toolchain" >"$toolchain/rustc"
+  write_musl_cc "$toolchain/root/usr/include/$host-linux-musl"
   chmod +x "$toolchain/rustc"
   "$toolchain/rustc" --version >&2 || fail "the unpacked compiler does not run; remove $toolchain and try again"
   echo "$version $toolchain" >"$toolchain/version"
@@ -71,10 +83,10 @@ candidate() { apt-cache policy "$1" 2>/dev/null | sed -n 's/^  Candidate: //p' |
 
 # What rustc's self-contained musl target ships: startup objects and libc of musl, the unwinder of gcc.
 make_startup_files() {
-  local to=$toolchain/root/usr/lib/rustlib/$triple/lib/self-contained file
+  local to=$toolchain/root/usr/lib/rustlib/$host-unknown-linux-musl/lib/self-contained file
   mkdir -p "$to"
   for file in crt1.o rcrt1.o Scrt1.o crti.o crtn.o libc.a; do
-    cp "$toolchain/root/usr/lib/$arch-linux-musl/$file" "$to/"
+    cp "$toolchain/root/usr/lib/$host-linux-musl/$file" "$to/"
   done
   for file in crtbegin.o crtbeginS.o crtbeginT.o crtend.o crtendS.o; do
     cp "$(gcc -print-file-name=$file)" "$to/"
@@ -97,15 +109,15 @@ write_musl_cc() {
 # The C compiler for an installed target: musl's own wrapper, else one with headers unpacked from musl-dev.
 find_musl_cc() {
   local program
-  for program in "$arch-linux-musl-gcc" musl-gcc; do
+  for program in "$host-linux-musl-gcc" musl-gcc; do
     ! command -v "$program" || return 0
   done
   if command -v apt-get >/dev/null; then
-    if [ ! -d "$toolchain/root/usr/include/$arch-linux-musl" ]; then
+    if [ ! -d "$toolchain/root/usr/include/$host-linux-musl" ]; then
       mkdir -p "$toolchain/root"
       (cd "$toolchain" && download musl-dev && dpkg -x musl-dev_*.deb root && rm musl-dev_*.deb)
     fi
-    write_musl_cc "$toolchain/root/usr/include/$arch-linux-musl"
+    write_musl_cc "$toolchain/root/usr/include/$host-linux-musl"
     echo "$toolchain/musl-cc"
   else
     say "no musl-gcc; C code, if there is any, is built with the system's headers"
@@ -113,10 +125,23 @@ find_musl_cc() {
   fi
 }
 
+# One compiler and linker for every architecture, with musl of its own. The versions are part of what makes equal bytes.
+make_zig() {
+  local wanted='ziglang==0.17.1 cargo-zigbuild==0.24.0'
+  [ "$(cat "$zig/version" 2>/dev/null)" != "$wanted" ] || return 0
+  command -v python3 >/dev/null || fail "no python3 here; it fetches the compiler for $arch"
+  say "fetching zig into $zig"
+  rm -rf "$zig"
+  python3 -m venv "$zig" || fail "python3 makes no venv here; on Debian that is in the package python3-venv"
+  # shellcheck disable=SC2086 # two words
+  "$zig/bin/pip" -q install $wanted >&2 || fail "pip could not fetch: $wanted"
+  echo "$wanted" >"$zig/version"
+}
+
 # ---- the build ----
 
 build() {
-  local cargo_home=${CARGO_HOME:-$HOME/.cargo} cc flags options=() started=$SECONDS
+  local cargo_home=${CARGO_HOME:-$HOME/.cargo} cc flags options=() cargo=(cargo build) started=$SECONDS
   # no path of this machine in the program
   flags="--remap-path-prefix=$repository=plancton --remap-path-prefix=$cargo_home=cargo --remap-path-prefix=$toolchain=toolchain"
   # nobody unwinds here: a panic ends the program
@@ -126,39 +151,61 @@ build() {
   unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
   if has_musl_target; then
     say "using the installed target $triple"
-    cc=$(find_musl_cc)
-    export "CC_$triple_env=$cc"
+    [ "$arch" != "$host" ] || cc=$(find_musl_cc)
     flags+=" -C target-feature=+crt-static"
   else
     unpack_toolchain
     export RUSTC=$toolchain/rustc RUSTC_BOOTSTRAP=1
-    export "CC_$triple_env=$toolchain/musl-cc"
+    cc=$toolchain/musl-cc
     # a panic, which nothing here is written to meet, ends the program without words: a fifth of a megabyte less
     flags+=" -C link-self-contained=yes -Z location-detail=none -Z unstable-options -C panic=immediate-abort"
     options=(-Zbuild-std=std -Zbuild-std-features=optimize_for_size)
   fi
+  if [ "$arch" = "$host" ]; then
+    export "CC_$triple_env=$cc"
+  else
+    make_zig
+    export PATH=$zig/bin:$PATH ZIG_GLOBAL_CACHE_DIR=$zig/cache CARGO_ZIGBUILD_CACHE_DIR=$zig/cache
+    flags+=" -C link-self-contained=no" # zig links startup files and musl of its own
+    cargo=(cargo zigbuild)
+  fi
   triple_env=${triple_env^^}
   export "CARGO_TARGET_${triple_env}_RUSTFLAGS=$flags"
-  (cd "$repository" && cargo build --release --locked --target "$triple" --target-dir "$build_dir" "${options[@]}")
+  (cd "$repository" && "${cargo[@]}" --release --locked --target "$triple" --target-dir "$build_dir" "${options[@]}")
   say "built in $((SECONDS - started)) s"
 }
 
 # No interpreter and no library is wanted, and it runs where there is nothing else at all.
 check_static() {
-  local root
+  local run=() words
   if LC_ALL=C readelf -lWd "$1" | grep -E 'INTERP|\(NEEDED\)' >&2; then
     fail "$1 is not static: it wants the above"
   fi
-  root=$(mktemp -d)
-  cp "$1" "$root/plancton"
+  empty=$(mktemp -d)
+  trap 'rm -rf "$empty"' EXIT
+  cp "$1" "$empty/plancton"
   if [ "$(id -u)" = 0 ]; then
-    chroot "$root" /plancton --version >&2
+    run=(chroot "$empty")
   elif unshare -r true 2>/dev/null; then
-    unshare -r chroot "$root" /plancton --version >&2
+    run=(unshare -r chroot "$empty")
   else
     say "not tried in an empty root: that needs root or user namespaces"
-  fi || { rm -rf "$root"; fail "$1 does not run in an empty root"; }
-  rm -rf "$root"
+    return
+  fi
+  if [ "$arch" != "$host" ]; then
+    if ! emulator=$(command -v "qemu-$arch-static"); then
+      say "not tried: no qemu-$arch-static here; it is in the package qemu-user-static of most distributions"
+      return
+    fi
+    cp "$emulator" "$empty/emulator"
+    run+=(/emulator)
+  fi
+  run+=(/plancton)
+  "${run[@]}" config --default >"$empty/config.toml" || fail "$1 does not run in an empty root"
+  for words in --version '--config /config.toml check --offline' 'pilot --for 1s'; do
+    # shellcheck disable=SC2086 # words
+    "${run[@]}" $words >&2 || fail "$1 in an empty root fails: plancton $words"
+  done
 }
 
 for program in cargo gcc ar readelf; do

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Packages with one command: target/packages/plancton_VERSION_ARCH.deb and plancton-VERSION.ARCH.rpm, around the static
-# binary of build-static.sh. usage: packaging/build.sh [--binary FILE] [deb|rpm]…
-# --binary: a static binary that is there already. VERSION and RELEASE of the packages can be set in the environment.
+# binary of build-static.sh. usage: packaging/build.sh [--target x86_64|aarch64 | --binary FILE] [deb|rpm]…
+# --target: for another architecture than this machine's. --binary: a static binary that is there already.
+# VERSION and RELEASE of the packages can be set in the environment.
 # The same source gives the same bytes: times are those of the last commit.
 set -euo pipefail
 
@@ -10,7 +11,7 @@ target_dir=$(realpath -m "${CARGO_TARGET_DIR:-$repository/target}")
 packages=$target_dir/packages
 version=${VERSION:-$(sed -n 's/^version = "\(.*\)"/\1/p' "$repository/Cargo.toml" | head -n 1)}
 release=${RELEASE:-1}
-binary='' kinds=()
+binary='' target=() kinds=()
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git -C "$repository" log -1 --format=%ct 2>/dev/null || echo 0)}
 export SOURCE_DATE_EPOCH LC_ALL=C
 umask 022
@@ -37,11 +38,15 @@ read_arch() {
   esac
 }
 
-# What speaks for the binary: itself where it runs here, else the one of this machine's build.
+# The binary speaks for itself, on another machine than its own through an emulator.
 make_texts() {
   local speaker=$binary
-  "$speaker" --version >/dev/null 2>&1 || speaker=${SPEAKER:-$target_dir/static/plancton}
-  "$speaker" --version >/dev/null || fail "$binary does not run here; build for this machine first, for the man pages"
+  if ! "$speaker" --version >/dev/null 2>&1; then
+    need "qemu-$arch-static" qemu-user-static
+    speaker=$work/speaker
+    printf '#!/bin/sh\nexec "qemu-%s-static" "%s" "$@"\n' "$arch" "$binary" >"$speaker"
+    chmod +x "$speaker"
+  fi
   "$repository/packaging/texts.sh" "$speaker" "$work/texts"
 }
 
@@ -137,6 +142,10 @@ while [ $# -gt 0 ]; do
     binary=$(realpath "${2:?--binary needs a file}")
     shift
     ;;
+  --target)
+    target=(--target "${2:?--target needs x86_64 or aarch64}")
+    shift
+    ;;
   deb | rpm) kinds+=("$1") ;;
   *)
     sed -n '2,6s/^# //p' "${BASH_SOURCE[0]}" >&2
@@ -147,8 +156,7 @@ while [ $# -gt 0 ]; do
 done
 [ "${#kinds[@]}" -gt 0 ] || kinds=(deb rpm)
 if [ -z "$binary" ]; then
-  "$repository/packaging/build-static.sh" >&2
-  binary=$target_dir/static/plancton
+  binary=$("$repository/packaging/build-static.sh" "${target[@]}" | cut -d' ' -f1)
 fi
 work=$(mktemp -d "${TMPDIR:-/tmp}/plancton-build.XXXXXX")
 trap 'rm -rf "$work"' EXIT
