@@ -2,8 +2,9 @@
 # Real batch systems behind the pilots, end to end: three instances of Plancton on one engine work off a queue of short jobs
 # while their daemons are drained, killed, restarted and upgraded, and pilots are killed and paused for three minutes.
 # Each job must have had its effect exactly once. Prints a table; exit code 0 only if all of that held.
-#   tests/e2e.sh [--jobs N] [--binary FILE] [rabbitmq] [htcondor]      batch systems; without any: all that are there
-# As root. Takes six minutes for each of them with 200 jobs, the default. --binary measures that one instead of the static release build.
+#   tests/e2e.sh [--jobs N] [--pause SECONDS] [--binary FILE] [rabbitmq] [htcondor]      without any batch system: all that are there
+# As root. Takes about seven minutes for each of them with 200 jobs and a pause of 180 s, the defaults (--pause 0: none). --binary takes
+# that one instead of the static release build.
 # A batch system is a file tests/e2e-NAME.sh with NAME_up, NAME_class (its [[pilot]]), NAME_submit COUNT (jobs 1 to COUNT), NAME_done ("ID", or
 # "ID PILOT DELIVERIES", of every result), NAME_down, and perhaps NAME_effects (how many right results were kept) and NAME_left (jobs it still has).
 set -euo pipefail
@@ -80,7 +81,7 @@ stop_instances() {
   rm -rf "$base"
 }
 
-pilots() { # pilots INSTANCE running|paused: their ids
+pilots() { # pilots INSTANCE STATE: their ids
   docker ps -q --no-trunc --filter "label=io.plancton.instance=$E2E-$1" --filter "status=$2"
 }
 
@@ -118,7 +119,8 @@ upgrade() { # another file in the place of the one that ran
 pause_all() { # what is paused goes into a list, by the name that its results bear
   local end=$((SECONDS + 60))
   plancton "$1" snooze "${pause}s" >/dev/null
-  until [ "$(pilots "$1" paused | wc -l)" -gt 0 ] && [ -z "$(pilots "$1" running)" ]; do
+  # what was about to start is paused a moment later
+  until [ -n "$(pilots "$1" paused)" ] && [ -z "$(pilots "$1" running)$(pilots "$1" created)" ]; do
     [ "$SECONDS" -lt "$end" ] || { failures+=("no pilot of $1 was paused"); return 0; }
     sleep 0.2
   done
@@ -144,28 +146,34 @@ plan() {
       "$((at + 21))" "kill_pilot $other running" "$((at + 24))" "restart $one"
     round=$((round + 1))
   done
-  printf '%s %s\n' 15 "pause_all c" 60 "kill_pilot c paused" 90 "crash c" 93 "start c" $((10 + pause)) "look_at_pause c" $((40 + pause)) "kill_pilot c running"
+  [ "$pause" = 0 ] || printf '%s %s\n' 15 "pause_all c" 60 "kill_pilot c paused" 90 "crash c" 93 "start c" \
+    $((5 + pause)) "look_at_pause c" $((35 + pause)) "kill_pilot c running" $((40 + pause)) "upgrade c"
 }
 
 # ---- one batch system ----
 
-# Every second: what runs, and what is due, until each job has its result.
+# Starts, pauses and ends of pilots as the engine dates them: "seconds action id instance exit-code".
+follow_events() {
+  local event filters=()
+  for event in start pause unpause die; do filters+=(--filter "event=$event"); done
+  docker events --filter label=io.plancton.instance "${filters[@]}" \
+    --format '{{.TimeNano}} {{.Action}} {{.ID}} {{index .Actor.Attributes "io.plancton.instance"}} {{.Actor.Attributes.exitCode}}' >"$TEST_TMP/events" &
+  TEST_PIDS+=($!)
+}
+
+# Each second: what is due, until each job has its result.
 work_off() {
-  local at what left results=$TEST_TMP/results samples=$TEST_TMP/samples
-  : >"$samples"
+  local at what left results=$TEST_TMP/results
   plan | sort -n >"$TEST_TMP/plan"
   exec 4<"$TEST_TMP/plan"
   read -r at what <&4
   done_ids=0 last_wave=''
-  while [ "$done_ids" -lt "$jobs" ] || [ $((SECONDS - began)) -lt $((pause + 60)) ]; do
+  while [ "$done_ids" -lt "$jobs" ] || [ "$((SECONDS - began))" -lt "$((pause ? pause + 60 : 0))" ]; do
     [ $((SECONDS - began)) -lt "$limit" ] || { failures+=("not all jobs were done within $limit s"); break; }
-    docker ps -a --filter label=io.plancton.instance --format '{{.Label "io.plancton.instance"}} {{.State}}' |
-      sed -n "s/^$E2E-/$((SECONDS - began)) /p" >>"$samples"
-    echo "$((SECONDS - began)) - -" >>"$samples"
     "${system}_done" >"$results"
     done_ids=$(cut -d' ' -f1 "$results" | sort -u | grep -c '^[0-9]*$' || true)
     # from here on there is not work for every slot
-    [ -n "$last_wave" ] || [ "$done_ids" -lt $((jobs - slots * ${#instances[@]})) ] || last_wave=$((SECONDS - began))
+    [ -n "$last_wave" ] || [ "$done_ids" -lt $((jobs - slots * ${#instances[@]})) ] || last_wave=$(date +%s)
     while [ "$at" -le $((SECONDS - began)) ]; do
       $what
       read -r at what <&4
@@ -187,7 +195,7 @@ must_be() { # must_be FIGURE VALUE WANTED
 }
 
 report() {
-  local results=$TEST_TMP/results what one
+  local results=$TEST_TMP/results what
   printf '\n%s, %s jobs, %s instances of %s slots, %s s\n' "$system" "$jobs" "${#instances[@]}" "$slots" "$((SECONDS - began))"
   must_be "jobs without a result (lost)" "$(comm -23 <(seq "$jobs" | sort) <(cut -d' ' -f1 "$results" | sort -u) | wc -l)" 0
   must_be "results of no job, or wrong ones" "$(cut -d' ' -f1 "$results" | sort -u | comm -13 <(seq "$jobs" | sort) - | wc -l)" 0
@@ -202,16 +210,23 @@ report() {
       "$(grep -Ff "$TEST_TMP/paused-names" "$results" | cut -d' ' -f1 | while read -r one; do grep -c "^$one " "$results"; done | grep -vcx 1 || true)" 0
   fi
   for what in "${!did[@]}"; do row "$what" "${did[$what]}"; done | sort
-  printf '  how the slots were filled until the last %s jobs, in %%:\n' "$((slots * ${#instances[@]}))"
-  awk -v last="${last_wave:-$((SECONDS - began))}" -v slots="$slots" '
-    $1 > last { next }
-    $2 == "-" { seconds++; next }
-    { n[$2, $3]++; names[$2] }
-    END { for (i in names) { r = 100 * n[i, "running"] / (slots * seconds); p = 100 * n[i, "paused"] / (slots * seconds)
-      printf "    instance %s: running %5.1f, paused %5.1f, empty %5.1f\n", i, r, p, 100 - r - p } }' "$TEST_TMP/samples" | sort
-  for one in "${instances[@]}"; do
-    row "ends of $one" "$(plancton "$one" history --json | tr -d ' \n' | sed -n 's/.*"total":.*"ended":{\([^}]*\)}.*/\1/p' | tr -d '"')"
-  done
+  printf '  ends of pilots, and how the slots were filled until there was less work than slots:\n'
+  awk -v until="${last_wave:-$(date +%s)}" -v slots="$slots" -v tag="$E2E-" '
+    function add(id) { if (since[id] < until) filled[of[id], state[id]] += (at < until ? at : until) - since[id] }
+    index($4, tag) == 1 {
+      at = $1 / 1e9; one = substr($4, length(tag) + 1); names[one]; of[$3] = one
+      if (!from) from = at
+      if ($3 in state) add($3)
+      state[$3] = $2 == "pause" ? "paused" : "running"; since[$3] = at
+      if ($2 == "die") { delete state[$3]; ends[one, $5 == 0 ? "done" : $5 == 75 ? "none" : $5 == 137 || $5 == 143 ? "killed" : "failed"]++ }
+    }
+    END {
+      at = until
+      for (id in state) add(id)
+      for (one in names) { all = slots * (until - from) / 100; run = filled[one, "running"] / all; pause = filled[one, "paused"] / all
+        printf "    %s: %3d done, %3d without work, %3d killed, %3d failed; running %5.1f %%, paused %5.1f %%, empty %5.1f %%\n", one,
+          ends[one, "done"], ends[one, "none"], ends[one, "killed"], ends[one, "failed"], run, pause, 100 - run - pause }
+    }' "$TEST_TMP/events" | sort
 }
 
 run_system() {
@@ -224,6 +239,7 @@ run_system() {
   say "$system is up after $SECONDS s"
   for one in "${instances[@]}"; do make_instance "$one"; done
   "${system}_submit" "$jobs"
+  follow_events
   began=$SECONDS still_paused=''
   for one in "${instances[@]}"; do start "$one"; done
   work_off
@@ -236,9 +252,10 @@ run_system() {
 while [ $# -gt 0 ]; do
   case $1 in
   --jobs) jobs=$2 && shift ;;
+  --pause) pause=$2 && shift ;;
   --binary) binary=$(realpath "$2") && shift ;;
   -*)
-    sed -n '2,9s/^# //p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,10s/^# //p' "${BASH_SOURCE[0]}" >&2
     exit 64
     ;;
   *) systems+=("$1") ;;
