@@ -173,6 +173,11 @@ section! {
 }
 
 impl Pilot {
+    /// Key by key, as it is written.
+    pub fn is_configured_as(&self, other: &Pilot) -> bool {
+        Self::KEYS.iter().all(|key| self.write(key) == other.write(key))
+    }
+
     /// Whether its image can become another one under the same name.
     pub fn is_refreshable(&self) -> bool {
         matches!(&self.image, Image::Named(image) if image.digest.is_none())

@@ -4,7 +4,7 @@
 use super::ends::{self, EndKind};
 use super::memory::Memory;
 use super::{Ended, Observation, Pilot, PilotState};
-use crate::config::Config;
+use crate::config::{Config, Pilot as Class};
 use crate::units::{Moment, PilotId};
 use std::collections::BTreeSet;
 
@@ -121,7 +121,8 @@ impl Memory {
 
     /// What is configured otherwise now is new, whatever was learned of it before.
     pub fn forget_changed(&mut self, before: &Config, after: &Config, epoch: f64) {
-        for class in after.pilots.iter().filter(|class| !before.pilots.contains(class)) {
+        let is_new = |class: &&Class| !before.pilots.iter().any(|known| class.is_configured_as(known));
+        for class in after.pilots.iter().filter(is_new) {
             let Some(memory) = self.classes.get_mut(&class.name) else { continue };
             (memory.failures, memory.no_work, memory.launch_failed, memory.retry_at) = (0, 0, false, 0.0);
             // The engine dates containers in whole seconds.

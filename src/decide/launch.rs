@@ -1,7 +1,7 @@
 //! Which pilots are started: classes in turn by the core-seconds they had, while the room, their limits, their image
 //! and their back-off allow.
 
-use super::classes::Image;
+use super::classes::{ClassMemory, Image};
 use super::memory::Launching;
 use super::reason::{Code, Reason};
 use super::rules::Rules;
@@ -139,7 +139,8 @@ fn class_is_open(turn: &Turn, memory: &Memory, room: &Room, class: &Class) -> Re
         let text = format!("'{name}' has its {} (max)", count_pilots(of_class));
         return refuse(Code::ClassMax, float(of_class as u64), f64::from(class.max), text);
     }
-    let remembered = memory.classes.get(name).cloned().unwrap_or_default();
+    let unknown = ClassMemory::default();
+    let remembered = memory.classes.get(name).unwrap_or(&unknown);
     if remembered.retry_at > turn.now {
         let left = remembered.retry_at - turn.now;
         let text = format!("'{name}' is tried again in {left:.0} s: {}", remembered.why);
