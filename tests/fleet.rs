@@ -101,10 +101,13 @@ impl Node {
         fs::read_to_string(self.directory.join("run/status.json")).unwrap_or_default()
     }
 
+    fn told(&self) -> Value {
+        serde_json::from_str(&self.status()).unwrap_or_default()
+    }
+
     /// Of what is in force; empty: not known yet.
     fn hash(&self) -> String {
-        let status: Value = serde_json::from_str(&self.status()).unwrap_or_default();
-        status["remote"]["hash"].as_str().unwrap_or_default().to_owned()
+        self.told()["remote"]["hash"].as_str().unwrap_or_default().to_owned()
     }
 }
 
@@ -189,7 +192,8 @@ impl Fleet {
     fn totals(&self) -> Totals {
         let (writes, points, bytes) = self.written();
         Totals {
-            daemons_cpu: self.pids().map(cpu_seconds).sum(),
+            // Finer than the hundredths of a second in /proc, of which a daemon needs a few a minute.
+            daemons_cpu: self.nodes.iter().map(|node| node.told()["loop"]["cpu_ms"].as_f64().unwrap() / 1e3).sum(),
             database_cpu: cpu_seconds(self.server.pid()),
             lists: self.nodes.iter().map(|node| node.engine.count_calls("list")).sum::<usize>() as f64,
             looks: self.site.requests() as f64,
@@ -234,15 +238,16 @@ impl Fleet {
             node.child.take().unwrap().wait().unwrap();
         }
         let (ended, last) = (begun.elapsed().as_secs_f64(), self.written().0 - before);
-        let begun = Instant::now();
+        let (begun, mut at) = (Instant::now(), 0.0);
         let (mut looks, mut writes) = (self.site.requests() as f64, before + last);
         self.nodes.iter_mut().for_each(Node::start);
         let mut seconds = Vec::new();
         for second in 1..=(FLUSH + 5.0) as u64 {
             sleep(Duration::from_secs(second).saturating_sub(begun.elapsed()));
-            let now = (self.site.requests() as f64, self.written().0);
-            seconds.push((now.0 - looks, now.1 - writes));
-            (looks, writes) = now;
+            let (written, asked, now) = (self.written().0, self.site.requests() as f64, begun.elapsed().as_secs_f64());
+            // A busy machine may be late with the look itself.
+            seconds.push(((asked - looks) / (now - at), (written - writes) / (now - at)));
+            (looks, writes, at) = (asked, written, now);
         }
         let (looks, writes) = seconds.into_iter().unzip();
         (ended, last, looks, writes)
@@ -257,10 +262,10 @@ fn note(text: &str) {
     println!("note|{text}");
 }
 
-/// The most requests in a second when so many come at random within so many seconds: four times the usual deviation.
+/// The most requests in a second when so many come at random within so many seconds: five times the usual deviation.
 fn crowd(requests: f64, seconds: f64) -> f64 {
     let mean = requests / seconds;
-    1.0 + mean + 4.0 * mean.sqrt()
+    1.0 + mean + 5.0 * mean.sqrt()
 }
 
 fn report_steady(fleet: &Fleet, before: Totals, after: Totals, window: f64) {
@@ -278,7 +283,9 @@ fn report_steady(fleet: &Fleet, before: Totals, after: Totals, window: f64) {
     let cpu = after.daemons_cpu - before.daemons_cpu;
     let lists = after.lists - before.lists;
     row("engine calls of a daemon a tick", lists * TICK / window / size, "", "at-most", 1.1);
-    row("CPU of a daemon a minute, looks and metrics too", 1e3 * cpu / minutes / size, "ms", "at-most", 12.0);
+    // A millisecond a tick, two for what goes over the network.
+    let budget = 60.0 / TICK + 2.0 * (60.0 / FLUSH + 60.0 / (0.9 * fleet.refresh));
+    row("CPU of a daemon a minute, looks and metrics too", 1e3 * cpu / minutes / size, "ms", "at-most", budget);
     note(&format!("all daemons: {:.2} % of a core; a list each {TICK} s", 100.0 * cpu / window));
     let writes = (after.writes - before.writes) / minutes;
     row("requests at InfluxDB a minute and node", writes / size, "", "at-most", 60.0 / FLUSH * 1.05);
@@ -322,7 +329,8 @@ fn fleet() {
     row("daemons with their pilot", pilots as f64, "", "at-least", size);
 
     let (before, begun) = (fleet.totals(), Instant::now());
-    sleep(Duration::from_secs_f64(FLUSH + refresh));
+    // As many seconds of each node's round as of another's.
+    sleep(Duration::from_secs_f64(FLUSH * (1.0 + refresh / FLUSH).ceil()));
     let (after, window) = (fleet.totals(), begun.elapsed().as_secs_f64());
     report_steady(&fleet, before, after, window);
 
@@ -338,10 +346,14 @@ fn fleet() {
     let spread = FIRST.min(refresh);
     row("all start: most looks at the web server a second", peak(&looks), "", "at-most", crowd(size, spread));
     row("all start: most requests at InfluxDB a second", peak(&writes), "", "at-most", crowd(size, FLUSH));
-    note(&format!("looks by second: {looks:?}"));
-    note(&format!("requests at InfluxDB by second: {writes:?}"));
+    note(&format!("looks by second: {looks:.0?}"));
+    note(&format!("requests at InfluxDB by second: {writes:.0?}"));
     let now: usize = fleet.nodes.iter().map(|node| node.engine.in_state("running").len()).sum();
     row("pilots that went on through it", now as f64, "", "at-least", pilots as f64);
-    let troubled = fleet.nodes.iter().filter(|node| !node.status().contains("\"problems\":[]")).count();
-    row("daemons that tell of a problem", troubled as f64, "", "at-most", 0.0);
+    let troubles = fleet.nodes.iter().map(|node| node.told()["problems"].to_string());
+    // One user has 128 watches, and may not have them all: then the files are read at each tick.
+    let troubles: Vec<String> =
+        troubles.filter(|problems| problems != "[]" && !problems.starts_with("[\"control: ")).collect();
+    troubles.first().into_iter().for_each(|problems| note(problems));
+    row("daemons that tell of a problem", troubles.len() as f64, "", "at-most", 0.0);
 }
