@@ -317,10 +317,10 @@ impl Daemon {
                 Landed::Recorded(result) => self.told.problem("history", result.err()),
                 Landed::Prepared(result) => self.told.problem("group", result.err()),
                 Landed::Looked(result) => {
-                    self.remote.looked(&self.start.dirs.state, &self.local);
                     if result == Ok(true) {
                         self.adopt();
                     }
+                    self.remote.looked(&self.start.dirs.state, &self.local);
                     self.told.problem("remote configuration", result.err());
                 }
                 Landed::News(news) => {

@@ -20,6 +20,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 const REDIRECTS: u32 = 4;
 /// At the start it is looked at within so many seconds: machines that start together do not ask together.
 const FIRST: f64 = 30.0;
+/// As long as nothing is in force a node has nothing to do, and looks this often, in seconds.
+const AGAIN: f64 = 60.0;
 
 /// What the owner agreed to.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -307,8 +309,32 @@ impl Remote {
 
     /// A look is over: the next one is due before `refresh` is.
     pub fn looked(&mut self, state: &Path, local: &Config) {
-        let now = clock::now().boot;
-        self.due = self.joined.as_ref().map(|_| now + local.allow.refresh.as_secs_f64() * (0.8 + 0.2 * draw(now)));
+        let (now, refresh) = (clock::now().boot, local.allow.refresh.as_secs_f64());
+        let is_idle = self.told.as_ref().is_some_and(|told| told.hash.is_empty());
+        let wait = if is_idle { refresh.min(AGAIN) } else { refresh };
+        self.due = self.joined.as_ref().map(|_| now + wait * (0.8 + 0.2 * draw(now)));
         self.date(state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node that starts before its network has no configuration yet, and must not wait for an hour.
+    #[test]
+    fn the_next_look() {
+        for (hash, refresh, bounds) in
+            [("", 3_600, 48.0..=60.0), ("", 5, 4.0..=5.0), ("0123", 3_600, 2_880.0..=3_600.0)]
+        {
+            let told = report::Remote { hash: hash.to_owned(), ..report::Remote::default() };
+            let mut remote = Remote { joined: Some(Joined::default()), due: None, told: Some(told) };
+            let mut local = Config::default();
+            local.allow.refresh = Duration::from_secs(refresh);
+            let before = clock::now().boot;
+            remote.looked(Path::new("/nonexistent"), &local);
+            let wait = remote.due.unwrap() - before;
+            assert!(bounds.contains(&wait) || (wait - bounds.end()).abs() < 0.1, "'{hash}' {refresh}: {wait}");
+        }
     }
 }

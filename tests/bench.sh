@@ -2,7 +2,9 @@
 # Speed, memory and wake-ups, as a table of figure, budget and verdict. Ratios are taken in one run, because machines are
 # noisy; the figures are for people, so this is no test. Takes about fifteen minutes and wants a quiet machine.
 #   tests/bench.sh [fill] [share] [loop] [steady] [owner]      parts of it; without any: all
-# BENCH_BINARY=FILE measures that binary instead of the static release build; BENCH_PAIRS=N takes N pairs of the owner's job.
+#   tests/bench.sh fleet      many daemons, one InfluxDB, one web server (tests/fleet.rs): four minutes, as root
+# BENCH_BINARY=FILE measures that binary instead of the static release build; BENCH_PAIRS=N takes N pairs of the owner's job;
+# FLEET=N takes N daemons instead of 200, FLEET_REFRESH=SECONDS lets them look at the web server that often (60).
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -15,10 +17,12 @@ base=$TEST_TMP/bench
 run=$base/run # in memory, as /run is, where that can be had
 [ ! -d /dev/shm ] || run=$(mktemp -d /dev/shm/plancton-bench.XXXXXX)
 daemon=""
+fleet=""
 rows=()
 
 finish() {
   [ -z "$daemon" ] || kill -KILL "$daemon" 2>/dev/null || true
+  [ -z "$fleet" ] || kill -KILL "$fleet" 2>/dev/null || true
   [ ! -d "$base" ] || plancton purge >/dev/null 2>&1 || true
   rm -rf "$run"
   stop_all
@@ -326,13 +330,41 @@ given() {
   awk -v a="$a" -v b="$b" -v c="$1" 'BEGIN { print 100 * (b - a) / (10 * c) }'
 }
 
+# ---- a fleet ----
+
+# In a namespace of processes and mounts of its own: the daemons see made-up cgroups, in which fake engines can have pilots,
+# and all of them end with it, whatever way it ends.
+bench_fleet() {
+  local root=$TEST_TMP/fleet word figure value unit way budget
+  [ "$(id -u)" = 0 ] || { say "a fleet needs root: its daemons are shown cgroups of their own"; return 1; }
+  need_influxdb
+  cargo test --locked --no-run --test fleet >&2
+  mkdir -p "$root/sys/fs/cgroup"/{cpu,cpuacct,memory,pids}
+  ulimit -n "$(ulimit -Hn)"
+  # shellcheck disable=SC2016
+  TMPDIR=$TEST_TMP FLEET_ROOT=$root BENCH_BINARY=$binary unshare --mount --pid --fork --kill-child --mount-proc \
+    sh -c 'mount --bind "$FLEET_ROOT/sys/fs/cgroup" /sys/fs/cgroup && exec cargo test -q --locked --test fleet -- --ignored --nocapture' \
+    >"$TEST_TMP/fleet.out" &
+  fleet=$!
+  wait "$fleet" || { fleet=""; cat "$TEST_TMP/fleet.out"; return 1; }
+  fleet=""
+  while IFS='|' read -r word figure value unit way budget; do
+    case $word in
+    row) row "$figure" "$value" "$unit" "$way" "$budget" ;;
+    note) printf '  (%s)\n' "$figure" ;;
+    esac
+  done <"$TEST_TMP/fleet.out"
+}
+
 main() {
   local parts=("$@")
   [ "$#" -gt 0 ] || parts=(fill share loop steady owner)
-  need_engine
-  make_image
-  command -v docker >/dev/null || { say "the docker client is needed for the engine's event times"; exit 1; }
-  export DOCKER_HOST=unix://$PLANCTON_TEST_ENGINE
+  if [ "${parts[*]}" != fleet ]; then
+    need_engine
+    make_image
+    command -v docker >/dev/null || { say "the docker client is needed for the engine's event times"; exit 1; }
+    export DOCKER_HOST=unix://$PLANCTON_TEST_ENGINE
+  fi
   binary=${BENCH_BINARY:-}
   if [ -z "$binary" ]; then
     packaging/build-static.sh >&2

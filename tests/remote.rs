@@ -9,83 +9,18 @@
 mod fake_engine;
 #[path = "common/machine.rs"]
 mod machine;
+#[path = "common/site.rs"]
+mod site;
 
 use machine::{Machine, PATIENCE, Scratch, at_once, becomes};
 use rustix::process::Signal;
 use serde_json::Value;
+use site::{Site, lock};
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
-
-type Answer = Box<dyn Fn(&str, &mut TcpStream) -> std::io::Result<()> + Send>;
-
-/// A web server that answers each request as the test says.
-struct Site {
-    address: SocketAddr,
-    answer: Arc<Mutex<Answer>>,
-    /// The heads of all requests.
-    heads: Arc<Mutex<Vec<String>>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Site {
-    fn new(text: &str) -> Site {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let site = Site {
-            address: listener.local_addr().unwrap(),
-            answer: Arc::new(Mutex::new(Box::new(|_, _| Ok(())))),
-            heads: Arc::default(),
-        };
-        site.publish(text);
-        let (answer, heads) = (Arc::clone(&site.answer), Arc::clone(&site.heads));
-        std::thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                let (answer, heads) = (Arc::clone(&answer), Arc::clone(&heads));
-                std::thread::spawn(move || {
-                    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
-                    let head: String =
-                        lines.by_ref().take_while(|line| !line.is_empty()).map(|line| line + "\n").collect();
-                    lock(&heads).push(head.clone());
-                    let mut stream = stream;
-                    // The client may well hang up on what comes.
-                    let _ = (lock(&answer))(&head, &mut stream);
-                });
-            }
-        });
-        site
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}/plancton.toml", self.address)
-    }
-
-    fn answer(&self, answer: impl Fn(&str, &mut TcpStream) -> std::io::Result<()> + Send + 'static) {
-        *lock(&self.answer) = Box::new(answer);
-    }
-
-    /// As a good server does: with a tag, by which it is not sent again.
-    fn publish(&self, text: &str) {
-        let text = text.to_owned();
-        self.answer(move |head, stream| {
-            let tag = format!("\"{}-{:x}\"", text.len(), text.bytes().map(u64::from).sum::<u64>());
-            if head.contains(&tag) {
-                return write!(stream, "HTTP/1.1 304 Not Modified\r\nConnection: close\r\n\r\n");
-            }
-            let head = format!("Content-Length: {}\r\nETag: {tag}\r\nConnection: close", text.len());
-            write!(stream, "HTTP/1.1 200 OK\r\n{head}\r\n\r\n{text}")
-        });
-    }
-
-    fn requests(&self) -> usize {
-        lock(&self.heads).len()
-    }
-}
 
 const OWNER: &str = "[loop]\ninterval = \"1s\"\n[share]\nreserve-cpus = 0\nreserve-disk = \"1MiB\"\nmax-pilots = 3\n";
 const ALLOW: &str = "[allow]\nplain-http = true\nrefresh = \"1s\"\n";

@@ -13,6 +13,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// A missing mount source is looked for again after this long, in seconds.
 const HELD: f64 = 30.0;
+/// So long a first rate is waited for with a tick a second.
+const FIRST_RATE: f64 = 30.0;
 
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
@@ -268,7 +270,9 @@ impl Memory {
         let ttls = ttls.map(|pilot| pilot.expiry.left(turn.seen.at));
         let tries = self.classes.values().flat_map(|class| [class.retry_at, class.proves_at]);
         let tries = tries.map(|at| at - now).filter(|wait| *wait > 0.0);
-        let first_rate = turn.seen.cpu.is_none().then_some(1.0);
+        // What can't be read at all is not waited for for ever.
+        let is_new = self.reason.as_ref().is_none_or(|reason| turn.seen.at.epoch - reason.since < FIRST_RATE);
+        let first_rate = (turn.seen.cpu.is_none() && is_new).then_some(1.0);
         let soonest = kills.chain(ttls).chain(tries).chain(first_rate);
         let soonest = soonest.chain(self.ladder.look_again).chain(rules.ends_in).fold(interval, f64::min);
         Some(soonest.max(0.05))

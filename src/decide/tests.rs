@@ -758,3 +758,12 @@ fn what_runs_short_stops_the_youngest_one_by_one() {
         assert_eq!(world.reason.code, code);
     }
 }
+
+#[test]
+fn a_rate_that_can_not_be_read_costs_no_tick_a_second() {
+    let mut world = World::new(2.0, ONE_CORE, |_| NOISE);
+    world.twist = Box::new(|seen| seen.cpu = None);
+    assert_eq!(world.tick().wake_in, Some(1.0));
+    world.run_until(world.now + 60.0);
+    assert_eq!((world.tick().wake_in, world.reason.code), (Some(10.0), Code::Starting));
+}

@@ -89,7 +89,8 @@ pub struct World {
     root: PathBuf,
     listeners: Vec<UnixStream>,
     connections: Vec<UnixStream>,
-    next_id: u64,
+    /// Where several engines show one machine, each begins elsewhere.
+    pub next_id: u64,
 }
 
 struct Shared {

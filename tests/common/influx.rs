@@ -115,6 +115,10 @@ impl Server {
         assert!(is_up && ended.is_none(), "{:?} does not answer, {ended:?}: {}", self.command, self.log());
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
     fn log(&self) -> String {
         fs::read_to_string(self.scratch.0.join("server.log")).unwrap_or_default()
     }
