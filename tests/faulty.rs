@@ -245,7 +245,7 @@ fn a_pull_is_told_as_it_goes_on_and_given_up_when_it_stands_still() {
     assert!(gap < 1_000.0, "the loop waited for {gap} ms");
     let pulls = machine.engine.count_calls("pull");
     machine.engine.mend();
-    machine.wait_for_pilots(2);
+    machine.wait_for("a probe", || !machine.engine.in_state("running").is_empty());
     assert!(machine.engine.count_calls("pull") > pulls);
 }
 

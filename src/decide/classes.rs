@@ -150,8 +150,6 @@ impl Memory {
         match result {
             Ok(()) => {
                 (memory.image, memory.refresh_failures) = (Image::Ready, 0);
-                // What failed was to bring it.
-                memory.failures = if was_refreshing { memory.failures } else { 0 };
                 memory.refresh_at = Some(now + interval * jitter);
             }
             Err(_) if was_refreshing => {

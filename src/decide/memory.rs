@@ -131,7 +131,7 @@ impl Memory {
         // Where a call failed, or the list shows it undone, the next regular tick decides again: it must not spin.
         let next_look = now + config.loop_.interval.as_secs_f64();
         match news {
-            News::Launched { class, name, at, result } => self.launched(now, class, name, *at, result),
+            News::Launched { class, name, at, result } => self.launched(config, now, (class, name, *at), result),
             News::Fetched { class, result } => self.fetched(config, class, result, now),
             News::Buried { id, name, class, ended } => {
                 self.forget_fizzled(id);
@@ -159,7 +159,7 @@ impl Memory {
         }
     }
 
-    fn launched(&mut self, now: f64, class: &str, name: &str, at: f64, result: &LaunchResult) {
+    fn launched(&mut self, config: &Config, now: f64, (class, name, at): (&str, &str, f64), result: &LaunchResult) {
         let known = self.launching.iter_mut().find(|launch| launch.name == name);
         match result {
             LaunchResult::Started(_) => {
@@ -178,7 +178,13 @@ impl Memory {
                 self.launching.retain(|launch| launch.name != name);
                 let memory = self.classes.entry(class.to_owned()).or_default();
                 if memory.image != Image::Fetching {
-                    memory.image = Image::Missing;
+                    let was_there = std::mem::replace(&mut memory.image, Image::Missing) == Image::Ready;
+                    // Brought again it may be gone again: without a wait that would never end.
+                    if was_there {
+                        let image = config.pilots.iter().find(|configured| configured.name == *class);
+                        let image = image.map_or(String::new(), |class| class.image.to_string());
+                        self.launch_failed(class, &format!("{image} was here, and the engine does not find it"), now);
+                    }
                 }
             }
             LaunchResult::MountMissing(source) => {

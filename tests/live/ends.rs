@@ -125,7 +125,8 @@ fn a_pilot_that_fails_waits_longer_and_longer() {
     let failed = gone_of(&status, "failed");
     assert!(failed[0]["last_words"].as_str().unwrap().contains("made of cheese"), "{failed:?}");
     instance.wait_status("a second try", PATIENCE, |status| status["counts"]["failed"].as_u64() >= Some(2));
-    let why = || instance.say(&["why"]).must(0, &[]).out;
+    // It wraps its lines.
+    let why = || instance.say(&["why"]).must(0, &[]).out.split_whitespace().collect::<Vec<_>>().join(" ");
     let said = poll(PATIENCE, || Some(why()).filter(|text| text.contains("'broken' is tried again in")))
         .expect("between tries");
     assert!(said.contains("exit code 3"), "{said}");
