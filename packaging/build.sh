@@ -62,8 +62,8 @@ make_tree() {
     gzip -9n "$work/texts/$file"
     put 644 "$work/texts/$file.gz" "usr/share/man/man${file##*.}/$file.gz"
   done
-  for file in "$repository"/conf/examples/*; do
-    put 644 "$file" "usr/share/doc/plancton/examples/${file##*/}"
+  (cd "$repository/conf/examples" && find . -type f -printf '%P\n') | while read -r file; do
+    put 644 "$repository/conf/examples/$file" "usr/share/doc/plancton/examples/$file"
   done
   (cd "$here" && find grafana -type f) | while read -r file; do
     put 644 "$here/$file" "usr/share/doc/plancton/examples/${file//\//-}"
@@ -116,8 +116,10 @@ build_rpm() {
     echo '%defattr(-,root,root)'
     # with those that may be nobody's where their shell is not installed
     printf '%%dir "%s"\n' /usr/share/fish /usr/share/fish/vendor_completions.d /usr/share/zsh/site-functions /usr/share/licenses \
-      /etc/plancton /usr/share/doc/plancton /usr/share/doc/plancton/examples /usr/share/licenses/plancton
-    cd "$tree" && find . -type f -printf '"/%P"\n' | sort | sed -e 's|^"/etc/|%config(noreplace) &|' \
+      /etc/plancton /usr/share/licenses/plancton
+    cd "$tree"
+    find usr/share/doc/plancton -type d -printf '%%dir "/%p"\n' | sort
+    find . -type f -printf '"/%P"\n' | sort | sed -e 's|^"/etc/|%config(noreplace) &|' \
       -e 's|^"/usr/share/\(doc\|man\)/|%doc &|' -e 's|^"/usr/share/licenses/|%license &|'
   } >"$tree.files"
   fill "$repository/packaging/rpm/plancton.spec" >"$work/plancton.spec"
