@@ -13,7 +13,7 @@ import sys
 
 import pika
 
-GIVE_UP_AFTER = 20  # deliveries: a job that ends every pilot must not go round for ever
+DELIVERIES = 21  # at most: a job that ends every pilot must not go round for ever
 IDLE_SECONDS = float(os.environ.get("IDLE_SECONDS", "10"))  # nothing came for so long: there is no more
 
 
@@ -37,7 +37,7 @@ def declare(channel):
     channel.queue_declare("results", durable=True, arguments={"x-queue-type": "quorum"})
     channel.queue_bind("results", "results")
     channel.queue_declare("jobs", durable=True, arguments={
-        "x-queue-type": "quorum", "x-delivery-limit": GIVE_UP_AFTER, "x-dead-letter-exchange": "results",
+        "x-queue-type": "quorum", "x-delivery-limit": DELIVERIES - 1, "x-dead-letter-exchange": "results",
         "x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"})
 
 
@@ -59,7 +59,7 @@ def submit(channel, jobs):
 def read_result(properties, body):
     if "x-death" not in (properties.headers or {}):
         return json.loads(body)
-    return {"id": properties.message_id, "exit": None, "output": f"given up after {GIVE_UP_AFTER} deliveries"}
+    return {"id": properties.message_id, "exit": None, "output": f"given up after {DELIVERIES} deliveries"}
 
 
 def collect(channel, folder):
