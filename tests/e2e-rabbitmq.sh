@@ -68,9 +68,9 @@ rabbitmq_class() {
   printf 'network = "%s"\n' "$E2E-rabbitmq"
 }
 
-rabbitmq_submit() { # rabbitmq_submit COUNT
+rabbitmq_submit() { # rabbitmq_submit COUNT; the last one twice, so that there is something to drop
   local id
-  for id in $(seq "$1"); do
+  for id in $(seq "$1") ${1#0}; do
     # shellcheck disable=SC2016 # for the job to expand
     echo "$id"' sleep 5; echo "this is job $JOB_ID"'
   done | rabbitmq_jobs --rm -i -- submit >/dev/null

@@ -24,6 +24,7 @@ instances=(a b c)
 binary=''
 systems=()
 system='' # the one that runs now
+follower='' # of the engine's events
 declare -A pids=() did=()
 failures=()
 run=$(mktemp -d /dev/shm/plancton-e2e.XXXXXX)
@@ -31,8 +32,7 @@ base=$TEST_TMP/e2e
 
 finish() {
   trap '' INT TERM
-  stop_instances
-  [ -z "$system" ] || "${system}_down" || true
+  [ -z "$system" ] || end_system
   rm -rf "$run"
   stop_all
 }
@@ -75,7 +75,7 @@ make_instance() {
 stop_instances() {
   local one
   for one in "${instances[@]}"; do
-    [ -z "${pids[$one]:-}" ] || stop "$one" KILL
+    [ -z "${pids[$one]:-}" ] || stop "$one" KILL || true
     [ ! -x "$base/$one/plancton" ] || plancton "$one" purge >/dev/null 2>&1 || true
   done
   rm -rf "$base"
@@ -153,7 +153,7 @@ follow_events() {
   for event in start pause unpause die; do filters+=(--filter "event=$event"); done
   docker events --filter label=io.plancton.instance "${filters[@]}" \
     --format '{{.TimeNano}} {{.Action}} {{.ID}} {{index .Actor.Attributes "io.plancton.instance"}} {{.Actor.Attributes.exitCode}}' >"$TEST_TMP/events" &
-  TEST_PIDS+=($!)
+  follower=$!
 }
 
 # Each second: what is due, until each job has its result.
@@ -224,13 +224,20 @@ report() {
     }' "$TEST_TMP/events" | sort
 }
 
+end_system() {
+  [ -z "$follower" ] || kill "$follower" 2>/dev/null || true
+  stop_instances
+  "${system}_down" || true
+  system='' follower=''
+}
+
 run_system() {
   local one limit=$((600 + 6 * jobs))
   system=$1 did=()
   # shellcheck source=/dev/null
   . "$here/e2e-$system.sh"
   say "starting $system"
-  "${system}_up" || { failures+=("$system did not start"); return 0; }
+  "${system}_up" || { failures+=("$system did not start"); end_system; return 0; }
   say "$system is up after $SECONDS s"
   for one in "${instances[@]}"; do make_instance "$one"; done
   "${system}_submit" "$jobs"
@@ -239,9 +246,7 @@ run_system() {
   for one in "${instances[@]}"; do start "$one"; done
   work_off
   report
-  stop_instances
-  "${system}_down"
-  system=''
+  end_system
 }
 
 while [ $# -gt 0 ]; do
@@ -253,7 +258,10 @@ while [ $# -gt 0 ]; do
     sed -n '2,10s/^# //p' "${BASH_SOURCE[0]}" >&2
     exit 64
     ;;
-  *) systems+=("$1") ;;
+  *)
+    [ -e "$here/e2e-$1.sh" ] || { echo "tests/e2e-$1.sh: no such file" >&2; exit 64; }
+    systems+=("$1")
+    ;;
   esac
   shift
 done

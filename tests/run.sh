@@ -109,7 +109,7 @@ static_checks() {
   else
     skip 1 "lints" "no clippy in this toolchain"
   fi
-  mapfile -t scripts < <(grep -lE '^#!.*\<(ba)?sh$' -r packaging tests .ci)
+  mapfile -t scripts < <(grep -lE '^#!.*\<(ba)?sh$' -r conf packaging tests .ci)
   if command -v shellcheck >/dev/null; then
     check "shell scripts" shellcheck -x "${scripts[@]}"
   else
