@@ -74,8 +74,10 @@ make_instance() {
 
 stop_instances() {
   local one
+  # an orderly end waits for nothing; a start that is under way in the engine may still bring a container
+  for one in "${instances[@]}"; do [ -z "${pids[$one]:-}" ] || stop "$one" TERM || true; done
+  sleep 3
   for one in "${instances[@]}"; do
-    [ -z "${pids[$one]:-}" ] || stop "$one" KILL || true
     [ ! -x "$base/$one/plancton" ] || plancton "$one" purge >/dev/null 2>&1 || true
   done
   rm -rf "$base"
