@@ -106,10 +106,20 @@ pub fn read_waiting(state: &Path) -> Option<String> {
 
 /// Puts an accepted text in force; none waits then.
 pub fn put_in_force(state: &Path, text: &str) -> Result<(), StateError> {
+    let (now, before) = (clock::now().epoch, read_json::<Seen>(state, "seen.json").unwrap_or_default());
+    // Who joins has just looked.
+    let looked = if before.looked > 0.0 { before.looked } else { now };
+    replace(state, text, &Seen { looked, changed: now, ..before })
+}
+
+fn replace(state: &Path, text: &str, seen: &Seen) -> Result<(), StateError> {
     write(state, IN_FORCE, text.as_bytes())?;
-    let seen = Seen { changed: clock::now().epoch, ..read_json(state, "seen.json").unwrap_or_default() };
-    write(state, "seen.json", &serde_json::to_vec(&seen).unwrap_or_default())?;
+    note(state, seen)?;
     state::remove_file(&path(state, WAITING))
+}
+
+fn note(state: &Path, seen: &Seen) -> Result<(), StateError> {
+    write(state, "seen.json", &serde_json::to_vec(seen).unwrap_or_default())
 }
 
 /// The first digits of its SHA-256.
@@ -206,33 +216,27 @@ fn look(state: &Path, joined: &Joined, local: &Config) -> Result<bool, String> {
     let before: Seen = read_json(state, "seen.json").unwrap_or_default();
     let now = clock::now().epoch;
     let fetched = fetch_if_new(joined, &local.allow, &before)?;
-    let Some(Fetched { text, etag, modified }) = fetched else {
-        note(state, &Seen { looked: now, ..before })?;
-        return Ok(false);
-    };
-    let [in_force, waiting] = [IN_FORCE, WAITING].map(|name| read_text(state, name));
-    if in_force.as_ref() == Some(&text) || waiting.as_ref() == Some(&text) {
-        let is_back = in_force.as_ref() == Some(&text) && waiting.is_some();
-        if is_back {
-            state::remove_file(&path(state, WAITING)).map_err(|error| error.to_string())?;
+    let has_changed = match fetched {
+        None => note(state, &Seen { looked: now, ..before }).map(|()| false),
+        Some(Fetched { text, etag, modified }) => {
+            let seen = Seen { etag, modified, looked: now, changed: before.changed };
+            let [in_force, waiting] = [IN_FORCE, WAITING].map(|name| read_text(state, name));
+            if in_force.as_ref() == Some(&text) {
+                // What waited was taken back.
+                state::remove_file(&path(state, WAITING)).and_then(|()| note(state, &seen)).map(|()| waiting.is_some())
+            } else if waiting.as_ref() == Some(&text) {
+                note(state, &seen).map(|()| false)
+            } else {
+                let offer = read(&text, &joined.url, local).map_err(|problems| shorten(&problems))?;
+                let written = match joined.is_trusted || offer.unaccepted(&joined.accepted).is_empty() {
+                    true => replace(state, &text, &Seen { changed: now, ..seen }),
+                    false => write(state, WAITING, text.as_bytes()).and_then(|()| note(state, &seen)),
+                };
+                written.map(|()| true)
+            }
         }
-        note(state, &Seen { etag, modified, looked: now, ..before })?;
-        return Ok(is_back);
-    }
-    let offer = read(&text, &joined.url, local).map_err(|problems| shorten(&problems))?;
-    if joined.is_trusted || offer.unaccepted(&joined.accepted).is_empty() {
-        put_in_force(state, &text).map_err(|error| error.to_string())?;
-        note(state, &Seen { etag, modified, looked: now, changed: now })?;
-    } else {
-        write(state, WAITING, text.as_bytes()).map_err(|error| error.to_string())?;
-        note(state, &Seen { etag, modified, looked: now, ..before })?;
-    }
-    Ok(true)
-}
-
-fn note(state: &Path, seen: &Seen) -> Result<(), String> {
-    let content = serde_json::to_vec(seen).unwrap_or_default();
-    write(state, "seen.json", &content).map_err(|error| error.to_string())
+    };
+    has_changed.map_err(|error| error.to_string())
 }
 
 /// A broken text may have a problem in each line.

@@ -153,6 +153,7 @@ impl Pilot {
 
     /// What [allow] leaves to the owner's consent.
     fn asks(&self, allow: &Allow) -> Vec<String> {
+        let usual = Pilot::default();
         let root = self.user.split(':').next().is_some_and(|user| ["", "0", "root"].contains(&user));
         let source = match &self.image {
             Image::Named(image) => Some((&image.name, image.registry())),
@@ -162,7 +163,10 @@ impl Pilot {
         let source = source.map(|(name, registry)| format!("containers of {name}, from the registry {registry}"));
         let root = root.then(|| "containers whose user is root inside".to_owned());
         let network = (self.network == "bridge").then(|| "access to the network for them".to_owned());
-        [source, root, network].into_iter().flatten().collect()
+        // The room of [share] counts neither.
+        let swap = (self.swap.0 > 0).then(|| format!("{} of swap space for each of them", self.swap));
+        let pids = (self.pids > usual.pids).then(|| format!("{} processes in each of them", self.pids));
+        [source, root, network, swap, pids].into_iter().flatten().collect()
     }
 
     /// What it gets because [allow] names it.
@@ -312,6 +316,8 @@ mod tests {
         for (from, to, new) in [
             ("reg.example", "evil.example", "containers of evil.example/p, from the registry evil.example"),
             ("m:1", "m:2", "metrics to http://m:2#d: figures of its pilots, none of the owner"),
+            ("user", "swap = \"64GiB\"\nuser", "64GiB of swap space for each of them"),
+            ("user", "pids = 4000000\nuser", "4000000 processes in each of them"),
         ] {
             assert_eq!(offer(&text.replace(from, to), "").unaccepted(&accepted), [new]);
         }
