@@ -36,6 +36,12 @@ pub struct Joined {
     pub is_trusted: bool,
 }
 
+impl Joined {
+    fn accepts(&self, offer: &Offer) -> bool {
+        self.is_trusted || offer.unaccepted(&self.accepted).is_empty()
+    }
+}
+
 /// What is known of the server's text, in its own words, and when (seconds since 1970) it was looked at and had changed.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(default)]
@@ -228,7 +234,7 @@ fn look(state: &Path, joined: &Joined, local: &Config) -> Result<bool, String> {
                 note(state, &seen).map(|()| false)
             } else {
                 let offer = read(&text, &joined.url, local).map_err(|problems| shorten(&problems))?;
-                let written = match joined.is_trusted || offer.unaccepted(&joined.accepted).is_empty() {
+                let written = match joined.accepts(&offer) {
                     true => replace(state, &text, &Seen { changed: now, ..seen }),
                     false => write(state, WAITING, text.as_bytes()).and_then(|()| note(state, &seen)),
                 };
@@ -277,7 +283,7 @@ impl Remote {
         let mut config = local.clone();
         if let Some(text) = read_text(state, IN_FORCE) {
             match read(&text, &joined.url, local) {
-                Ok(offer) if joined.is_trusted || offer.unaccepted(&joined.accepted).is_empty() => {
+                Ok(offer) if joined.accepts(&offer) => {
                     config = local.with(&offer);
                     told.hash = hash(&text);
                     told.refused = offer.refused;
@@ -308,7 +314,8 @@ impl Remote {
         let joined = self.joined.clone().filter(|_| self.due.is_some_and(|due| now >= due))?;
         let (state, local) = (state.to_owned(), local.clone());
         self.due = None;
-        Some(move || look(&state, &joined, &local).map_err(|why| format!("{}: {why}", joined.url)))
+        let next = "what was accepted last stays in force; it is looked at again";
+        Some(move || look(&state, &joined, &local).map_err(|why| format!("{}: {why}; {next}", joined.url)))
     }
 
     /// A look is over: the next one is due before `refresh` is.

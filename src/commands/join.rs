@@ -49,7 +49,9 @@ pub fn accept(place: &Place, yes: bool) -> Exit {
     };
     let offer = match remote::read(&text, &joined.url, &config) {
         Ok(offer) => offer,
-        Err(problems) => return fail(Exit::Failed, clean_lines(&problems)),
+        Err(problems) => {
+            return fail(Exit::Failed, clean_lines(&problems) + "\nplancton: what was accepted last stays in force");
+        }
     };
     say(&describe(place, &joined.url, &text, &offer, &config));
     say(&list("New in it", &offer.unaccepted(&joined.accepted)));
