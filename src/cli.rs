@@ -33,7 +33,10 @@ impl Exit {
         (Exit::Done, "done"),
         (Exit::Failed, "failed"),
         (Exit::NotRunning, "`status` of a daemon that does not run"),
-        (Exit::Usage, "the command line was wrong; nothing was changed"),
+        (
+            Exit::Usage,
+            "the command line was wrong; nothing was changed",
+        ),
         (Exit::EngineUnavailable, "the container engine is not there"),
         (Exit::Configuration, "the configuration has problems"),
     ];
@@ -66,31 +69,65 @@ pub struct Options {
 /// again) takes the place of `duration`. Help is for a command's name, or the overview.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
-    Try { duration: Option<Duration> },
-    Run { once: bool, dry_run: bool, drain: bool, record: Option<PathBuf> },
+    Try {
+        duration: Option<Duration>,
+    },
+    Run {
+        once: bool,
+        dry_run: bool,
+        drain: bool,
+        record: Option<PathBuf>,
+    },
     Start,
     Stop,
-    Status { json: bool, watch: bool },
+    Status {
+        json: bool,
+        watch: bool,
+    },
     Why,
     Health,
-    Drain { stop: bool, by: Option<String> },
+    Drain {
+        stop: bool,
+        by: Option<String>,
+    },
     Resume,
     Snooze(Duration),
     ForceStop,
     Kill(String),
     Log(Option<String>),
     Pull,
-    Check { offline: bool },
-    Config { default: bool },
+    Check {
+        offline: bool,
+    },
+    Config {
+        default: bool,
+    },
     Replay(PathBuf),
-    History { days: u64, json: bool, csv: bool },
+    History {
+        days: u64,
+        json: bool,
+        csv: bool,
+    },
     Report(PathBuf),
-    Join { url: String, key: Option<String>, yes: bool },
-    Accept { yes: bool },
+    Join {
+        url: String,
+        key: Option<String>,
+        yes: bool,
+    },
+    Accept {
+        yes: bool,
+    },
     Leave,
     Reap,
-    Purge { dry_run: bool, keep_state: bool },
-    Pilot { duration: Duration, from: Option<u64>, to: Option<u64> },
+    Purge {
+        dry_run: bool,
+        keep_state: bool,
+    },
+    Pilot {
+        duration: Duration,
+        from: Option<u64>,
+        to: Option<u64>,
+    },
     Help(Option<&'static str>),
     Version,
 }
@@ -104,7 +141,10 @@ pub struct Usage {
 
 impl fmt::Display for Usage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let topic = self.topic.map(|topic| format!(" {topic}")).unwrap_or_default();
+        let topic = self
+            .topic
+            .map(|topic| format!(" {topic}"))
+            .unwrap_or_default();
         write!(f, "{}; see `plancton help{topic}`", self.message)
     }
 }
@@ -141,35 +181,64 @@ impl Words {
         self.check(topic)?;
         let has = |name| self.has(name);
         Ok(match topic.name {
-            "try" => Command::Try { duration: self.duration("for")? },
+            "try" => Command::Try {
+                duration: self.duration("for")?,
+            },
             "run" => {
                 let (once, dry_run, drain) = (has("once"), has("dry-run"), has("drain"));
-                Command::Run { once, dry_run, drain, record: self.path("record") }
+                Command::Run {
+                    once,
+                    dry_run,
+                    drain,
+                    record: self.path("record"),
+                }
             }
             "start" => Command::Start,
             "stop" => Command::Stop,
-            "status" => Command::Status { json: has("json"), watch: has("watch") },
+            "status" => Command::Status {
+                json: has("json"),
+                watch: has("watch"),
+            },
             "why" => Command::Why,
             "health" => Command::Health,
-            "drain" => Command::Drain { stop: has("stop"), by: self.text("by")? },
+            "drain" => Command::Drain {
+                stop: has("stop"),
+                by: self.text("by")?,
+            },
             "resume" => Command::Resume,
             "snooze" => Command::Snooze(self.positive(&self.word()?)?),
             "force-stop" => Command::ForceStop,
             "kill" => Command::Kill(self.word()?),
             "log" => Command::Log(self.optional_word()?),
             "pull" => Command::Pull,
-            "check" => Command::Check { offline: has("offline") },
-            "config" => Command::Config { default: has("default") },
+            "check" => Command::Check {
+                offline: has("offline"),
+            },
+            "config" => Command::Config {
+                default: has("default"),
+            },
             "replay" => Command::Replay(PathBuf::from(self.argument()?)),
-            "history" => {
-                Command::History { days: self.number("days")?.unwrap_or(14), json: has("json"), csv: has("csv") }
-            }
-            "report" => Command::Report(self.argument().map_or_else(|_| "plancton-report.html".into(), PathBuf::from)),
-            "join" => Command::Join { url: self.word()?, key: self.text("key")?, yes: has("yes") },
+            "history" => Command::History {
+                days: self.number("days")?.unwrap_or(14),
+                json: has("json"),
+                csv: has("csv"),
+            },
+            "report" => Command::Report(
+                self.argument()
+                    .map_or_else(|_| "plancton-report.html".into(), PathBuf::from),
+            ),
+            "join" => Command::Join {
+                url: self.word()?,
+                key: self.text("key")?,
+                yes: has("yes"),
+            },
             "accept" => Command::Accept { yes: has("yes") },
             "leave" => Command::Leave,
             "reap" => Command::Reap,
-            "purge" => Command::Purge { dry_run: has("dry-run"), keep_state: has("keep-state") },
+            "purge" => Command::Purge {
+                dry_run: has("dry-run"),
+                keep_state: has("keep-state"),
+            },
             "pilot" => Command::Pilot {
                 duration: self.duration("for")?.unwrap_or(Duration::from_secs(20)),
                 from: self.number("from")?,
@@ -183,18 +252,29 @@ impl Words {
 /// The TIME of `drain --by`, in seconds since 1970: `18:00` (its next occurrence where `now` is), a duration from now, or RFC 3339.
 pub fn parse_by(text: &str, now: &Zoned) -> Result<f64, String> {
     let hint = || {
-        format!("'{}' is not a time; write 18:00, a duration such as 2h, or 2030-01-31T18:00:00+01:00", printable(text))
+        format!(
+            "'{}' is not a time; write 18:00, a duration such as 2h, or 2030-01-31T18:00:00+01:00",
+            printable(text)
+        )
     };
     let now_seconds = now.timestamp().as_duration().as_secs_f64();
     if let Ok(duration) = parse_duration(text) {
         return Ok(now_seconds + duration.as_secs_f64());
     }
     if let Some(minute) = parse_minute(text) {
-        let time = i8::try_from(minute / 60).and_then(|hour| Ok((hour, i8::try_from(minute % 60)?)));
-        let time = time.ok().and_then(|(hour, minute)| Time::new(hour, minute, 0, 0).ok()).ok_or_else(hint)?;
+        let time =
+            i8::try_from(minute / 60).and_then(|hour| Ok((hour, i8::try_from(minute % 60)?)));
+        let time = time
+            .ok()
+            .and_then(|(hour, minute)| Time::new(hour, minute, 0, 0).ok())
+            .ok_or_else(hint)?;
         let at = now.with().time(time).build().map_err(|_| hint())?;
         let at = if at > *now { Ok(at) } else { at.tomorrow() };
-        return Ok(at.map_err(|_| hint())?.timestamp().as_duration().as_secs_f64());
+        return Ok(at
+            .map_err(|_| hint())?
+            .timestamp()
+            .as_duration()
+            .as_secs_f64());
     }
     let at: Timestamp = text.parse().map_err(|_| hint())?;
     let at = at.as_duration().as_secs_f64();

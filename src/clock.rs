@@ -13,7 +13,11 @@ fn seconds(clock: ClockId) -> f64 {
 }
 
 pub fn now() -> Moment {
-    Moment { awake: seconds(ClockId::Monotonic), boot: seconds(ClockId::Boottime), epoch: seconds(ClockId::Realtime) }
+    Moment {
+        awake: seconds(ClockId::Monotonic),
+        boot: seconds(ClockId::Boottime),
+        epoch: seconds(ClockId::Realtime),
+    }
 }
 
 /// Local time of the machine, for the owner's hours.
@@ -32,7 +36,8 @@ fn local_of(now: &jiff::Zoned) -> LocalTime {
 /// Tells one boot from the next, so that a ttl in awake seconds is never read on another boot's clock. Empty when
 /// /proc cannot be read: then only the wall clock counts.
 pub fn boot_id(root: &Path) -> String {
-    let text = std::fs::read_to_string(root.join("proc/sys/kernel/random/boot_id")).unwrap_or_default();
+    let text =
+        std::fs::read_to_string(root.join("proc/sys/kernel/random/boot_id")).unwrap_or_default();
     text.trim().to_owned()
 }
 
@@ -49,7 +54,11 @@ mod tests {
     #[test]
     fn hours_over_a_change_of_the_clock() {
         let zone = jiff::tz::TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
-        let config = crate::config::parse("[[when]]\nhours = \"02:00-03:00\"\nmax-pilots = 0\n", "test").unwrap();
+        let config = crate::config::parse(
+            "[[when]]\nhours = \"02:00-03:00\"\nmax-pilots = 0\n",
+            "test",
+        )
+        .unwrap();
         for (utc, minute, inside) in [
             // In spring two o'clock never comes.
             ("2026-03-29T00:59:00Z", 119, false),
@@ -59,9 +68,17 @@ mod tests {
             ("2026-10-25T01:30:00Z", 150, true),
             ("2026-10-25T02:00:00Z", 180, false),
         ] {
-            let local = local_of(&utc.parse::<jiff::Timestamp>().unwrap().to_zoned(zone.clone()));
+            let local = local_of(
+                &utc.parse::<jiff::Timestamp>()
+                    .unwrap()
+                    .to_zoned(zone.clone()),
+            );
             let (_, _, when) = config.effective(local.weekday, local.minute);
-            assert_eq!((local.weekday, local.minute, when.is_some()), (6, minute, inside), "{utc}");
+            assert_eq!(
+                (local.weekday, local.minute, when.is_some()),
+                (6, minute, inside),
+                "{utc}"
+            );
         }
     }
 }

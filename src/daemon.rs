@@ -3,12 +3,14 @@
 
 mod engine_side;
 
-use crate::act::{Hands, builtin, group, handed, images::read_pull, spec::Setting};
+use crate::act::{Caller, builtin, group, handed, images::read_pull, spec::Setting};
 use crate::cli::Exit;
 use crate::config::Config;
-use crate::decide::{Action, Control, Decision, EngineState, LaunchResult, Memory, News, Observation, decide};
+use crate::decide::{
+    Action, Control, Decision, EngineState, LaunchResult, Memory, News, Observation, decide,
+};
 use crate::engine::{Engine, Error, EventStream, Listed, Lister};
-use crate::flights::{Flights, Lane};
+use crate::executor::{Executor, Lane};
 use crate::metrics::Metrics;
 use crate::observe::facts::Facts;
 use crate::observe::{Input, Observer, parent_for_engine};
@@ -54,7 +56,7 @@ pub struct Start {
 }
 
 /// What a flight brings back.
-enum Landed {
+enum Done {
     Greeted(Box<Result<Greeting, Error>>),
     Prepared(Result<(), String>),
     Recorded(Result<(), String>),
@@ -68,15 +70,15 @@ struct Daemon {
     /// The owner's own configuration.
     local: Config,
     remote: Remote,
-    hands: Hands,
+    hands: Caller,
     root: PathBuf,
     boot_id: String,
     signals: Signals,
     control: Option<Watch>,
     /// The control files may have changed; where nothing is asked for they are read only then.
-    control_stirred: bool,
+    control_changed: bool,
     asked_for: Control,
-    flights: Flights<Landed>,
+    executor: Executor<Done>,
     observer: Observer,
     memory: Memory,
     facts: Option<Facts>,
@@ -96,12 +98,12 @@ struct Daemon {
     /// The pilots as last told, for the times when the engine does not say.
     last_rows: Vec<report::Pilot>,
     cost: LoopCost,
-    crowded: bool,
+    contended: bool,
     swept: bool,
     /// Pilots whose end was announced, and how often a list still showed them running.
     ending: Vec<(String, u8)>,
     /// Something has happened since the last list was asked for.
-    stirred: bool,
+    changed: bool,
     /// Boot second of the next regular tick; `None`: only an event can change anything.
     next_tick: Option<f64>,
     finished: Option<Exit>,
@@ -141,24 +143,37 @@ impl Daemon {
         }
         let decision = decide(&self.start.config, &mut self.memory, &observation);
         self.act(&decision);
-        if let Some(write) = self.history.as_mut().and_then(|history| history.tick(&observation, &decision)) {
-            self.flights.go(Lane::File, move || Landed::Recorded(write()));
+        if let Some(write) = self
+            .history
+            .as_mut()
+            .and_then(|history| history.tick(&observation, &decision))
+        {
+            self.executor
+                .go(Lane::File, move || Done::Recorded(write()));
         }
-        self.report(&observation, &decision, list.as_ref().map_or(&[], |(list, _)| list));
+        self.report(
+            &observation,
+            &decision,
+            list.as_ref().map_or(&[], |(list, _)| list),
+        );
         if self.start.dry_run {
             self.memory.forget_launches();
         }
-        self.next_tick = decision.wake_in.map(|seconds| observation.at.boot + seconds);
+        self.next_tick = decision
+            .wake_in
+            .map(|seconds| observation.at.boot + seconds);
         self.look_again_soon(&observation);
-        self.finished = self.finished.or_else(|| self.is_finished(&observation, &decision));
+        self.finished = self
+            .finished
+            .or_else(|| self.is_finished(&observation, &decision));
     }
 
     fn observe(&mut self, list: Option<&(Vec<Listed>, f64)>) -> Observation {
         let local = clock::local();
         let (share, owner, _) = self.start.config.effective(local.weekday, local.minute);
         let now = clock::now();
-        if self.control_stirred || self.control.is_none() || self.asked_for != Default::default() {
-            self.control_stirred = false;
+        if self.control_changed || self.control.is_none() || self.asked_for != Default::default() {
+            self.control_changed = false;
             let requests = control::read(&self.start.dirs.state, now.epoch);
             self.told.control_problems(&requests.problems);
             self.asked_for = requests.asked;
@@ -175,7 +190,7 @@ impl Daemon {
             owner: &owner,
             instance: &self.start.instance,
             boot_id: &self.boot_id,
-            crowded: self.crowded,
+            contended: self.contended,
             interval: self.start.config.loop_.interval.as_secs_f64(),
         };
         let observation = self.observer.observe(input);
@@ -190,7 +205,7 @@ impl Daemon {
     }
 
     fn act(&mut self, decision: &Decision) {
-        self.crowded = decision.crowded;
+        self.contended = decision.contended;
         let (share, now) = (&self.start.config.share, clock::now());
         let setting = Setting {
             instance: self.start.instance.clone(),
@@ -205,11 +220,13 @@ impl Daemon {
             now,
         };
         // Replacements before removals: a removal that is under way already would slow the start down.
-        let (launches, others): (Vec<&Action>, Vec<&Action>) =
-            decision.actions.iter().partition(|action| matches!(action, Action::Launch { .. }));
+        let (launches, others): (Vec<&Action>, Vec<&Action>) = decision
+            .actions
+            .iter()
+            .partition(|action| matches!(action, Action::Launch { .. }));
         for action in launches.into_iter().chain(others) {
-            if let Some((lane, job)) = self.hands.flight(action, &self.start.config.pilots, &setting) {
-                self.flights.go(lane, move || Landed::News(job()));
+            if let Some((lane, job)) = self.hands.job(action, &self.start.config.pilots, &setting) {
+                self.executor.go(lane, move || Done::News(job()));
             }
         }
         if decision.actions.contains(&Action::MendGroup) {
@@ -224,10 +241,14 @@ impl Daemon {
 
     /// After a crash or a lost reply, copies of files for pilots that the engine does not know. With a start in flight they may be its own.
     fn sweep_files(&mut self, list: &[Listed]) {
-        if self.swept || self.flights.count(Lane::Start) > 0 {
+        if self.swept || self.executor.count(Lane::Start) > 0 {
             return;
         }
-        let names = list.iter().flat_map(|listed| &listed.names).map(|name| name.trim_start_matches('/')).collect();
+        let names = list
+            .iter()
+            .flat_map(|listed| &listed.names)
+            .map(|name| name.trim_start_matches('/'))
+            .collect();
         handed::sweep(&self.start.dirs.run, &names);
         self.swept = true;
     }
@@ -239,7 +260,9 @@ impl Daemon {
         };
         let (root, limit) = (self.root.clone(), self.memory_limit());
         if !self.start.dry_run {
-            self.flights.go(Lane::Clean, move || Landed::Prepared(group::prepare(&root, layout, limit)));
+            self.executor.go(Lane::Clean, move || {
+                Done::Prepared(group::prepare(&root, layout, limit))
+            });
         }
     }
 
@@ -247,7 +270,9 @@ impl Daemon {
     /// its reserve.
     fn memory_limit(&self) -> Option<u64> {
         let total = host::memory::read_memory(&self.root).ok()?.total.0;
-        total.checked_sub(self.start.config.share.reserve_memory.0).filter(|limit| *limit > 0)
+        total
+            .checked_sub(self.start.config.share.reserve_memory.0)
+            .filter(|limit| *limit > 0)
     }
 
     fn report(&mut self, observation: &Observation, decision: &Decision, list: &[Listed]) {
@@ -270,7 +295,8 @@ impl Daemon {
             remote: self.remote.told.as_ref(),
         });
         let interval = self.start.config.loop_.interval.as_secs_f64();
-        self.metrics.tell(&status, observation, decision, engine, interval);
+        self.metrics
+            .tell(&status, observation, decision, engine, interval);
         self.told.log_changes(&status, &observation.news);
         self.manager.status(format!(
             "{}, {}: {}",
@@ -279,24 +305,44 @@ impl Daemon {
             status.reason.text
         ));
         let written = state::write_status(&self.start.dirs.run, &status);
-        self.told.problem("status", written.err().map(|error| error.to_string()));
+        self.told
+            .problem("status", written.err().map(|error| error.to_string()));
         self.last_rows = status.pilots;
     }
 
     fn wait(&mut self) {
         let now = clock::now().boot;
         self.cost.turned(now, clock::process_cpu());
-        let pending = self.list.is_some() || (self.stirred && self.asking.is_none() && self.facts.is_some());
+        let pending =
+            self.list.is_some() || (self.changed && self.asking.is_none() && self.facts.is_some());
         // A command that came while the engine is asked is told when that takes long.
-        let silent_at = self.asking.filter(|_| self.stirred || self.control_stirred).map(|asked_at| asked_at + SILENT);
-        let due =
-            [self.next_tick, silent_at, self.manager.live(now), self.remote.due].into_iter().flatten().reduce(f64::min);
-        let seconds = if pending { Some(0.0) } else { due.map(|at| (at - now).max(0.0)) };
-        let others = [Some(self.flights.as_fd()), self.events.as_ref().map(AsFd::as_fd), self.lister.as_fd()];
+        let silent_at = self
+            .asking
+            .filter(|_| self.changed || self.control_changed)
+            .map(|asked_at| asked_at + SILENT);
+        let due = [
+            self.next_tick,
+            silent_at,
+            self.manager.live(now),
+            self.remote.due,
+        ]
+        .into_iter()
+        .flatten()
+        .reduce(f64::min);
+        let seconds = if pending {
+            Some(0.0)
+        } else {
+            due.map(|at| (at - now).max(0.0))
+        };
+        let others = [
+            Some(self.executor.as_fd()),
+            self.events.as_ref().map(AsFd::as_fd),
+            self.lister.as_fd(),
+        ];
         let woken = wait(seconds, &mut self.signals, self.control.as_ref(), others);
         self.cost.woke(clock::now().boot);
-        self.stirred |= woken.control;
-        self.control_stirred |= woken.control;
+        self.changed |= woken.control;
+        self.control_changed |= woken.control;
         let [_, events, list] = woken.ready;
         if events {
             self.read_events();
@@ -308,23 +354,23 @@ impl Daemon {
 
     /// What has landed since the last turn.
     fn take_in(&mut self) {
-        for landed in self.flights.landed() {
+        for landed in self.executor.landed() {
             match landed {
-                Landed::Greeted(greeting) => match *greeting {
+                Done::Greeted(greeting) => match *greeting {
                     Ok(greeting) => self.greeted(greeting),
                     Err(error) => self.engine_failed(&error),
                 },
-                Landed::Recorded(result) => self.told.problem("history", result.err()),
-                Landed::Prepared(result) => self.told.problem("group", result.err()),
-                Landed::Looked(result) => {
+                Done::Recorded(result) => self.told.problem("history", result.err()),
+                Done::Prepared(result) => self.told.problem("group", result.err()),
+                Done::Looked(result) => {
                     if result == Ok(true) {
                         self.adopt();
                     }
                     self.remote.looked(&self.start.dirs.state, &self.local);
                     self.told.problem("remote configuration", result.err());
                 }
-                Landed::News(news) => {
-                    self.stirred |= news.is_some();
+                Done::News(news) => {
+                    self.changed |= news.is_some();
                     self.swept &= !news.as_ref().is_some_and(leaves_files);
                     self.news.extend(news);
                 }
@@ -333,20 +379,28 @@ impl Daemon {
         if self.signals.take_reload() {
             self.reload();
         }
-        if let Some(job) = self.remote.job(&self.start.dirs.state, &self.local, clock::now().boot) {
-            self.flights.go(Lane::Web, move || Landed::Looked(job()));
+        if let Some(job) = self
+            .remote
+            .job(&self.start.dirs.state, &self.local, clock::now().boot)
+        {
+            self.executor.go(Lane::Web, move || Done::Looked(job()));
         }
     }
 
     fn is_due(&self) -> bool {
         let now = clock::now().boot;
         let silent = self.asking.is_none_or(|asked_at| now - asked_at >= SILENT);
-        ((self.stirred || self.control_stirred) && silent) || self.next_tick.is_some_and(|at| now >= at)
+        ((self.changed || self.control_changed) && silent)
+            || self.next_tick.is_some_and(|at| now >= at)
     }
 
     fn reload(&mut self) {
         self.manager.reloading(clock::now().awake);
-        let read = self.start.config_file.as_deref().map(crate::commands::read_config);
+        let read = self
+            .start
+            .config_file
+            .as_deref()
+            .map(crate::commands::read_config);
         match read.transpose() {
             Ok(config) => {
                 log::info!("the configuration was read again");
@@ -365,12 +419,13 @@ impl Daemon {
     /// The owner's configuration or what was joined has changed.
     fn adopt(&mut self) {
         let config = self.remote.adopt(&self.start.dirs.state, &self.local);
-        self.memory.forget_changed(&self.start.config, &config, clock::now().epoch);
+        self.memory
+            .forget_changed(&self.start.config, &config, clock::now().epoch);
         self.start.config = config;
         self.told.remote(self.remote.told.as_ref());
         self.metrics.aim(&self.start.config.influxdb);
         self.mend_group();
-        self.stirred = true;
+        self.changed = true;
     }
 
     fn is_finished(&mut self, observation: &Observation, decision: &Decision) -> Option<Exit> {
@@ -383,7 +438,8 @@ impl Daemon {
             }
             return Some(Exit::Done);
         }
-        (self.start.once && observation.cpu.is_some() && observation.pilots.is_some()).then_some(Exit::Done)
+        (self.start.once && observation.cpu.is_some() && observation.pilots.is_some())
+            .then_some(Exit::Done)
     }
 
     fn end(&self) -> Option<Exit> {
@@ -391,7 +447,8 @@ impl Daemon {
             return Some(Exit::Done);
         }
         // `--once` waits for what its tick set off.
-        self.finished.filter(|_| !self.start.once || self.flights.is_empty())
+        self.finished
+            .filter(|_| !self.start.once || self.executor.is_empty())
     }
 
     fn leave(&mut self) {
@@ -405,9 +462,17 @@ impl Daemon {
             log::warn!("{error}");
         }
         self.metrics.end();
-        if let Some((layout, _)) = self.facts.as_ref().and_then(|f| f.layout.zip(f.parent.as_ref().ok())) {
+        if let Some((layout, _)) = self
+            .facts
+            .as_ref()
+            .and_then(|f| f.layout.zip(f.parent.as_ref().ok()))
+        {
             // Pilots that go on keep the group, and the end is not to wait for them.
-            let patience = if self.last_rows.is_empty() { GROUP_PATIENCE } else { Duration::ZERO };
+            let patience = if self.last_rows.is_empty() {
+                GROUP_PATIENCE
+            } else {
+                Duration::ZERO
+            };
             group::remove(&self.root, layout, patience);
         }
     }
@@ -420,7 +485,9 @@ impl Daemon {
         if let Err(error) = &control {
             told.problem(
                 "control",
-                Some(format!("control files can't be watched ({error}); they are read at each tick")),
+                Some(format!(
+                    "control files can't be watched ({error}); they are read at each tick"
+                )),
             );
         }
         let (local, mut remote) = (start.config.clone(), Remote::default());
@@ -429,7 +496,7 @@ impl Daemon {
         Ok(Daemon {
             local,
             remote,
-            hands: Hands {
+            hands: Caller {
                 engine: Arc::clone(&start.engine),
                 state: start.dirs.state.clone(),
                 dry_run: start.dry_run,
@@ -439,9 +506,9 @@ impl Daemon {
             boot_id: clock::boot_id(&root),
             signals: Signals::catch()?,
             control: control.ok(),
-            control_stirred: true,
+            control_changed: true,
             asked_for: Control::default(),
-            flights: Flights::new()?,
+            executor: Executor::new()?,
             observer: Observer::new(&root, hold_dirs(&start.dirs.run)),
             memory: Memory::new(seed),
             facts: None,
@@ -457,10 +524,10 @@ impl Daemon {
             metrics: Metrics::new(&start.instance, &start.host, &start.config.influxdb),
             last_rows: Vec::new(),
             cost: LoopCost::new(clock::now().boot),
-            crowded: false,
+            contended: false,
             swept: false,
             ending: Vec::new(),
-            stirred: false,
+            changed: false,
             next_tick: Some(0.0),
             finished: None,
             root,
@@ -473,7 +540,7 @@ impl Daemon {
 fn leaves_files(news: &News) -> bool {
     match news {
         News::Launched { result, .. } => matches!(result, LaunchResult::Lost(_)),
-        News::Buried { name, .. } => name.is_empty(),
+        News::Removed { name, .. } => name.is_empty(),
         _ => false,
     }
 }
@@ -486,5 +553,8 @@ fn machine_root() -> PathBuf {
 
 /// Where `*.hold` files hold pilots back.
 fn hold_dirs(run: &Path) -> Vec<PathBuf> {
-    vec![run.join("inhibit.d"), PathBuf::from("/etc/plancton/inhibit.d")]
+    vec![
+        run.join("inhibit.d"),
+        PathBuf::from("/etc/plancton/inhibit.d"),
+    ]
 }

@@ -8,7 +8,7 @@ mod config;
 mod daemon;
 mod decide;
 mod engine;
-mod flights;
+mod executor;
 mod host;
 mod metrics;
 mod observe;
@@ -56,7 +56,12 @@ fn start_log(verbosity: i8) {
             if !journal {
                 write!(out, "{:.0} ", jiff::Timestamp::now())?;
             }
-            writeln!(out, "{}: {}", record.level().as_str().to_lowercase(), record.args())
+            writeln!(
+                out,
+                "{}: {}",
+                record.level().as_str().to_lowercase(),
+                record.args()
+            )
         })
         .init();
 }

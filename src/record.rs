@@ -81,8 +81,13 @@ impl AddAssign<&Sums> for Sums {
 impl Sums {
     fn class(&mut self, name: &str) -> &mut Class {
         // Names in labels may be anybody's.
-        let end = name.char_indices().nth(LONGEST_NAME).map_or(name.len(), |(at, _)| at);
-        self.classes.entry(name.get(..end).unwrap_or_default().to_owned()).or_default()
+        let end = name
+            .char_indices()
+            .nth(LONGEST_NAME)
+            .map_or(name.len(), |(at, _)| at);
+        self.classes
+            .entry(name.get(..end).unwrap_or_default().to_owned())
+            .or_default()
     }
 
     /// Pilots by end, of all classes.
@@ -96,7 +101,10 @@ impl Sums {
     }
 
     pub fn held_back(&self) -> f64 {
-        self.held_back_seconds.values().map(|seconds| seconds.0).sum()
+        self.held_back_seconds
+            .values()
+            .map(|seconds| seconds.0)
+            .sum()
     }
 }
 
@@ -113,14 +121,21 @@ pub struct Meter {
 impl Meter {
     /// What the time since the last tick adds.
     pub fn add(&mut self, seen: &Observation, decision: &Decision, sums: &mut Sums) {
-        let elapsed = self.awake.map_or(0.0, |before| (seen.at.awake - before).clamp(0.0, LONGEST_TICK));
+        let elapsed = self.awake.map_or(0.0, |before| {
+            (seen.at.awake - before).clamp(0.0, LONGEST_TICK)
+        });
         sums.observed_seconds.0 += elapsed;
         sums.given_cpu_seconds.0 += (seen.given_seconds - self.given).max(0.0);
         if let Some(cpu) = seen.cpu.filter(|cpu| cpu.at > self.window_at) {
             sums.owner_cpu_seconds.0 += cpu.foreign * cpu.window;
             self.window_at = cpu.at;
         }
-        for pilot in seen.pilots.iter().flatten().filter(|pilot| pilot.own && pilot.state == PilotState::Running) {
+        for pilot in seen
+            .pilots
+            .iter()
+            .flatten()
+            .filter(|pilot| pilot.own && pilot.state == PilotState::Running)
+        {
             sums.class(&pilot.class).core_seconds.0 += pilot.cpus * elapsed;
         }
         for gone in &decision.ended {
@@ -151,17 +166,38 @@ fn hour_of(epoch: f64) -> Option<u64> {
 
 /// One line, with its end.
 fn encode(hour: u64, sums: &Sums) -> String {
-    let classes: BTreeMap<_, _> =
-        sums.classes.iter().map(|(name, class)| (name, (class.core_seconds, &class.ended))).collect();
-    let Sums { observed_seconds, given_cpu_seconds, owner_cpu_seconds, held_back_seconds, .. } = sums;
-    let line = (hour, (observed_seconds, given_cpu_seconds, owner_cpu_seconds, classes, held_back_seconds));
+    let classes: BTreeMap<_, _> = sums
+        .classes
+        .iter()
+        .map(|(name, class)| (name, (class.core_seconds, &class.ended)))
+        .collect();
+    let Sums {
+        observed_seconds,
+        given_cpu_seconds,
+        owner_cpu_seconds,
+        held_back_seconds,
+        ..
+    } = sums;
+    let line = (
+        hour,
+        (
+            observed_seconds,
+            given_cpu_seconds,
+            owner_cpu_seconds,
+            classes,
+            held_back_seconds,
+        ),
+    );
     serde_json::to_string(&line).unwrap_or_default() + "\n"
 }
 
 /// What can be read of a text, in its order, and how many lines cannot.
 fn parse(text: &[u8]) -> (Vec<(u64, Sums)>, usize) {
     let (mut hours, mut bad) = (Vec::new(), 0);
-    for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+    for line in text
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+    {
         match serde_json::from_slice::<(u64, Sums)>(line) {
             Ok((hour, sums)) if (FIRST_HOUR..LAST_HOUR).contains(&hour) => hours.push((hour, sums)),
             _ => bad += 1,
@@ -172,7 +208,9 @@ fn parse(text: &[u8]) -> (Vec<(u64, Sums)>, usize) {
 
 /// A second since 1970 on the clock of its place.
 pub fn local(second: u64, zone: &TimeZone) -> Zoned {
-    let at = i64::try_from(second).ok().and_then(|second| Timestamp::from_second(second).ok());
+    let at = i64::try_from(second)
+        .ok()
+        .and_then(|second| Timestamp::from_second(second).ok());
     at.unwrap_or_default().to_zoned(zone.clone())
 }
 

@@ -9,7 +9,7 @@ pub use build::{LoopCost, Seen, status, word};
 pub use told::Told;
 
 pub use crate::act::images::Pull;
-pub use crate::decide::{Drain, Gone, Reason, Snooze, State};
+pub use crate::decide::{Drain, Finished, Reason, Snooze, State};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -45,7 +45,7 @@ pub struct Status {
     /// CPU seconds that pilots used since then.
     pub given_seconds: f64,
     /// The last pilots that ended, the latest first.
-    pub gone: Vec<Gone>,
+    pub gone: Vec<Finished>,
     /// The image that is being pulled.
     pub pull: Option<Pull>,
     pub problems: Vec<String>,
@@ -199,9 +199,17 @@ mod tests {
             pid: 7,
             due: Some(12.5),
             state: State::Snoozed,
-            drain: Some(Drain { stop: true, by: None, since: 3.25 }),
+            drain: Some(Drain {
+                stop: true,
+                by: None,
+                since: 3.25,
+            }),
             snooze: Some(Snooze { until: 1e9 }),
-            pilots: vec![Pilot { id: "ab".repeat(32), started: Some(1.5), ..Pilot::default() }],
+            pilots: vec![Pilot {
+                id: "ab".repeat(32),
+                started: Some(1.5),
+                ..Pilot::default()
+            }],
             counts: BTreeMap::from([("done".to_owned(), 3)]),
             ..Status::default()
         };
@@ -223,7 +231,13 @@ mod tests {
         let status: Status = serde_json::from_str(r#"{"pid":5,"new":{"x":1}}"#).unwrap();
         assert_eq!(status.pid, 5);
         assert_eq!(status.state, State::Waiting);
-        for state in [State::Active, State::Draining, State::Snoozed, State::Paused, State::Waiting] {
+        for state in [
+            State::Active,
+            State::Draining,
+            State::Snoozed,
+            State::Paused,
+            State::Waiting,
+        ] {
             let json = serde_json::to_string(&state).unwrap();
             assert_eq!(json, format!("\"{}\"", state.name()));
         }
@@ -231,7 +245,10 @@ mod tests {
 
     #[test]
     fn stale() {
-        let at = |due| Status { due, ..Status::default() };
+        let at = |due| Status {
+            due,
+            ..Status::default()
+        };
         assert!(!at(None).is_stale(1e12));
         assert!(!at(Some(100.0)).is_stale(104.0));
         assert!(at(Some(100.0)).is_stale(106.0));

@@ -24,11 +24,25 @@ const STATUS_LIMIT: u64 = 8 << 20;
 /// NeverStarted: what a request runs into.
 #[derive(Debug)]
 pub enum StateError {
-    Held { run: PathBuf, pid: Option<u32> },
-    NotOurs { path: PathBuf, what: &'static str },
-    Forbidden { path: PathBuf },
-    NeverStarted { path: PathBuf },
-    Io { path: PathBuf, doing: &'static str, error: io::Error },
+    Held {
+        run: PathBuf,
+        pid: Option<u32>,
+    },
+    NotOurs {
+        path: PathBuf,
+        what: &'static str,
+    },
+    Forbidden {
+        path: PathBuf,
+    },
+    NeverStarted {
+        path: PathBuf,
+    },
+    Io {
+        path: PathBuf,
+        doing: &'static str,
+        error: io::Error,
+    },
 }
 
 impl fmt::Display for StateError {
@@ -58,11 +72,13 @@ impl fmt::Display for StateError {
                 "{}: nothing to write to: no daemon was started here yet; `plancton start` starts one",
                 path.display()
             ),
-            StateError::Io { path, doing, error } if error.kind() == io::ErrorKind::StorageFull => write!(
-                f,
-                "{}: cannot {doing}: the disk is full; it stays as it was, free some space there",
-                path.display()
-            ),
+            StateError::Io { path, doing, error } if error.kind() == io::ErrorKind::StorageFull => {
+                write!(
+                    f,
+                    "{}: cannot {doing}: the disk is full; it stays as it was, free some space there",
+                    path.display()
+                )
+            }
             StateError::Io { path, doing, error } => write!(
                 f,
                 "{}: cannot {doing}: {error}; see to its owner and its file system, or give another --run-dir or --state-dir",
@@ -74,7 +90,11 @@ impl fmt::Display for StateError {
 
 /// Names the object and the deed of a failed system call.
 fn failed<E: Into<io::Error>>(path: &Path, doing: &'static str) -> impl FnOnce(E) -> StateError {
-    move |error| StateError::Io { path: path.to_owned(), doing, error: error.into() }
+    move |error| StateError::Io {
+        path: path.to_owned(),
+        doing,
+        error: error.into(),
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +129,11 @@ impl Dirs {
 
     /// Pure: by user id, environment and options. As the XDG rules ask, a variable that is no absolute path is ignored.
     pub fn resolve(uid: u32, env: impl Fn(&str) -> Option<OsString>, options: &Options) -> Dirs {
-        let mut dirs = if uid == 0 { Dirs::machine() } else { Dirs::of_user(uid, env) };
+        let mut dirs = if uid == 0 {
+            Dirs::machine()
+        } else {
+            Dirs::of_user(uid, env)
+        };
         if options.run_dir.is_some() || options.state_dir.is_some() {
             dirs.scope = Scope::Given;
         }
@@ -120,7 +144,11 @@ impl Dirs {
     }
 
     fn of_user(uid: u32, env: impl Fn(&str) -> Option<OsString>) -> Dirs {
-        let absolute = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let absolute = |name: &str| {
+            env(name)
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute())
+        };
         let fallback = PathBuf::from(format!("/tmp/plancton-{uid}"));
         let home = absolute("HOME");
         let below = |name: &str, in_home: &str, last: &str| {
@@ -138,7 +166,8 @@ impl Dirs {
 
     /// Whose daemon a command speaks to: a user who has none of their own speaks to the machine's.
     pub fn addressed(self, machine: Dirs) -> Dirs {
-        let own = || matches!(probe_lock(&self.run), Probe::Held(_)) || status_path(&self.run).exists();
+        let own =
+            || matches!(probe_lock(&self.run), Probe::Held(_)) || status_path(&self.run).exists();
         if self.scope == Scope::User && !own() && status_path(&machine.run).exists() {
             return machine;
         }
@@ -167,16 +196,25 @@ pub fn make_directory(path: &Path, mode: u32) -> Result<(), StateError> {
         Err(errno) => return Err(failed(path, "create the directory")(errno)),
     }
     let anybody = sys::stat(parent).is_ok_and(|parent| parent.st_mode & 0o002 != 0);
-    let found = if anybody { sys::lstat(path) } else { sys::stat(path) };
+    let found = if anybody {
+        sys::lstat(path)
+    } else {
+        sys::stat(path)
+    };
     let found = found.map_err(failed(path, "create the directory"))?;
     let what = match FileType::from_raw_mode(found.st_mode) {
         FileType::Directory if !anybody => return Ok(()),
-        FileType::Directory if found.st_uid == rustix::process::geteuid().as_raw() => return set_mode(path, mode),
+        FileType::Directory if found.st_uid == rustix::process::geteuid().as_raw() => {
+            return set_mode(path, mode);
+        }
         FileType::Directory => "it belongs to another user",
         FileType::Symlink => "it is a link in a directory where anybody may write",
         _ => "it is not a directory",
     };
-    Err(StateError::NotOurs { path: path.to_owned(), what })
+    Err(StateError::NotOurs {
+        path: path.to_owned(),
+        what,
+    })
 }
 
 /// Whatever the umask says.
@@ -192,11 +230,17 @@ pub enum Durable {
 }
 
 /// Writes a small file whole or not at all: readers see the old content or the new one.
-pub fn write_file(path: &Path, content: &[u8], mode: u32, durable: Durable) -> Result<(), StateError> {
+pub fn write_file(
+    path: &Path,
+    content: &[u8],
+    mode: u32,
+    durable: Durable,
+) -> Result<(), StateError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
     let write = || -> io::Result<()> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let open = || sys::open(&temporary, flags, Mode::from_raw_mode(0o600));
         let opened = match open() {
             // Left over by a predecessor with our pid, which is the rule in a container.
@@ -232,7 +276,9 @@ pub fn append_lines(path: &Path, lines: &str) -> Result<(), StateError> {
             file.read_exact_at(&mut last, length - 1)?;
         }
         let open = if last == [b'\n'] { "" } else { "\n" };
-        let written = file.write_all(format!("{open}{lines}").as_bytes()).and_then(|()| file.sync_all());
+        let written = file
+            .write_all(format!("{open}{lines}").as_bytes())
+            .and_then(|()| file.sync_all());
         written.inspect_err(|_| drop(file.set_len(length)))
     };
     append().map_err(failed(path, "write"))
@@ -281,7 +327,7 @@ fn status_path(run: &Path) -> PathBuf {
 /// Readable by everybody on the machine.
 pub fn write_status(run: &Path, status: &Status) -> Result<(), StateError> {
     let path = status_path(run);
-    // Room for the usual one at once: it is written at each tick.
+    // Capacity for the usual one at once: it is written at each tick.
     let mut text = Vec::with_capacity(16 << 10);
     serde_json::to_writer(&mut text, status).map_err(failed(&path, "encode the status"))?;
     text.push(b'\n');
@@ -291,7 +337,9 @@ pub fn write_status(run: &Path, status: &Status) -> Result<(), StateError> {
 /// `None` if no daemon has written one.
 pub fn read_status(run: &Path) -> Result<Option<Status>, StateError> {
     let path = status_path(run);
-    let status = read_file(&path, STATUS_LIMIT)?.map(|content| serde_json::from_slice(&content)).transpose();
+    let status = read_file(&path, STATUS_LIMIT)?
+        .map(|content| serde_json::from_slice(&content))
+        .transpose();
     status.map_err(failed(&path, "read the status"))
 }
 
@@ -332,18 +380,33 @@ fn write_images(state: &Path, images: &[String]) -> Result<(), StateError> {
     if images.is_empty() {
         return remove_file(&path);
     }
-    write_file(&path, (images.join("\n") + "\n").as_bytes(), 0o644, Durable::Yes)
+    write_file(
+        &path,
+        (images.join("\n") + "\n").as_bytes(),
+        0o644,
+        Durable::Yes,
+    )
 }
 
 /// Bytes that images brought over the network on that day (since 1970); a file that says nothing says 0.
 pub fn read_pulled(state: &Path, day: u64) -> u64 {
     let text = std::fs::read_to_string(state.join("pulled")).unwrap_or_default();
-    let pulled = text.trim().split_once(' ').filter(|(of, _)| of.parse() == Ok(day));
-    pulled.and_then(|(_, bytes)| bytes.parse().ok()).unwrap_or(0)
+    let pulled = text
+        .trim()
+        .split_once(' ')
+        .filter(|(of, _)| of.parse() == Ok(day));
+    pulled
+        .and_then(|(_, bytes)| bytes.parse().ok())
+        .unwrap_or(0)
 }
 
 pub fn write_pulled(state: &Path, day: u64, bytes: u64) -> Result<(), StateError> {
-    write_file(&state.join("pulled"), format!("{day} {bytes}\n").as_bytes(), 0o644, Durable::No)
+    write_file(
+        &state.join("pulled"),
+        format!("{day} {bytes}\n").as_bytes(),
+        0o644,
+        Durable::No,
+    )
 }
 
 #[cfg(test)]

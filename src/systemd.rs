@@ -38,7 +38,10 @@ impl Manager {
 
     /// To be followed by [`Manager::ready`]. `awake`: CLOCK_MONOTONIC in seconds.
     pub fn reloading(&self, awake: f64) {
-        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={}", crate::units::whole(awake * 1e6)));
+        self.send(&format!(
+            "RELOADING=1\nMONOTONIC_USEC={}",
+            crate::units::whole(awake * 1e6)
+        ));
     }
 
     pub fn stopping(&self) {
@@ -112,8 +115,14 @@ mod tests {
         let hidden = format!("plancton-notify-{}", std::process::id());
         let abstract_name = SocketAddr::from_abstract_name(&hidden).unwrap();
         let sockets = [
-            (path.to_str().unwrap().to_owned(), UnixDatagram::bind(&path).unwrap()),
-            (format!("@{hidden}"), UnixDatagram::bind_addr(&abstract_name).unwrap()),
+            (
+                path.to_str().unwrap().to_owned(),
+                UnixDatagram::bind(&path).unwrap(),
+            ),
+            (
+                format!("@{hidden}"),
+                UnixDatagram::bind_addr(&abstract_name).unwrap(),
+            ),
         ];
         for (name, socket) in sockets {
             let mut manager = manager(&name, ["30000000", ""]);
@@ -122,9 +131,17 @@ mod tests {
             manager.status("waiting: a\nb".to_owned());
             manager.reloading(1.5);
             manager.stopping();
-            let expected = ["READY=1", "STATUS=waiting: a b", "RELOADING=1\nMONOTONIC_USEC=1500000", "STOPPING=1"];
+            let expected = [
+                "READY=1",
+                "STATUS=waiting: a b",
+                "RELOADING=1\nMONOTONIC_USEC=1500000",
+                "STOPPING=1",
+            ];
             assert_eq!(heard(&socket), expected, "{name}");
-            assert_eq!([100.0, 101.0, 115.0].map(|now| manager.live(now)), [115.0, 115.0, 130.0].map(Some));
+            assert_eq!(
+                [100.0, 101.0, 115.0].map(|now| manager.live(now)),
+                [115.0, 115.0, 130.0].map(Some)
+            );
             assert_eq!(heard(&socket), ["WATCHDOG=1"; 2], "{name}");
         }
         std::fs::remove_file(path).unwrap();
@@ -142,7 +159,11 @@ mod tests {
             ("", ["2000000", ""], false),
             ("vsock:2:1", ["2000000", ""], false),
         ] {
-            assert_eq!(manager(name, watchdog).live(1.0).is_some(), beats, "{name} {watchdog:?}");
+            assert_eq!(
+                manager(name, watchdog).live(1.0).is_some(),
+                beats,
+                "{name} {watchdog:?}"
+            );
         }
     }
 }

@@ -30,8 +30,11 @@ impl Bytes {
         if text == "0" {
             return Ok(Bytes(0));
         }
-        let hint =
-            || format!("'{text}' is not a size; write it as a number with KiB, MiB, GiB or TiB, such as \"2GiB\"");
+        let hint = || {
+            format!(
+                "'{text}' is not a size; write it as a number with KiB, MiB, GiB or TiB, such as \"2GiB\""
+            )
+        };
         let (digits, unit) = SIZE_UNITS
             .iter()
             .find_map(|(name, unit)| Some((text.strip_suffix(name)?.trim_end(), *unit)))
@@ -49,7 +52,9 @@ impl fmt::Display for Bytes {
     /// Exact (in the largest binary unit that divides it) while that is short, else one decimal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let binary = SIZE_UNITS.iter().take(4);
-        let exact = binary.clone().find(|(_, unit)| self.0 > 0 && self.0.is_multiple_of(*unit));
+        let exact = binary
+            .clone()
+            .find(|(_, unit)| self.0 > 0 && self.0.is_multiple_of(*unit));
         if let Some((name, unit)) = exact.filter(|(_, unit)| self.0 / unit < 100_000) {
             return write!(f, "{}{name}", self.0 / unit);
         }
@@ -66,8 +71,11 @@ impl fmt::Display for Bytes {
 /// Reads `30s`, `10m`, `12h`, `2d`, `500ms` or a sum such as `1h30m`; `0` is zero.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let text = text.trim();
-    let hint =
-        || format!("'{text}' is not a duration; write it as a number with s, m, h or d, such as \"30s\" or \"1h30m\"");
+    let hint = || {
+        format!(
+            "'{text}' is not a duration; write it as a number with s, m, h or d, such as \"30s\" or \"1h30m\""
+        )
+    };
     if text == "0" {
         return Ok(Duration::ZERO);
     }
@@ -77,7 +85,10 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
         let (number, tail) = rest.split_at(digits);
         let number: u64 = number.parse().map_err(|_| hint())?;
-        let letters = tail.len() - tail.trim_start_matches(|c: char| c.is_ascii_alphabetic()).len();
+        let letters = tail.len()
+            - tail
+                .trim_start_matches(|c: char| c.is_ascii_alphabetic())
+                .len();
         let (unit, tail) = tail.split_at(letters);
         let millis = match unit {
             "ms" => 1,
@@ -88,7 +99,9 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
             _ => return Err(hint()),
         };
         let part = number.checked_mul(millis).ok_or_else(hint)?;
-        total = total.checked_add(Duration::from_millis(part)).ok_or_else(hint)?;
+        total = total
+            .checked_add(Duration::from_millis(part))
+            .ok_or_else(hint)?;
         rest = tail;
     }
     if text.is_empty() || total > Duration::from_secs(100 * 365 * 86_400) {
@@ -101,14 +114,24 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 pub fn format_duration(duration: Duration) -> String {
     let mut text = String::new();
     let mut millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    for (unit, size) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)] {
+    for (unit, size) in [
+        ("d", 86_400_000),
+        ("h", 3_600_000),
+        ("m", 60_000),
+        ("s", 1_000),
+        ("ms", 1),
+    ] {
         let count = millis / size;
         millis %= size;
         if count > 0 {
             text.push_str(&format!("{count}{unit}"));
         }
     }
-    if text.is_empty() { "0s".to_owned() } else { text }
+    if text.is_empty() {
+        "0s".to_owned()
+    } else {
+        text
+    }
 }
 
 /// For people: two units at most, seconds only below an hour: `11h52m`, `3m05s`, `42s`.
@@ -133,7 +156,10 @@ pub fn draw(now: f64) -> f64 {
 }
 
 /// `u64` to `f64` for ratios and displays; above 2^53 the last digits are rounded.
-#[expect(clippy::cast_precision_loss, reason = "sizes and counters are shown or divided, never compared bit by bit")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "sizes and counters are shown or divided, never compared bit by bit"
+)]
 pub fn float(value: u64) -> f64 {
     value as f64
 }
@@ -214,12 +240,32 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, seconds) in
-            [("30s", 30), ("10m", 600), ("12h", 43_200), ("2d", 172_800), ("1h30m", 5_400), ("0", 0), ("0s", 0)]
-        {
-            assert_eq!(parse_duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        for (text, seconds) in [
+            ("30s", 30),
+            ("10m", 600),
+            ("12h", 43_200),
+            ("2d", 172_800),
+            ("1h30m", 5_400),
+            ("0", 0),
+            ("0s", 0),
+        ] {
+            assert_eq!(
+                parse_duration(text),
+                Ok(Duration::from_secs(seconds)),
+                "{text}"
+            );
         }
-        for bad in ["", "30", "-1s", "s", "1.5h", "1y", "99999999999999999999s", "1h 30m", "9999999d"] {
+        for bad in [
+            "",
+            "30",
+            "-1s",
+            "s",
+            "1.5h",
+            "1y",
+            "99999999999999999999s",
+            "1h 30m",
+            "9999999d",
+        ] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
         for text in ["1h30m", "12h", "500ms", "1d", "0s"] {
@@ -231,7 +277,14 @@ mod tests {
     #[test]
     fn ids() {
         assert!(PilotId::new(&"a1".repeat(32)).is_some());
-        for bad in ["", "abc", "../../etc/passwd", &"g".repeat(64), &"A".repeat(64), &"a".repeat(65)] {
+        for bad in [
+            "",
+            "abc",
+            "../../etc/passwd",
+            &"g".repeat(64),
+            &"A".repeat(64),
+            &"a".repeat(65),
+        ] {
             assert!(PilotId::new(bad).is_none(), "{bad}");
         }
     }

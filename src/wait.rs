@@ -88,17 +88,28 @@ pub fn wait(
     let timeout = seconds.map(|seconds| {
         // One millisecond more than asked: a poll that returns just before its time would go round twice.
         let millis = crate::units::whole(seconds.clamp(0.0, 1e6) * 1_000.0) + 1;
-        let [tv_sec, tv_nsec] = [millis / 1_000, millis % 1_000 * 1_000_000].map(|n| i64::try_from(n).unwrap_or(0));
+        let [tv_sec, tv_nsec] =
+            [millis / 1_000, millis % 1_000 * 1_000_000].map(|n| i64::try_from(n).unwrap_or(0));
         Timespec { tv_sec, tv_nsec }
     });
     let [landed, events, list] = others;
-    let sources = [Some(signals.pipe.as_fd()), control.map(|watch| watch.0.as_fd()), landed, events, list];
-    let mut fds: Vec<PollFd> =
-        sources.iter().flatten().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+    let sources = [
+        Some(signals.pipe.as_fd()),
+        control.map(|watch| watch.0.as_fd()),
+        landed,
+        events,
+        list,
+    ];
+    let mut fds: Vec<PollFd> = sources
+        .iter()
+        .flatten()
+        .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
+        .collect();
     // EINTR is a signal, and its pipe says which.
     let _ = poll(&mut fds, timeout.as_ref());
     let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
-    let [signalled, control_ready, ready @ ..] = sources.map(|source| source.is_some() && ready.next() == Some(true));
+    let [signalled, control_ready, ready @ ..] =
+        sources.map(|source| source.is_some() && ready.next() == Some(true));
     drop(fds);
     if signalled {
         signals.drain();
@@ -106,5 +117,8 @@ pub fn wait(
     if let Some(watch) = control.filter(|_| control_ready) {
         watch.drain();
     }
-    Woken { control: control_ready, ready }
+    Woken {
+        control: control_ready,
+        ready,
+    }
 }

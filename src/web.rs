@@ -23,7 +23,10 @@ pub fn config(ca_file: &str, insecure: bool) -> Result<ConfigBuilder<AgentScope>
         "" => RootCerts::WebPki,
         file => RootCerts::Specific(Arc::new(read_certificates(file)?)),
     };
-    let tls = TlsConfig::builder().root_certs(roots).disable_verification(insecure).build();
+    let tls = TlsConfig::builder()
+        .root_certs(roots)
+        .disable_verification(insecure)
+        .build();
     let config = Agent::config_builder()
         .tls_config(tls)
         .http_status_as_error(false)
@@ -42,7 +45,8 @@ pub fn config(ca_file: &str, insecure: bool) -> Result<ConfigBuilder<AgentScope>
 }
 
 fn read_certificates(file: &str) -> Result<Vec<Certificate<'static>>, String> {
-    let text = files::read_text_up_to(Path::new(file), CA_LIMIT).map_err(|error| format!("ca-file {error}"))?;
+    let text = files::read_text_up_to(Path::new(file), CA_LIMIT)
+        .map_err(|error| format!("ca-file {error}"))?;
     let items = parse_pem(text.as_bytes());
     let found: Vec<_> = items
         .filter_map(|item| match item {
@@ -51,7 +55,9 @@ fn read_certificates(file: &str) -> Result<Vec<Certificate<'static>>, String> {
         })
         .collect();
     if found.is_empty() {
-        return Err(format!("ca-file {file}: no certificate in it; it must be PEM text"));
+        return Err(format!(
+            "ca-file {file}: no certificate in it; it must be PEM text"
+        ));
     }
     Ok(found)
 }

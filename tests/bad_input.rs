@@ -1,7 +1,13 @@
 //! What people type and configure wrongly, and machines that are not as they should be: each case has its exit code
 //! and a message that names the object and the way out. Nothing here needs an engine; two cases need root.
 // threads: 8
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::expect_used, clippy::print_stderr)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::print_stderr
+)]
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, dead_code)]
 
 #[path = "common/fake_engine.rs"]
@@ -34,7 +40,11 @@ fn command(scratch: &Path, binary: &Path) -> Command {
     for (option, name) in [("--run-dir", "run"), ("--state-dir", "state")] {
         command.arg(option).arg(scratch.join(name));
     }
-    command.args(["--instance", "bad"]).env_remove("RUST_LOG").env_remove("DOCKER_HOST").stdin(Stdio::null());
+    command
+        .args(["--instance", "bad"])
+        .env_remove("RUST_LOG")
+        .env_remove("DOCKER_HOST")
+        .stdin(Stdio::null());
     command
 }
 
@@ -45,7 +55,8 @@ fn plancton(scratch: &Scratch) -> Command {
 }
 
 fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&[output.stdout.as_slice(), output.stderr.as_slice()].concat()).into_owned()
+    String::from_utf8_lossy(&[output.stdout.as_slice(), output.stderr.as_slice()].concat())
+        .into_owned()
 }
 
 fn assert_says(case: &str, output: &Output, exit: i32, words: &[&str]) {
@@ -62,8 +73,16 @@ fn command_lines() {
     let cases: [(&str, i32, &[&str]); 27] = [
         ("garbage", USAGE, &["'garbage'", "plancton help"]),
         ("statsu", USAGE, &["'statsu'", "did you mean status"]),
-        ("--confg x run", USAGE, &["--confg", "did you mean --config"]),
-        ("run --onec", USAGE, &["--onec", "did you mean --once", "plancton help run"]),
+        (
+            "--confg x run",
+            USAGE,
+            &["--confg", "did you mean --config"],
+        ),
+        (
+            "run --onec",
+            USAGE,
+            &["--onec", "did you mean --once", "plancton help run"],
+        ),
         ("drain --watch", USAGE, &["`drain` has no option --watch"]),
         ("run extra", USAGE, &["'extra'", "too many"]),
         ("run --once=yes", USAGE, &["once"]),
@@ -75,15 +94,27 @@ fn command_lines() {
         ("drain --by", USAGE, &["--by needs a value"]),
         ("drain --by yesterday", USAGE, &["'yesterday'", "18:00"]),
         ("drain --by 25:00", USAGE, &["'25:00'", "18:00"]),
-        ("drain --by 2001-01-01T00:00:00Z", USAGE, &["is over already"]),
+        (
+            "drain --by 2001-01-01T00:00:00Z",
+            USAGE,
+            &["is over already"],
+        ),
         ("try --for x", USAGE, &["'x'", "\"30s\""]),
         ("kill", USAGE, &["PILOT is missing"]),
         ("replay", USAGE, &["FILE is missing"]),
-        ("replay nowhere", FAILED, &["nowhere", "no such file", "run --record"]),
+        (
+            "replay nowhere",
+            FAILED,
+            &["nowhere", "no such file", "run --record"],
+        ),
         ("replay /", FAILED, &["/:1", "directory"]),
         ("pilot --from 9 --to 3", FAILED, &["from 9 to 3"]),
         ("status", NOT_RUNNING, &["does not run", "plancton start"]),
-        ("status --json", NOT_RUNNING, &["does not run", "plancton start"]),
+        (
+            "status --json",
+            NOT_RUNNING,
+            &["does not run", "plancton start"],
+        ),
         ("why", NOT_RUNNING, &["does not run", "plancton start"]),
         ("health", FAILED, &["does not run", "plancton start"]),
         ("stop", DONE, &["does not run"]),
@@ -93,15 +124,37 @@ fn command_lines() {
         let output = plancton(&scratch).args(line.split(' ')).output().unwrap();
         assert_says(line, &output, exit, words);
     }
-    assert!(!scratch.0.join("run").exists(), "what failed made no directories");
+    assert!(
+        !scratch.0.join("run").exists(),
+        "what failed made no directories"
+    );
 }
 
 #[test]
 fn commands_that_need_an_engine() {
     let scratch = Scratch::new();
-    for line in ["kill x", "reap", "purge --dry-run", "purge", "force-stop", "run --once", "check", "try --for 1s"] {
+    for line in [
+        "kill x",
+        "reap",
+        "purge --dry-run",
+        "purge",
+        "force-stop",
+        "run --once",
+        "check",
+        "try --for 1s",
+    ] {
         let output = plancton(&scratch).args(line.split(' ')).output().unwrap();
-        assert_says(line, &output, NO_ENGINE, &["none.sock", "no such socket", "install or start", "--engine"]);
+        assert_says(
+            line,
+            &output,
+            NO_ENGINE,
+            &[
+                "none.sock",
+                "no such socket",
+                "install or start",
+                "--engine",
+            ],
+        );
     }
 }
 
@@ -114,17 +167,47 @@ fn configurations() {
                      ttl = \"0s\"\n";
     fs::create_dir(scratch.0.join("folder.toml")).unwrap();
     let cases: [(PathBuf, &[&str]); 11] = [
-        (scratch.0.join("none.toml"), &["none.toml", "no such file", "--config"]),
-        (scratch.0.join("folder.toml"), &["folder.toml", "directory"]),
-        (file("latin.toml", b"[loop]\ninterval = \"\xe9\"\n"), &["latin.toml", "UTF-8"]),
-        (file("cut.toml", b"[loop\n"), &["cut.toml:1:6", "not valid TOML"]),
-        (file("nul.toml", &[0; 64]), &["nul.toml:1:1", "not valid TOML"]),
-        (file("key.toml", b"[share]\nreserve_memory = \"1GiB\"\n"), &["key.toml:2:1", "did you mean 'reserve-memory'"]),
-        (file("table.toml", b"[engines]\nsocket = \"\"\n"), &["table.toml:1:2", "did you mean [engine]"]),
-        (file("type.toml", b"[[pilot]]\nname = \"p\"\nimage = \"x\"\ncpus = \"two\"\n"), &["type.toml:4:8", "cpus"]),
-        (file("less.toml", b"[[pilot]]\nname = \"p\"\n"), &["less.toml:1:", "has no image"]),
         (
-            file("socket.toml", b"[engine]\nsocket = \"tcp://127.0.0.1:2375\"\n"),
+            scratch.0.join("none.toml"),
+            &["none.toml", "no such file", "--config"],
+        ),
+        (scratch.0.join("folder.toml"), &["folder.toml", "directory"]),
+        (
+            file("latin.toml", b"[loop]\ninterval = \"\xe9\"\n"),
+            &["latin.toml", "UTF-8"],
+        ),
+        (
+            file("cut.toml", b"[loop\n"),
+            &["cut.toml:1:6", "not valid TOML"],
+        ),
+        (
+            file("nul.toml", &[0; 64]),
+            &["nul.toml:1:1", "not valid TOML"],
+        ),
+        (
+            file("key.toml", b"[share]\nreserve_memory = \"1GiB\"\n"),
+            &["key.toml:2:1", "did you mean 'reserve-memory'"],
+        ),
+        (
+            file("table.toml", b"[engines]\nsocket = \"\"\n"),
+            &["table.toml:1:2", "did you mean [engine]"],
+        ),
+        (
+            file(
+                "type.toml",
+                b"[[pilot]]\nname = \"p\"\nimage = \"x\"\ncpus = \"two\"\n",
+            ),
+            &["type.toml:4:8", "cpus"],
+        ),
+        (
+            file("less.toml", b"[[pilot]]\nname = \"p\"\n"),
+            &["less.toml:1:", "has no image"],
+        ),
+        (
+            file(
+                "socket.toml",
+                b"[engine]\nsocket = \"tcp://127.0.0.1:2375\"\n",
+            ),
             &["socket.toml:2:10", "tcp://", "unix://"],
         ),
         (
@@ -144,14 +227,34 @@ fn configurations() {
         ),
     ];
     for (file, words) in &cases {
-        let tell = |arguments: &[&str]| plancton(&scratch).arg("--config").arg(file).args(arguments).output().unwrap();
+        let tell = |arguments: &[&str]| {
+            plancton(&scratch)
+                .arg("--config")
+                .arg(file)
+                .args(arguments)
+                .output()
+                .unwrap()
+        };
         let case = file.display().to_string();
-        for arguments in [&["run"][..], &["start"], &["config"], &["check", "--offline"]] {
+        for arguments in [
+            &["run"][..],
+            &["start"],
+            &["config"],
+            &["check", "--offline"],
+        ] {
             assert_says(&case, &tell(arguments), CONFIGURATION, words);
         }
-        assert_says(&case, &tell(&["run"]), CONFIGURATION, &["nothing was started"]);
+        assert_says(
+            &case,
+            &tell(&["run"]),
+            CONFIGURATION,
+            &["nothing was started"],
+        );
     }
-    assert!(!scratch.0.join("run").exists(), "what failed made no directories");
+    assert!(
+        !scratch.0.join("run").exists(),
+        "what failed made no directories"
+    );
 }
 
 #[test]
@@ -163,30 +266,70 @@ fn sockets_that_are_none() {
     let long = format!("/{}", "x".repeat(300));
     let shown = scratch.0.display().to_string();
     let cases: [(String, i32, &[&str]); 7] = [
-        (format!("{shown}/none"), NO_ENGINE, &["/none", "no such socket", "--engine"]),
-        (format!("unix://{shown}/plain"), NO_ENGINE, &["/plain", "not a socket", "--engine"]),
-        (shown.clone(), NO_ENGINE, &[&shown, "not a container engine", "--engine"]),
-        (dead.display().to_string(), NO_ENGINE, &["dead.sock", "connection refused", "start the engine"]),
+        (
+            format!("{shown}/none"),
+            NO_ENGINE,
+            &["/none", "no such socket", "--engine"],
+        ),
+        (
+            format!("unix://{shown}/plain"),
+            NO_ENGINE,
+            &["/plain", "not a socket", "--engine"],
+        ),
+        (
+            shown.clone(),
+            NO_ENGINE,
+            &[&shown, "not a container engine", "--engine"],
+        ),
+        (
+            dead.display().to_string(),
+            NO_ENGINE,
+            &["dead.sock", "connection refused", "start the engine"],
+        ),
         (long, NO_ENGINE, &["xxxx"]),
-        ("tcp://127.0.0.1:2375".to_owned(), USAGE, &["--engine", "tcp://127.0.0.1:2375", "unix:///PATH"]),
-        ("relative.sock".to_owned(), USAGE, &["--engine", "relative.sock", "unix:///PATH"]),
+        (
+            "tcp://127.0.0.1:2375".to_owned(),
+            USAGE,
+            &["--engine", "tcp://127.0.0.1:2375", "unix:///PATH"],
+        ),
+        (
+            "relative.sock".to_owned(),
+            USAGE,
+            &["--engine", "relative.sock", "unix:///PATH"],
+        ),
     ];
     for (engine, exit, words) in &cases {
         for arguments in [&["run", "--once"][..], &["check"], &["reap"]] {
-            let output = plancton(&scratch).args(["--engine", engine]).args(arguments).output().unwrap();
+            let output = plancton(&scratch)
+                .args(["--engine", engine])
+                .args(arguments)
+                .output()
+                .unwrap();
             assert_says(&format!("{engine} {arguments:?}"), &output, *exit, words);
         }
     }
     let mut from_environment = command(&scratch.0, Path::new(env!("CARGO_BIN_EXE_plancton")));
-    let output = from_environment.env("DOCKER_HOST", "tcp://127.0.0.1:2375").args(["run", "--once"]).output().unwrap();
-    assert_says("DOCKER_HOST", &output, USAGE, &["DOCKER_HOST", "tcp://127.0.0.1:2375", "unix:///PATH"]);
+    let output = from_environment
+        .env("DOCKER_HOST", "tcp://127.0.0.1:2375")
+        .args(["run", "--once"])
+        .output()
+        .unwrap();
+    assert_says(
+        "DOCKER_HOST",
+        &output,
+        USAGE,
+        &["DOCKER_HOST", "tcp://127.0.0.1:2375", "unix:///PATH"],
+    );
 }
 
 #[test]
 fn what_listens_is_no_engine() {
     let cases = [
         (Fault::Garbage, "not a container engine"),
-        (Fault::Status(404, "404 page not found"), "not a container engine"),
+        (
+            Fault::Status(404, "404 page not found"),
+            "not a container engine",
+        ),
         (Fault::Stall, "no answer within 2s"),
         (Fault::LostReply, "connection lost"),
     ];
@@ -195,7 +338,12 @@ fn what_listens_is_no_engine() {
         machine.scratch.file("config.toml", GOOD);
         machine.engine.fault("ping", fault.clone());
         for arguments in [&["run", "--once"][..], &["check"]] {
-            assert_says(&format!("{fault:?}"), &machine.tell(arguments), NO_ENGINE, &["engine.sock", words]);
+            assert_says(
+                &format!("{fault:?}"),
+                &machine.tell(arguments),
+                NO_ENGINE,
+                &["engine.sock", words],
+            );
         }
     }
 }
@@ -216,8 +364,15 @@ fn as_nobody(scratch: &Scratch) -> Command {
     }
     let plain = command(&scratch.0, &binary);
     let mut command = Command::new("setpriv");
-    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(plain.get_program()).args(plain.get_args());
-    command.env_remove("RUST_LOG").env_remove("DOCKER_HOST").env("HOME", &scratch.0).stdin(Stdio::null());
+    command
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(plain.get_program())
+        .args(plain.get_args());
+    command
+        .env_remove("RUST_LOG")
+        .env_remove("DOCKER_HOST")
+        .env("HOME", &scratch.0)
+        .stdin(Stdio::null());
     command
 }
 
@@ -233,8 +388,17 @@ fn what_is_forbidden() {
     let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     set_mode(&socket, 0o000);
     for arguments in [&["run", "--once"][..], &["check"], &["kill", "x"]] {
-        let output = as_nobody(&scratch).arg("--engine").arg(&socket).args(arguments).output().unwrap();
-        let words = ["closed.sock", "permission denied", "run as root or join the group"];
+        let output = as_nobody(&scratch)
+            .arg("--engine")
+            .arg(&socket)
+            .args(arguments)
+            .output()
+            .unwrap();
+        let words = [
+            "closed.sock",
+            "permission denied",
+            "run as root or join the group",
+        ];
         assert_says(&format!("{arguments:?}"), &output, NO_ENGINE, &words);
     }
     let closed = scratch.0.join("closed");
@@ -243,7 +407,13 @@ fn what_is_forbidden() {
     set_mode(&closed, 0o500);
     let below = |name: &str| closed.join(name);
     for option in ["--run-dir", "--state-dir"] {
-        let output = as_nobody(&scratch).arg("--engine").arg(&socket).arg(option).arg(below("x")).arg("run").output();
+        let output = as_nobody(&scratch)
+            .arg("--engine")
+            .arg(&socket)
+            .arg(option)
+            .arg(below("x"))
+            .arg("run")
+            .output();
         let words = ["closed/x", "ermission denied", "--run-dir", "--state-dir"];
         assert_says(option, &output.unwrap(), FAILED, &words);
     }
@@ -252,7 +422,12 @@ fn what_is_forbidden() {
     } else {
         set_mode(&file, 0o000);
     }
-    let output = as_nobody(&scratch).arg("--config").arg(&file).arg("run").output().unwrap();
+    let output = as_nobody(&scratch)
+        .arg("--config")
+        .arg(&file)
+        .arg("run")
+        .output()
+        .unwrap();
     assert_says(
         "a closed configuration",
         &output,
@@ -267,14 +442,36 @@ fn directories_that_cannot_be() {
     let scratch = Scratch::new();
     scratch.file("file", "");
     for option in ["--run-dir", "--state-dir"] {
-        for (below, words) in [("file", "it is not a directory"), ("file/x", "cannot create the directory")] {
+        for (below, words) in [
+            ("file", "it is not a directory"),
+            ("file/x", "cannot create the directory"),
+        ] {
             let path = scratch.0.join(below);
-            let output = plancton(&scratch).arg(option).arg(&path).arg("run").output().unwrap();
-            assert_says(below, &output, FAILED, &[path.to_str().unwrap(), words, "--run-dir", "--state-dir"]);
+            let output = plancton(&scratch)
+                .arg(option)
+                .arg(&path)
+                .arg("run")
+                .output()
+                .unwrap();
+            assert_says(
+                below,
+                &output,
+                FAILED,
+                &[path.to_str().unwrap(), words, "--run-dir", "--state-dir"],
+            );
         }
     }
-    let output = plancton(&scratch).args(["run", "--record"]).arg(scratch.0.join("no/where")).output().unwrap();
-    assert_says("--record", &output, FAILED, &["no/where", "nothing is recorded"]);
+    let output = plancton(&scratch)
+        .args(["run", "--record"])
+        .arg(scratch.0.join("no/where"))
+        .output()
+        .unwrap();
+    assert_says(
+        "--record",
+        &output,
+        FAILED,
+        &["no/where", "nothing is recorded"],
+    );
 }
 
 #[test]
@@ -285,15 +482,33 @@ fn a_second_daemon() {
     let pid = machine.status()["pid"].to_string();
     let run = machine.run_dir().display().to_string();
     let second = machine.tell(&["run"]);
-    assert_says("a second daemon", &second, FAILED, &[&run, &format!("pid {pid}"), "plancton stop", "--run-dir"]);
-    assert_says("start", &machine.tell(&["start"]), DONE, &["runs already", &pid]);
+    assert_says(
+        "a second daemon",
+        &second,
+        FAILED,
+        &[&run, &format!("pid {pid}"), "plancton stop", "--run-dir"],
+    );
+    assert_says(
+        "start",
+        &machine.tell(&["start"]),
+        DONE,
+        &["runs already", &pid],
+    );
     machine.assert_well();
     let unknown = machine.tell(&["kill", "plancton-p-nobody"]);
-    assert_says("kill", &unknown, FAILED, &["'plancton-p-nobody'", "'t1'", "plancton status"]);
+    assert_says(
+        "kill",
+        &unknown,
+        FAILED,
+        &["'plancton-p-nobody'", "'t1'", "plancton status"],
+    );
     assert_eq!(machine.engine.count_calls("kill"), 0);
     machine.signal(Signal::TERM);
     machine.wait_for_end(PATIENCE);
-    assert!(machine.tell(&["run", "--once"]).status.success(), "the lock went with its holder");
+    assert!(
+        machine.tell(&["run", "--once"]).status.success(),
+        "the lock went with its holder"
+    );
 }
 
 #[test]
@@ -301,29 +516,61 @@ fn a_reload_that_fails_keeps_the_last_good_configuration() {
     let mut machine = Machine::new();
     machine.start(GOOD);
     machine.wait_for_pilots(1);
-    for (bad, words) in [("[loop]\nintervall = 1\n", "did you mean 'interval'"), ("[", "not valid TOML")] {
+    for (bad, words) in [
+        ("[loop]\nintervall = 1\n", "did you mean 'interval'"),
+        ("[", "not valid TOML"),
+    ] {
         machine.scratch.file("config.toml", bad);
         machine.signal(Signal::HUP);
-        machine.wait_for("the problem is told", || machine.status()["problems"].to_string().contains(words));
+        machine.wait_for("the problem is told", || {
+            machine.status()["problems"].to_string().contains(words)
+        });
         let problems = machine.status()["problems"].to_string();
-        assert!(problems.contains("config.toml:") && problems.contains("stays in force"), "{problems}");
+        assert!(
+            problems.contains("config.toml:") && problems.contains("stays in force"),
+            "{problems}"
+        );
         machine.assert_well();
     }
     fs::remove_file(machine.scratch.0.join("config.toml")).unwrap();
     machine.signal(Signal::HUP);
-    machine.wait_for("the problem is told", || machine.status()["problems"].to_string().contains("no such file"));
-    machine.scratch.file("config.toml", GOOD.replace("max-pilots = 1", "max-pilots = 2"));
+    machine.wait_for("the problem is told", || {
+        machine.status()["problems"]
+            .to_string()
+            .contains("no such file")
+    });
+    machine.scratch.file(
+        "config.toml",
+        GOOD.replace("max-pilots = 1", "max-pilots = 2"),
+    );
     machine.signal(Signal::HUP);
     machine.wait_for_pilots(2);
-    machine.wait_for("no problem is left", || machine.status()["problems"] == serde_json::json!([]));
+    machine.wait_for("no problem is left", || {
+        machine.status()["problems"] == serde_json::json!([])
+    });
 }
 
 #[test]
 fn images_and_commands_that_are_none() {
     let cases = [
-        ("create", Fault::Status(404, "No such image: fake:1"), "fake:1"),
-        ("start", Fault::Status(400, "OCI runtime create failed: exec: \"nope\": executable file not found"), "nope"),
-        ("create", Fault::Status(400, "Minimum memory limit allowed is 6MB"), "Minimum memory"),
+        (
+            "create",
+            Fault::Status(404, "No such image: fake:1"),
+            "fake:1",
+        ),
+        (
+            "start",
+            Fault::Status(
+                400,
+                "OCI runtime create failed: exec: \"nope\": executable file not found",
+            ),
+            "nope",
+        ),
+        (
+            "create",
+            Fault::Status(400, "Minimum memory limit allowed is 6MB"),
+            "Minimum memory",
+        ),
     ];
     for (what, fault, words) in cases {
         let mut machine = Machine::new();
@@ -342,10 +589,23 @@ fn images_and_commands_that_are_none() {
 #[test]
 fn recordings_that_are_none() {
     let scratch = Scratch::new();
-    for (text, words) in [("garbage\n", ":1: "), ("{}\n{\"at\":\n", ":2: "), ("\u{0}\u{0}\n", ":1: ")] {
+    for (text, words) in [
+        ("garbage\n", ":1: "),
+        ("{}\n{\"at\":\n", ":2: "),
+        ("\u{0}\u{0}\n", ":1: "),
+    ] {
         let file = scratch.file("record", text);
-        let output = plancton(&scratch).arg("replay").arg(&file).output().unwrap();
-        assert_says(text, &output, FAILED, &[&format!("{}{words}", file.display()), "ends here"]);
+        let output = plancton(&scratch)
+            .arg("replay")
+            .arg(&file)
+            .output()
+            .unwrap();
+        assert_says(
+            text,
+            &output,
+            FAILED,
+            &[&format!("{}{words}", file.display()), "ends here"],
+        );
     }
 }
 
@@ -365,7 +625,11 @@ fn on_small_disk(machine: &Machine, arguments: &str) -> Option<Command> {
     let plain = machine.command();
     let mut command = Command::new("unshare");
     let script = format!("mount -t tmpfs -o size=64k,mode=755 small \"$0\" && {arguments}");
-    command.args(["-m", "sh", "-c", &script]).arg(&run).arg(plain.get_program()).args(plain.get_args());
+    command
+        .args(["-m", "sh", "-c", &script])
+        .arg(&run)
+        .arg(plain.get_program())
+        .args(plain.get_args());
     for (key, value) in plain.get_envs() {
         match value {
             Some(value) => command.env(key, value),
@@ -380,12 +644,20 @@ fn on_small_disk(machine: &Machine, arguments: &str) -> Option<Command> {
 fn a_disk_that_is_full_at_the_start() {
     let machine = Machine::new();
     machine.scratch.file("config.toml", GOOD);
-    let Some(mut command) = on_small_disk(&machine, "{ cat /dev/zero >\"$0/fill\"; exec \"$@\" run; } 2>&1") else {
+    let Some(mut command) = on_small_disk(
+        &machine,
+        "{ cat /dev/zero >\"$0/fill\"; exec \"$@\" run; } 2>&1",
+    ) else {
         return;
     };
     let output = command.output().unwrap();
     let run = machine.run_dir().display().to_string();
-    assert_says("a full disk", &output, FAILED, &[&run, "the disk is full", "free some space"]);
+    assert_says(
+        "a full disk",
+        &output,
+        FAILED,
+        &[&run, "the disk is full", "free some space"],
+    );
     assert_eq!(machine.engine.count_calls("create"), 0);
 }
 
@@ -399,18 +671,37 @@ fn a_disk_that_fills_up() {
     let log = fs::File::create(machine.scratch.0.join("log")).unwrap();
     let mut child = command.stderr(log).spawn().unwrap();
     // The process keeps its id from the shell to the daemon, and root sees its mounts.
-    let run = PathBuf::from(format!("/proc/{}/root{}", child.id(), machine.run_dir().display()));
+    let run = PathBuf::from(format!(
+        "/proc/{}/root{}",
+        child.id(),
+        machine.run_dir().display()
+    ));
     let status = || fs::read_to_string(run.join("status.json")).unwrap_or_default();
     machine.wait_for("the daemon turns", || status().contains("\"pilots\":[{"));
     fs::write(run.join("fill"), [0; 1 << 20]).unwrap_err();
-    machine.wait_for("the problem is logged", || machine.log().contains("the disk is full"));
+    machine.wait_for("the problem is logged", || {
+        machine.log().contains("the disk is full")
+    });
     let last = status();
     let text = machine.log();
-    assert!(text.contains("status.json") && text.contains("free some space"), "{text}");
-    assert!(serde_json::from_str::<serde_json::Value>(&last).is_ok(), "the last status stays whole: {last}");
+    assert!(
+        text.contains("status.json") && text.contains("free some space"),
+        "{text}"
+    );
+    assert!(
+        serde_json::from_str::<serde_json::Value>(&last).is_ok(),
+        "the last status stays whole: {last}"
+    );
     fs::remove_file(run.join("fill")).unwrap();
-    machine.wait_for("it is written again", || machine.log().contains("status: well again") && status() != last);
-    assert_eq!(machine.log().matches("the disk is full").count(), 1, "said once: {}", machine.log());
+    machine.wait_for("it is written again", || {
+        machine.log().contains("status: well again") && status() != last
+    });
+    assert_eq!(
+        machine.log().matches("the disk is full").count(),
+        1,
+        "said once: {}",
+        machine.log()
+    );
     assert_eq!(machine.engine.in_state("running").len(), 1, "pilots run on");
     child.kill().unwrap();
     assert!(becomes(PATIENCE, || child.try_wait().unwrap().is_some()));

@@ -1,7 +1,13 @@
 //! Many daemons on one machine, each with an engine of its own that is none, beside one real InfluxDB and one web server
 //! that publishes what they joined: what a node costs, and what the servers get. Started by `tests/bench.sh fleet`, which
 //! shows the daemons made-up cgroups and takes the rows from here; all else they see is the machine's.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::expect_used, clippy::print_stdout)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::print_stdout
+)]
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, dead_code)]
 
 #[path = "common/fake_engine.rs"]
@@ -68,15 +74,28 @@ impl Node {
         let mut engine = FakeEngine::new(&directory.join("engine.sock"), root);
         engine.world().next_id = (number as u64) << 20;
         engine.up();
-        Node { engine, directory, name, child: None }
+        Node {
+            engine,
+            directory,
+            name,
+            child: None,
+        }
     }
 
     fn command(&self) -> Command {
-        let binary = std::env::var("BENCH_BINARY").unwrap_or(env!("CARGO_BIN_EXE_plancton").to_owned());
+        let binary =
+            std::env::var("BENCH_BINARY").unwrap_or(env!("CARGO_BIN_EXE_plancton").to_owned());
         let mut command = Command::new(binary);
         command.args(["-q", "--instance", &self.name]);
-        command.args(["--engine", &format!("unix://{}", self.engine.socket.display())]);
-        for (option, file) in [("--config", "config.toml"), ("--run-dir", "run"), ("--state-dir", "state")] {
+        command.args([
+            "--engine",
+            &format!("unix://{}", self.engine.socket.display()),
+        ]);
+        for (option, file) in [
+            ("--config", "config.toml"),
+            ("--run-dir", "run"),
+            ("--state-dir", "state"),
+        ] {
             command.arg(option).arg(self.directory.join(file));
         }
         command.env("NO_PROXY", "127.0.0.1").stdin(Stdio::null());
@@ -84,8 +103,17 @@ impl Node {
     }
 
     fn start(&mut self) {
-        let log = fs::File::options().create(true).append(true).open(self.directory.join("log")).unwrap();
-        let child = self.command().arg("run").stdout(Stdio::null()).stderr(log).spawn();
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.directory.join("log"))
+            .unwrap();
+        let child = self
+            .command()
+            .arg("run")
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn();
         self.child = Some(child.unwrap());
     }
 
@@ -94,7 +122,10 @@ impl Node {
     }
 
     fn terminate(&self) {
-        let _ = kill_process(Pid::from_raw(self.pid().try_into().unwrap()).unwrap(), Signal::TERM);
+        let _ = kill_process(
+            Pid::from_raw(self.pid().try_into().unwrap()).unwrap(),
+            Signal::TERM,
+        );
     }
 
     fn status(&self) -> String {
@@ -107,7 +138,10 @@ impl Node {
 
     /// Of what is in force; empty: not known yet.
     fn hash(&self) -> String {
-        self.told()["remote"]["hash"].as_str().unwrap_or_default().to_owned()
+        self.told()["remote"]["hash"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
     }
 }
 
@@ -123,14 +157,25 @@ impl Drop for Node {
 /// User and system time of a process and all its threads, also those that have ended.
 fn cpu_seconds(pid: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
     (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
 }
 
 /// MiB by a line of a file in /proc.
 fn mebibytes(pid: u32, file: &str, line: &str) -> f64 {
     let text = fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
-    let found = text.lines().find_map(|text| text.strip_prefix(line)?.split_whitespace().next()?.parse::<f64>().ok());
+    let found = text.lines().find_map(|text| {
+        text.strip_prefix(line)?
+            .split_whitespace()
+            .next()?
+            .parse::<f64>()
+            .ok()
+    });
     found.unwrap() / 1024.0
 }
 
@@ -163,13 +208,26 @@ impl Fleet {
         let (server, scratch) = (Server::influxdb(false, None), Scratch::new());
         server.query("", "CREATE DATABASE fleet");
         let site = Site::new(&project(&server, ""));
-        let root = PathBuf::from(std::env::var("FLEET_ROOT").expect("run it with tests/bench.sh fleet"));
-        let nodes: Vec<Node> = (0..size).map(|number| Node::new(number, &scratch, &root, refresh)).collect();
+        let root =
+            PathBuf::from(std::env::var("FLEET_ROOT").expect("run it with tests/bench.sh fleet"));
+        let nodes: Vec<Node> = (0..size)
+            .map(|number| Node::new(number, &scratch, &root, refresh))
+            .collect();
         for node in &nodes {
-            let said = node.command().args(["join", "--yes", &site.url()]).output().unwrap();
+            let said = node
+                .command()
+                .args(["join", "--yes", &site.url()])
+                .output()
+                .unwrap();
             assert!(said.status.success(), "{said:?}");
         }
-        Fleet { nodes, site, server, refresh, scratch }
+        Fleet {
+            nodes,
+            site,
+            server,
+            refresh,
+            scratch,
+        }
     }
 
     fn size(&self) -> f64 {
@@ -183,9 +241,14 @@ impl Fleet {
     /// What the database counts of its own requests: (requests, points, bytes).
     fn written(&self) -> (f64, f64, f64) {
         let counters: Value = serde_json::from_str(&self.server.get("/debug/vars")).unwrap();
-        let (_, http) = counters.as_object().unwrap().iter().find(|(key, _)| key.starts_with("httpd")).unwrap();
-        let [writes, points, bytes] =
-            ["writeReq", "pointsWrittenOK", "writeReqBytes"].map(|name| http["values"][name].as_f64().unwrap());
+        let (_, http) = counters
+            .as_object()
+            .unwrap()
+            .iter()
+            .find(|(key, _)| key.starts_with("httpd"))
+            .unwrap();
+        let [writes, points, bytes] = ["writeReq", "pointsWrittenOK", "writeReqBytes"]
+            .map(|name| http["values"][name].as_f64().unwrap());
         (writes, points, bytes)
     }
 
@@ -193,9 +256,17 @@ impl Fleet {
         let (writes, points, bytes) = self.written();
         Totals {
             // Finer than the hundredths of a second in /proc, of which a daemon needs a few a minute.
-            daemons_cpu: self.nodes.iter().map(|node| node.told()["loop"]["cpu_ms"].as_f64().unwrap() / 1e3).sum(),
+            daemons_cpu: self
+                .nodes
+                .iter()
+                .map(|node| node.told()["loop"]["cpu_ms"].as_f64().unwrap() / 1e3)
+                .sum(),
             database_cpu: cpu_seconds(self.server.pid()),
-            lists: self.nodes.iter().map(|node| node.engine.count_calls("list")).sum::<usize>() as f64,
+            lists: self
+                .nodes
+                .iter()
+                .map(|node| node.engine.count_calls("list"))
+                .sum::<usize>() as f64,
             looks: self.site.requests() as f64,
             writes,
             points,
@@ -206,14 +277,24 @@ impl Fleet {
     /// Every daemon tells what is in force.
     fn wait_for_all(&self) {
         let all = || self.nodes.iter().all(|node| !node.hash().is_empty());
-        let silent = || self.nodes.iter().filter(|node| node.hash().is_empty()).count();
-        assert!(becomes(Duration::from_secs_f64(2.0 * FLUSH), all), "{} daemons say nothing", silent());
+        let silent = || {
+            self.nodes
+                .iter()
+                .filter(|node| node.hash().is_empty())
+                .count()
+        };
+        assert!(
+            becomes(Duration::from_secs_f64(2.0 * FLUSH), all),
+            "{} daemons say nothing",
+            silent()
+        );
     }
 
     /// Seconds from a change until each has it in force, the first one first.
     fn change(&self) -> Vec<f64> {
         let old = self.nodes[0].hash();
-        self.site.publish(&project(&self.server, "env = { CHANGED = \"1\" }"));
+        self.site
+            .publish(&project(&self.server, "env = { CHANGED = \"1\" }"));
         let (begun, mut reached) = (Instant::now(), Vec::new());
         let mut waiting: Vec<&Node> = self.nodes.iter().collect();
         while !waiting.is_empty() && begun.elapsed().as_secs_f64() < self.refresh + LATE {
@@ -225,7 +306,11 @@ impl Fleet {
             });
             sleep(Duration::from_millis(200));
         }
-        assert!(waiting.is_empty(), "{} daemons have not learned of the change", waiting.len());
+        assert!(
+            waiting.is_empty(),
+            "{} daemons have not learned of the change",
+            waiting.len()
+        );
         reached
     }
 
@@ -244,9 +329,16 @@ impl Fleet {
         let mut seconds = Vec::new();
         for second in 1..=(FLUSH + 5.0) as u64 {
             sleep(Duration::from_secs(second).saturating_sub(begun.elapsed()));
-            let (written, asked, now) = (self.written().0, self.site.requests() as f64, begun.elapsed().as_secs_f64());
+            let (written, asked, now) = (
+                self.written().0,
+                self.site.requests() as f64,
+                begun.elapsed().as_secs_f64(),
+            );
             // A busy machine may be late with the look itself.
-            seconds.push(((asked - looks) / (now - at), (written - writes) / (now - at)));
+            seconds.push((
+                (asked - looks) / (now - at),
+                (written - writes) / (now - at),
+            ));
             (looks, writes, at) = (asked, written, now);
         }
         let (looks, writes) = seconds.into_iter().unzip();
@@ -270,26 +362,67 @@ fn crowd(requests: f64, seconds: f64) -> f64 {
 
 fn report_steady(fleet: &Fleet, before: Totals, after: Totals, window: f64) {
     let (size, minutes) = (fleet.size(), window / 60.0);
-    let of = |file: &str, line: &str| fleet.pids().map(|pid| mebibytes(pid, file, line)).collect::<Vec<_>>();
+    let of = |file: &str, line: &str| {
+        fleet
+            .pids()
+            .map(|pid| mebibytes(pid, file, line))
+            .collect::<Vec<_>>()
+    };
     let resident = of("status", "VmRSS:");
     let proportional: f64 = of("smaps_rollup", "Pss:").iter().sum();
     let sum: f64 = resident.iter().sum();
-    row("resident memory of a daemon, mean", sum / size, "MiB", "at-most", 2.5);
-    row("the largest", resident.iter().copied().fold(0.0, f64::max), "MiB", "at-most", 3.0);
+    row(
+        "resident memory of a daemon, mean",
+        sum / size,
+        "MiB",
+        "at-most",
+        2.5,
+    );
+    row(
+        "the largest",
+        resident.iter().copied().fold(0.0, f64::max),
+        "MiB",
+        "at-most",
+        3.0,
+    );
     note(&format!(
         "all {size} daemons: {sum:.0} MiB resident; {proportional:.0} MiB, {:.2} each, where they share one binary",
         proportional / size
     ));
     let cpu = after.daemons_cpu - before.daemons_cpu;
     let lists = after.lists - before.lists;
-    row("engine calls of a daemon a tick", lists * TICK / window / size, "", "at-most", 1.1);
+    row(
+        "engine calls of a daemon a tick",
+        lists * TICK / window / size,
+        "",
+        "at-most",
+        1.1,
+    );
     // A millisecond a tick, two for what goes over the network.
     let budget = 60.0 / TICK + 2.0 * (60.0 / FLUSH + 60.0 / (0.9 * fleet.refresh));
-    row("CPU of a daemon a minute, looks and metrics too", 1e3 * cpu / minutes / size, "ms", "at-most", budget);
-    note(&format!("all daemons: {:.2} % of a core; a list each {TICK} s", 100.0 * cpu / window));
+    row(
+        "CPU of a daemon a minute, looks and metrics too",
+        1e3 * cpu / minutes / size,
+        "ms",
+        "at-most",
+        budget,
+    );
+    note(&format!(
+        "all daemons: {:.2} % of a core; a list each {TICK} s",
+        100.0 * cpu / window
+    ));
     let writes = (after.writes - before.writes) / minutes;
-    row("requests at InfluxDB a minute and node", writes / size, "", "at-most", 60.0 / FLUSH * 1.05);
-    let (points, bytes) = ((after.points - before.points) / minutes, (after.bytes - before.bytes) / minutes);
+    row(
+        "requests at InfluxDB a minute and node",
+        writes / size,
+        "",
+        "at-most",
+        60.0 / FLUSH * 1.05,
+    );
+    let (points, bytes) = (
+        (after.points - before.points) / minutes,
+        (after.bytes - before.bytes) / minutes,
+    );
     let database = after.database_cpu - before.database_cpu;
     note(&format!(
         "InfluxDB: {writes:.0} requests, {points:.0} points, {:.0} KiB a minute; {:.1} points and {:.0} bytes a request",
@@ -306,7 +439,13 @@ fn report_steady(fleet: &Fleet, before: Totals, after: Totals, window: f64) {
     ));
     let looks = (after.looks - before.looks) / minutes;
     let mean = 60.0 / (0.9 * fleet.refresh);
-    row("requests at the web server a minute and node", looks / size, "", "at-most", mean * 1.2);
+    row(
+        "requests at the web server a minute and node",
+        looks / size,
+        "",
+        "at-most",
+        mean * 1.2,
+    );
     note(&format!(
         "web server: {looks:.0} requests a minute with refresh {} s; by default (1 h): {:.1}",
         fleet.refresh,
@@ -322,38 +461,102 @@ fn fleet() {
     let begun = Instant::now();
     fleet.nodes.iter_mut().for_each(Node::start);
     fleet.wait_for_all();
-    note(&format!("{size} daemons: all up {:.1} s after the first start", begun.elapsed().as_secs_f64()));
+    note(&format!(
+        "{size} daemons: all up {:.1} s after the first start",
+        begun.elapsed().as_secs_f64()
+    ));
     // Every one has sent once and looked once.
     sleep(Duration::from_secs_f64(FLUSH + 5.0).saturating_sub(begun.elapsed()));
-    let pilots: usize = fleet.nodes.iter().map(|node| node.engine.in_state("running").len()).sum();
-    row("daemons with their pilot", pilots as f64, "", "at-least", size);
+    let pilots: usize = fleet
+        .nodes
+        .iter()
+        .map(|node| node.engine.in_state("running").len())
+        .sum();
+    row(
+        "daemons with their pilot",
+        pilots as f64,
+        "",
+        "at-least",
+        size,
+    );
 
     let (before, begun) = (fleet.totals(), Instant::now());
     // As many seconds of each node's round as of another's.
-    sleep(Duration::from_secs_f64(FLUSH * (1.0 + refresh / FLUSH).ceil()));
+    sleep(Duration::from_secs_f64(
+        FLUSH * (1.0 + refresh / FLUSH).ceil(),
+    ));
     let (after, window) = (fleet.totals(), begun.elapsed().as_secs_f64());
     report_steady(&fleet, before, after, window);
 
     let reached = fleet.change();
-    let (first, median, last) = (reached[0], reached[reached.len() / 2], reached[reached.len() - 1]);
-    note(&format!("a change reaches the first node after {first:.1} s, half of them after {median:.1} s"));
-    row("a change reaches the last node, to refresh", last / refresh, "times", "at-most", 1.0 + 1.0 / refresh);
+    let (first, median, last) = (
+        reached[0],
+        reached[reached.len() / 2],
+        reached[reached.len() - 1],
+    );
+    note(&format!(
+        "a change reaches the first node after {first:.1} s, half of them after {median:.1} s"
+    ));
+    row(
+        "a change reaches the last node, to refresh",
+        last / refresh,
+        "times",
+        "at-most",
+        1.0 + 1.0 / refresh,
+    );
 
     let (ended, last, looks, writes) = fleet.restart();
     fleet.wait_for_all();
-    note(&format!("all end at once: within {ended:.1} s, with {last:.0} last requests to InfluxDB"));
+    note(&format!(
+        "all end at once: within {ended:.1} s, with {last:.0} last requests to InfluxDB"
+    ));
     let peak = |requests: &[f64]| requests.iter().copied().fold(0.0, f64::max);
     let spread = FIRST.min(refresh);
-    row("all start: most looks at the web server a second", peak(&looks), "", "at-most", crowd(size, spread));
-    row("all start: most requests at InfluxDB a second", peak(&writes), "", "at-most", crowd(size, FLUSH));
+    row(
+        "all start: most looks at the web server a second",
+        peak(&looks),
+        "",
+        "at-most",
+        crowd(size, spread),
+    );
+    row(
+        "all start: most requests at InfluxDB a second",
+        peak(&writes),
+        "",
+        "at-most",
+        crowd(size, FLUSH),
+    );
     note(&format!("looks by second: {looks:.0?}"));
     note(&format!("requests at InfluxDB by second: {writes:.0?}"));
-    let now: usize = fleet.nodes.iter().map(|node| node.engine.in_state("running").len()).sum();
-    row("pilots that went on through it", now as f64, "", "at-least", pilots as f64);
-    let troubles = fleet.nodes.iter().map(|node| node.told()["problems"].to_string());
+    let now: usize = fleet
+        .nodes
+        .iter()
+        .map(|node| node.engine.in_state("running").len())
+        .sum();
+    row(
+        "pilots that went on through it",
+        now as f64,
+        "",
+        "at-least",
+        pilots as f64,
+    );
+    let troubles = fleet
+        .nodes
+        .iter()
+        .map(|node| node.told()["problems"].to_string());
     // One user has 128 watches, and may not have them all: then the files are read at each tick.
-    let troubles: Vec<String> =
-        troubles.filter(|problems| problems != "[]" && !problems.starts_with("[\"control: ")).collect();
-    troubles.first().into_iter().for_each(|problems| note(problems));
-    row("daemons that tell of a problem", troubles.len() as f64, "", "at-most", 0.0);
+    let troubles: Vec<String> = troubles
+        .filter(|problems| problems != "[]" && !problems.starts_with("[\"control: "))
+        .collect();
+    troubles
+        .first()
+        .into_iter()
+        .for_each(|problems| note(problems));
+    row(
+        "daemons that tell of a problem",
+        troubles.len() as f64,
+        "",
+        "at-most",
+        0.0,
+    );
 }

@@ -1,7 +1,12 @@
 //! The real binary against a real engine: each verb, and each promise that users and scripts rely on.
 //! Only what this machine's other users cannot disturb is asked exactly; times are bounds that a loaded machine keeps.
 // threads: 4
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 mod common;
 

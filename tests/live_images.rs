@@ -2,7 +2,12 @@
 //! away. What came here with Plancton goes again with its last user.
 // needs: registry
 // threads: 3
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 mod common;
 
@@ -15,13 +20,23 @@ use std::os::unix::fs::PermissionsExt;
 const LOGIN: &str = "X-Registry-Auth: eyJ1c2VybmFtZSI6InRlc3RlciIsInBhc3N3b3JkIjoic2VjcmV0In0=\r\n";
 
 fn registry(closed: bool) -> String {
-    let name = if closed { "PLANCTON_TEST_CLOSED_REGISTRY" } else { "PLANCTON_TEST_REGISTRY" };
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set; run these tests with tests/run.sh"))
+    let name = if closed {
+        "PLANCTON_TEST_CLOSED_REGISTRY"
+    } else {
+        "PLANCTON_TEST_REGISTRY"
+    };
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("{name} is not set; run these tests with tests/run.sh"))
 }
 
 fn image_id(name: &str) -> Option<String> {
     let (status, body) = call("GET", &format!("/images/{name}/json"), None);
-    (status == 200).then(|| serde_json::from_str::<Value>(&body).unwrap()["Id"].as_str().unwrap().to_owned())
+    (status == 200).then(|| {
+        serde_json::from_str::<Value>(&body).unwrap()["Id"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    })
 }
 
 fn remove_image(name: &str) {
@@ -33,15 +48,29 @@ fn publish(name: &str, label: &str) -> (String, String) {
     let repository = &name.replace("127.0.0.1", "localhost");
     let body = json!({"Image": image(), "Cmd": ["true"]});
     let (_, made) = call("POST", "/containers/create", Some(&body));
-    let container = serde_json::from_str::<Value>(&made).unwrap()["Id"].as_str().unwrap().to_owned();
+    let container = serde_json::from_str::<Value>(&made).unwrap()["Id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let config = json!({"Labels": {"test": label}, "Cmd": ["sleep", "600"]});
-    let (status, answer) =
-        call("POST", &format!("/commit?container={container}&repo={repository}&tag=1"), Some(&config));
+    let (status, answer) = call(
+        "POST",
+        &format!("/commit?container={container}&repo={repository}&tag=1"),
+        Some(&config),
+    );
     assert_eq!(status, 201, "{answer}");
     call("DELETE", &format!("/containers/{container}?force=1"), None);
-    let (status, pushed) = call_with("POST", &format!("/images/{repository}/push?tag=1"), None, LOGIN);
+    let (status, pushed) = call_with(
+        "POST",
+        &format!("/images/{repository}/push?tag=1"),
+        None,
+        LOGIN,
+    );
     let pushed = String::from_utf8_lossy(&pushed).into_owned();
-    assert!(status == 200 && pushed.contains("digest: sha256:") && !pushed.contains("error"), "{pushed}");
+    assert!(
+        status == 200 && pushed.contains("digest: sha256:") && !pushed.contains("error"),
+        "{pushed}"
+    );
     let digest = pushed.split("digest: ").nth(1).unwrap()[..71].to_owned();
     let id = image_id(&format!("{repository}:1")).unwrap();
     remove_image(&format!("{repository}:1"));
@@ -61,8 +90,16 @@ fn class(image: &str, more: &str) -> String {
 fn auth_file(instance: &Instance, password: &str, mode: u32) -> String {
     let file = instance.base.join(format!("auth-{password}.json"));
     // "tester:secret" and "tester:wrong" in base64.
-    let auth = if password == "secret" { "dGVzdGVyOnNlY3JldA==" } else { "dGVzdGVyOndyb25n" };
-    fs::write(&file, json!({"auths": {registry(true): {"auth": auth}}}).to_string()).unwrap();
+    let auth = if password == "secret" {
+        "dGVzdGVyOnNlY3JldA=="
+    } else {
+        "dGVzdGVyOndyb25n"
+    };
+    fs::write(
+        &file,
+        json!({"auths": {registry(true): {"auth": auth}}}).to_string(),
+    )
+    .unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
     format!("auth-file = \"{}\"\n", file.display())
 }
@@ -74,12 +111,17 @@ fn credentials_open_a_closed_registry() {
     let image = format!("{name}:1");
     let mut instance = Instance::new(&class(&image, ""));
     let without = |instance: &Instance, words: &str| {
-        instance.wait_status(words, PATIENCE, |status| status["reason"]["text"].as_str().unwrap().contains(words));
+        instance.wait_status(words, PATIENCE, |status| {
+            status["reason"]["text"].as_str().unwrap().contains(words)
+        });
         assert_eq!(image_id(&image), None);
     };
     instance.run(&[]);
     without(&instance, "no basic auth credentials");
-    for (password, mode, words) in [("wrong", 0o600, "unauthorized"), ("secret", 0o644, "chmod 600")] {
+    for (password, mode, words) in [
+        ("wrong", 0o600, "unauthorized"),
+        ("secret", 0o644, "chmod 600"),
+    ] {
         let auth = auth_file(&instance, password, mode);
         instance.end();
         instance.configure(&class(&image, &auth));
@@ -91,7 +133,8 @@ fn credentials_open_a_closed_registry() {
     instance.configure(&class(&image, &auth));
     instance.run(&[]);
     instance.wait_running(1);
-    let told = instance.log() + &instance.status().unwrap().to_string() + &instance.say(&["config"]).out;
+    let told =
+        instance.log() + &instance.status().unwrap().to_string() + &instance.say(&["config"]).out;
     for secret in ["secret\"", "dGVzdGVyOnNlY3JldA"] {
         assert!(!told.contains(secret), "{secret} in {told}");
     }
@@ -107,26 +150,46 @@ fn a_moved_tag_is_a_rolling_update() {
     let name = format!("{}/rolling", registry(false));
     let (old, _) = publish(&name, "old");
     let image = format!("{name}:1");
-    let instance =
-        Instance::running(&class(&image, "image-refresh = \"2s\"").replace("max-pilots = 1", "max-pilots = 2"));
+    let instance = Instance::running(
+        &class(&image, "image-refresh = \"2s\"").replace("max-pilots = 1", "max-pilots = 2"),
+    );
     let first = instance.wait_running(2);
     let image_of = |id: &String| inspect(id).unwrap()["Image"].as_str().unwrap().to_owned();
     assert!(first.iter().all(|id| image_of(id) == old));
     let (new, _) = publish(&name, "new");
     let arrived = poll(PATIENCE, || image_id(&image).filter(|id| *id == new));
-    assert!(arrived.is_some(), "the moved tag was looked up again: {}", instance.log());
-    assert!(first.iter().all(|id| is_running(id)), "running pilots go on");
+    assert!(
+        arrived.is_some(),
+        "the moved tag was looked up again: {}",
+        instance.log()
+    );
+    assert!(
+        first.iter().all(|id| is_running(id)),
+        "running pilots go on"
+    );
     let (one, other) = (first.iter().next().unwrap(), first.iter().nth(1).unwrap());
     kill(one);
     let replaced = poll(PATIENCE, || {
-        let now: Vec<String> =
-            instance.containers().into_iter().filter(|c| c.state == "running").map(|c| c.id).collect();
-        now.iter().any(|id| inspect(id).is_some_and(|seen| seen["Image"] == new.as_str())).then_some(())
+        let now: Vec<String> = instance
+            .containers()
+            .into_iter()
+            .filter(|c| c.state == "running")
+            .map(|c| c.id)
+            .collect();
+        now.iter()
+            .any(|id| inspect(id).is_some_and(|seen| seen["Image"] == new.as_str()))
+            .then_some(())
     });
     assert!(replaced.is_some(), "a new pilot has the new image");
-    assert!(is_running(other) && image_id(&old).is_some(), "the old image stays as long as it is used");
+    assert!(
+        is_running(other) && image_id(&old).is_some(),
+        "the old image stays as long as it is used"
+    );
     kill(other);
-    assert!(poll(PATIENCE, || image_id(&old).is_none().then_some(())).is_some(), "gone after its last pilot");
+    assert!(
+        poll(PATIENCE, || image_id(&old).is_none().then_some(())).is_some(),
+        "gone after its last pilot"
+    );
     instance.say(&["force-stop"]).must(0, &[]);
     instance.say(&["purge"]).must(0, &[]);
     assert_eq!((image_id(&image), image_id(&new)), (None, None));
@@ -149,17 +212,26 @@ fn a_digest_stays_what_it_is() {
 #[test]
 fn an_archive_needs_no_registry() {
     let name = "plancton-test/archived";
-    call("POST", &format!("/images/{}/tag?repo={name}&tag=1", image()), None);
+    call(
+        "POST",
+        &format!("/images/{}/tag?repo={name}&tag=1", image()),
+        None,
+    );
     let (status, tar) = call_with("GET", &format!("/images/{name}:1/get"), None, "");
     assert_eq!(status, 200);
     remove_image(&format!("{name}:1"));
     let instance = Instance::new("");
     let file = instance.base.join("image.tar");
-    let words = format!("image-archive = \"{}\"\ncommand = [\"sleep\", \"600\"]", file.display());
+    let words = format!(
+        "image-archive = \"{}\"\ncommand = [\"sleep\", \"600\"]",
+        file.display()
+    );
     instance.configure(&class(&format!("{name}:1"), &words));
     let mut instance = instance;
     instance.run(&[]);
-    instance.wait_status("what is missing", PATIENCE, |s| s["reason"]["text"].as_str().unwrap().contains("image.tar"));
+    instance.wait_status("what is missing", PATIENCE, |s| {
+        s["reason"]["text"].as_str().unwrap().contains("image.tar")
+    });
     instance.end();
     fs::write(&file, &tar).unwrap();
     instance.run(&[]);
@@ -172,7 +244,10 @@ fn an_archive_needs_no_registry() {
     instance.configure(&class("plancton-test/other:1", &words));
     instance.run(&[]);
     instance.wait_status("it is not in there", PATIENCE, |s| {
-        s["reason"]["text"].as_str().unwrap().contains("plancton-test/other:1 is not in what was brought")
+        s["reason"]["text"]
+            .as_str()
+            .unwrap()
+            .contains("plancton-test/other:1 is not in what was brought")
     });
     remove_image(&format!("{name}:1"));
 }
@@ -190,17 +265,31 @@ fn a_registry_that_is_away_costs_nothing_but_the_refresh() {
     instance.wait_end();
     // The same image under the name of a registry that is not there.
     let absent = "127.0.0.1:9/away";
-    call("POST", &format!("/images/{image}/tag?repo={absent}&tag=1"), None);
+    call(
+        "POST",
+        &format!("/images/{image}/tag?repo={absent}&tag=1"),
+        None,
+    );
     let again = class(&format!("{absent}:1"), "image-refresh = \"1s\"");
     instance.configure(&again.replace("max-pilots = 1", "max-pilots = 2"));
     instance.run(&[]);
     assert!(
-        poll(PATIENCE, || instance.log().contains("connection refused").then_some(())).is_some(),
+        poll(PATIENCE, || instance
+            .log()
+            .contains("connection refused")
+            .then_some(()))
+        .is_some(),
         "{}",
         instance.log()
     );
-    assert_eq!(instance.wait_running(2).len(), 2, "pilots go on with the local image");
-    instance.say(&["pull"]).must(0, &["looks for newer images now"]);
+    assert_eq!(
+        instance.wait_running(2).len(),
+        2,
+        "pilots go on with the local image"
+    );
+    instance
+        .say(&["pull"])
+        .must(0, &["looks for newer images now"]);
     instance.say(&["force-stop"]).must(0, &[]);
     remove_image(&format!("{absent}:1"));
     instance.say(&["purge"]).must(0, &[]);
@@ -212,13 +301,24 @@ fn a_day_has_its_bound() {
     let name = format!("{}/bounded", registry(false));
     publish(&name, "bounded");
     // What was brought earlier on that day counts.
-    let instance = Instance::new(&class(&format!("{name}:1"), "").replace("[share]", "[share]\npull-per-day = \"1B\""));
+    let instance = Instance::new(
+        &class(&format!("{name}:1"), "").replace("[share]", "[share]\npull-per-day = \"1B\""),
+    );
     fs::create_dir_all(instance.state_dir()).unwrap();
-    let day = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() / 86_400;
+    let day = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
+        / 86_400;
     fs::write(instance.state_dir().join("pulled"), format!("{day} 5\n")).unwrap();
     let mut instance = instance;
     instance.run(&[]);
-    let is_told = |s: &Value| s["reason"]["text"].as_str().unwrap().contains("pull-per-day (1B) is used up");
+    let is_told = |s: &Value| {
+        s["reason"]["text"]
+            .as_str()
+            .unwrap()
+            .contains("pull-per-day (1B) is used up")
+    };
     instance.wait_status("the bound", PATIENCE, is_told);
     fs::write(instance.state_dir().join("pulled"), "another day\n").unwrap();
     remove_image(&format!("{name}:1"));

@@ -15,14 +15,30 @@ fn scenarios() {
         }
         let config = file.with_extension("toml");
         let mut command = Command::new(env!("CARGO_BIN_EXE_plancton"));
-        let output = command.arg("--config").arg(&config).arg("replay").arg(&file).output().unwrap();
+        let output = command
+            .arg("--config")
+            .arg(&config)
+            .arg("replay")
+            .arg(&file)
+            .output()
+            .unwrap();
         let found = String::from_utf8(output.stdout).unwrap();
-        assert!(output.status.success(), "{}: {}", file.display(), String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}: {}",
+            file.display(),
+            String::from_utf8_lossy(&output.stderr)
+        );
         let golden = file.with_extension("txt");
         if std::env::var_os("BLESS").is_some() {
             fs::write(&golden, &found).unwrap();
         }
-        assert_eq!(found, fs::read_to_string(&golden).unwrap(), "{}", file.display());
+        assert_eq!(
+            found,
+            fs::read_to_string(&golden).unwrap(),
+            "{}",
+            file.display()
+        );
         seen += 1;
     }
     assert!(seen >= 4, "only {seen} scenarios were found");

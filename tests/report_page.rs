@@ -2,7 +2,12 @@
 //! nothing is said to the console.
 // needs: browser
 // threads: 1
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::expect_used)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::expect_used
+)]
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
 use std::fs;
@@ -25,7 +30,11 @@ fn scratch(name: &str) -> Scratch {
 
 /// So many hours up to now, with long names and large numbers.
 fn page(scratch: &Scratch, hours: u64) -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() / 3600;
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
+        / 3600;
     let line = |hour: u64| {
         let (owner, busy) = (hour % 24 * 3000, hour * 7919 % 3000);
         format!(
@@ -36,10 +45,17 @@ fn page(scratch: &Scratch, hours: u64) -> String {
             hour % 300
         )
     };
-    let text: String = (now - hours..now).filter(|hour| hour / 24 % 11 != 4 || hours < 100).map(line).collect();
+    let text: String = (now - hours..now)
+        .filter(|hour| hour / 24 % 11 != 4 || hours < 100)
+        .map(line)
+        .collect();
     fs::write(scratch.0.join("state/history"), text).unwrap();
     let mut plancton = Command::new(env!("CARGO_BIN_EXE_plancton"));
-    plancton.arg("--state-dir").arg(scratch.0.join("state")).arg("--run-dir").arg(scratch.0.join("run"));
+    plancton
+        .arg("--state-dir")
+        .arg(scratch.0.join("state"))
+        .arg("--run-dir")
+        .arg(scratch.0.join("run"));
     let said = plancton.args(["report", "-"]).output().unwrap();
     assert!(said.status.success(), "{said:?}");
     String::from_utf8(said.stdout).unwrap()
@@ -54,14 +70,32 @@ struct Look {
 fn browse(scratch: &Scratch, page: &str, look: Look, what: &str) -> Output {
     let file = scratch.0.join("page.html");
     fs::write(&file, page).unwrap();
-    let program = std::env::var("PLANCTON_TEST_BROWSER")
-        .unwrap_or_else(|_| panic!("PLANCTON_TEST_BROWSER is not set; run these tests with tests/run.sh"));
+    let program = std::env::var("PLANCTON_TEST_BROWSER").unwrap_or_else(|_| {
+        panic!("PLANCTON_TEST_BROWSER is not set; run these tests with tests/run.sh")
+    });
     let profile = scratch.0.join("profile");
     let output = Command::new("timeout")
-        .args(["-k", "5", "60", &program, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"])
-        .args(["--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars"])
+        .args([
+            "-k",
+            "5",
+            "60",
+            &program,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-first-run",
+        ])
+        .args([
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--hide-scrollbars",
+        ])
         .args(["--disable-dev-shm-usage", "--enable-logging=stderr"])
-        .arg(format!("--blink-settings=preferredColorScheme={}", if look.dark { 0 } else { 1 }))
+        .arg(format!(
+            "--blink-settings=preferredColorScheme={}",
+            if look.dark { 0 } else { 1 }
+        ))
         .arg(format!("--window-size={},1600", look.width))
         .arg(format!("--user-data-dir={}", profile.display()))
         .arg(what)
@@ -74,7 +108,10 @@ fn browse(scratch: &Scratch, page: &str, look: Look, what: &str) -> Output {
 
 fn console(output: &Output) -> Vec<String> {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    said.lines().filter(|line| line.contains("CONSOLE")).map(str::to_owned).collect()
+    said.lines()
+        .filter(|line| line.contains("CONSOLE"))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// In a copy without the policy that forbids scripts: where every line of text lies, and what is wrong with it.
@@ -109,7 +146,8 @@ parent.document.body.append('SEEN ' + JSON.stringify([innerWidth, getComputedSty
 fn seen(scratch: &Scratch, page: &str, look: Look) -> (u64, String, u64, Vec<String>) {
     let start = page.find("<meta http-equiv").unwrap();
     let end = start + page[start..].find('>').unwrap() + 1;
-    let copy = format!("{}{}", &page[..start], &page[end..]).replace("</body>", &format!("{LOOK}</body>"));
+    let copy =
+        format!("{}{}", &page[..start], &page[end..]).replace("</body>", &format!("{LOOK}</body>"));
     let copy = copy.replace('&', "&amp;").replace('"', "&quot;");
     // A window is never narrower than 500; a frame is.
     let frame = format!(
@@ -118,7 +156,10 @@ fn seen(scratch: &Scratch, page: &str, look: Look) -> (u64, String, u64, Vec<Str
     );
     let output = browse(scratch, &frame, look, "--dump-dom");
     let dump = String::from_utf8_lossy(&output.stdout).into_owned();
-    let json = dump.rsplit("SEEN ").next().and_then(|rest| rest.split(" END").next());
+    let json = dump
+        .rsplit("SEEN ")
+        .next()
+        .and_then(|rest| rest.split(" END").next());
     let json = json.unwrap_or_else(|| panic!("the script said nothing: {dump}"));
     serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}: {json}"))
 }
@@ -139,11 +180,26 @@ fn no_text_on_another() {
         assert_ne!(papers[0], papers[1], "dark is another paper");
     }
     // The look sees what it should.
-    let broken = page(&scratch, 24 * 20)
-        .replace("</style>", ".days span { left: 0 !important } h1 { white-space: nowrap; font-size: 9rem }</style>");
-    let (.., wrong) = seen(&scratch, &broken, Look { width: 390, dark: false });
-    assert!(wrong.iter().any(|line| line.starts_with("overlap: ")), "{wrong:?}");
-    assert!(wrong.iter().any(|line| line.starts_with("outside: ")), "{wrong:?}");
+    let broken = page(&scratch, 24 * 20).replace(
+        "</style>",
+        ".days span { left: 0 !important } h1 { white-space: nowrap; font-size: 9rem }</style>",
+    );
+    let (.., wrong) = seen(
+        &scratch,
+        &broken,
+        Look {
+            width: 390,
+            dark: false,
+        },
+    );
+    assert!(
+        wrong.iter().any(|line| line.starts_with("overlap: ")),
+        "{wrong:?}"
+    );
+    assert!(
+        wrong.iter().any(|line| line.starts_with("outside: ")),
+        "{wrong:?}"
+    );
 }
 
 #[test]
@@ -157,12 +213,26 @@ fn pictures_are_drawn_and_the_console_is_silent() {
         assert_eq!(console(&output), [""; 0], "{width}");
         let size = size_of_png(&shot);
         assert_eq!(size, (width, 1600));
-        assert!(fs::metadata(&shot).unwrap().len() > 20_000, "an empty picture");
+        assert!(
+            fs::metadata(&shot).unwrap().len() > 20_000,
+            "an empty picture"
+        );
         fs::remove_file(&shot).unwrap();
     }
     // What is forbidden would be told: the page may load nothing and run nothing.
-    let broken = page.replace("</body>", "<script>1</script><img src=\"http://127.0.0.1:9/x.png\"></body>");
-    let said = console(&browse(&scratch, &broken, Look { width: 390, dark: false }, &take));
+    let broken = page.replace(
+        "</body>",
+        "<script>1</script><img src=\"http://127.0.0.1:9/x.png\"></body>",
+    );
+    let said = console(&browse(
+        &scratch,
+        &broken,
+        Look {
+            width: 390,
+            dark: false,
+        },
+        &take,
+    ));
     assert!(said.len() >= 2, "{said:?}");
 }
 

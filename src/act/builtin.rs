@@ -64,7 +64,9 @@ fn libraries() -> io::Result<Vec<PathBuf>> {
         .collect();
     // The loader is asked for by the name in the executable, which may be a link to the mapped file.
     if !paths.is_empty() {
-        paths.extend(["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"].map(PathBuf::from));
+        paths.extend(
+            ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"].map(PathBuf::from),
+        );
         paths.retain(|path| path.exists());
     }
     paths.sort();
@@ -73,7 +75,9 @@ fn libraries() -> io::Result<Vec<PathBuf>> {
 }
 
 fn fnv1a(hash: u64, bytes: &[u8]) -> u64 {
-    bytes.iter().fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes.iter().fold(hash, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// One file as a ustar entry: 512 bytes of header, the content, zeros up to the next block.
@@ -114,11 +118,18 @@ mod tests {
         tar.resize(tar.len() + 1024, 0);
         let file = std::env::temp_dir().join(format!("plancton-tar-{}", std::process::id()));
         fs::write(&file, &tar).unwrap();
-        let listing = std::process::Command::new("tar").arg("tvf").arg(&file).output().unwrap();
+        let listing = std::process::Command::new("tar")
+            .arg("tvf")
+            .arg(&file)
+            .output()
+            .unwrap();
         fs::remove_file(&file).unwrap();
         let text = String::from_utf8(listing.stdout).unwrap();
         assert!(listing.status.success(), "{text}");
-        assert!(text.contains("-rwxr-xr-x 0/0") && text.contains(" 600 ") && text.contains("lib/x.so"), "{text}");
+        assert!(
+            text.contains("-rwxr-xr-x 0/0") && text.contains(" 600 ") && text.contains("lib/x.so"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -127,6 +138,11 @@ mod tests {
         assert!(archive.len() > 100_000);
         assert!(tag().unwrap().starts_with(env!("CARGO_PKG_VERSION")));
         let loader = libraries().unwrap();
-        assert!(loader.is_empty() || loader.iter().any(|path| path.to_string_lossy().contains("ld-linux")));
+        assert!(
+            loader.is_empty()
+                || loader
+                    .iter()
+                    .any(|path| path.to_string_lossy().contains("ld-linux"))
+        );
     }
 }

@@ -11,8 +11,11 @@ use std::time::{Duration, Instant};
 /// The slice as the package ships it; written where there is no package.
 const SLICE: &str = include_str!("../../packaging/systemd/plancton.slice");
 const SLICE_FILE: &str = "run/systemd/system/plancton.slice";
-const SLICE_INSTALLED: [&str; 3] =
-    ["etc/systemd/system/plancton.slice", "usr/lib/systemd/system/plancton.slice", "lib/systemd/system/plancton.slice"];
+const SLICE_INSTALLED: [&str; 3] = [
+    "etc/systemd/system/plancton.slice",
+    "usr/lib/systemd/system/plancton.slice",
+    "lib/systemd/system/plancton.slice",
+];
 
 /// Makes the group idle and bounds its memory (bytes; `None`: the machine is too small for a bound). Calling it again
 /// mends what was lost. Errors name the file.
@@ -29,14 +32,20 @@ pub fn prepare(root: &Path, layout: Layout, memory_limit: Option<u64>) -> Result
         let _ = write(&weight, "1");
     }
     if let Some(limit) = memory_limit {
-        let name = if layout.version == Version::V1 { "memory.limit_in_bytes" } else { "memory.max" };
+        let name = if layout.version == Version::V1 {
+            "memory.limit_in_bytes"
+        } else {
+            "memory.max"
+        };
         write(&file(&group, "memory", name)?, &limit.to_string())?;
     }
     Ok(())
 }
 
 fn file(group: &Group, controller: &str, name: &str) -> Result<PathBuf, String> {
-    group.file(controller, name).ok_or_else(|| format!("the {controller} controller of cgroups is not mounted here"))
+    group
+        .file(controller, name)
+        .ok_or_else(|| format!("the {controller} controller of cgroups is not mounted here"))
 }
 
 /// Removes the group in every hierarchy, and the slice that we wrote. The groups of pilots that have just gone may be there
@@ -44,14 +53,21 @@ fn file(group: &Group, controller: &str, name: &str) -> Result<PathBuf, String> 
 pub fn remove(root: &Path, layout: Layout, patience: Duration) {
     let start = Instant::now();
     let group = find_parent(root, layout);
-    while group.dirs().filter(|dir| fs::remove_dir(dir).is_err() && dir.exists()).count() > 0 {
+    while group
+        .dirs()
+        .filter(|dir| fs::remove_dir(dir).is_err() && dir.exists())
+        .count()
+        > 0
+    {
         if start.elapsed() >= patience {
             break;
         }
         std::thread::sleep(Duration::from_millis(20));
     }
     let slice = root.join(SLICE_FILE);
-    if layout.driver == Driver::Systemd && fs::read_to_string(&slice).is_ok_and(|text| text == SLICE) {
+    if layout.driver == Driver::Systemd
+        && fs::read_to_string(&slice).is_ok_and(|text| text == SLICE)
+    {
         let _ = systemctl(&["stop", "plancton.slice"]);
         let _ = fs::remove_file(slice);
         let _ = systemctl(&["daemon-reload"]);
@@ -70,7 +86,10 @@ fn systemctl(arguments: &[&str]) -> Result<(), String> {
     let shown = arguments.join(" ");
     match Command::new("systemctl").args(arguments).output() {
         Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(format!("systemctl {shown}: {}", String::from_utf8_lossy(&output.stderr).trim())),
+        Ok(output) => Err(format!(
+            "systemctl {shown}: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        )),
         Err(error) => Err(format!("systemctl {shown}: {error}")),
     }
 }
@@ -85,7 +104,9 @@ fn make(group: &Group) -> Result<(), String> {
         if !dir.is_dir() {
             fs::create_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
         }
-        let hand_down = dir.parent().map(|parent| parent.join("cgroup.subtree_control"));
+        let hand_down = dir
+            .parent()
+            .map(|parent| parent.join("cgroup.subtree_control"));
         if let Some(file) = hand_down.filter(|file| file.exists()) {
             let _ = write(&file, "+cpu +memory +pids");
         }
@@ -95,7 +116,10 @@ fn make(group: &Group) -> Result<(), String> {
 
 fn write(file: &Path, value: &str) -> Result<(), String> {
     let mut open = fs::OpenOptions::new();
-    let result = open.write(true).open(file).and_then(|mut file| file.write_all(value.as_bytes()));
+    let result = open
+        .write(true)
+        .open(file)
+        .and_then(|mut file| file.write_all(value.as_bytes()));
     result.map_err(|error| format!("{}: {error}", file.display()))
 }
 

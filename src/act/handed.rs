@@ -1,7 +1,7 @@
 //! Files handed to a pilot: a copy on the run directory's tmpfs, owned by the pilot's user, bound read-only into it, gone
 //! with it. What is secret stays in memory, and out of images, layers, environments and logs.
 
-use crate::config::{Handed, Pilot as Class};
+use crate::config::{Handed, PilotClass};
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -30,7 +30,7 @@ pub fn copy_path(run: &Path, pilot: &str, index: usize) -> PathBuf {
 }
 
 /// Makes the copies of one pilot; on failure none is left.
-pub fn hand_out(run: &Path, pilot: &str, class: &Class) -> Result<(), Fault> {
+pub fn hand_out(run: &Path, pilot: &str, class: &PilotClass) -> Result<(), Fault> {
     if class.files.is_empty() {
         return Ok(());
     }
@@ -46,12 +46,11 @@ fn check_in_memory(run: &Path) -> Result<(), Fault> {
     if u64::try_from(found.f_type).is_ok_and(|kind| IN_MEMORY.contains(&kind)) {
         return Ok(());
     }
-    let text =
-        "files are handed over in memory only, and this is a disk; give a --run-dir on a tmpfs such as below /run";
+    let text = "files are handed over in memory only, and this is a disk; give a --run-dir on a tmpfs such as below /run";
     Err(Fault::Refused(format!("{}: {text}", run.display())))
 }
 
-fn copy_all(run: &Path, pilot: &str, class: &Class) -> Result<(), Fault> {
+fn copy_all(run: &Path, pilot: &str, class: &PilotClass) -> Result<(), Fault> {
     let place = directory(run).join(pilot);
     // The directory is for us alone: the pilot reaches its copies through the mounts.
     for dir in [directory(run), place] {
@@ -69,7 +68,12 @@ fn copy_all(run: &Path, pilot: &str, class: &Class) -> Result<(), Fault> {
     Ok(())
 }
 
-fn copy_one(file: &Handed, copy: &Path, user: Option<u32>, group: Option<u32>) -> Result<(), Fault> {
+fn copy_one(
+    file: &Handed,
+    copy: &Path,
+    user: Option<u32>,
+    group: Option<u32>,
+) -> Result<(), Fault> {
     let source = Path::new(&file.source);
     let content = read_source(source).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Fault::Missing(file.source.clone()),
@@ -87,19 +91,29 @@ fn copy_one(file: &Handed, copy: &Path, user: Option<u32>, group: Option<u32>) -
 
 fn read_source(source: &Path) -> io::Result<Vec<u8>> {
     // A fifo in its place must not hold the start up.
-    let file =
-        File::from(rustix::fs::open(source, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?);
+    let file = File::from(rustix::fs::open(
+        source,
+        OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?);
     let refuse = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     if !file.metadata()?.is_file() {
         return refuse("not a plain file");
     }
     let mut content = Vec::new();
     file.take(LARGEST + 1).read_to_end(&mut content)?;
-    if content.len() as u64 > LARGEST { refuse("larger than 16MiB; mount it instead") } else { Ok(content) }
+    if content.len() as u64 > LARGEST {
+        refuse("larger than 16MiB; mount it instead")
+    } else {
+        Ok(content)
+    }
 }
 
 fn refused(path: &Path, error: &io::Error) -> Fault {
-    Fault::Refused(format!("{}: {error}; see to `files` of this class", path.display()))
+    Fault::Refused(format!(
+        "{}: {error}; see to `files` of this class",
+        path.display()
+    ))
 }
 
 /// The pilot is gone.

@@ -2,7 +2,7 @@
 //! (limits, an idle parent, no capabilities, a bounded log, our labels).
 
 use super::handed;
-use crate::config::Pilot as Class;
+use crate::config::PilotClass;
 use crate::decide::Expiry;
 use crate::engine::Labels;
 use crate::units::{Moment, float, whole};
@@ -45,7 +45,7 @@ pub struct Setting {
 const BESIDE_SCRATCH: u64 = 6 << 20;
 
 /// Why a pilot can't get its scratch here; `None`: it can, or wants none.
-pub fn scratch_problem(class: &Class, setting: &Setting) -> Option<String> {
+pub fn scratch_problem(class: &PilotClass, setting: &Setting) -> Option<String> {
     let fits = class.scratch.0 + BESIDE_SCRATCH <= class.memory.0;
     (class.scratch.0 > 0 && !setting.layer_quota && !fits).then(|| {
         let (scratch, memory) = (class.scratch, class.memory);
@@ -57,7 +57,7 @@ pub fn scratch_problem(class: &Class, setting: &Setting) -> Option<String> {
 }
 
 /// The whole body of `POST /containers/create`.
-pub fn create_body(name: &str, image: &str, class: &Class, setting: &Setting) -> Value {
+pub fn create_body(name: &str, image: &str, class: &PilotClass, setting: &Setting) -> Value {
     let deadline = whole(setting.now.epoch + class.ttl.as_secs_f64());
     let mut body = json!({
         "Image": image,
@@ -85,14 +85,25 @@ pub fn create_body(name: &str, image: &str, class: &Class, setting: &Setting) ->
 /// `plancton-HOST-ID`: the host is cut at 40 characters, so that the whole stays below the 63 a name may have.
 fn hostname(host: &str, name: &str) -> String {
     let plain = |c: char| {
-        if c.is_ascii_alphanumeric() || c == '-' { c } else { '-' }
+        if c.is_ascii_alphanumeric() || c == '-' {
+            c
+        } else {
+            '-'
+        }
     };
-    let host: String = host.split('.').next().unwrap_or("").chars().take(40).map(plain).collect();
+    let host: String = host
+        .split('.')
+        .next()
+        .unwrap_or("")
+        .chars()
+        .take(40)
+        .map(plain)
+        .collect();
     let id = name.rsplit('-').next().unwrap_or("");
     format!("plancton-{}-{id}", host.trim_matches('-'))
 }
 
-fn env(class: &Class, setting: &Setting, deadline: u64) -> Vec<String> {
+fn env(class: &PilotClass, setting: &Setting, deadline: u64) -> Vec<String> {
     let told = [
         ("PLANCTON_CLASS", class.name.clone()),
         ("PLANCTON_DEADLINE", deadline.to_string()),
@@ -100,11 +111,19 @@ fn env(class: &Class, setting: &Setting, deadline: u64) -> Vec<String> {
         ("PLANCTON_MEMORY_BYTES", class.memory.0.to_string()),
         ("PLANCTON_HOST", setting.host.clone()),
     ];
-    let told = told.into_iter().map(|(key, value)| format!("{key}={value}"));
-    told.chain(class.env.iter().map(|(key, value)| format!("{key}={value}"))).collect()
+    let told = told
+        .into_iter()
+        .map(|(key, value)| format!("{key}={value}"));
+    told.chain(
+        class
+            .env
+            .iter()
+            .map(|(key, value)| format!("{key}={value}")),
+    )
+    .collect()
 }
 
-fn labels(class: &Class, setting: &Setting, deadline: u64) -> Value {
+fn labels(class: &PilotClass, setting: &Setting, deadline: u64) -> Value {
     let expires = whole(setting.now.awake + class.ttl.as_secs_f64());
     json!({
         LABEL_INSTANCE: setting.instance,
@@ -119,7 +138,7 @@ fn labels(class: &Class, setting: &Setting, deadline: u64) -> Value {
     })
 }
 
-fn host_config(name: &str, class: &Class, setting: &Setting) -> Value {
+fn host_config(name: &str, class: &PilotClass, setting: &Setting) -> Value {
     // The raw part first: what Plancton sets itself can't be overridden by it.
     let mut map: Map<String, Value> = class.host_config.as_object().cloned().unwrap_or_default();
     let mut set = |key: &str, value: Value| map.insert(key.to_owned(), value);
@@ -130,7 +149,10 @@ fn host_config(name: &str, class: &Class, setting: &Setting) -> Value {
     set("OomScoreAdj", json!(1000));
     set("RestartPolicy", json!({"Name": "no"}));
     set("AutoRemove", json!(false));
-    set("LogConfig", json!({"Type": "json-file", "Config": {"max-size": "1m", "max-file": "1"}}));
+    set(
+        "LogConfig",
+        json!({"Type": "json-file", "Config": {"max-size": "1m", "max-file": "1"}}),
+    );
     set("Init", json!(true));
     set("NetworkMode", json!(class.network));
     set("ReadonlyRootfs", json!(class.read_only));
@@ -147,21 +169,38 @@ fn host_config(name: &str, class: &Class, setting: &Setting) -> Value {
         let source = handed::copy_path(&setting.run, name, index);
         json!({"Type": "bind", "Source": source, "Target": file.target, "ReadOnly": true})
     });
-    set("Mounts", class.mounts.iter().map(mount).chain(copies).collect());
+    set(
+        "Mounts",
+        class.mounts.iter().map(mount).chain(copies).collect(),
+    );
     set("Devices", class.devices.iter().map(device).collect());
     let tmpfs = class.tmpfs.iter().map(|tmpfs| {
-        let size = tmpfs.size.map_or(String::new(), |size| format!(",size={}", size.0));
-        (tmpfs.target.clone(), json!(format!("rw,nosuid,nodev{size}")))
+        let size = tmpfs
+            .size
+            .map_or(String::new(), |size| format!(",size={}", size.0));
+        (
+            tmpfs.target.clone(),
+            json!(format!("rw,nosuid,nodev{size}")),
+        )
     });
     let mut tmpfs: Map<String, Value> = tmpfs.collect();
     if class.scratch.0 > 0 && setting.layer_quota {
         set("StorageOpt", json!({"size": class.scratch.0.to_string()}));
     } else if class.scratch.0 > 0 {
         set("ReadonlyRootfs", json!(true));
-        tmpfs.insert("/tmp".to_owned(), json!(format!("rw,nosuid,nodev,exec,mode=1777,size={}", class.scratch.0)));
+        tmpfs.insert(
+            "/tmp".to_owned(),
+            json!(format!(
+                "rw,nosuid,nodev,exec,mode=1777,size={}",
+                class.scratch.0
+            )),
+        );
     }
     set("Tmpfs", Value::Object(tmpfs));
-    let mut options = map.remove("SecurityOpt").and_then(|value| value.as_array().cloned()).unwrap_or_default();
+    let mut options = map
+        .remove("SecurityOpt")
+        .and_then(|value| value.as_array().cloned())
+        .unwrap_or_default();
     options.push(json!("no-new-privileges"));
     map.insert("SecurityOpt".to_owned(), Value::Array(options));
     Value::Object(map)
@@ -185,9 +224,13 @@ fn device(device: &crate::config::Device) -> Value {
 pub fn dropped_limit(warnings: &[String]) -> Option<&str> {
     let about_limits = |text: &&String| {
         let text = text.to_lowercase();
-        let dropped = ["discarded", "not support", "unlimited", "ignored"].iter().any(|word| text.contains(word));
+        let dropped = ["discarded", "not support", "unlimited", "ignored"]
+            .iter()
+            .any(|word| text.contains(word));
         let swap_only = text.contains("swap") && !text.contains("memory limit capabilities");
-        let ours = ["memory", "cpu", "pids"].iter().any(|word| text.contains(word));
+        let ours = ["memory", "cpu", "pids"]
+            .iter()
+            .any(|word| text.contains(word));
         dropped && ours && !swap_only
     };
     warnings.iter().find(about_limits).map(String::as_str)
@@ -195,7 +238,9 @@ pub fn dropped_limit(warnings: &[String]) -> Option<&str> {
 
 /// Cores as the label has them; what cannot be read counts as one core, so that room is never given twice.
 pub fn label_cpus(text: Option<&str>) -> f64 {
-    text.and_then(|text| text.parse().ok()).filter(|cpus: &f64| cpus.is_finite() && *cpus > 0.0).unwrap_or(1.0)
+    text.and_then(|text| text.parse().ok())
+        .filter(|cpus: &f64| cpus.is_finite() && *cpus > 0.0)
+        .unwrap_or(1.0)
 }
 
 /// Bytes as the label has them; 0 when there is none (a pilot of an older version).
@@ -205,18 +250,27 @@ pub fn label_bytes(text: Option<&str>) -> u64 {
 
 /// Seconds as the label has them, 10 when there is none; never more than an hour.
 pub fn label_grace(text: Option<&str>) -> f64 {
-    let grace = text.and_then(|text| text.parse::<f64>().ok()).filter(|grace| grace.is_finite());
+    let grace = text
+        .and_then(|text| text.parse::<f64>().ok())
+        .filter(|grace| grace.is_finite());
     grace.unwrap_or(10.0).clamp(0.0, 3_600.0)
 }
 
 /// `BOOT_ID:SECONDS` of this boot's awake clock, else the epoch second of the deadline label, else `created` plus a day.
 pub fn label_expiry(labels: &Labels, created: f64, boot_id: &str) -> Expiry {
-    let of_boot = labels.expires.as_deref().and_then(|text| text.rsplit_once(':'));
+    let of_boot = labels
+        .expires
+        .as_deref()
+        .and_then(|text| text.rsplit_once(':'));
     let of_boot = of_boot.filter(|(boot, _)| !boot.is_empty() && *boot == boot_id);
     if let Some(second) = of_boot.and_then(|(_, second)| second.parse::<u64>().ok()) {
         return Expiry::Awake(float(second));
     }
-    let deadline = labels.deadline.as_deref().and_then(|text| text.parse::<u64>().ok()).map(float);
+    let deadline = labels
+        .deadline
+        .as_deref()
+        .and_then(|text| text.parse::<u64>().ok())
+        .map(float);
     Expiry::Epoch(deadline.unwrap_or(created + 86_400.0))
 }
 
@@ -226,7 +280,10 @@ mod tests {
 
     #[test]
     fn labels_are_read_back_as_they_are_written() {
-        let class = Class { cpus: 0.5, ..Class::default() };
+        let class = PilotClass {
+            cpus: 0.5,
+            ..PilotClass::default()
+        };
         let setting = Setting {
             instance: "i".to_owned(),
             host: "h".to_owned(),
@@ -237,10 +294,17 @@ mod tests {
             layer_quota: false,
             run: PathBuf::new(),
             pull_per_day: 0,
-            now: Moment { awake: 100.0, boot: 200.0, epoch: 300.0 },
+            now: Moment {
+                awake: 100.0,
+                boot: 200.0,
+                epoch: 300.0,
+            },
         };
         let read: Labels = serde_json::from_value(labels(&class, &setting, 7)).unwrap();
-        assert_eq!((read.instance.as_deref(), read.class.as_deref()), (Some("i"), Some("builtin")));
+        assert_eq!(
+            (read.instance.as_deref(), read.class.as_deref()),
+            (Some("i"), Some("builtin"))
+        );
         assert!((label_cpus(read.cpus.as_deref()) - 0.5).abs() < 1e-9);
         assert_eq!(label_bytes(read.memory.as_deref()), class.memory.0);
         assert!((label_grace(read.grace.as_deref()) - class.stop_grace.as_secs_f64()).abs() < 1e-9);

@@ -31,15 +31,23 @@ pub struct Topic {
 impl Topic {
     /// `drain [--stop] [--by TIME]`
     pub fn synopsis(&self) -> String {
-        let options: String = self.options.iter().map(|option| format!(" [{}]", option.spelling())).collect();
-        format!("{}{options} {}", self.name, self.arguments).trim_end().to_owned()
+        let options: String = self
+            .options
+            .iter()
+            .map(|option| format!(" [{}]", option.spelling()))
+            .collect();
+        format!("{}{options} {}", self.name, self.arguments)
+            .trim_end()
+            .to_owned()
     }
 }
 
 impl Opt {
     /// `--by TIME`
     pub fn spelling(&self) -> String {
-        format!("--{} {}", self.long, self.value).trim_end().to_owned()
+        format!("--{} {}", self.long, self.value)
+            .trim_end()
+            .to_owned()
     }
 }
 
@@ -50,7 +58,9 @@ pub fn topic(name: &str) -> Option<&'static Topic> {
 
 /// Every option of every command, the common ones first.
 pub fn all_options() -> impl Iterator<Item = &'static Opt> + Clone {
-    GLOBAL.iter().chain(TOPICS.iter().flat_map(|topic| topic.options))
+    GLOBAL
+        .iter()
+        .chain(TOPICS.iter().flat_map(|topic| topic.options))
 }
 
 /// The help of one command, or the overview.
@@ -85,7 +95,12 @@ fn overview() -> String {
 }
 
 fn command(topic: &Topic) -> String {
-    let mut text = format!("plancton {}\n\n{}.\n\n{}\n", topic.synopsis(), topic.summary, topic.text);
+    let mut text = format!(
+        "plancton {}\n\n{}.\n\n{}\n",
+        topic.synopsis(),
+        topic.summary,
+        topic.text
+    );
     if !topic.options.is_empty() {
         text.push_str("\nOptions\n");
         list_options(&mut text, topic.options);
@@ -101,9 +116,17 @@ fn list_options(text: &mut String, options: &[Opt]) {
         Some(letter) => format!("-{letter}, {}", option.spelling()),
         None => option.spelling(),
     };
-    let width = options.iter().map(|option| left(option).len()).max().unwrap_or(0);
+    let width = options
+        .iter()
+        .map(|option| left(option).len())
+        .max()
+        .unwrap_or(0);
     for option in options {
-        text.push_str(&format!("  {:<width$}   {}\n", left(option), option.summary));
+        text.push_str(&format!(
+            "  {:<width$}   {}\n",
+            left(option),
+            option.summary
+        ));
     }
 }
 
@@ -112,18 +135,36 @@ const fn flag(long: &'static str, summary: &'static str) -> Opt {
 }
 
 const fn with(long: &'static str, value: &'static str, summary: &'static str) -> Opt {
-    Opt { long, short: None, value, summary }
+    Opt {
+        long,
+        short: None,
+        value,
+        summary,
+    }
 }
 
 const fn short(letter: char, long: &'static str, summary: &'static str) -> Opt {
-    Opt { long, short: Some(letter), value: "", summary }
+    Opt {
+        long,
+        short: Some(letter),
+        value: "",
+        summary,
+    }
 }
 
 /// What every command understands.
 pub const GLOBAL: &[Opt] = &[
-    with("config", "FILE", "the configuration, instead of the usual file"),
+    with(
+        "config",
+        "FILE",
+        "the configuration, instead of the usual file",
+    ),
     with("engine", "unix://PATH", "the container engine's socket"),
-    with("instance", "NAME", "the name that marks this daemon's pilots"),
+    with(
+        "instance",
+        "NAME",
+        "the name that marks this daemon's pilots",
+    ),
     with("run-dir", "DIR", "where lock and status file are"),
     with("state-dir", "DIR", "where drain and snooze are remembered"),
     short('v', "verbose", "say more (twice: everything)"),
@@ -132,14 +173,26 @@ pub const GLOBAL: &[Opt] = &[
     short('V', "version", "print the version"),
 ];
 
-const PLAIN: Topic = Topic { name: "", arguments: "", summary: "", options: &[], text: "", example: "", group: "" };
+const PLAIN: Topic = Topic {
+    name: "",
+    arguments: "",
+    summary: "",
+    options: &[],
+    text: "",
+    example: "",
+    group: "",
+};
 
 /// Every command, in the order of the overview.
 pub const TOPICS: &[Topic] = &[
     Topic {
         name: "try",
         summary: "Watch it work on this machine, then remove every trace",
-        options: &[with("for", "DURATION", "end by itself after that long (else Ctrl-C ends it)")],
+        options: &[with(
+            "for",
+            "DURATION",
+            "end by itself after that long (else Ctrl-C ends it)",
+        )],
         text: "\
 Fills the idle cores with the built-in pilot, which counts prime numbers.
 Needs no configuration, no registry and no internet. At the end it sums up
@@ -151,7 +204,10 @@ what was computed, and removes its containers, its image and its files.",
     Topic {
         name: "check",
         summary: "Find out what is missing, with a fix for each problem",
-        options: &[flag("offline", "look at the configuration only: ask no engine and no server")],
+        options: &[flag(
+            "offline",
+            "look at the configuration only: ask no engine and no server",
+        )],
         text: "\
 One line each for configuration, engine, limits, protection, permissions and
 metrics: fine, or the problem and the command that solves it. Changes nothing.",
@@ -160,7 +216,10 @@ metrics: fine, or the problem and the command that solves it. Changes nothing.",
     Topic {
         name: "config",
         summary: "Print the configuration in force",
-        options: &[flag("default", "print the commented default configuration instead")],
+        options: &[flag(
+            "default",
+            "print the commented default configuration instead",
+        )],
         text: "\
 Every key with its value: yours where you set it, else the default.",
         example: "plancton config --default > plancton.toml",
@@ -224,7 +283,11 @@ it is plancton-report.html in this directory, with - standard output.",
         summary: "Launch nothing more; let the pilots finish",
         options: &[
             flag("stop", "end the daemon when the last pilot is gone"),
-            with("by", "TIME", "stop what still runs then: 18:00, 2h or RFC 3339"),
+            with(
+                "by",
+                "TIME",
+                "stop what still runs then: 18:00, 2h or RFC 3339",
+            ),
         ],
         text: "\
 Lasts until `plancton resume`, also across a restart of the daemon or of the
@@ -289,8 +352,15 @@ What the pilots were doing is lost. Nothing runs until the daemon is started.",
         arguments: "URL",
         summary: "Run the pilots of a project that publishes a configuration",
         options: &[
-            with("key", "PUBKEY", "take only what is signed with this key of minisign"),
-            flag("yes", "for scripts: accept what it asks for without being asked"),
+            with(
+                "key",
+                "PUBKEY",
+                "take only what is signed with this key of minisign",
+            ),
+            flag(
+                "yes",
+                "for scripts: accept what it asks for without being asked",
+            ),
         ],
         text: "\
 Shows what it asks for and all that it would be sent, and asks you. It can add
@@ -322,7 +392,11 @@ Nothing is started for it from then on. Its pilots that run go on to their end."
             flag("once", "one turn of the loop, then end"),
             flag("dry-run", "say what would be done, and do none of it"),
             flag("drain", "begin with a drain"),
-            with("record", "FILE", "append each observation, for `plancton replay`"),
+            with(
+                "record",
+                "FILE",
+                "append each observation, for `plancton replay`",
+            ),
         ],
         text: "\
 What systemd and containers start. SIGTERM or Ctrl-C ends it and leaves the
@@ -371,7 +445,10 @@ root: the pilots of every instance; else your own.",
         summary: "Remove everything Plancton ever created here",
         options: &[
             flag("dry-run", "list it, and remove nothing"),
-            flag("keep-state", "leave drains and logs, for a package that may come back"),
+            flag(
+                "keep-state",
+                "leave drains and logs, for a package that may come back",
+            ),
         ],
         text: "\
 Pilots, the images it fetched, control groups and files. As root: those of
@@ -384,7 +461,11 @@ every instance; else your own. Your configuration stays.",
         summary: "The built-in pilot: count prime numbers for a while",
         options: &[
             with("for", "DURATION", "how long (20s)"),
-            with("from", "N", "where to begin (else a random place below 10^13)"),
+            with(
+                "from",
+                "N",
+                "where to begin (else a random place below 10^13)",
+            ),
             with("to", "N", "end there instead of after a time"),
         ],
         text: "\
@@ -422,8 +503,16 @@ mod tests {
             assert!(text.lines().count() > 4, "{name:?}");
         }
         for topic in TOPICS {
-            assert!((1..=6).contains(&topic.text.lines().count()), "{}", topic.name);
-            assert!(topic.example.is_empty() || topic.example.contains("plancton "), "{}", topic.name);
+            assert!(
+                (1..=6).contains(&topic.text.lines().count()),
+                "{}",
+                topic.name
+            );
+            assert!(
+                topic.example.is_empty() || topic.example.contains("plancton "),
+                "{}",
+                topic.name
+            );
             assert!(overview().contains(topic.summary), "{}", topic.name);
             assert!(command(topic).contains(&topic.synopsis()));
         }
@@ -449,7 +538,12 @@ mod tests {
             }
         }
         for (i, topic) in TOPICS.iter().enumerate() {
-            assert!(TOPICS.iter().skip(i + 1).all(|other| other.name != topic.name));
+            assert!(
+                TOPICS
+                    .iter()
+                    .skip(i + 1)
+                    .all(|other| other.name != topic.name)
+            );
         }
     }
 }

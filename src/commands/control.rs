@@ -14,11 +14,21 @@ const FORCE_STOP_PATIENCE: Duration = Duration::from_secs(10);
 const PATIENCE_PER_PILOT: Duration = Duration::from_millis(300);
 
 pub fn request_drain(state: &Path, stop: bool, by: Option<f64>) -> Result<(), StateError> {
-    control::request_drain(state, &Drain { stop, by, since: clock::now().epoch })
+    control::request_drain(
+        state,
+        &Drain {
+            stop,
+            by,
+            since: clock::now().epoch,
+        },
+    )
 }
 
 pub fn drain(place: &Place, stop: bool, by: Option<&str>) -> Exit {
-    let by = match by.map(|text| parse_by(text, &jiff::Zoned::now())).transpose() {
+    let by = match by
+        .map(|text| parse_by(text, &jiff::Zoned::now()))
+        .transpose()
+    {
         Ok(by) => by,
         Err(error) => return fail(Exit::Usage, error),
     };
@@ -29,7 +39,11 @@ pub fn drain(place: &Place, stop: bool, by: Option<&str>) -> Exit {
     if let Err(error) = request_drain(&dirs.state, stop, by) {
         return fail(Exit::Failed, error);
     }
-    let then = if stop { "; the daemon ends with the last one" } else { "" };
+    let then = if stop {
+        "; the daemon ends with the last one"
+    } else {
+        ""
+    };
     let until = by.map_or(String::new(), |by| {
         let left = Duration::from_secs_f64((by - clock::now().epoch).max(0.0));
         format!("; what still runs in {} is stopped", format_rough(left))
@@ -85,8 +99,12 @@ fn tell_when_idle(run: &Path) {
 pub fn force_stop(place: &Place) -> Exit {
     let dirs = place.addressed();
     if run::is_running(&dirs.run) {
-        let pilots = state::read_status(&dirs.run).ok().flatten().map_or(0, |status| status.pilots.len());
-        let patience = FORCE_STOP_PATIENCE + PATIENCE_PER_PILOT * u32::try_from(pilots).unwrap_or(u32::MAX);
+        let pilots = state::read_status(&dirs.run)
+            .ok()
+            .flatten()
+            .map_or(0, |status| status.pilots.len());
+        let patience =
+            FORCE_STOP_PATIENCE + PATIENCE_PER_PILOT * u32::try_from(pilots).unwrap_or(u32::MAX);
         if let Err(error) = control::request_force_stop(&dirs.state) {
             return fail(Exit::Failed, error);
         }

@@ -11,7 +11,9 @@ pub fn history(place: &Place, days: u64, json: bool, csv: bool) -> Exit {
     let show = |hours: Hours| {
         let days = text::last_days(&hours, days, clock::now().epoch, &screen().zone);
         say(&match () {
-            () if json => serde_json::to_string_pretty(&text::json(&days)).unwrap_or_default() + "\n",
+            () if json => {
+                serde_json::to_string_pretty(&text::json(&days)).unwrap_or_default() + "\n"
+            }
             () if csv => text::csv(&days),
             () => text::render(&days, &screen()),
         });
@@ -22,7 +24,12 @@ pub fn history(place: &Place, days: u64, json: bool, csv: bool) -> Exit {
 
 pub fn report(place: &Place, file: &Path) -> Exit {
     let page = match read(place) {
-        Ok(hours) => page::render(&hours, &crate::host::name(), clock::now().epoch, &screen().zone),
+        Ok(hours) => page::render(
+            &hours,
+            &crate::host::name(),
+            clock::now().epoch,
+            &screen().zone,
+        ),
         Err(exit) => return exit,
     };
     if file == Path::new("-") {
@@ -30,14 +37,21 @@ pub fn report(place: &Place, file: &Path) -> Exit {
         return Exit::Done;
     }
     if let Err(error) = std::fs::write(file, page) {
-        return fail(Exit::Failed, format!("{}: {error}; name another file", file.display()));
+        return fail(
+            Exit::Failed,
+            format!("{}: {error}; name another file", file.display()),
+        );
     }
-    say(&format!("{} is written; open it in a browser\n", file.display()));
+    say(&format!(
+        "{} is written; open it in a browser\n",
+        file.display()
+    ));
     Exit::Done
 }
 
 fn read(place: &Place) -> Result<Hours, Exit> {
-    let (hours, bad) = keep::read(&place.addressed().state).map_err(|error| fail(Exit::Failed, error))?;
+    let (hours, bad) =
+        keep::read(&place.addressed().state).map_err(|error| fail(Exit::Failed, error))?;
     if bad > 0 {
         complain(format!("{bad} damaged lines of the record were left out"));
     }

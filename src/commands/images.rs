@@ -1,11 +1,11 @@
 //! `pull`: looks for newer images now, through the daemon where one runs, else right here. `log`: what failed pilots said.
 
 use super::{Place, fail, remove, run, say};
-use crate::act::{Hands, builtin};
+use crate::act::{Caller, builtin};
 use crate::cli::Exit;
 use crate::clock;
-use crate::config::Pilot as Class;
-use crate::report::Gone;
+use crate::config::PilotClass;
+use crate::report::Finished;
 use crate::state::{self, control};
 use std::sync::Arc;
 
@@ -17,8 +17,10 @@ pub fn pull(place: &Place) -> Exit {
     if run::is_running(&dirs.run) {
         return match control::request_pull(&dirs.state) {
             Ok(()) => {
-                say("the daemon looks for newer images now, unless a rule of the owner's holds pilots back\n\
-                     `plancton status` shows a pull under way\n");
+                say(
+                    "the daemon looks for newer images now, unless a rule of the owner's holds pilots back\n\
+                     `plancton status` shows a pull under way\n",
+                );
                 Exit::Done
             }
             Err(error) => fail(Exit::Failed, error),
@@ -32,17 +34,35 @@ pub fn pull(place: &Place) -> Exit {
 fn pull_here(place: &Place) -> Result<Exit, Exit> {
     let (config, _) = place.config()?;
     let engine = place.engine(&config)?;
-    place.dirs.prepare(std::path::Path::new("/etc/group")).map_err(|error| fail(Exit::Failed, error))?;
+    place
+        .dirs
+        .prepare(std::path::Path::new("/etc/group"))
+        .map_err(|error| fail(Exit::Failed, error))?;
     let builtin_tag = builtin::tag().map_err(|error| fail(Exit::Failed, error))?;
     let (state, pulling) = (place.dirs.state.clone(), Arc::default());
-    let hands = Hands { engine: Arc::clone(&engine), state, pulling, dry_run: false, builtin_tag };
+    let hands = Caller {
+        engine: Arc::clone(&engine),
+        state,
+        pulling,
+        dry_run: false,
+        builtin_tag,
+    };
     let mut exit = Exit::Done;
-    let classes: Vec<&Class> = config.pilots.iter().filter(|class| class.is_refreshable()).collect();
+    let classes: Vec<&PilotClass> = config
+        .pilots
+        .iter()
+        .filter(|class| class.is_refreshable())
+        .collect();
     if classes.is_empty() {
         say("no class has an image that is pulled by a tag\n");
     }
     for class in classes {
-        let fetch = hands.fetch(class, &config.pilots, config.share.pull_per_day.0, clock::now().epoch);
+        let fetch = hands.fetch(
+            class,
+            &config.pilots,
+            config.share.pull_per_day.0,
+            clock::now().epoch,
+        );
         match fetch.run(&engine, class) {
             Ok(()) => say(&format!("{} is here\n", class.image)),
             Err(why) => exit = fail(Exit::Failed, format!("{}: {why}", class.image)),
@@ -53,19 +73,40 @@ fn pull_here(place: &Place) -> Result<Exit, Exit> {
 
 /// The last words of one pilot, or of the one that failed last.
 pub fn log(place: &Place, wanted: Option<&str>) -> Exit {
-    let status = state::read_status(&place.addressed().run).ok().flatten().unwrap_or_default();
-    let is_wanted = |gone: &&Gone| wanted.map_or(!gone.kind.is_well(), |wanted| gone.name == wanted);
+    let status = state::read_status(&place.addressed().run)
+        .ok()
+        .flatten()
+        .unwrap_or_default();
+    let is_wanted =
+        |gone: &&Finished| wanted.map_or(!gone.kind.is_well(), |wanted| gone.name == wanted);
     if let Some(gone) = status.gone.iter().find(is_wanted) {
         let (kind, lived, code) = (gone.kind.name(), gone.lived, gone.exit_code);
-        say(&format!("{}: {kind} after {lived:.0} s, exit code {code}\n", gone.name));
-        let words: String = gone.last_words.chars().filter(|c| !c.is_control() || *c == '\n' || *c == '\t').collect();
-        say(if words.is_empty() { "(it left no words that were kept)\n" } else { &words });
-        say(if words.is_empty() || words.ends_with('\n') { "" } else { "\n" });
+        say(&format!(
+            "{}: {kind} after {lived:.0} s, exit code {code}\n",
+            gone.name
+        ));
+        let words: String = gone
+            .log_tail
+            .chars()
+            .filter(|c| !c.is_control() || *c == '\n' || *c == '\t')
+            .collect();
+        say(if words.is_empty() {
+            "(it left no words that were kept)\n"
+        } else {
+            &words
+        });
+        say(if words.is_empty() || words.ends_with('\n') {
+            ""
+        } else {
+            "\n"
+        });
         return Exit::Done;
     }
     match wanted {
         None => {
-            say("no pilot has failed since the daemon started, as far as it remembers (the last 20)\n");
+            say(
+                "no pilot has failed since the daemon started, as far as it remembers (the last 20)\n",
+            );
             Exit::Done
         }
         Some(wanted) => log_of_running(place, wanted),

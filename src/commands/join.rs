@@ -15,31 +15,49 @@ pub fn join(place: &Place, url: &str, key: Option<&str>, yes: bool) -> Exit {
         Ok(found) => found,
         Err(exit) => return exit,
     };
-    let is_fine = remote::check_url(url, &config.allow).and_then(|()| key.map_or(Ok(()), remote::check_key));
+    let is_fine =
+        remote::check_url(url, &config.allow).and_then(|()| key.map_or(Ok(()), remote::check_key));
     if let Err(why) = is_fine {
         return fail(Exit::Usage, why);
     }
     let key = key.unwrap_or_default().to_owned();
-    let joined = Joined { url: url.to_owned(), key, ..Joined::default() };
+    let joined = Joined {
+        url: url.to_owned(),
+        key,
+        ..Joined::default()
+    };
     let fetched = match remote::fetch(&joined, &config.allow) {
         Ok(fetched) => fetched,
         Err(why) => return fail(Exit::Failed, format!("{url}: {why}; nothing was joined")),
     };
     let offer = match remote::read(&fetched.text, url, &config) {
         Ok(offer) => offer,
-        Err(problems) => return fail(Exit::Failed, clean_lines(&problems) + "\nplancton: nothing was joined"),
+        Err(problems) => {
+            return fail(
+                Exit::Failed,
+                clean_lines(&problems) + "\nplancton: nothing was joined",
+            );
+        }
     };
     say(&describe(place, url, &fetched.text, &offer, &config));
     if let Some(exit) = refused(yes, "join") {
         return exit;
     }
-    consent(place, Joined { accepted: offer.asks, ..joined }, &fetched.text)
+    consent(
+        place,
+        Joined {
+            accepted: offer.asks,
+            ..joined
+        },
+        &fetched.text,
+    )
 }
 
 /// A newer text that asks for more than was accepted.
 pub fn accept(place: &Place, yes: bool) -> Exit {
     let state = &place.dirs.state;
-    let (Some(joined), Some(text)) = (remote::read_joined(state), remote::read_waiting(state)) else {
+    let (Some(joined), Some(text)) = (remote::read_joined(state), remote::read_waiting(state))
+    else {
         say("nothing waits to be accepted\n");
         return Exit::Done;
     };
@@ -50,7 +68,10 @@ pub fn accept(place: &Place, yes: bool) -> Exit {
     let offer = match remote::read(&text, &joined.url, &config) {
         Ok(offer) => offer,
         Err(problems) => {
-            return fail(Exit::Failed, clean_lines(&problems) + "\nplancton: what was accepted last stays in force");
+            return fail(
+                Exit::Failed,
+                clean_lines(&problems) + "\nplancton: what was accepted last stays in force",
+            );
         }
     };
     say(&describe(place, &joined.url, &text, &offer, &config));
@@ -58,7 +79,14 @@ pub fn accept(place: &Place, yes: bool) -> Exit {
     if let Some(exit) = refused(yes, "accept") {
         return exit;
     }
-    consent(place, Joined { accepted: offer.asks, ..joined }, &text)
+    consent(
+        place,
+        Joined {
+            accepted: offer.asks,
+            ..joined
+        },
+        &text,
+    )
 }
 
 pub fn leave(place: &Place) -> Exit {
@@ -67,7 +95,14 @@ pub fn leave(place: &Place) -> Exit {
         return Exit::Done;
     };
     if let Err(error) = remote::leave(&place.dirs.state) {
-        return fail(Exit::Failed, format!("{}: {error}; it is still joined{}", joined.url, as_root(place)));
+        return fail(
+            Exit::Failed,
+            format!(
+                "{}: {error}; it is still joined{}",
+                joined.url,
+                as_root(place)
+            ),
+        );
     }
     run::reload(place);
     say(&format!(
@@ -88,12 +123,19 @@ fn consent(place: &Place, joined: Joined, text: &str) -> Exit {
         true => "the daemon takes it over now",
         false => "`plancton start` starts the daemon",
     };
-    say(&format!("{} is joined; {daemon}\n`plancton leave` ends it, at any time\n", joined.url));
+    say(&format!(
+        "{} is joined; {daemon}\n`plancton leave` ends it, at any time\n",
+        joined.url
+    ));
     Exit::Done
 }
 
 fn as_root(place: &Place) -> &'static str {
-    if place.is_root { "" } else { " (the machine's daemon is joined by root: use sudo)" }
+    if place.is_root {
+        ""
+    } else {
+        " (the machine's daemon is joined by root: use sudo)"
+    }
 }
 
 /// `None`: the owner wants it.
@@ -121,12 +163,17 @@ fn describe(place: &Place, url: &str, text: &str, offer: &Offer, config: &Config
     told += &list("It gets, because your [allow] names it", &offer.granted);
     told += &list("It does not get", &offer.refused);
     let pilots = offer.pilots.iter();
-    let pilots =
-        pilots.map(|pilot| format!("'{}': {}, {} cores, {}", pilot.name, pilot.image, pilot.cpus, pilot.memory));
+    let pilots = pilots.map(|pilot| {
+        format!(
+            "'{}': {}, {} cores, {}",
+            pilot.name, pilot.image, pilot.cpus, pilot.memory
+        )
+    });
     told += &list("Its pilots", &pilots.collect::<Vec<_>>());
     told += &list("It makes this machine give less", &offer.lowered());
     if let Some(sink) = offer.influxdb.first() {
-        told += "\nWhat it would be sent, with figures for zeros and each class's name for CLASS:\n";
+        told +=
+            "\nWhat it would be sent, with figures for zeros and each class's name for CLASS:\n";
         for line in metrics::example(&place.instance(config), sink) {
             let _ = writeln!(told, "  {line}");
         }
@@ -138,10 +185,17 @@ fn list(title: &str, lines: &[String]) -> String {
     if lines.is_empty() {
         return String::new();
     }
-    let lines: String = lines.iter().map(|line| format!("  - {}\n", clean(line))).collect();
+    let lines: String = lines
+        .iter()
+        .map(|line| format!("  - {}\n", clean(line)))
+        .collect();
     format!("\n{title}:\n{lines}")
 }
 
 fn clean_lines(lines: &[String]) -> String {
-    lines.iter().map(|line| clean(line)).collect::<Vec<_>>().join("\n")
+    lines
+        .iter()
+        .map(|line| clean(line))
+        .collect::<Vec<_>>()
+        .join("\n")
 }

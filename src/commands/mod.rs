@@ -35,10 +35,19 @@ pub fn dispatch(cli: Cli) -> Exit {
     let uid = rustix::process::geteuid();
     let env = |name: &str| std::env::var_os(name);
     let dirs = Dirs::resolve(uid.as_raw(), env, &cli.options);
-    let place = Place { options: cli.options, dirs, is_root: uid.is_root() };
+    let place = Place {
+        options: cli.options,
+        dirs,
+        is_root: uid.is_root(),
+    };
     match cli.command {
         Command::Try { duration } => try_out::run(&place, duration),
-        Command::Run { once, dry_run, drain, record } => run::run(&place, once, dry_run, drain, record.as_deref()),
+        Command::Run {
+            once,
+            dry_run,
+            drain,
+            record,
+        } => run::run(&place, once, dry_run, drain, record.as_deref()),
         Command::Start => run::start(&place),
         Command::Stop => run::stop(&place),
         Command::Status { json, watch } => status::status(&place, json, watch),
@@ -60,8 +69,15 @@ pub fn dispatch(cli: Cli) -> Exit {
         Command::Accept { yes } => join::accept(&place, yes),
         Command::Leave => join::leave(&place),
         Command::Reap => remove::reap(&place),
-        Command::Purge { dry_run, keep_state } => {
-            let keep = if keep_state { remove::Keep::State } else { remove::Keep::Nothing };
+        Command::Purge {
+            dry_run,
+            keep_state,
+        } => {
+            let keep = if keep_state {
+                remove::Keep::State
+            } else {
+                remove::Keep::Nothing
+            };
             remove::purge(&place, dry_run, keep)
         }
         Command::Pilot { duration, from, to } => payload(&pilot::Work { duration, from, to }),
@@ -131,17 +147,23 @@ impl Place {
     }
 
     fn engine(&self, config: &Config) -> Result<Arc<Engine>, Exit> {
-        let socket = self.socket(config).map_err(|text| fail(Exit::Usage, text))?;
+        let socket = self
+            .socket(config)
+            .map_err(|text| fail(Exit::Usage, text))?;
         Ok(Arc::new(Engine::new(socket, config.engine.timeout)))
     }
 
     /// --engine, then the configuration, then DOCKER_HOST, then the first socket that is where engines have theirs.
     fn socket(&self, config: &Config) -> Result<PathBuf, String> {
-        let named =
-            [("--engine", self.options.engine.clone()), ("[engine] socket", Some(config.engine.socket.clone()))];
+        let named = [
+            ("--engine", self.options.engine.clone()),
+            ("[engine] socket", Some(config.engine.socket.clone())),
+        ];
         let host = std::env::var("DOCKER_HOST").ok();
         let named = named.into_iter().chain([("DOCKER_HOST", host)]);
-        let found = named.into_iter().find_map(|(from, text)| Some((from, text.filter(|text| !text.is_empty())?)));
+        let found = named
+            .into_iter()
+            .find_map(|(from, text)| Some((from, text.filter(|text| !text.is_empty())?)));
         if let Some((from, text)) = found {
             let path = text.strip_prefix("unix://").unwrap_or(&text);
             if path.starts_with('/') {
@@ -151,20 +173,30 @@ impl Place {
                 "{from}: '{text}' is not a Unix socket; write it as unix:///PATH (engines elsewhere are not this machine)"
             ));
         }
-        let run = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|_| !self.is_root);
-        let of_user = run.iter().flat_map(|run| [run.join("docker.sock"), run.join("podman/podman.sock")]);
+        let run = std::env::var_os("XDG_RUNTIME_DIR")
+            .map(PathBuf::from)
+            .filter(|_| !self.is_root);
+        let of_user = run
+            .iter()
+            .flat_map(|run| [run.join("docker.sock"), run.join("podman/podman.sock")]);
         let of_machine = ["/var/run/docker.sock", "/run/podman/podman.sock"].map(PathBuf::from);
         let [docker, podman] = of_machine;
         let mut sockets = std::iter::once(docker).chain(of_user).chain([podman]);
-        Ok(sockets.find(|socket| socket.exists()).unwrap_or_else(|| PathBuf::from("/var/run/docker.sock")))
+        Ok(sockets
+            .find(|socket| socket.exists())
+            .unwrap_or_else(|| PathBuf::from("/var/run/docker.sock")))
     }
 
     fn instance(&self, config: &Config) -> String {
         let configured = Some(config.engine.instance.clone()).filter(|name| !name.is_empty());
-        self.options.instance.clone().or(configured).unwrap_or_else(|| match self.is_root {
-            true => "system".to_owned(),
-            false => format!("user-{}", rustix::process::geteuid().as_raw()),
-        })
+        self.options
+            .instance
+            .clone()
+            .or(configured)
+            .unwrap_or_else(|| match self.is_root {
+                true => "system".to_owned(),
+                false => format!("user-{}", rustix::process::geteuid().as_raw()),
+            })
     }
 
     /// Directories of the daemon that a command speaks to: one's own, else the machine's.
@@ -180,7 +212,9 @@ fn show_config(place: &Place, default: bool) -> Exit {
     }
     match place.config() {
         Ok((config, file)) => {
-            let mut from = file.map_or("built-in defaults".to_owned(), |file| file.display().to_string());
+            let mut from = file.map_or("built-in defaults".to_owned(), |file| {
+                file.display().to_string()
+            });
             let mut remote = Remote::default();
             let config = remote.adopt(&place.dirs.state, &config);
             if let Some(told) = remote.told {
@@ -204,13 +238,19 @@ fn payload(work: &pilot::Work) -> Exit {
 fn screen() -> view::Screen {
     let out = std::io::stdout();
     let terminal = out.is_terminal();
-    let size = rustix::termios::tcgetwinsize(&out).ok().filter(|size| terminal && size.ws_col > 0);
+    let size = rustix::termios::tcgetwinsize(&out)
+        .ok()
+        .filter(|size| terminal && size.ws_col > 0);
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
         || std::env::var_os("TERM").is_some_and(|term| term == *"dumb");
     view::Screen {
         width: size.map_or(80, |size| size.ws_col),
         height: size.map(|size| size.ws_row),
-        colour: if terminal && !plain { view::Colour::On } else { view::Colour::Off },
+        colour: if terminal && !plain {
+            view::Colour::On
+        } else {
+            view::Colour::Off
+        },
         zone: jiff::tz::TimeZone::system(),
     }
 }

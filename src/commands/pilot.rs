@@ -27,8 +27,20 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
 /// Counts that are known.
 const KNOWN: [Summary; 2] = [
-    Summary { from: 0, to: 1_000_000, primes: 78_498, twins: 8_169, largest_gap: 114 },
-    Summary { from: 1_000_000_000_000, to: 1_000_001_000_000, primes: 36_249, twins: 1_746, largest_gap: 236 },
+    Summary {
+        from: 0,
+        to: 1_000_000,
+        primes: 78_498,
+        twins: 8_169,
+        largest_gap: 114,
+    },
+    Summary {
+        from: 1_000_000_000_000,
+        to: 1_000_001_000_000,
+        primes: 36_249,
+        twins: 1_746,
+        largest_gap: 236,
+    },
 ];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +96,10 @@ pub fn run(work: &Work, out: &mut dyn Write) -> io::Result<Summary> {
     let to = work.to.unwrap_or(from.saturating_add(reach).min(LIMIT));
     if from >= to || to > LIMIT {
         let text = format!("the end must be above the start and at most {LIMIT}");
-        return Err(io::Error::new(ErrorKind::InvalidInput, format!("no window goes from {from} to {to}: {text}")));
+        return Err(io::Error::new(
+            ErrorKind::InvalidInput,
+            format!("no window goes from {from} to {to}: {text}"),
+        ));
     }
     let until = match work.to {
         Some(to) => format!("to {to}"),
@@ -92,12 +107,19 @@ pub fn run(work: &Work, out: &mut dyn Write) -> io::Result<Summary> {
     };
     let mut say = |line: String| {
         let said = writeln!(out, "{line}").and_then(|()| out.flush());
-        said.map_err(|error| io::Error::new(error.kind(), format!("the result cannot be written: {error}")))
+        said.map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!("the result cannot be written: {error}"),
+            )
+        })
     };
     say(format!("pilot: counting primes from {from} {until}"))?;
     self_check()?;
     let [first, second] = KNOWN.map(|known| known.primes);
-    say(format!("pilot: self-check passed, {first} and {second} primes as known"))?;
+    say(format!(
+        "pilot: self-check passed, {first} and {second} primes as known"
+    ))?;
 
     let begin = Instant::now();
     let mut next_line = PROGRESS_EVERY;
@@ -113,7 +135,10 @@ pub fn run(work: &Work, out: &mut dyn Write) -> io::Result<Summary> {
         if elapsed >= next_line {
             next_line += PROGRESS_EVERY;
             let (time, billions) = (format_rough(elapsed), float(sum.to - sum.from) / 1e9);
-            say(format!("progress: {time}, {billions:.1} billion numbers, {} primes", sum.primes))?;
+            say(format!(
+                "progress: {time}, {billions:.1} billion numbers, {} primes",
+                sum.primes
+            ))?;
         }
     }
 }
@@ -170,9 +195,22 @@ impl Counter {
         for prime in PATTERN_PRIMES {
             strike(&mut pattern, prime / 2, prime);
         }
-        let sum = Summary { from, to: from, ..Summary::default() };
+        let sum = Summary {
+            from,
+            to: from,
+            ..Summary::default()
+        };
         let (words, word) = (vec![0; block_words], from / NUMBERS_PER_WORD);
-        Counter { sum, limit, last: 0, words, word, primes: sieving_primes(limit), next: Vec::new(), pattern }
+        Counter {
+            sum,
+            limit,
+            last: 0,
+            words,
+            word,
+            primes: sieving_primes(limit),
+            next: Vec::new(),
+            pattern,
+        }
     }
 
     /// The first number after the block.
@@ -211,7 +249,11 @@ impl Counter {
     /// Sets the bits of all composites of the block, and leaves `next` at the one after.
     fn sieve(&mut self) {
         let offset = usize::try_from(self.word % PATTERN_WORDS as u64).unwrap_or(0);
-        for (word, pattern) in self.words.iter_mut().zip(self.pattern.iter().cycle().skip(offset)) {
+        for (word, pattern) in self
+            .words
+            .iter_mut()
+            .zip(self.pattern.iter().cycle().skip(offset))
+        {
             *word = *pattern;
         }
         if let Some(first) = self.words.first_mut().filter(|_| self.word == 0) {
@@ -219,14 +261,20 @@ impl Counter {
             *first = *first & !0b10_1110 | 1;
         }
         let (low, end) = (self.word * NUMBERS_PER_WORD, self.end());
-        for prime in self.primes.iter().skip(self.next.len()).map(|prime| u64::from(*prime)) {
+        for prime in self
+            .primes
+            .iter()
+            .skip(self.next.len())
+            .map(|prime| u64::from(*prime))
+        {
             if prime * prime >= end {
                 break;
             }
             let first = (prime * prime).max((low / prime + 1) * prime);
             let odd = if first % 2 == 0 { first + prime } else { first };
             // At most two primes behind the block, which fits.
-            self.next.push(u32::try_from((odd - low) / 2).unwrap_or(u32::MAX));
+            self.next
+                .push(u32::try_from((odd - low) / 2).unwrap_or(u32::MAX));
         }
         let block_bits = self.words.len() * 64;
         for (prime, next) in self.primes.iter().zip(&mut self.next) {
@@ -261,7 +309,9 @@ fn sieving_primes(limit: u64) -> Vec<u32> {
     let mut words = vec![0; root / 128 + 1];
     let mut primes = Vec::new();
     for odd in (3..=root).step_by(2) {
-        let is_prime = words.get(odd / 128).is_some_and(|word: &u64| word >> (odd / 2 % 64) & 1 == 0);
+        let is_prime = words
+            .get(odd / 128)
+            .is_some_and(|word: &u64| word >> (odd / 2 % 64) & 1 == 0);
         if is_prime {
             strike(&mut words, odd * odd / 2, odd);
             primes.extend(u32::try_from(odd).ok().filter(|_| odd > 11));
@@ -291,7 +341,13 @@ mod tests {
     #[test]
     fn known_counts() {
         self_check().unwrap();
-        for (to, primes) in [(10, 4), (100, 25), (1000, 168), (100_000, 9592), (10_000_000, 664_579)] {
+        for (to, primes) in [
+            (10, 4),
+            (100, 25),
+            (1000, 168),
+            (100_000, 9592),
+            (10_000_000, 664_579),
+        ] {
             assert_eq!(count(0, to, BLOCK_WORDS).primes, primes, "{to}");
         }
     }
@@ -310,7 +366,11 @@ mod tests {
         for from in [1_000_003, 9_999_999_999_873] {
             let expected = count(from, from + 200_001, BLOCK_WORDS);
             for words in [13, 100, 1155] {
-                assert_eq!(count(from, from + 200_001, words), expected, "{from} {words}");
+                assert_eq!(
+                    count(from, from + 200_001, words),
+                    expected,
+                    "{from} {words}"
+                );
             }
         }
         assert_eq!(count(9_999_999_999_873, 9_999_999_999_973, 1).primes, 1);
@@ -319,11 +379,18 @@ mod tests {
     #[test]
     fn lines() {
         let mut out = Vec::new();
-        let work = Work { duration: Duration::from_secs(9), from: Some(0), to: Some(1_000_000) };
+        let work = Work {
+            duration: Duration::from_secs(9),
+            from: Some(0),
+            to: Some(1_000_000),
+        };
         let summary = run(&work, &mut out).unwrap();
         let text = String::from_utf8(out).unwrap();
         let last = text.lines().last().unwrap();
-        assert_eq!(last, "result: kind=primes from=0 to=1000000 primes=78498 twins=8169 largest-gap=114");
+        assert_eq!(
+            last,
+            "result: kind=primes from=0 to=1000000 primes=78498 twins=8169 largest-gap=114"
+        );
         assert_eq!(parse_result(last), Some(summary));
         for bad in [
             "",
@@ -340,11 +407,20 @@ mod tests {
     #[test]
     fn time_and_windows() {
         let mut out = Vec::new();
-        let mut work = Work { duration: Duration::from_millis(1), from: None, to: None };
+        let mut work = Work {
+            duration: Duration::from_millis(1),
+            from: None,
+            to: None,
+        };
         let summary = run(&work, &mut out).unwrap();
         assert!(summary.from < CHOSEN_BELOW && summary.to > summary.from && summary.primes > 0);
         assert!(summary.twins > 0 && summary.largest_gap > 0);
-        for (from, to) in [(10, Some(10)), (10, Some(3)), (0, Some(LIMIT + 1)), (LIMIT, None)] {
+        for (from, to) in [
+            (10, Some(10)),
+            (10, Some(3)),
+            (0, Some(LIMIT + 1)),
+            (LIMIT, None),
+        ] {
             work.from = Some(from);
             work.to = to;
             let error = run(&work, &mut out).unwrap_err();
@@ -361,6 +437,9 @@ mod tests {
         }
         work.from = Some(0);
         work.to = Some(100);
-        assert_eq!(run(&work, &mut Closed).unwrap_err().kind(), ErrorKind::BrokenPipe);
+        assert_eq!(
+            run(&work, &mut Closed).unwrap_err().kind(),
+            ErrorKind::BrokenPipe
+        );
     }
 }

@@ -44,16 +44,23 @@ pub fn kill(place: &Place, wanted: &str) -> Exit {
 /// One pilot of ours, by name or the beginning of its id.
 pub fn find(place: &Place, wanted: &str) -> Result<(Arc<Engine>, Pilot), Exit> {
     let (engine, instance, pilots) = look(place)?;
-    let named = |pilot: &Pilot| pilot.name == wanted || (wanted.len() >= 4 && pilot.id.as_str().starts_with(wanted));
+    let named = |pilot: &Pilot| {
+        pilot.name == wanted || (wanted.len() >= 4 && pilot.id.as_str().starts_with(wanted))
+    };
     let mut found = pilots.into_iter().filter(|pilot| pilot.own && named(pilot));
     match (found.next(), found.count()) {
         (Some(pilot), 0) => Ok((engine, pilot)),
-        (Some(_), more) => {
-            Err(fail(Exit::Usage, format!("'{wanted}' fits {}; write more of it", count_pilots(more + 1))))
-        }
-        (None, _) => {
-            Err(fail(Exit::Failed, format!("'{wanted}' is no pilot of '{instance}'; `plancton status` lists them")))
-        }
+        (Some(_), more) => Err(fail(
+            Exit::Usage,
+            format!(
+                "'{wanted}' fits {}; write more of it",
+                count_pilots(more + 1)
+            ),
+        )),
+        (None, _) => Err(fail(
+            Exit::Failed,
+            format!("'{wanted}' is no pilot of '{instance}'; `plancton status` lists them"),
+        )),
     }
 }
 
@@ -65,8 +72,14 @@ pub fn reap(place: &Place) -> Exit {
         Err(exit) => return exit,
     };
     let now = clock::now();
-    let over = pilots.into_iter().filter(|pilot| speaks_for(place, pilot) && pilot.expiry.is_over(now)).collect();
-    finish(remove_pilots(&engine, &place.dirs.run, over, Grace::Own), "past their ttl")
+    let over = pilots
+        .into_iter()
+        .filter(|pilot| speaks_for(place, pilot) && pilot.expiry.is_over(now))
+        .collect();
+    finish(
+        remove_pilots(&engine, &place.dirs.run, over, Grace::Own),
+        "past their ttl",
+    )
 }
 
 /// Every pilot of this instance.
@@ -78,14 +91,23 @@ pub fn remove_own(place: &Place, grace: Grace) -> Exit {
     match list(&engine, &instance) {
         Ok(pilots) => {
             let own = pilots.into_iter().filter(|pilot| pilot.own).collect();
-            finish(remove_pilots(&engine, &place.dirs.run, own, grace), "of this instance")
+            finish(
+                remove_pilots(&engine, &place.dirs.run, own, grace),
+                "of this instance",
+            )
         }
-        Err(error) => fail(Exit::EngineUnavailable, format!("{error}; no pilot was removed")),
+        Err(error) => fail(
+            Exit::EngineUnavailable,
+            format!("{error}; no pilot was removed"),
+        ),
     }
 }
 
 fn finish(left: Removed, which: &str) -> Exit {
-    say(&format!("removed: {} {which}\n", count_pilots(left.removed)));
+    say(&format!(
+        "removed: {} {which}\n",
+        count_pilots(left.removed)
+    ));
     if left.problems.is_empty() {
         return Exit::Done;
     }
@@ -111,14 +133,20 @@ pub fn purge(place: &Place, dry_run: bool, keep: Keep) -> Exit {
         return show_purge(place, keep);
     }
     if run::is_running(&place.dirs.run) && control::request_force_stop(&place.dirs.state).is_ok() {
-        wait_until(Duration::from_secs(10), || !run::is_running(&place.dirs.run));
+        wait_until(Duration::from_secs(10), || {
+            !run::is_running(&place.dirs.run)
+        });
     }
     let exit = purge_quietly(place, keep);
     if exit == Exit::Done {
         say("nothing of Plancton's is left on the engine or in its directories\n");
     } else {
         let images = state::read_images(&place.dirs.state).unwrap_or_default();
-        let images = if images.is_empty() { String::new() } else { format!(", `docker rmi {}`", images.join(" ")) };
+        let images = if images.is_empty() {
+            String::new()
+        } else {
+            format!(", `docker rmi {}`", images.join(" "))
+        };
         complain(format!(
             "what is left: `docker ps -a --filter label=io.plancton.instance` and `docker rm -fv` of what it shows{images}; \
              run `plancton purge` again when the engine answers"
@@ -132,7 +160,12 @@ pub fn purge_quietly(place: &Place, keep: Keep) -> Exit {
     match connect(place).map(|(engine, instance)| purge_engine(&engine, &instance, place)) {
         Ok(Ok(problems)) if problems.is_empty() => {}
         Ok(Ok(problems)) => return fail(Exit::Failed, problems.join("\nplancton: ")),
-        Ok(Err(error)) => return fail(Exit::EngineUnavailable, format!("{error}; nothing was removed")),
+        Ok(Err(error)) => {
+            return fail(
+                Exit::EngineUnavailable,
+                format!("{error}; nothing was removed"),
+            );
+        }
         Err(exit) => return exit,
     }
     match remove_files(place, keep) {
@@ -167,7 +200,10 @@ fn show_purge(place: &Place, keep: Keep) -> Exit {
 fn purge_engine(engine: &Engine, instance: &str, place: &Place) -> Result<Vec<String>, Error> {
     let start = Instant::now();
     let pilots = list(engine, instance)?;
-    let ours = pilots.into_iter().filter(|pilot| speaks_for(place, pilot)).collect();
+    let ours = pilots
+        .into_iter()
+        .filter(|pilot| speaks_for(place, pilot))
+        .collect();
     let mut problems = remove_pilots(engine, &place.dirs.run, ours, Grace::Own).problems;
     for image in state::read_images(&place.dirs.state).unwrap_or_default() {
         if start.elapsed() > TIME_LIMIT {
@@ -232,7 +268,9 @@ fn look(place: &Place) -> Result<(Arc<Engine>, String, Vec<Pilot>), Exit> {
 
 fn connect(place: &Place) -> Result<(Arc<Engine>, String), Exit> {
     // A broken configuration must not keep anybody from removing things: then the usual places are tried.
-    let config = place.config().map_or_else(|_| Config::default(), |(config, _)| config);
+    let config = place
+        .config()
+        .map_or_else(|_| Config::default(), |(config, _)| config);
     let engine = place.engine(&config)?;
     Ok((engine, place.instance(&config)))
 }
@@ -240,7 +278,10 @@ fn connect(place: &Place) -> Result<(Arc<Engine>, String), Exit> {
 fn list(engine: &Engine, instance: &str) -> Result<Vec<Pilot>, Error> {
     let boot_id = clock::boot_id(Path::new("/"));
     let listed = engine.list()?;
-    Ok(listed.iter().map(|listed| read_pilot(listed, instance, &boot_id)).collect())
+    Ok(listed
+        .iter()
+        .map(|listed| read_pilot(listed, instance, &boot_id))
+        .collect())
 }
 
 #[derive(Default)]
@@ -263,11 +304,23 @@ fn remove_pilots(engine: &Engine, run: &Path, pilots: Vec<Pilot>, grace: Grace) 
     }
     let mut done = Removed::default();
     for pilot in pilots {
-        let seconds = if grace == Grace::Own && runs(&pilot) { pilot.grace } else { 0.0 };
-        let wait = Duration::from_secs_f64(seconds).min(LONGEST).saturating_sub(start.elapsed());
-        wait_until(wait, || !matches!(engine.inspect(&pilot.id), Ok(Some(seen)) if seen.state.running));
+        let seconds = if grace == Grace::Own && runs(&pilot) {
+            pilot.grace
+        } else {
+            0.0
+        };
+        let wait = Duration::from_secs_f64(seconds)
+            .min(LONGEST)
+            .saturating_sub(start.elapsed());
+        wait_until(
+            wait,
+            || !matches!(engine.inspect(&pilot.id), Ok(Some(seen)) if seen.state.running),
+        );
         if start.elapsed() > TIME_LIMIT {
-            done.problems.push(format!("{}: not removed, the time for it is over", pilot.name));
+            done.problems.push(format!(
+                "{}: not removed, the time for it is over",
+                pilot.name
+            ));
             continue;
         }
         if pilot.state == PilotState::Paused {

@@ -19,7 +19,9 @@ pub fn replay(place: &Place, file: &Path) -> Exit {
         Ok(file) => BufReader::new(file),
         Err(error) => {
             let why = match error.kind() {
-                ErrorKind::NotFound => "no such file; `plancton run --record FILE` writes one".to_owned(),
+                ErrorKind::NotFound => {
+                    "no such file; `plancton run --record FILE` writes one".to_owned()
+                }
                 _ => error.to_string(),
             };
             return fail(Exit::Failed, format!("{}: {why}", file.display()));
@@ -29,12 +31,17 @@ pub fn replay(place: &Place, file: &Path) -> Exit {
     let (mut first, mut last) = (None, None);
     for (number, line) in reader.lines().enumerate() {
         let read = line.map_err(|error| error.to_string());
-        let parsed =
-            read.and_then(|line| serde_json::from_str::<Observation>(&line).map_err(|error| error.to_string()));
+        let parsed = read.and_then(|line| {
+            serde_json::from_str::<Observation>(&line).map_err(|error| error.to_string())
+        });
         let observation = match parsed {
             Ok(observation) => observation,
             Err(error) => {
-                let text = format!("{}:{}: {error}; the replay ends here", file.display(), number + 1);
+                let text = format!(
+                    "{}:{}: {error}; the replay ends here",
+                    file.display(),
+                    number + 1
+                );
                 return fail(Exit::Failed, text);
             }
         };
@@ -44,13 +51,29 @@ pub fn replay(place: &Place, file: &Path) -> Exit {
         let now = (decision.state, decision.reason.code);
         if last.replace(now) != Some(now) || !decision.actions.is_empty() {
             let name = |id: &PilotId| {
-                let known = observation.pilots.iter().flatten().find(|pilot| pilot.id == *id);
+                let known = observation
+                    .pilots
+                    .iter()
+                    .flatten()
+                    .find(|pilot| pilot.id == *id);
                 known.map_or(id.to_string(), |pilot| pilot.name.clone())
             };
             let seconds = observation.at.boot - start;
-            let actions: Vec<String> = decision.actions.iter().map(|action| describe(action, name)).collect();
-            let actions = if actions.is_empty() { "nothing".to_owned() } else { actions.join(", ") };
-            say(&format!("{seconds:9.1} s  {}: {actions} ({})\n", decision.state.name(), decision.reason.text));
+            let actions: Vec<String> = decision
+                .actions
+                .iter()
+                .map(|action| describe(action, name))
+                .collect();
+            let actions = if actions.is_empty() {
+                "nothing".to_owned()
+            } else {
+                actions.join(", ")
+            };
+            say(&format!(
+                "{seconds:9.1} s  {}: {actions} ({})\n",
+                decision.state.name(),
+                decision.reason.text
+            ));
         }
     }
     Exit::Done

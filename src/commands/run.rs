@@ -21,11 +21,19 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub fn run(place: &Place, once: bool, dry_run: bool, drain: bool, record: Option<&Path>) -> Exit {
     match prepare(place, once, dry_run, record) {
         Ok(start) => {
-            if drain && let Err(error) = super::control::request_drain(&start.dirs.state, false, None) {
+            if drain
+                && let Err(error) = super::control::request_drain(&start.dirs.state, false, None)
+            {
                 return fail(Exit::Failed, error);
             }
-            log::info!("plancton {} on {}", env!("CARGO_PKG_VERSION"), start.engine.socket().display());
-            daemon::run(start).unwrap_or_else(|error| fail(Exit::Failed, format!("the loop can't start: {error}")))
+            log::info!(
+                "plancton {} on {}",
+                env!("CARGO_PKG_VERSION"),
+                start.engine.socket().display()
+            );
+            daemon::run(start).unwrap_or_else(|error| {
+                fail(Exit::Failed, format!("the loop can't start: {error}"))
+            })
         }
         Err(exit) => exit,
     }
@@ -35,22 +43,41 @@ fn prepare(place: &Place, once: bool, dry_run: bool, record: Option<&Path>) -> R
     let (config, config_file) = place.config()?;
     let engine = place.engine(&config)?;
     let dirs = place.dirs.clone();
-    dirs.prepare(Path::new("/etc/group")).map_err(|error| fail(Exit::Failed, error))?;
+    dirs.prepare(Path::new("/etc/group"))
+        .map_err(|error| fail(Exit::Failed, error))?;
     let lock = state::take_lock(&dirs.run).map_err(|error| fail(Exit::Failed, error))?;
     join_deployed(&dirs.state, &config)?;
     let record = record.map(open_record).transpose()?;
     let instance = place.instance(&config);
-    Ok(Start { config, config_file, dirs, engine, instance, host: crate::host::name(), once, dry_run, record, lock })
+    Ok(Start {
+        config,
+        config_file,
+        dirs,
+        engine,
+        instance,
+        host: crate::host::name(),
+        once,
+        dry_run,
+        record,
+        lock,
+    })
 }
 
 /// The url that came with this daemon's deployment, as in a container; the first look at it is the loop's.
 fn join_deployed(state: &Path, config: &Config) -> Result<(), Exit> {
-    let Some(url) = std::env::var("PLANCTON_CONFIG_URL").ok().filter(|url| !url.is_empty()) else {
+    let Some(url) = std::env::var("PLANCTON_CONFIG_URL")
+        .ok()
+        .filter(|url| !url.is_empty())
+    else {
         return Ok(());
     };
     remote::check_url(&url, &config.allow)
         .map_err(|why| fail(Exit::Configuration, format!("PLANCTON_CONFIG_URL: {why}")))?;
-    let joined = Joined { url, is_trusted: true, ..Joined::default() };
+    let joined = Joined {
+        url,
+        is_trusted: true,
+        ..Joined::default()
+    };
     if remote::read_joined(state).as_ref() == Some(&joined) {
         return Ok(());
     }
@@ -59,7 +86,12 @@ fn join_deployed(state: &Path, config: &Config) -> Result<(), Exit> {
 
 fn open_record(file: &Path) -> Result<File, Exit> {
     let opened = OpenOptions::new().create(true).append(true).open(file);
-    opened.map_err(|error| fail(Exit::Failed, format!("{}: {error}; nothing is recorded there", file.display())))
+    opened.map_err(|error| {
+        fail(
+            Exit::Failed,
+            format!("{}: {error}; nothing is recorded there", file.display()),
+        )
+    })
 }
 
 /// The loop in the background. With the unit loaded systemd has it; without, it is ours.
@@ -82,21 +114,39 @@ pub fn start(place: &Place) -> Exit {
     match spawn(place, &log) {
         Ok(()) => {}
         Err(error) => {
-            return fail(Exit::Failed, format!("{}: {error}; nothing was started", log.display()));
+            return fail(
+                Exit::Failed,
+                format!("{}: {error}; nothing was started", log.display()),
+            );
         }
     }
     let turned = || state::read_status(&place.dirs.run).is_ok_and(|status| status.is_some());
     if wait_until(PATIENCE, turned) {
-        say(&format!("plancton runs; `plancton status` shows what it does, {} is its log\n", log.display()));
+        say(&format!(
+            "plancton runs; `plancton status` shows what it does, {} is its log\n",
+            log.display()
+        ));
         return Exit::Done;
     }
-    fail(Exit::Failed, format!("the loop has not turned within {} s; {} says why", PATIENCE.as_secs(), log.display()))
+    fail(
+        Exit::Failed,
+        format!(
+            "the loop has not turned within {} s; {} says why",
+            PATIENCE.as_secs(),
+            log.display()
+        ),
+    )
 }
 
 fn spawn(place: &Place, log: &Path) -> std::io::Result<()> {
     let out = OpenOptions::new().create(true).append(true).open(log)?;
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(forwarded(place)).arg("run").stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+    command
+        .args(forwarded(place))
+        .arg("run")
+        .stdin(Stdio::null())
+        .stdout(out.try_clone()?)
+        .stderr(out);
     // A group of its own: the terminal's Ctrl-C and hang-up are not for it.
     command.current_dir("/").process_group(0).spawn().map(drop)
 }
@@ -110,7 +160,11 @@ pub fn forwarded(place: &Place) -> Vec<std::ffi::OsString> {
             arguments.extend([name.into(), value]);
         }
     };
-    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).into_os_string();
+    let absolute = |path: &Path| {
+        std::path::absolute(path)
+            .unwrap_or_else(|_| path.to_owned())
+            .into_os_string()
+    };
     add("--config", options.config.as_deref().map(absolute));
     add("--engine", options.engine.as_ref().map(Into::into));
     add("--instance", options.instance.as_ref().map(Into::into));
@@ -128,19 +182,35 @@ pub fn stop(place: &Place) -> Exit {
         say("plancton does not run\n");
         return Exit::Done;
     };
-    let left = state::read_status(&place.dirs.run).ok().flatten().map_or(0, |status| status.pilots.len());
-    let pid = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+    let left = state::read_status(&place.dirs.run)
+        .ok()
+        .flatten()
+        .map_or(0, |status| status.pilots.len());
+    let pid = pid
+        .and_then(|pid| i32::try_from(pid).ok())
+        .and_then(Pid::from_raw);
     let Some(pid) = pid else {
         return fail(
             Exit::Failed,
-            format!("{}: the lock names no pid; end the daemon by hand", place.dirs.run.display()),
+            format!(
+                "{}: the lock names no pid; end the daemon by hand",
+                place.dirs.run.display()
+            ),
         );
     };
     if let Err(error) = kill_process(pid, Signal::TERM) {
-        return fail(Exit::Failed, format!("pid {pid}: {error}; it was not ended"));
+        return fail(
+            Exit::Failed,
+            format!("pid {pid}: {error}; it was not ended"),
+        );
     }
-    if !wait_until(PATIENCE, || !matches!(state::probe_lock(&place.dirs.run), Probe::Held(_))) {
-        return fail(Exit::Failed, format!("pid {pid} has not ended within {} s", PATIENCE.as_secs()));
+    if !wait_until(PATIENCE, || {
+        !matches!(state::probe_lock(&place.dirs.run), Probe::Held(_))
+    }) {
+        return fail(
+            Exit::Failed,
+            format!("pid {pid} has not ended within {} s", PATIENCE.as_secs()),
+        );
     }
     say("plancton has ended");
     match left {
@@ -160,15 +230,34 @@ fn systemctl(place: &Place, verb: &str) -> Option<Exit> {
     if !ours || !Path::new("/run/systemd/system").is_dir() {
         return None;
     }
-    let quiet = |arguments: &[&str]| Command::new("systemctl").args(arguments).stderr(Stdio::null()).output();
-    let shown = quiet(&["show", "--property=LoadState", "--value", "plancton.service"]).ok()?;
+    let quiet = |arguments: &[&str]| {
+        Command::new("systemctl")
+            .args(arguments)
+            .stderr(Stdio::null())
+            .output()
+    };
+    let shown = quiet(&[
+        "show",
+        "--property=LoadState",
+        "--value",
+        "plancton.service",
+    ])
+    .ok()?;
     if shown.stdout.trim_ascii() != b"loaded" {
         return None;
     }
-    complain(format!("systemd has the unit: systemctl {verb} plancton.service"));
-    match Command::new("systemctl").args([verb, "plancton.service"]).status() {
+    complain(format!(
+        "systemd has the unit: systemctl {verb} plancton.service"
+    ));
+    match Command::new("systemctl")
+        .args([verb, "plancton.service"])
+        .status()
+    {
         Ok(status) if status.success() => Some(Exit::Done),
-        Ok(_) => Some(fail(Exit::Failed, "systemctl failed; `journalctl -u plancton` says why")),
+        Ok(_) => Some(fail(
+            Exit::Failed,
+            "systemctl failed; `journalctl -u plancton` says why",
+        )),
         Err(error) => Some(fail(Exit::Failed, format!("systemctl: {error}"))),
     }
 }
@@ -196,7 +285,9 @@ pub fn reload(place: &Place) -> bool {
 pub fn control_directory(place: &Place) -> Result<(), Exit> {
     let dirs = place.addressed();
     if dirs == place.dirs && !control::directory(&dirs.state).is_dir() {
-        return dirs.prepare(Path::new("/etc/group")).map_err(|error| fail(Exit::Failed, error));
+        return dirs
+            .prepare(Path::new("/etc/group"))
+            .map_err(|error| fail(Exit::Failed, error));
     }
     Ok(())
 }

@@ -17,9 +17,13 @@ fn read(place: &Place) -> Result<Status, Exit> {
             let now = clock::now().epoch;
             let asked = control::read(&dirs.state, now).asked;
             if asked.drain.is_some() {
-                say("a drain is in force; a daemon that starts here launches nothing until `plancton resume`\n");
+                say(
+                    "a drain is in force; a daemon that starts here launches nothing until `plancton resume`\n",
+                );
             }
-            say("plancton does not run; `plancton start` starts it, `plancton try` shows what it does\n");
+            say(
+                "plancton does not run; `plancton start` starts it, `plancton try` shows what it does\n",
+            );
             Err(Exit::NotRunning)
         }
         Err(error) => Err(fail(Exit::Failed, error)),
@@ -36,7 +40,10 @@ pub fn status(place: &Place, json: bool, watch: bool) -> Exit {
             Exit::Done
         }
         Ok(status) => {
-            let whole = view::Screen { height: None, ..screen() };
+            let whole = view::Screen {
+                height: None,
+                ..screen()
+            };
             say(&view::render(&status, clock::now().epoch, &whole));
             Exit::Done
         }
@@ -108,7 +115,10 @@ pub fn health(place: &Place) -> Exit {
     match read(place) {
         Ok(status) if status.is_stale(clock::now().epoch) => {
             let late = clock::now().epoch - status.tick;
-            fail(Exit::Failed, format!("the loop has not turned for {late:.0} s"))
+            fail(
+                Exit::Failed,
+                format!("the loop has not turned for {late:.0} s"),
+            )
         }
         Ok(_) => Exit::Done,
         Err(_) => Exit::Failed,

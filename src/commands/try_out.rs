@@ -38,7 +38,13 @@ pub fn run(place: &Place, duration: Option<Duration>) -> Exit {
     let id = std::process::id();
     let base = std::env::temp_dir().join(format!("plancton-try-{id}"));
     let options = Options {
-        config: Some(place.options.config.clone().unwrap_or_else(|| base.join("config.toml"))),
+        config: Some(
+            place
+                .options
+                .config
+                .clone()
+                .unwrap_or_else(|| base.join("config.toml")),
+        ),
         instance: Some(format!("try-{id}")),
         run_dir: Some(base.join("run")),
         state_dir: Some(base.join("state")),
@@ -50,10 +56,17 @@ pub fn run(place: &Place, duration: Option<Duration>) -> Exit {
         config: base.join("config.toml"),
         scope: Scope::Given,
     };
-    let own = Place { options, dirs, is_root: place.is_root };
+    let own = Place {
+        options,
+        dirs,
+        is_root: place.is_root,
+    };
     // Before anything is there that a signal could leave behind.
     let Ok(mut signals) = Signals::catch() else {
-        return fail(Exit::Failed, "no signal handler could be set; nothing was started");
+        return fail(
+            Exit::Failed,
+            "no signal handler could be set; nothing was started",
+        );
     };
     let shown = show(&own, &base, duration.unwrap_or(DEFAULT), &mut signals);
     let exit = remove::purge_quietly(&own, remove::Keep::Nothing);
@@ -63,19 +76,36 @@ pub fn run(place: &Place, duration: Option<Duration>) -> Exit {
             say(&tally.summary());
             tally.exit()
         }
-        Ok(_) => fail(Exit::Failed, "not everything could be removed; `plancton purge` removes what is left"),
+        Ok(_) => fail(
+            Exit::Failed,
+            "not everything could be removed; `plancton purge` removes what is left",
+        ),
         Err(exit) => exit,
     }
 }
 
 /// Starts the loop, and draws until the time is over, a signal comes or the loop ends.
-fn show(place: &Place, base: &Path, duration: Duration, signals: &mut Signals) -> Result<Tally, Exit> {
-    let failed =
-        |error: std::io::Error| fail(Exit::Failed, format!("{}: {error}; nothing was started", base.display()));
-    std::fs::create_dir(base).and_then(|()| std::fs::write(base.join("config.toml"), CONFIGURATION)).map_err(failed)?;
+fn show(
+    place: &Place,
+    base: &Path,
+    duration: Duration,
+    signals: &mut Signals,
+) -> Result<Tally, Exit> {
+    let failed = |error: std::io::Error| {
+        fail(
+            Exit::Failed,
+            format!("{}: {error}; nothing was started", base.display()),
+        )
+    };
+    std::fs::create_dir(base)
+        .and_then(|()| std::fs::write(base.join("config.toml"), CONFIGURATION))
+        .map_err(failed)?;
     let (config, _) = place.config()?;
     // A missing engine is said at once, not shown as a state for a minute.
-    place.engine(&config)?.ping().map_err(|error| fail(Exit::EngineUnavailable, error))?;
+    place
+        .engine(&config)?
+        .ping()
+        .map_err(|error| fail(Exit::EngineUnavailable, error))?;
     let log = base.join("log");
     let mut child = spawn(place, &log).map_err(failed)?;
     let tally = follow(place, &mut child, duration, signals);
@@ -87,7 +117,10 @@ fn show(place: &Place, base: &Path, duration: Duration, signals: &mut Signals) -
         Some(status) if !status.success() => {
             let text = std::fs::read_to_string(&log).unwrap_or_default();
             let last = text.lines().last().unwrap_or("it said nothing");
-            Err(fail(Exit::Failed, format!("the loop has ended by itself: {last}")))
+            Err(fail(
+                Exit::Failed,
+                format!("the loop has ended by itself: {last}"),
+            ))
         }
         _ => Ok(tally),
     }
@@ -96,13 +129,20 @@ fn show(place: &Place, base: &Path, duration: Duration, signals: &mut Signals) -
 fn spawn(place: &Place, log: &PathBuf) -> std::io::Result<Child> {
     let out = std::fs::File::create(log)?;
     let mut command = Command::new("/proc/self/exe");
-    command.args(run::forwarded(place)).arg("run").stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+    command
+        .args(run::forwarded(place))
+        .arg("run")
+        .stdin(Stdio::null())
+        .stdout(out.try_clone()?)
+        .stderr(out);
     // The terminal's Ctrl-C is for us, who clean up.
     command.process_group(0).spawn()
 }
 
 fn end(child: &mut Child) {
-    let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+    let pid = i32::try_from(child.id())
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
     if let Some(pid) = pid {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
@@ -115,13 +155,16 @@ fn follow(place: &Place, child: &mut Child, duration: Duration, signals: &mut Si
     let terminal = std::io::stdout().is_terminal();
     let mut drawing = terminal.then(Drawing::begin);
     let mut next_line = Instant::now();
-    while start.elapsed() < duration && !signals.wants_end() && matches!(child.try_wait(), Ok(None)) {
+    while start.elapsed() < duration && !signals.wants_end() && matches!(child.try_wait(), Ok(None))
+    {
         if let Ok(Some(status)) = state::read_status(&place.dirs.run) {
             tally.take(&status);
             let left = format_rough(duration.saturating_sub(start.elapsed()));
             if let Some(drawing) = &mut drawing {
                 let text = view::render(&status, clock::now().epoch, &screen());
-                drawing.show(&format!("plancton try: {left} left, Ctrl-C ends it sooner\n\n{text}"));
+                drawing.show(&format!(
+                    "plancton try: {left} left, Ctrl-C ends it sooner\n\n{text}"
+                ));
             } else if Instant::now() >= next_line {
                 next_line += LINE_EVERY;
                 say(&format!("{left} left: {}\n", tally.line(&status)));
@@ -152,7 +195,7 @@ impl Tally {
         self.reason.clone_from(&status.reason.text);
         self.protected = status.protection.level == "verified";
         for gone in &status.gone {
-            if let Some(summary) = gone.last_words.lines().find_map(pilot::parse_result) {
+            if let Some(summary) = gone.log_tail.lines().find_map(pilot::parse_result) {
                 self.results.insert(gone.name.clone(), summary);
             }
         }
@@ -193,7 +236,9 @@ impl Tally {
             }
         }
         if self.protected {
-            text.push_str("They ran in an idle group: the kernel gave them only what nobody else wanted.\n");
+            text.push_str(
+                "They ran in an idle group: the kernel gave them only what nobody else wanted.\n",
+            );
         }
         if done == 0 {
             text.push_str(&format!("No pilot was done: {}\n", self.reason));
@@ -202,6 +247,10 @@ impl Tally {
     }
 
     fn exit(&self) -> Exit {
-        if self.counts.get("done").is_some_and(|done| *done > 0) { Exit::Done } else { Exit::Failed }
+        if self.counts.get("done").is_some_and(|done| *done > 0) {
+            Exit::Done
+        } else {
+            Exit::Failed
+        }
     }
 }

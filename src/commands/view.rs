@@ -55,9 +55,15 @@ pub fn render(status: &Status, now: f64, screen: &Screen) -> String {
     top.extend(bars::draw(&pen, status));
     let bottom = footer(&pen, status);
     let others = top.len() + bottom.len() + 1;
-    let room = screen.height.map_or(usize::MAX, |height| usize::from(height).saturating_sub(others));
+    let room = screen.height.map_or(usize::MAX, |height| {
+        usize::from(height).saturating_sub(others)
+    });
     let pilots = table::draw(&pen, status, room);
-    let lines = top.into_iter().chain(pilots).chain([String::new()]).chain(bottom);
+    let lines = top
+        .into_iter()
+        .chain(pilots)
+        .chain([String::new()])
+        .chain(bottom);
     lines.map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
@@ -86,7 +92,9 @@ impl Pen<'_> {
 
     fn paint(&self, ink: &str, text: &str) -> String {
         match self.colour {
-            Colour::On if !ink.is_empty() && !text.is_empty() => format!("\x1b[{ink}m{text}\x1b[0m"),
+            Colour::On if !ink.is_empty() && !text.is_empty() => {
+                format!("\x1b[{ink}m{text}\x1b[0m")
+            }
             _ => text.to_owned(),
         }
     }
@@ -100,7 +108,8 @@ impl Pen<'_> {
         let Some((at, now)) = zoned(epoch).zip(zoned(self.now)) else {
             return "an unknown time".to_owned();
         };
-        let days = |a: &Zoned, b: &Zoned| a.date().until(b.date()).map_or(999, |span| span.get_days());
+        let days =
+            |a: &Zoned, b: &Zoned| a.date().until(b.date()).map_or(999, |span| span.get_days());
         let format = match days(&now, &at) {
             0 => "%H:%M",
             -6..=6 => "%a %H:%M",
@@ -134,7 +143,11 @@ impl Pen<'_> {
         for word in text.split_whitespace() {
             // A word longer than a line is cut into pieces.
             let letters: Vec<char> = word.chars().collect();
-            words.extend(letters.chunks(self.width - indent).map(|piece| (String::from_iter(piece), piece.len())));
+            words.extend(
+                letters
+                    .chunks(self.width - indent)
+                    .map(|piece| (String::from_iter(piece), piece.len())),
+            );
         }
         self.flow(words, " ", indent)
     }
@@ -143,14 +156,24 @@ impl Pen<'_> {
     fn labelled(&self, label: &str, ink: &str, text: &str) -> Vec<String> {
         let label = self.paint(ink::FAINT, &format!("{label:<LABEL$}"));
         let lines = self.wrap(text, LABEL).into_iter().enumerate();
-        let before = |number| if number == 0 { label.clone() } else { " ".repeat(LABEL) };
-        lines.map(|(number, line)| before(number) + &self.paint(ink, &line)).collect()
+        let before = |number| {
+            if number == 0 {
+                label.clone()
+            } else {
+                " ".repeat(LABEL)
+            }
+        };
+        lines
+            .map(|(number, line)| before(number) + &self.paint(ink, &line))
+            .collect()
     }
 
     /// Text from the left, wrapped a little to the right.
     fn told(&self, ink: &str, text: &str) -> Vec<String> {
         let lines = self.wrap(text, 2).into_iter().enumerate();
-        lines.map(|(number, line)| " ".repeat(2 * number.min(1)) + &self.paint(ink, &line)).collect()
+        lines
+            .map(|(number, line)| " ".repeat(2 * number.min(1)) + &self.paint(ink, &line))
+            .collect()
     }
 }
 
@@ -160,15 +183,22 @@ fn headline(pen: &Pen, status: &Status) -> Vec<String> {
     if let Some(drain) = &status.drain {
         lines.extend(pen.told(ink::CAREFUL, &drain_text(pen, drain)));
     }
-    if let Some(snooze) = status.snooze.as_ref().filter(|snooze| snooze.until > pen.now) {
+    if let Some(snooze) = status
+        .snooze
+        .as_ref()
+        .filter(|snooze| snooze.until > pen.now)
+    {
         let (until, left) = (pen.clock(snooze.until), rough(snooze.until - pen.now));
-        lines.extend(
-            pen.told(ink::CAREFUL, &format!("Snoozing until {until} ({left} left). To go on: plancton resume")),
-        );
+        lines.extend(pen.told(
+            ink::CAREFUL,
+            &format!("Snoozing until {until} ({left} left). To go on: plancton resume"),
+        ));
     }
     if status.is_stale(pen.now) {
         let (pid, since) = (status.pid, pen.clock(status.tick));
-        let text = format!("The daemon (pid {pid}) does not answer since {since}; this is what it said last.");
+        let text = format!(
+            "The daemon (pid {pid}) does not answer since {since}; this is what it said last."
+        );
         lines.extend(pen.told(ink::BAD, &text));
     }
     lines.extend(state(pen, status));
@@ -178,7 +208,10 @@ fn headline(pen: &Pen, status: &Status) -> Vec<String> {
 fn drain_text(pen: &Pen, drain: &Drain) -> String {
     let mut text = format!("Draining since {}", pen.clock(drain.since));
     if let Some(by) = drain.by {
-        text.push_str(&format!(", what still runs at {} is stopped", pen.clock(by)));
+        text.push_str(&format!(
+            ", what still runs at {} is stopped",
+            pen.clock(by)
+        ));
     }
     if drain.stop {
         text.push_str(", the daemon ends after the last pilot");
@@ -195,9 +228,16 @@ fn state(pen: &Pen, status: &Status) -> Vec<String> {
         State::Waiting => ("○", ink::PLAIN),
     };
     // A green light beside a silent daemon would mislead.
-    let ink = if status.is_stale(pen.now) { ink::FAINT } else { ink };
+    let ink = if status.is_stale(pen.now) {
+        ink::FAINT
+    } else {
+        ink
+    };
     let name = status.state.name();
-    let mut lines = pen.told(ink::PLAIN, &format!("{mark} {name} {}", clean(&status.reason.text)));
+    let mut lines = pen.told(
+        ink::PLAIN,
+        &format!("{mark} {name} {}", clean(&status.reason.text)),
+    );
     if let Some(first) = lines.first_mut() {
         let painted = format!("{} {} ", pen.paint(ink, mark), pen.paint(ink::STRONG, name));
         *first = first.replacen(&format!("{mark} {name}"), &painted, 1);
@@ -209,8 +249,15 @@ fn state(pen: &Pen, status: &Status) -> Vec<String> {
 fn footer(pen: &Pen, status: &Status) -> Vec<String> {
     let mut rows = Vec::new();
     if status.others.pilots > 0 {
-        let (count, cpus) = (counted(status.others.pilots.into(), "pilot", "pilots"), number(status.others.cpus));
-        rows.push(("Others", ink::PLAIN, format!("{count} of other instances on this engine, {cpus} cores")));
+        let (count, cpus) = (
+            counted(status.others.pilots.into(), "pilot", "pilots"),
+            number(status.others.cpus),
+        );
+        rows.push((
+            "Others",
+            ink::PLAIN,
+            format!("{count} of other instances on this engine, {cpus} cores"),
+        ));
     }
     let (word, ink) = match status.protection.level.as_str() {
         "verified" => ("verified", ink::PLAIN),
@@ -218,38 +265,85 @@ fn footer(pen: &Pen, status: &Status) -> Vec<String> {
         _ => ("none", ink::CAREFUL),
     };
     let text = Some(clean(&status.protection.text)).filter(|text| !text.is_empty());
-    rows.push(("Protection", ink, text.map_or(word.to_owned(), |text| format!("{word}: {text}"))));
+    rows.push((
+        "Protection",
+        ink,
+        text.map_or(word.to_owned(), |text| format!("{word}: {text}")),
+    ));
     let engine = &status.engine;
     let [name, version, api, socket] =
         [&engine.name, &engine.version, &engine.api, &engine.socket].map(|text| clean(text));
     rows.push(match (version.is_empty(), socket.is_empty()) {
         (true, true) => ("Engine", ink::CAREFUL, "not reached".to_owned()),
         (true, false) => ("Engine", ink::CAREFUL, format!("{socket} does not answer")),
-        _ => ("Engine", ink::PLAIN, format!("{name} {version}, API {api}, {socket}")),
+        _ => (
+            "Engine",
+            ink::PLAIN,
+            format!("{name} {version}, API {api}, {socket}"),
+        ),
     });
     if let Some(pull) = &status.pull {
-        let known = if pull.total > 0 { format!(" of {}", Bytes(pull.total)) } else { String::new() };
-        rows.push(("Pulling", ink::PLAIN, format!("{}: {}{known}", clean(&pull.image), Bytes(pull.bytes))));
+        let known = if pull.total > 0 {
+            format!(" of {}", Bytes(pull.total))
+        } else {
+            String::new()
+        };
+        rows.push((
+            "Pulling",
+            ink::PLAIN,
+            format!("{}: {}{known}", clean(&pull.image), Bytes(pull.bytes)),
+        ));
     }
     if let Some(remote) = &status.remote {
-        let seen = |at: f64| if at > 0.0 { format!("{} ago", rough(pen.now - at)) } else { "never".to_owned() };
-        let hash = if remote.hash.is_empty() { "nothing of it in force".to_owned() } else { clean(&remote.hash) };
+        let seen = |at: f64| {
+            if at > 0.0 {
+                format!("{} ago", rough(pen.now - at))
+            } else {
+                "never".to_owned()
+            }
+        };
+        let hash = if remote.hash.is_empty() {
+            "nothing of it in force".to_owned()
+        } else {
+            clean(&remote.hash)
+        };
         let (changed, looked) = (seen(remote.changed), seen(remote.looked));
-        let text = format!("{}: {hash}, changed {changed}, looked at {looked}", clean(&remote.url));
+        let text = format!(
+            "{}: {hash}, changed {changed}, looked at {looked}",
+            clean(&remote.url)
+        );
         rows.push(("Joined", ink::PLAIN, text));
     }
     if let Some(disk) = status.disk.as_ref().filter(|disk| disk.free < disk.reserve) {
         let (free, reserve) = (Bytes(disk.free), Bytes(disk.reserve));
-        rows.push(("Disk", ink::CAREFUL, format!("{free} free, less than the reserve of {reserve}")));
+        rows.push((
+            "Disk",
+            ink::CAREFUL,
+            format!("{free} free, less than the reserve of {reserve}"),
+        ));
     }
-    let up = if status.since > 0.0 { format!(", up {}", rough(pen.now - status.since)) } else { String::new() };
+    let up = if status.since > 0.0 {
+        format!(", up {}", rough(pen.now - status.since))
+    } else {
+        String::new()
+    };
     let (version, pid, instance) = (clean(&status.version), status.pid, clean(&status.instance));
-    rows.push(("Daemon", ink::PLAIN, format!("{version}, pid {pid}, instance {instance}{up}")));
+    rows.push((
+        "Daemon",
+        ink::PLAIN,
+        format!("{version}, pid {pid}, instance {instance}{up}"),
+    ));
     rows.extend(counts(status).map(|text| ("So far", ink::PLAIN, text)));
     for (index, problem) in status.problems.iter().enumerate() {
-        rows.push((if index == 0 { "Problems" } else { "" }, ink::CAREFUL, format!("! {}", clean(problem))));
+        rows.push((
+            if index == 0 { "Problems" } else { "" },
+            ink::CAREFUL,
+            format!("! {}", clean(problem)),
+        ));
     }
-    rows.iter().flat_map(|(label, ink, text)| pen.labelled(label, ink, text)).collect()
+    rows.iter()
+        .flat_map(|(label, ink, text)| pen.labelled(label, ink, text))
+        .collect()
 }
 
 fn counted(count: u64, one: &str, several: &str) -> String {
@@ -259,9 +353,16 @@ fn counted(count: u64, one: &str, several: &str) -> String {
 /// `132 launches: 120 done, 3 failed`
 fn counts(status: &Status) -> Option<String> {
     let launches = status.counts.get("launches").copied().unwrap_or(0);
-    let mut ends: Vec<_> = status.counts.iter().filter(|(kind, count)| *kind != "launches" && **count > 0).collect();
+    let mut ends: Vec<_> = status
+        .counts
+        .iter()
+        .filter(|(kind, count)| *kind != "launches" && **count > 0)
+        .collect();
     ends.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-    let ends: Vec<String> = ends.iter().map(|(kind, count)| format!("{count} {}", clean(kind))).collect();
+    let ends: Vec<String> = ends
+        .iter()
+        .map(|(kind, count)| format!("{count} {}", clean(kind)))
+        .collect();
     let launched = counted(launches, "launch", "launches");
     match (launches, ends.join(", ")) {
         (0, ends) if ends.is_empty() => None,
@@ -274,7 +375,10 @@ fn counts(status: &Status) -> Option<String> {
 pub fn clean(text: &str) -> String {
     let shown = |c: char| match c {
         '\n' | '\t' => Some(' '),
-        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => None,
+        '\u{200b}'..='\u{200f}'
+        | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}'
+        | '\u{feff}' => None,
         c => (!c.is_control()).then_some(c),
     };
     text.chars().filter_map(shown).collect()
@@ -287,7 +391,11 @@ fn number(value: f64) -> String {
     }
     let text = format!("{value:.1}");
     let text = text.strip_suffix(".0").unwrap_or(&text);
-    if text == "-0" { "0".to_owned() } else { text.to_owned() }
+    if text == "-0" {
+        "0".to_owned()
+    } else {
+        text.to_owned()
+    }
 }
 
 fn rough(seconds: f64) -> String {

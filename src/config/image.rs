@@ -17,25 +17,38 @@ pub struct ImageRef {
 impl ImageRef {
     pub fn parse(text: &str) -> Result<ImageRef, String> {
         let (rest, digest) = split_at_sign(text, text.find('@'));
-        let colon = rest.rfind(':').filter(|colon| Some(*colon) > rest.rfind('/'));
+        let colon = rest
+            .rfind(':')
+            .filter(|colon| Some(*colon) > rest.rfind('/'));
         let (name, tag) = split_at_sign(rest, colon);
         let (_, path) = split_registry(name);
         let good = [
-            (!name.is_empty(), "no name; write [registry[:port]/]path[:tag]"),
+            (
+                !name.is_empty(),
+                "no name; write [registry[:port]/]path[:tag]",
+            ),
             (!name.contains("://"), "a scheme; leave out all up to ://"),
             (
                 path.split('/').all(component_is_valid) && name.len() <= 255,
                 "a bad name; write lower-case letters and digits, with '.', '_' or '-' between them",
             ),
-            (tag.is_none_or(tag_is_valid), "a bad tag; write up to 128 letters, digits, '_', '.' or '-'"),
-            (digest.is_none_or(digest_is_valid), "a bad digest; write sha256: and 64 hexadecimal digits"),
+            (
+                tag.is_none_or(tag_is_valid),
+                "a bad tag; write up to 128 letters, digits, '_', '.' or '-'",
+            ),
+            (
+                digest.is_none_or(digest_is_valid),
+                "a bad digest; write sha256: and 64 hexadecimal digits",
+            ),
         ];
         if let Some((_, why)) = good.iter().find(|(good, _)| !good) {
             return Err(format!("image '{text}' has {why}"));
         }
         Ok(ImageRef {
             name: name.to_owned(),
-            tag: tag.or(digest.is_none().then_some("latest")).map(str::to_owned),
+            tag: tag
+                .or(digest.is_none().then_some("latest"))
+                .map(str::to_owned),
             digest: digest.map(str::to_owned),
         })
     }
@@ -56,14 +69,17 @@ impl fmt::Display for ImageRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)?;
         self.tag.iter().try_for_each(|tag| write!(f, ":{tag}"))?;
-        self.digest.iter().try_for_each(|digest| write!(f, "@{digest}"))
+        self.digest
+            .iter()
+            .try_for_each(|digest| write!(f, "@{digest}"))
     }
 }
 
 /// The first part is a registry when a path could not look like it: so engines decide. They also judge it.
 fn split_registry(name: &str) -> (Option<&str>, &str) {
-    let is_registry =
-        |first: &str| first == "localhost" || first.contains(|c: char| ".:".contains(c) || c.is_ascii_uppercase());
+    let is_registry = |first: &str| {
+        first == "localhost" || first.contains(|c: char| ".:".contains(c) || c.is_ascii_uppercase())
+    };
     match name.split_once('/') {
         Some((first, path)) if is_registry(first) => (Some(first), path),
         _ => (None, name),
@@ -92,7 +108,8 @@ fn tag_is_valid(text: &str) -> bool {
 
 fn digest_is_valid(text: &str) -> bool {
     let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-    text.strip_prefix("sha256:").is_some_and(|hex| hex.len() == 64 && hex.bytes().all(digit))
+    text.strip_prefix("sha256:")
+        .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(digit))
 }
 
 #[cfg(test)]
@@ -101,7 +118,12 @@ mod tests {
 
     const SHA: &str = "sha256:0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a";
 
-    type Good = (&'static str, &'static str, Option<&'static str>, &'static str);
+    type Good = (
+        &'static str,
+        &'static str,
+        Option<&'static str>,
+        &'static str,
+    );
 
     /// Without a digest: what is written, the name, the tag, the whole.
     #[rustfmt::skip]
@@ -122,7 +144,11 @@ mod tests {
     fn good_references() {
         for (text, name, tag, full) in GOOD {
             let image = ImageRef::parse(text).unwrap();
-            assert_eq!((image.name.as_str(), image.tag.as_deref()), (name, tag), "{text}");
+            assert_eq!(
+                (image.name.as_str(), image.tag.as_deref()),
+                (name, tag),
+                "{text}"
+            );
             assert_eq!(image.to_string(), full, "{text}");
             assert_eq!(image.pull_tag(), tag.unwrap(), "{text}");
             assert_eq!(ImageRef::parse(full), Ok(image), "{full}");
@@ -139,17 +165,32 @@ mod tests {
             ("registry.example.org/a", "registry.example.org"),
             ("HOST/a", "HOST"),
         ] {
-            assert_eq!(ImageRef::parse(text).unwrap().registry(), registry, "{text}");
+            assert_eq!(
+                ImageRef::parse(text).unwrap().registry(),
+                registry,
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn digests() {
         for (name, tag) in [("host/a", None), ("h:1/a", Some("t")), ("a", None)] {
-            let text = format!("{name}{}@{SHA}", tag.map(|t| format!(":{t}")).unwrap_or_default());
+            let text = format!(
+                "{name}{}@{SHA}",
+                tag.map(|t| format!(":{t}")).unwrap_or_default()
+            );
             let image = ImageRef::parse(&text).unwrap();
-            assert_eq!((image.name.as_str(), image.tag.as_deref()), (name, tag), "{text}");
-            assert_eq!((image.digest.as_deref(), image.pull_tag()), (Some(SHA), SHA), "{text}");
+            assert_eq!(
+                (image.name.as_str(), image.tag.as_deref()),
+                (name, tag),
+                "{text}"
+            );
+            assert_eq!(
+                (image.digest.as_deref(), image.pull_tag()),
+                (Some(SHA), SHA),
+                "{text}"
+            );
             assert_eq!(image.to_string(), text);
         }
     }

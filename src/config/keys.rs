@@ -3,7 +3,9 @@
 
 use super::mounts::{Device, Handed, Mount, Tmpfs, absolute};
 use super::sink::split_url;
-use super::values::{Auto, Image, MissingLimits, OnBattery, Read, Secret, Toml, Value, WhenBusy, wrong};
+use super::values::{
+    Auto, Image, MissingLimits, OnBattery, Read, Secret, Toml, Value, WhenBusy, wrong,
+};
 use crate::units::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -129,7 +131,7 @@ section! {
 
 section! {
     /// One class of pilots; the default is the built-in pilot.
-    Pilot {
+    PilotClass {
         "name" name: String = "builtin".to_owned(), label;
         "image" image: Image = Image::Builtin;
         /// 0: never.
@@ -149,7 +151,7 @@ section! {
         "stop-grace" stop_grace: Duration = 10 * SECOND, |v| within(v, Duration::ZERO, 10 * MINUTE);
         "no-work-exit" no_work_exit: Vec<u32> = vec![75];
         /// A pilot that is done sooner had no work.
-        "fizzle" fizzle: Duration = SECOND;
+        "min-runtime" min_runtime: Duration = SECOND;
         "no-work-pause" no_work_pause: Duration = 5 * MINUTE;
         "weight" weight: u32 = 1, |v| within(v, 1, 1_000);
         /// 0: as many as fit.
@@ -172,10 +174,12 @@ section! {
     }
 }
 
-impl Pilot {
+impl PilotClass {
     /// Key by key, as it is written.
-    pub fn is_configured_as(&self, other: &Pilot) -> bool {
-        Self::KEYS.iter().all(|key| self.write(key) == other.write(key))
+    pub fn is_configured_as(&self, other: &PilotClass) -> bool {
+        Self::KEYS
+            .iter()
+            .all(|key| self.write(key) == other.write(key))
     }
 
     /// Whether its image can become another one under the same name.
@@ -186,7 +190,11 @@ impl Pilot {
     /// Seconds between two looks for a newer image; infinite: only when asked to.
     pub fn refresh_seconds(&self) -> f64 {
         let never = self.image_refresh.is_zero() || !self.image_archive.is_empty();
-        if never { f64::INFINITY } else { self.image_refresh.as_secs_f64() }
+        if never {
+            f64::INFINITY
+        } else {
+            self.image_refresh.as_secs_f64()
+        }
     }
 }
 
@@ -242,19 +250,30 @@ fn within<T: Value + PartialOrd>(value: &T, low: T, high: T) -> Result<(), Strin
     if *value >= low && *value <= high {
         return Ok(());
     }
-    Err(format!("{} is out of range; write a value from {} to {}", value.write(), low.write(), high.write()))
+    Err(format!(
+        "{} is out of range; write a value from {} to {}",
+        value.write(),
+        low.write(),
+        high.write()
+    ))
 }
 
 fn at_least<T: Value + PartialOrd>(value: &T, low: T) -> Result<(), String> {
     match *value >= low {
         true => Ok(()),
-        false => Err(format!("{} is too little; write {} or more", value.write(), low.write())),
+        false => Err(format!(
+            "{} is too little; write {} or more",
+            value.write(),
+            low.write()
+        )),
     }
 }
 
 fn cores(cpus: &Auto<f64>, low: f64) -> Result<(), String> {
     match cpus {
-        Auto::Fixed(number) => within(number, low, MOST_CPUS).map_err(|text| text + ", or \"auto\""),
+        Auto::Fixed(number) => {
+            within(number, low, MOST_CPUS).map_err(|text| text + ", or \"auto\"")
+        }
         Auto::Auto => Ok(()),
     }
 }
@@ -262,13 +281,22 @@ fn cores(cpus: &Auto<f64>, low: f64) -> Result<(), String> {
 /// A Linux CPU list such as `4-7,9`, sorted and without repetitions; empty for an empty text.
 pub fn parse_cpuset(text: &str) -> Result<Vec<u32>, String> {
     const MOST: u32 = 8_191;
-    let number = |digits: &str| digits.parse::<u32>().ok().filter(|n| *n <= MOST && !digits.starts_with('+'));
+    let number = |digits: &str| {
+        digits
+            .parse::<u32>()
+            .ok()
+            .filter(|n| *n <= MOST && !digits.starts_with('+'))
+    };
     let range = |part: &str| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         let range = number(first)?..=number(last)?;
         (!range.is_empty()).then_some(range)
     };
-    let ranges: Option<Vec<_>> = text.split(',').filter(|_| !text.is_empty()).map(range).collect();
+    let ranges: Option<Vec<_>> = text
+        .split(',')
+        .filter(|_| !text.is_empty())
+        .map(range)
+        .collect();
     let cpus: Option<BTreeSet<u32>> = ranges.map(|ranges| ranges.into_iter().flatten().collect());
     cpus.map(Vec::from_iter).ok_or_else(|| {
         format!("'{text}' is not a list of CPU numbers up to {MOST}; write one such as \"4-7,9\", or \"\" for any")
@@ -277,16 +305,25 @@ pub fn parse_cpuset(text: &str) -> Result<Vec<u32>, String> {
 
 /// Empty, `/path` or `unix:///path`.
 fn socket_path(text: &String) -> Result<(), String> {
-    match text.is_empty() || text.strip_prefix("unix://").unwrap_or(text).starts_with('/') {
+    match text.is_empty()
+        || text
+            .strip_prefix("unix://")
+            .unwrap_or(text)
+            .starts_with('/')
+    {
         true => Ok(()),
-        false => {
-            Err(format!("'{text}' is not a Unix socket; write \"/path\" or \"unix:///path\", or \"\" to have it found"))
-        }
+        false => Err(format!(
+            "'{text}' is not a Unix socket; write \"/path\" or \"unix:///path\", or \"\" to have it found"
+        )),
     }
 }
 
 fn path_or_empty(text: &str) -> Result<(), String> {
-    if text.is_empty() { Ok(()) } else { absolute(text, text).map(drop) }
+    if text.is_empty() {
+        Ok(())
+    } else {
+        absolute(text, text).map(drop)
+    }
 }
 
 /// Names of instances and classes: they go into labels, container names and paths.
@@ -295,13 +332,17 @@ fn label(text: &String) -> Result<(), String> {
     if text.starts_with(plain) && text.len() <= 32 && text.chars().all(|c| plain(c) || c == '-') {
         return Ok(());
     }
-    Err(format!("'{text}' is not a name; write 1 to 32 of a-z, 0-9 and '-', not starting with '-'"))
+    Err(format!(
+        "'{text}' is not a name; write 1 to 32 of a-z, 0-9 and '-', not starting with '-'"
+    ))
 }
 
 /// With its folder a program would never be found.
 fn program_names(names: &[String]) -> Result<(), String> {
     match names.iter().find(|name| name.contains('/')) {
-        Some(name) => Err(format!("'{name}' is not a program's name; write it without its folder")),
+        Some(name) => Err(format!(
+            "'{name}' is not a program's name; write it without its folder"
+        )),
         None => Ok(()),
     }
 }
@@ -315,9 +356,15 @@ fn foreign_fields(fields: &serde_json::Value) -> Result<(), String> {
     let Some(fields) = fields.as_object() else {
         return Err("expects a table such as { ShmSize = 67108864 }".to_owned());
     };
-    let is_own = |name: &&String| OWN_FIELDS.split(' ').any(|own| own.eq_ignore_ascii_case(name));
+    let is_own = |name: &&String| {
+        OWN_FIELDS
+            .split(' ')
+            .any(|own| own.eq_ignore_ascii_case(name))
+    };
     match fields.keys().find(is_own) {
-        Some(name) => Err(format!("'{name}' is set by Plancton itself; use the key for it, or leave it out")),
+        Some(name) => Err(format!(
+            "'{name}' is set by Plancton itself; use the key for it, or leave it out"
+        )),
         None => Ok(()),
     }
 }

@@ -11,7 +11,7 @@ mod values;
 mod when;
 
 pub use image::ImageRef;
-pub use keys::{Allow, EngineKeys, Influx, Loop, Owner, Pilot, Share, parse_cpuset};
+pub use keys::{Allow, EngineKeys, Influx, Loop, Owner, PilotClass, Share, parse_cpuset};
 pub use mounts::{Device, Handed, Mount};
 pub use remote::{Offer, read_offer};
 pub use values::{Auto, Image, MissingLimits, OnBattery, WhenBusy};
@@ -32,7 +32,7 @@ pub struct Config {
     pub owner: Owner,
     pub when: Vec<When>,
     pub engine: EngineKeys,
-    pub pilots: Vec<Pilot>,
+    pub pilots: Vec<PilotClass>,
     pub influxdb: Vec<Influx>,
     pub allow: Allow,
     /// By what a remote configuration makes this one give less.
@@ -62,7 +62,12 @@ fn read(text: &str, file: &str) -> Result<(Config, Vec<&'static str>), Vec<Strin
     // Line, whether it is about the meaning, column, text: sorted as such.
     let syntax = errors.iter().map(|error| {
         let (line, column) = place(text, error.span().map_or(0, |span| span.start));
-        (line, false, column, format!("not valid TOML: {}", error.message()))
+        (
+            line,
+            false,
+            column,
+            format!("not valid TOML: {}", error.message()),
+        )
     });
     let meaning = wrong.into_iter().map(|Wrong { at, text: what }| {
         let (line, column) = place(text, at);
@@ -77,7 +82,10 @@ fn read(text: &str, file: &str) -> Result<(Config, Vec<&'static str>), Vec<Strin
     }
     // A value is shown in its problem; it must not break the line or the terminal.
     let shown = |what: &str| what.replace(char::is_control, " ");
-    Err(problems.iter().map(|(line, _, column, what)| format!("{file}:{line}:{column}: {}", shown(what))).collect())
+    Err(problems
+        .iter()
+        .map(|(line, _, column, what)| format!("{file}:{line}:{column}: {}", shown(what)))
+        .collect())
 }
 
 /// Byte offset to line and column, both counted from 1; columns in characters.
@@ -114,11 +122,23 @@ impl Config {
         ];
         tables.extend(self.when.iter().map(|when| {
             let hours = format!("[[when]]\nhours = {}", when.hours.write());
-            table(&hours, &when.keys, |key| when.share.write(key).or_else(|| when.owner.write(key)))
+            table(&hours, &when.keys, |key| {
+                when.share.write(key).or_else(|| when.owner.write(key))
+            })
         }));
-        tables.push(table("[engine]", EngineKeys::KEYS, |key| self.engine.write(key)));
-        tables.extend(self.pilots.iter().map(|pilot| table("[[pilot]]", Pilot::KEYS, |key| pilot.write(key))));
-        tables.extend(self.influxdb.iter().map(|sink| table("[[influxdb]]", Influx::KEYS, |key| sink.write(key))));
+        tables.push(table("[engine]", EngineKeys::KEYS, |key| {
+            self.engine.write(key)
+        }));
+        tables.extend(
+            self.pilots
+                .iter()
+                .map(|pilot| table("[[pilot]]", PilotClass::KEYS, |key| pilot.write(key))),
+        );
+        tables.extend(
+            self.influxdb
+                .iter()
+                .map(|sink| table("[[influxdb]]", Influx::KEYS, |key| sink.write(key))),
+        );
         tables.push(table("[allow]", Allow::KEYS, |key| self.allow.write(key)));
         tables.join("\n")
     }

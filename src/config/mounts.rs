@@ -6,7 +6,9 @@ use crate::units::Bytes;
 use std::collections::BTreeMap;
 use std::fmt;
 
-const PROPAGATIONS: [&str; 6] = ["private", "rprivate", "slave", "rslave", "shared", "rshared"];
+const PROPAGATIONS: [&str; 6] = [
+    "private", "rprivate", "slave", "rslave", "shared", "rshared",
+];
 
 /// `/host:/container[:OPTIONS]`, read-only unless `rw` is among the options.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,12 +48,17 @@ pub struct Device {
 
 impl Mount {
     pub fn parse(text: &str) -> Result<Mount, String> {
-        let (source, rest) = text
-            .split_once(':')
-            .ok_or_else(|| format!("mount '{text}' has no path in the container; write \"/host:/container\""))?;
+        let (source, rest) = text.split_once(':').ok_or_else(|| {
+            format!("mount '{text}' has no path in the container; write \"/host:/container\"")
+        })?;
         let (target, options) = rest.split_once(':').unwrap_or((rest, "ro"));
         let (source, target) = (absolute(source, text)?, absolute(target, text)?);
-        let mut mount = Mount { source, target, read_only: true, propagation: "rprivate".to_owned() };
+        let mut mount = Mount {
+            source,
+            target,
+            read_only: true,
+            propagation: "rprivate".to_owned(),
+        };
         for option in options.split(',') {
             match option {
                 "ro" => mount.read_only = true,
@@ -82,25 +89,39 @@ impl fmt::Display for Mount {
 
 impl Tmpfs {
     pub fn parse(text: &str) -> Result<Tmpfs, String> {
-        let (target, size) = text.split_once(':').map_or((text, None), |(target, size)| (target, Some(size)));
-        Ok(Tmpfs { target: absolute(target, text)?, size: size.map(Bytes::parse).transpose()? })
+        let (target, size) = text
+            .split_once(':')
+            .map_or((text, None), |(target, size)| (target, Some(size)));
+        Ok(Tmpfs {
+            target: absolute(target, text)?,
+            size: size.map(Bytes::parse).transpose()?,
+        })
     }
 }
 
 impl fmt::Display for Tmpfs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.target)?;
-        self.size.iter().try_for_each(|size| write!(f, ":{}", exact_size(*size)))
+        self.size
+            .iter()
+            .try_for_each(|size| write!(f, ":{}", exact_size(*size)))
     }
 }
 
 impl Handed {
     pub fn from_table(table: &BTreeMap<String, String>) -> Result<Handed, String> {
-        if let Some(key) = table.keys().find(|key| !["source", "target", "mode"].contains(&key.as_str())) {
-            return Err(format!("unknown key '{key}'; a file has source, target and mode"));
+        if let Some(key) = table
+            .keys()
+            .find(|key| !["source", "target", "mode"].contains(&key.as_str()))
+        {
+            return Err(format!(
+                "unknown key '{key}'; a file has source, target and mode"
+            ));
         }
         let path = |key: &str| {
-            let text = table.get(key).ok_or_else(|| format!("a file has no {key}; write {key} = \"/path\""))?;
+            let text = table
+                .get(key)
+                .ok_or_else(|| format!("a file has no {key}; write {key} = \"/path\""))?;
             absolute(text, text)
         };
         let mode = table.get("mode").map_or("0400", String::as_str);
@@ -108,7 +129,11 @@ impl Handed {
             u32::from_str_radix(mode, 8).ok().filter(|mode| *mode <= 0o777 && *mode & 0o400 != 0).ok_or_else(|| {
                 format!("mode '{mode}' is not an octal mode that its user can read; write one such as \"0400\"")
             })?;
-        Ok(Handed { source: path("source")?, target: path("target")?, mode })
+        Ok(Handed {
+            source: path("source")?,
+            target: path("target")?,
+            mode,
+        })
     }
 }
 
@@ -117,10 +142,16 @@ impl Device {
         let (host, rest) = text.split_once(':').unwrap_or((text, text));
         let (container, permissions) = rest.split_once(':').unwrap_or((rest, "rwm"));
         if permissions.is_empty() || !permissions.chars().all(|c| "rwm".contains(c)) {
-            return Err(format!("device '{text}': permissions '{permissions}' are not some of \"rwm\""));
+            return Err(format!(
+                "device '{text}': permissions '{permissions}' are not some of \"rwm\""
+            ));
         }
         let (host, container) = (absolute(host, text)?, absolute(container, text)?);
-        Ok(Device { host, container, permissions: permissions.to_owned() })
+        Ok(Device {
+            host,
+            container,
+            permissions: permissions.to_owned(),
+        })
     }
 }
 
@@ -133,7 +164,9 @@ impl fmt::Display for Device {
 /// A path from the root without `..`; `whole` is the text it stands in.
 pub fn absolute(path: &str, whole: &str) -> Result<String, String> {
     if !path.starts_with('/') || path.split('/').any(|part| part == "..") {
-        return Err(format!("'{path}' in '{whole}' is not a path from the root; start it with '/' and leave out '..'"));
+        return Err(format!(
+            "'{path}' in '{whole}' is not a path from the root; start it with '/' and leave out '..'"
+        ));
     }
     Ok(path.to_owned())
 }
@@ -152,18 +185,31 @@ mod tests {
             ("/a:/b:rw,rshared", false, "rshared", "/a:/b:rw,rshared"),
         ] {
             let mount = Mount::parse(text).unwrap();
-            assert_eq!((mount.read_only, mount.propagation.as_str()), (read_only, propagation), "{text}");
+            assert_eq!(
+                (mount.read_only, mount.propagation.as_str()),
+                (read_only, propagation),
+                "{text}"
+            );
             assert_eq!(mount.to_string(), full, "{text}");
             assert_eq!(Mount::parse(full), Ok(mount), "{full}");
         }
         for (text, why) in [
             ("", "mount '' has no path in the container"),
-            ("/a", "mount '/a' has no path in the container; write \"/host:/container\""),
+            (
+                "/a",
+                "mount '/a' has no path in the container; write \"/host:/container\"",
+            ),
             ("a:/b", "'a' in 'a:/b' is not a path from the root"),
             ("/a:b", "'b' in '/a:b' is not a path"),
             ("/a:/b/../..", "'/b/../..' in '/a:/b/../..' is not a path"),
-            ("/a:/b:Z", "mount '/a:/b:Z': unknown option 'Z'; write ro or rw"),
-            ("/a:/b:", "mount '/a:/b:': unknown option ''; write ro or rw"),
+            (
+                "/a:/b:Z",
+                "mount '/a:/b:Z': unknown option 'Z'; write ro or rw",
+            ),
+            (
+                "/a:/b:",
+                "mount '/a:/b:': unknown option ''; write ro or rw",
+            ),
             ("/a:/b:ro:rw", "mount '/a:/b:ro:rw': unknown option 'ro:rw'"),
         ] {
             let error = Mount::parse(text).unwrap_err();
@@ -174,18 +220,43 @@ mod tests {
     #[test]
     fn handed_files() {
         let parse = |pairs: &[(&str, &str)]| {
-            Handed::from_table(&pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect())
+            Handed::from_table(
+                &pairs
+                    .iter()
+                    .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                    .collect(),
+            )
         };
         let file = parse(&[("source", "/a"), ("target", "/b")]).unwrap();
-        assert_eq!((file.source.as_str(), file.target.as_str(), file.mode), ("/a", "/b", 0o400));
-        assert_eq!(parse(&[("source", "/a"), ("target", "/b"), ("mode", "0440")]).unwrap().mode, 0o440);
+        assert_eq!(
+            (file.source.as_str(), file.target.as_str(), file.mode),
+            ("/a", "/b", 0o400)
+        );
+        assert_eq!(
+            parse(&[("source", "/a"), ("target", "/b"), ("mode", "0440")])
+                .unwrap()
+                .mode,
+            0o440
+        );
         for (pairs, why) in [
             (&[("source", "/a")][..], "a file has no target"),
             (&[("target", "/a")], "a file has no source"),
-            (&[("source", "a"), ("target", "/b")], "'a' in 'a' is not a path from the root"),
-            (&[("source", "/a"), ("target", "/b"), ("mode", "0200")], "mode '0200' is not an octal mode that its user"),
-            (&[("source", "/a"), ("target", "/b"), ("mode", "9")], "mode '9' is not"),
-            (&[("source", "/a"), ("target", "/b"), ("owner", "x")], "unknown key 'owner'"),
+            (
+                &[("source", "a"), ("target", "/b")],
+                "'a' in 'a' is not a path from the root",
+            ),
+            (
+                &[("source", "/a"), ("target", "/b"), ("mode", "0200")],
+                "mode '0200' is not an octal mode that its user",
+            ),
+            (
+                &[("source", "/a"), ("target", "/b"), ("mode", "9")],
+                "mode '9' is not",
+            ),
+            (
+                &[("source", "/a"), ("target", "/b"), ("owner", "x")],
+                "unknown key 'owner'",
+            ),
         ] {
             let error = parse(pairs).unwrap_err();
             assert!(error.starts_with(why), "{error}");
@@ -194,9 +265,16 @@ mod tests {
 
     #[test]
     fn scratch_and_devices() {
-        for (text, target, size) in [("/tmp", "/tmp", None), ("/x:64MiB", "/x", Some(Bytes(64 << 20)))] {
+        for (text, target, size) in [
+            ("/tmp", "/tmp", None),
+            ("/x:64MiB", "/x", Some(Bytes(64 << 20))),
+        ] {
             let tmpfs = Tmpfs::parse(text).unwrap();
-            assert_eq!((tmpfs.target.as_str(), tmpfs.size), (target, size), "{text}");
+            assert_eq!(
+                (tmpfs.target.as_str(), tmpfs.size),
+                (target, size),
+                "{text}"
+            );
             assert_eq!(Tmpfs::parse(&tmpfs.to_string()), Ok(tmpfs), "{text}");
         }
         for bad in ["", "tmp", "/tmp:", "/tmp:64", "/tmp:ro"] {

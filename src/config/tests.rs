@@ -99,7 +99,10 @@ fn problems_between_keys() {
     let files = pilot("user = \"nobody\"\nfiles = [{ source = \"/a\", target = \"/b\" }]");
     let no_name = "[[pilot]]\n[[pilot]]\nname = \"A\"\nimage = \"a:\"\n";
     for (text, expected) in [
-        (two.as_str(), "c:6:8: [[pilot]] \"a\" name: an earlier [[pilot]] has this name; give each its own"),
+        (
+            two.as_str(),
+            "c:6:8: [[pilot]] \"a\" name: an earlier [[pilot]] has this name; give each its own",
+        ),
         (
             files.as_str(),
             "c:1:1: [[pilot]] \"a\" files: copies belong to the pilot's user, so write user as numbers, \"UID:GID\"",
@@ -142,8 +145,14 @@ fn syntax_errors_beside_other_problems() {
         ),
         ("[loop]\n[loop]\n", "c:2:2: not valid TOML: duplicate key"),
         // What is missing may stand in the line that was not understood.
-        ("[[pilot]]\nname \"a\"\n", "c:2:6: not valid TOML: key with no value, expected `=`"),
-        ("ä = \"ö\" x", "c:1:1: not valid TOML: invalid unquoted key, expected letters, numbers, `-`, `_`"),
+        (
+            "[[pilot]]\nname \"a\"\n",
+            "c:2:6: not valid TOML: key with no value, expected `=`",
+        ),
+        (
+            "ä = \"ö\" x",
+            "c:1:1: not valid TOML: invalid unquoted key, expected letters, numbers, `-`, `_`",
+        ),
         (
             "[share]\n\"\\u001b\" = 1",
             "c:2:1: unknown key ' ' in [share]; 'plancton config --default' explains all there are",
@@ -162,14 +171,21 @@ fn the_nearest_key() {
         ("CPUs", None),
         ("wallpaper", None),
     ] {
-        assert_eq!(crate::cli::nearest(name, Share::KEYS.iter().copied()), expected, "{name}");
+        assert_eq!(
+            crate::cli::nearest(name, Share::KEYS.iter().copied()),
+            expected,
+            "{name}"
+        );
     }
 }
 
 #[test]
 fn columns_count_characters() {
     let text = pilot("env = { N = \"äöü\", M = 1 }");
-    assert_eq!(problems(&text), ["c:4:24: [[pilot]] \"a\" env: expects a string such as \"abc\", found integer 1"]);
+    assert_eq!(
+        problems(&text),
+        ["c:4:24: [[pilot]] \"a\" env: expects a string such as \"abc\", found integer 1"]
+    );
 }
 
 #[test]
@@ -202,7 +218,11 @@ fn sockets() {
         assert_eq!(config.engine.socket, good);
     }
     for bad in ["x.sock", "unix://", "unix://x", "tcp://h:1", "unix:/x"] {
-        assert_eq!(problems(&format!("[engine]\nsocket = \"{bad}\"")).len(), 1, "{bad}");
+        assert_eq!(
+            problems(&format!("[engine]\nsocket = \"{bad}\"")).len(),
+            1,
+            "{bad}"
+        );
     }
 }
 
@@ -251,7 +271,7 @@ fn values_arrive() {
     assert_eq!(config.loop_.interval, Duration::from_secs(90));
     assert_eq!(config.share.cpus, Auto::Fixed(6.5));
     assert_eq!(config.owner.when_busy, WhenBusy::Pause);
-    assert_eq!(config.pilots[1], Pilot::default());
+    assert_eq!(config.pilots[1], PilotClass::default());
     let pilot = &config.pilots[0];
     assert_eq!(pilot.image.to_string(), "localhost:5000/a/b:latest");
     assert_eq!(pilot.memory, Bytes((1 << 30) + 1));
@@ -272,7 +292,9 @@ fn written_and_read_back() {
     }
     let written = Config::default().to_toml();
     assert!(
-        written.starts_with("[loop]\ninterval = \"10s\"\nlaunches-per-tick = 4\n\n[share]\ncpus = \"auto\"\n"),
+        written.starts_with(
+            "[loop]\ninterval = \"10s\"\nlaunches-per-tick = 4\n\n[share]\ncpus = \"auto\"\n"
+        ),
         "{written}"
     );
 }
@@ -282,15 +304,54 @@ fn later_hours_win_key_by_key() {
     let config = parse(FULL, "c").unwrap();
     let (mon, fri, sat) = (0, 4, 5);
     for (weekday, minute, max_pilots, cpus, on_battery, last) in [
-        (mon, 8 * 60, Auto::Auto, Auto::Fixed(6.5), OnBattery::Pause, None),
-        (mon, 9 * 60, Auto::Fixed(1), Auto::Auto, OnBattery::Stop, Some(0)),
-        (fri, 23 * 60, Auto::Fixed(2), Auto::Fixed(6.5), OnBattery::Pause, Some(1)),
-        (sat, 5 * 60, Auto::Fixed(2), Auto::Auto, OnBattery::Stop, Some(1)),
-        (sat, 7 * 60, Auto::Fixed(1), Auto::Auto, OnBattery::Stop, Some(0)),
+        (
+            mon,
+            8 * 60,
+            Auto::Auto,
+            Auto::Fixed(6.5),
+            OnBattery::Pause,
+            None,
+        ),
+        (
+            mon,
+            9 * 60,
+            Auto::Fixed(1),
+            Auto::Auto,
+            OnBattery::Stop,
+            Some(0),
+        ),
+        (
+            fri,
+            23 * 60,
+            Auto::Fixed(2),
+            Auto::Fixed(6.5),
+            OnBattery::Pause,
+            Some(1),
+        ),
+        (
+            sat,
+            5 * 60,
+            Auto::Fixed(2),
+            Auto::Auto,
+            OnBattery::Stop,
+            Some(1),
+        ),
+        (
+            sat,
+            7 * 60,
+            Auto::Fixed(1),
+            Auto::Auto,
+            OnBattery::Stop,
+            Some(0),
+        ),
     ] {
         let (share, owner, index) = config.effective(weekday, minute);
         let found = (share.max_pilots, share.cpus, owner.on_battery, index);
-        assert_eq!(found, (max_pilots, cpus, on_battery, last), "{weekday} {minute}");
+        assert_eq!(
+            found,
+            (max_pilots, cpus, on_battery, last),
+            "{weekday} {minute}"
+        );
         assert_eq!(share.cpuset, "4-7,9");
     }
 }
@@ -304,7 +365,9 @@ fn uncommented() -> String {
     };
     let mut text = String::new();
     for line in DEFAULT_TEXT.lines() {
-        let bare = line.strip_prefix("# ").filter(|bare| is_key(bare) || bare.starts_with("[["));
+        let bare = line
+            .strip_prefix("# ")
+            .filter(|bare| is_key(bare) || bare.starts_with("[["));
         text.push_str(bare.unwrap_or(line));
         text.push('\n');
     }
@@ -316,12 +379,18 @@ fn shipped_text_is_in_step_with_the_code() {
     assert_eq!(parse(DEFAULT_TEXT, "conf"), Ok(Config::default()));
     let text = uncommented();
     let mut config = parse(&text, "conf").unwrap();
-    assert_eq!(std::mem::take(&mut config.pilots), [Pilot::default()]);
+    assert_eq!(std::mem::take(&mut config.pilots), [PilotClass::default()]);
     // One of two keys is required; it has no default.
-    let sink = Influx { database: "plancton".to_owned(), ..Influx::default() };
+    let sink = Influx {
+        database: "plancton".to_owned(),
+        ..Influx::default()
+    };
     assert_eq!(std::mem::take(&mut config.influxdb), [sink]);
     let whens = std::mem::take(&mut config.when);
-    assert_eq!((whens.len(), whens[0].keys.as_slice()), (1, ["max-pilots", "on-battery"].as_slice()));
+    assert_eq!(
+        (whens.len(), whens[0].keys.as_slice()),
+        (1, ["max-pilots", "on-battery"].as_slice())
+    );
     assert_eq!(config, Config::default());
 
     let document = DeTable::parse(&text).unwrap().into_inner();
@@ -330,13 +399,17 @@ fn shipped_text_is_in_step_with_the_code() {
         ("share", Share::KEYS),
         ("owner", Owner::KEYS),
         ("engine", EngineKeys::KEYS),
-        ("pilot", Pilot::KEYS),
+        ("pilot", PilotClass::KEYS),
         ("influxdb", Influx::KEYS),
         ("allow", Allow::KEYS),
     ];
     for (name, keys) in tables {
         let value = document.get(name).unwrap().get_ref();
-        let table = value.as_array().map_or(value, |list| list.iter().next().unwrap().get_ref()).as_table().unwrap();
+        let table = value
+            .as_array()
+            .map_or(value, |list| list.iter().next().unwrap().get_ref())
+            .as_table()
+            .unwrap();
         let mut expected = keys.to_vec();
         expected.sort_unstable();
         let found: Vec<&str> = table.keys().map(|key| key.get_ref().as_ref()).collect();
@@ -357,6 +430,14 @@ fn each_key_of_the_shipped_text_is_explained() {
         }
         before = line;
     }
-    let known = [Loop::KEYS, Share::KEYS, Owner::KEYS, EngineKeys::KEYS, Pilot::KEYS, Influx::KEYS, Allow::KEYS];
+    let known = [
+        Loop::KEYS,
+        Share::KEYS,
+        Owner::KEYS,
+        EngineKeys::KEYS,
+        PilotClass::KEYS,
+        Influx::KEYS,
+        Allow::KEYS,
+    ];
     assert_eq!(keys, known.concat().len());
 }

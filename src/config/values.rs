@@ -40,7 +40,10 @@ pub fn wrong(at: usize, text: String) -> Vec<Wrong> {
 
 fn refuse<T: Value>(value: &Toml<'_>) -> Vec<Wrong> {
     let found = found(value.get_ref());
-    wrong(value.span().start, format!("expects {}, found {found}", T::EXPECTS))
+    wrong(
+        value.span().start,
+        format!("expects {}, found {found}", T::EXPECTS),
+    )
 }
 
 pub fn found(value: &DeValue<'_>) -> String {
@@ -64,8 +67,14 @@ pub fn quote(text: &str) -> String {
 /// All that could be read, or all that is wrong.
 fn gather<T, C: FromIterator<T>>(parts: impl Iterator<Item = Read<T>>) -> Read<C> {
     let mut problems = Vec::new();
-    let read = parts.filter_map(|part| part.map_err(|more| problems.extend(more)).ok()).collect();
-    if problems.is_empty() { Ok(read) } else { Err(problems) }
+    let read = parts
+        .filter_map(|part| part.map_err(|more| problems.extend(more)).ok())
+        .collect();
+    if problems.is_empty() {
+        Ok(read)
+    } else {
+        Err(problems)
+    }
 }
 
 /// `Type: "what is expected", how to read (`None`: not the type of value that is expected), how to write;`
@@ -105,7 +114,10 @@ scalars! {
     Auto<u32>: "a whole number of 0 or more, or \"auto\" for as many as fit", |v| read_auto(v, parse_whole), Auto::write;
 }
 
-fn read_auto<T>(value: &DeValue<'_>, read: fn(&DeValue<'_>) -> Option<T>) -> Option<Result<Auto<T>, String>> {
+fn read_auto<T>(
+    value: &DeValue<'_>,
+    read: fn(&DeValue<'_>) -> Option<T>,
+) -> Option<Result<Auto<T>, String>> {
     match value.as_str() {
         Some("auto") => Some(Ok(Auto::Auto)),
         _ => read(value).map(|number| Ok(Auto::Fixed(number))),
@@ -199,7 +211,9 @@ impl Secret {
     /// Whatever was found instead may be the secret, so it is not repeated.
     fn read_from(value: &DeValue<'_>) -> Result<Secret, String> {
         match value.as_str() {
-            Some(SHOWN) => Err("'***' stands for a secret that is not shown; write the secret itself".to_owned()),
+            Some(SHOWN) => Err(
+                "'***' stands for a secret that is not shown; write the secret itself".to_owned(),
+            ),
             Some(text) => Ok(Secret(text.to_owned())),
             None => Err("expects a string in quotes".to_owned()),
         }
@@ -259,7 +273,11 @@ impl<T: Value> Value for Vec<T> {
 
     fn read(value: &Toml<'_>) -> Read<Self> {
         let list = value.get_ref().as_array();
-        gather(list.ok_or_else(|| refuse::<Self>(value))?.iter().map(T::read))
+        gather(
+            list.ok_or_else(|| refuse::<Self>(value))?
+                .iter()
+                .map(T::read),
+        )
     }
 
     fn write(&self) -> String {
@@ -283,7 +301,8 @@ impl<T: Value> Value for BTreeMap<String, T> {
 }
 
 impl Value for Handed {
-    const EXPECTS: &'static str = "a table such as { source = \"/a\", target = \"/b\", mode = \"0400\" }";
+    const EXPECTS: &'static str =
+        "a table such as { source = \"/a\", target = \"/b\", mode = \"0400\" }";
 
     fn read(value: &Toml<'_>) -> Read<Self> {
         if value.get_ref().as_table().is_none() {
@@ -294,12 +313,17 @@ impl Value for Handed {
 
     fn write(&self) -> String {
         let (source, target) = (quote(&self.source), quote(&self.target));
-        format!("{{ source = {source}, target = {target}, mode = \"{:04o}\" }}", self.mode)
+        format!(
+            "{{ source = {source}, target = {target}, mode = \"{:04o}\" }}",
+            self.mode
+        )
     }
 }
 
 fn write_table<'a, T: Value + 'a>(pairs: impl Iterator<Item = (&'a String, &'a T)>) -> String {
-    let pairs: Vec<String> = pairs.map(|(key, value)| format!("{} = {}", quote(key), value.write())).collect();
+    let pairs: Vec<String> = pairs
+        .map(|(key, value)| format!("{} = {}", quote(key), value.write()))
+        .collect();
     format!("{{ {} }}", pairs.join(", "))
 }
 
@@ -311,7 +335,12 @@ impl Value for Json {
         Ok(match value.get_ref() {
             DeValue::String(text) => text.as_ref().into(),
             DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
-                .map_err(|_| wrong(value.span().start, format!("{number} is too large a number")))?
+                .map_err(|_| {
+                    wrong(
+                        value.span().start,
+                        format!("{number} is too large a number"),
+                    )
+                })?
                 .into(),
             DeValue::Float(_) => f64::read(value)?.into(),
             DeValue::Boolean(flag) => (*flag).into(),

@@ -34,11 +34,21 @@ impl Hours {
             })
         };
         let windows = text.split(';').map(window).collect::<Result<_, String>>()?;
-        Ok(Hours { text: text.trim().to_owned(), windows })
+        Ok(Hours {
+            text: text.trim().to_owned(),
+            windows,
+        })
     }
 
     pub fn always() -> Hours {
-        Hours { text: "always".to_owned(), windows: vec![Window { days: 0x7f, from: 0, to: DAY_MINUTES }] }
+        Hours {
+            text: "always".to_owned(),
+            windows: vec![Window {
+                days: 0x7f,
+                from: 0,
+                to: DAY_MINUTES,
+            }],
+        }
     }
 
     /// `weekday` 0 is Monday. A window over midnight belongs to the day it starts on.
@@ -136,7 +146,11 @@ mod tests {
             ("Mon 8:00-9:30; Sat,Sun", MON, at(9, 30), false),
         ] {
             let hours = Hours::parse(text).unwrap();
-            assert_eq!(hours.contains(weekday, minute), expected, "{text} {weekday} {minute}");
+            assert_eq!(
+                hours.contains(weekday, minute),
+                expected,
+                "{text} {weekday} {minute}"
+            );
             assert_eq!(hours.to_string(), text);
         }
     }
@@ -144,7 +158,10 @@ mod tests {
     #[test]
     fn bad_windows() {
         for (text, expected) in [
-            ("", "'' is no time of the week; write days, times or both, such as \"Mon-Fri 09:00-18:00\""),
+            (
+                "",
+                "'' is no time of the week; write days, times or both, such as \"Mon-Fri 09:00-18:00\"",
+            ),
             ("Mon;", "'' is no time"),
             ("Mo-Fri", "'Mo-Fri' is no time"),
             ("Mon-", "'Mon-' is no time"),

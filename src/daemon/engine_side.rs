@@ -1,12 +1,12 @@
 //! The engine's side of the loop: greeting it, asking for the list, its events, and what holds when it does not answer.
 
-use super::{Daemon, Landed};
+use super::{Daemon, Done};
 use crate::act::group;
 use crate::cli::Exit;
 use crate::clock;
 use crate::decide::{EngineState, Observation, PilotState};
 use crate::engine::{Engine, Error, EventStream};
-use crate::flights::Lane;
+use crate::executor::Lane;
 use crate::observe::facts::{Facts, read_facts};
 use std::path::Path;
 use std::sync::Arc;
@@ -27,7 +27,11 @@ impl Daemon {
     pub(super) fn look_again_soon(&mut self, observation: &Observation) {
         let pilots = observation.pilots.as_deref().unwrap_or(&[]);
         // What other instances end can wait for the next tick.
-        let runs = |id: &str| pilots.iter().any(|p| p.own && p.id.as_str() == id && p.state == PilotState::Running);
+        let runs = |id: &str| {
+            pilots
+                .iter()
+                .any(|p| p.own && p.id.as_str() == id && p.state == PilotState::Running)
+        };
         self.ending.retain_mut(|(id, seen)| {
             *seen += 1;
             *seen <= MOST_LOOKS && runs(id)
@@ -45,7 +49,7 @@ impl Daemon {
         match events.read() {
             // A hint only: the next list tells the truth.
             Ok(seen) => {
-                self.stirred |= !seen.is_empty();
+                self.changed |= !seen.is_empty();
                 self.ending.extend(seen.into_iter().map(|id| (id, 0)));
             }
             Err(error) => {
@@ -76,9 +80,9 @@ impl Daemon {
             None => EngineState::Up,
         };
         self.told.problem("engine", None);
-        self.stirred = greeting.facts.unsupported.is_none();
+        self.changed = greeting.facts.unsupported.is_none();
         self.facts = Some(greeting.facts);
-        if !self.stirred {
+        if !self.changed {
             self.tick(None);
         }
     }
@@ -92,7 +96,7 @@ impl Daemon {
         }
         self.engine_state = EngineState::Down(error.to_string());
         self.told.problem("engine", Some(error.to_string()));
-        self.stirred = false;
+        self.changed = false;
         self.tick(None);
         if self.start.once {
             self.finished = Some(Exit::EngineUnavailable);
@@ -108,15 +112,21 @@ impl Daemon {
         }
         if let Some(asked_at) = self.asking {
             // A command that came meanwhile is at least told.
-            self.stirred = false;
-            let text = format!("no answer for {:.0} s; pilots stay as they are", now - asked_at);
+            self.changed = false;
+            let text = format!(
+                "no answer for {:.0} s; pilots stay as they are",
+                now - asked_at
+            );
             self.engine_state = EngineState::Down(text);
             self.tick(None);
             return;
         }
         let interval = self.start.config.loop_.interval.as_secs_f64();
-        (self.asking, self.next_tick, self.stirred) = (Some(now), Some(now + interval), false);
-        let known = self.facts.as_ref().is_some_and(|facts| facts.unsupported.is_none());
+        (self.asking, self.next_tick, self.changed) = (Some(now), Some(now + interval), false);
+        let known = self
+            .facts
+            .as_ref()
+            .is_some_and(|facts| facts.unsupported.is_none());
         if known && self.events.is_some() && self.lister.is_ready() {
             if let Err(error) = self.lister.ask() {
                 self.engine_failed(&error);
@@ -126,14 +136,26 @@ impl Daemon {
         let engine = Arc::clone(&self.hands.engine);
         let (root, limit, dry_run) = (self.root.clone(), self.memory_limit(), self.start.dry_run);
         let is_root = rustix::process::geteuid().is_root();
-        self.flights.go(Lane::Look, move || Landed::Greeted(Box::new(greet(&engine, &root, is_root, limit, dry_run))));
+        self.executor.go(Lane::Look, move || {
+            Done::Greeted(Box::new(greet(&engine, &root, is_root, limit, dry_run)))
+        });
     }
 }
 
-fn greet(engine: &Engine, root: &Path, is_root: bool, limit: Option<u64>, dry_run: bool) -> Result<Greeting, Error> {
+fn greet(
+    engine: &Engine,
+    root: &Path,
+    is_root: bool,
+    limit: Option<u64>,
+    dry_run: bool,
+) -> Result<Greeting, Error> {
     let facts = read_facts(engine, root, is_root)?;
     let ours = facts.layout.filter(|_| facts.parent.is_ok() && !dry_run);
     let prepared = ours.map_or(Ok(()), |layout| group::prepare(root, layout, limit));
     let events = EventStream::open(engine);
-    Ok(Greeting { facts, events, prepared })
+    Ok(Greeting {
+        facts,
+        events,
+        prepared,
+    })
 }

@@ -4,7 +4,7 @@
 use super::ends::{self, EndKind};
 use super::memory::Memory;
 use super::{Ended, Observation, Pilot, PilotState};
-use crate::config::{Config, Pilot as Class};
+use crate::config::{Config, PilotClass};
 use crate::units::{Moment, PilotId};
 use std::collections::BTreeSet;
 
@@ -58,7 +58,7 @@ pub(super) struct ClassMemory {
     pub refreshing: bool,
     pub refresh_failures: u32,
     /// Pilots that were gone at once, and of which it is not known yet how they ended.
-    pub fizzled: BTreeSet<PilotId>,
+    pub ended_early: BTreeSet<PilotId>,
 }
 
 impl ClassMemory {
@@ -81,7 +81,11 @@ impl ClassMemory {
 
     /// It has run for long enough.
     pub fn is_proof(&self, pilot: &Pilot, now: Moment) -> bool {
-        let lived = if self.went_wrong() { now.epoch - pilot.created >= LIVES } else { now.boot >= self.proves_at };
+        let lived = if self.went_wrong() {
+            now.epoch - pilot.created >= LIVES
+        } else {
+            now.boot >= self.proves_at
+        };
         pilot.state == PilotState::Running && lived && self.is_probe(pilot)
     }
 
@@ -108,23 +112,47 @@ impl Memory {
     /// What was given long ago does not count any more, and a class that is new or was away does not get everything first.
     pub(super) fn age_served(&mut self, config: &Config, elapsed: f64) {
         let kept = (-elapsed / FAIR_OVER).exp();
-        self.classes.values_mut().for_each(|class| class.served *= kept);
-        let share = |class: &crate::config::Pilot| {
-            Some(self.classes.get(&class.name)?.served / f64::from(class.weight)).filter(|served| *served > 0.0)
+        self.classes
+            .values_mut()
+            .for_each(|class| class.served *= kept);
+        let share = |class: &crate::config::PilotClass| {
+            Some(self.classes.get(&class.name)?.served / f64::from(class.weight))
+                .filter(|served| *served > 0.0)
         };
-        let least = config.pilots.iter().filter_map(share).fold(f64::INFINITY, f64::min);
+        let least = config
+            .pilots
+            .iter()
+            .filter_map(share)
+            .fold(f64::INFINITY, f64::min);
         for class in config.pilots.iter().filter(|_| least.is_finite()) {
             let served = least * f64::from(class.weight);
-            self.classes.entry(class.name.clone()).or_insert_with(|| ClassMemory { served, ..ClassMemory::default() });
+            self.classes
+                .entry(class.name.clone())
+                .or_insert_with(|| ClassMemory {
+                    served,
+                    ..ClassMemory::default()
+                });
         }
     }
 
     /// What is configured otherwise now is new, whatever was learned of it before.
     pub fn forget_changed(&mut self, before: &Config, after: &Config, epoch: f64) {
-        let is_new = |class: &&Class| !before.pilots.iter().any(|known| class.is_configured_as(known));
+        let is_new = |class: &&PilotClass| {
+            !before
+                .pilots
+                .iter()
+                .any(|known| class.is_configured_as(known))
+        };
         for class in after.pilots.iter().filter(is_new) {
-            let Some(memory) = self.classes.get_mut(&class.name) else { continue };
-            (memory.failures, memory.no_work, memory.launch_failed, memory.retry_at) = (0, 0, false, 0.0);
+            let Some(memory) = self.classes.get_mut(&class.name) else {
+                continue;
+            };
+            (
+                memory.failures,
+                memory.no_work,
+                memory.launch_failed,
+                memory.retry_at,
+            ) = (0, 0, false, 0.0);
             // The engine dates containers in whole seconds.
             (memory.proved, memory.proves_at, memory.probes_since) = (false, 0.0, epoch.floor());
         }
@@ -132,18 +160,32 @@ impl Memory {
 
     pub(super) fn launch_failed(&mut self, class: &str, why: &str, now: f64) {
         self.back_off(class, why, now);
-        self.classes.entry(class.to_owned()).or_default().launch_failed = true;
+        self.classes
+            .entry(class.to_owned())
+            .or_default()
+            .launch_failed = true;
         self.count("launch-failed");
     }
 
     pub(super) fn refresh_all(&mut self, now: f64) {
-        self.classes.values_mut().for_each(|class| class.refresh_at = Some(now));
+        self.classes
+            .values_mut()
+            .for_each(|class| class.refresh_at = Some(now));
     }
 
     /// A refresh that fails leaves the local image in use.
-    pub(super) fn fetched(&mut self, config: &Config, class: &str, result: &Result<(), String>, now: f64) {
-        let configured = config.pilots.iter().find(|configured| configured.name == *class);
-        let interval = configured.map_or(f64::INFINITY, crate::config::Pilot::refresh_seconds);
+    pub(super) fn fetched(
+        &mut self,
+        config: &Config,
+        class: &str,
+        result: &Result<(), String>,
+        now: f64,
+    ) {
+        let configured = config
+            .pilots
+            .iter()
+            .find(|configured| configured.name == *class);
+        let interval = configured.map_or(f64::INFINITY, crate::config::PilotClass::refresh_seconds);
         let jitter = self.jitter();
         let memory = self.classes.entry(class.to_owned()).or_default();
         let was_refreshing = std::mem::take(&mut memory.refreshing);
@@ -164,13 +206,26 @@ impl Memory {
         }
     }
 
-    pub(super) fn learn_end(&mut self, class: &str, kind: EndKind, ended: &Ended, pause: f64, seen: &Observation) {
+    pub(super) fn learn_end(
+        &mut self,
+        class: &str,
+        kind: EndKind,
+        ended: &Ended,
+        pause: f64,
+        seen: &Observation,
+    ) {
         let (now, lived) = (seen.at.boot, ended.lived.unwrap_or(0.0));
         match kind {
             EndKind::Failed | EndKind::OutOfMemory | EndKind::NeverRan => {
-                let why = format!("a pilot ended after {lived:.0} s: {}", ends::describe(kind, ended));
+                let why = format!(
+                    "a pilot ended after {lived:.0} s: {}",
+                    ends::describe(kind, ended)
+                );
                 self.back_off(class, &why, now);
-                self.classes.entry(class.to_owned()).or_default().probes_since = seen.at.epoch;
+                self.classes
+                    .entry(class.to_owned())
+                    .or_default()
+                    .probes_since = seen.at.epoch;
             }
             EndKind::NoWork => {
                 let jitter = self.jitter();
@@ -178,9 +233,13 @@ impl Memory {
                 memory.probes_since = seen.at.epoch;
                 if memory.retry_at <= now {
                     let wait = doubled(BACK_OFF_FIRST, memory.no_work).min(pause);
-                    (memory.no_work, memory.retry_at) = (memory.no_work.saturating_add(1), now + wait * jitter);
+                    (memory.no_work, memory.retry_at) =
+                        (memory.no_work.saturating_add(1), now + wait * jitter);
                     memory.held_by = Some(super::Code::NoWork);
-                    memory.why = format!("there was no work (exit code {} after {lived:.0} s)", ended.exit_code);
+                    memory.why = format!(
+                        "there was no work (exit code {} after {lived:.0} s)",
+                        ended.exit_code
+                    );
                 }
             }
             // That a pilot of before ended well says nothing about launches that fail now.
@@ -199,7 +258,8 @@ impl Memory {
         if memory.retry_at > now {
             return;
         }
-        memory.retry_at = now + doubled(BACK_OFF_FIRST, memory.failures).min(BACK_OFF_MOST) * jitter;
+        memory.retry_at =
+            now + doubled(BACK_OFF_FIRST, memory.failures).min(BACK_OFF_MOST) * jitter;
         memory.failures = memory.failures.saturating_add(1);
     }
 

@@ -1,7 +1,7 @@
 //! How a pilot ended, told from why we stopped it (if we did) and from what the engine says.
 
 use super::Ended;
-use crate::config::Pilot as Class;
+use crate::config::PilotClass;
 use serde::{Deserialize, Serialize};
 
 /// Why we asked a pilot to end.
@@ -36,12 +36,25 @@ pub enum EndKind {
 impl EndKind {
     pub const ALL: [EndKind; 9] = {
         use EndKind::*;
-        [Done, NoWork, Failed, OutOfMemory, Ttl, Owner, Drained, Killed, NeverRan]
+        [
+            Done,
+            NoWork,
+            Failed,
+            OutOfMemory,
+            Ttl,
+            Owner,
+            Drained,
+            Killed,
+            NeverRan,
+        ]
     };
 
     /// It did what it was to do, or was told to end.
     pub fn is_well(self) -> bool {
-        !matches!(self, EndKind::Failed | EndKind::OutOfMemory | EndKind::NeverRan)
+        !matches!(
+            self,
+            EndKind::Failed | EndKind::OutOfMemory | EndKind::NeverRan
+        )
     }
 
     pub fn name(self) -> &'static str {
@@ -64,7 +77,7 @@ const SIGNALLED: [i64; 3] = [130, 137, 143];
 
 /// Our own doing goes before what the exit code says: a pilot that was told to end may exit as it likes.
 /// `class`: as it is configured now; `None`: it is gone.
-pub fn classify(cause: Option<Cause>, ended: &Ended, class: Option<&Class>) -> EndKind {
+pub fn classify(cause: Option<Cause>, ended: &Ended, class: Option<&PilotClass>) -> EndKind {
     match cause {
         Some(Cause::Ttl) => return EndKind::Ttl,
         Some(Cause::Owner) => return EndKind::Owner,
@@ -75,10 +88,18 @@ pub fn classify(cause: Option<Cause>, ended: &Ended, class: Option<&Class>) -> E
     match ended.exit_code {
         _ if ended.out_of_memory => EndKind::OutOfMemory,
         _ if ended.lived.is_none() => EndKind::NeverRan,
-        code if class.is_some_and(|class| class.no_work_exit.iter().any(|none| i64::from(*none) == code)) => {
+        code if class.is_some_and(|class| {
+            class
+                .no_work_exit
+                .iter()
+                .any(|none| i64::from(*none) == code)
+        }) =>
+        {
             EndKind::NoWork
         }
-        0 if class.is_some_and(|class| ended.lived < Some(class.fizzle.as_secs_f64())) => EndKind::NoWork,
+        0 if class.is_some_and(|class| ended.lived < Some(class.min_runtime.as_secs_f64())) => {
+            EndKind::NoWork
+        }
         0 => EndKind::Done,
         code if SIGNALLED.contains(&code) => EndKind::Killed,
         _ => EndKind::Failed,
@@ -93,9 +114,21 @@ pub fn describe(kind: EndKind, ended: &Ended) -> String {
         EndKind::NeverRan => "it was never started".to_owned(),
         // The container's init or shell says which command that is.
         _ if [126, 127].contains(&ended.exit_code) && ended.error.is_empty() => {
-            let words = ended.last_words.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("");
-            let words: String = words.chars().filter(|c| !c.is_control()).take(200).collect();
-            format!("exit code {}, its command can't be executed: {}", ended.exit_code, words.trim())
+            let words = ended
+                .log_tail
+                .lines()
+                .rfind(|line| !line.trim().is_empty())
+                .unwrap_or("");
+            let words: String = words
+                .chars()
+                .filter(|c| !c.is_control())
+                .take(200)
+                .collect();
+            format!(
+                "exit code {}, its command can't be executed: {}",
+                ended.exit_code,
+                words.trim()
+            )
         }
         _ if ended.error.is_empty() => format!("exit code {}", ended.exit_code),
         _ => format!("exit code {} ({})", ended.exit_code, ended.error),

@@ -1,25 +1,25 @@
 //! The policy, pure: from what is configured, remembered and observed to what is done, and why.
 //! No I/O, no clock, no log: time and random seed come in as values, so that any tick can be replayed.
 
+mod capacity;
 mod classes;
 mod ends;
-mod ladder;
 mod launch;
 mod memory;
 mod observation;
+mod owner_load;
 mod reason;
-mod room;
 mod rules;
 mod upkeep;
 
+pub use capacity::Capacity;
 pub use ends::EndKind;
-pub use memory::{Gone, Memory};
+pub use memory::{Finished, Memory};
 pub use observation::{
-    Control, CpuUse, Drain, Ended, EngineState, Expiry, LaunchResult, LocalTime, MemoryUse, News, Observation, Pilot,
-    PilotState, Protection, Snooze,
+    Control, CpuUse, Drain, Ended, EngineState, Expiry, LaunchResult, LocalTime, MemoryUse, News,
+    Observation, Pilot, PilotState, Protection, Snooze,
 };
 pub use reason::{Code, Reason, State};
-pub use room::Room;
 
 use crate::config::{Config, Owner, Share};
 use crate::units::PilotId;
@@ -54,7 +54,7 @@ pub enum Action {
         id: PilotId,
     },
     /// Read how an ended pilot ended, then remove it.
-    Bury {
+    Remove {
         id: PilotId,
         name: String,
         class: String,
@@ -73,13 +73,13 @@ pub struct Decision {
     pub actions: Vec<Action>,
     pub state: State,
     pub reason: Reason,
-    pub room: Room,
+    pub capacity: Capacity,
     /// Pilots whose end was learned of since the last tick.
-    pub ended: Vec<Gone>,
+    pub ended: Vec<Finished>,
     /// Seconds until the next tick; `None`: only an event, a command or a reload can change anything.
     pub wake_in: Option<f64>,
     /// The owner is short of CPU: the next observation is to say what each pilot gets.
-    pub crowded: bool,
+    pub contended: bool,
     /// The daemon may end: a force-stop or a `drain --stop` is carried out.
     pub finished: bool,
 }
@@ -88,7 +88,7 @@ pub struct Decision {
 pub const CREATED_GRACE: f64 = 120.0;
 
 /// What the rooms of this folder share while one tick is decided.
-struct Turn<'a> {
+struct Tick<'a> {
     config: &'a Config,
     share: Share,
     owner: Owner,
@@ -100,10 +100,12 @@ struct Turn<'a> {
     actions: Vec<Action>,
 }
 
-impl Turn<'_> {
+impl Tick<'_> {
     /// Own pilots that hold a slot: running, paused or about to start.
     fn own(&self) -> impl Iterator<Item = &Pilot> {
-        self.pilots.iter().filter(|pilot| pilot.own && pilot.state.holds_room())
+        self.pilots
+            .iter()
+            .filter(|pilot| pilot.own && pilot.state.holds_room())
     }
 }
 
@@ -118,32 +120,69 @@ pub fn decide(config: &Config, memory: &mut Memory, seen: &Observation) -> Decis
     let Some(pilots) = seen.pilots.as_deref() else {
         return blind(config, memory, seen);
     };
-    let mut turn = Turn { config, share, owner, when, seen, pilots, now: seen.at.boot, actions: Vec::new() };
-    memory.forget_gone(&turn);
-    let room = Room::of(&turn, memory);
-    let rules = Rules::of(&turn, memory, &room);
+    let mut tick = Tick {
+        config,
+        share,
+        owner,
+        when,
+        seen,
+        pilots,
+        now: seen.at.boot,
+        actions: Vec::new(),
+    };
+    memory.forget_gone(&tick);
+    let capacity = Capacity::of(&tick, memory);
+    let rules = Rules::of(&tick, memory, &capacity);
     if seen.protection == Protection::Lost {
-        turn.actions.push(Action::MendGroup);
+        tick.actions.push(Action::MendGroup);
     }
-    upkeep::end_expired(&mut turn, memory);
-    upkeep::clear_ended(&mut turn, memory);
-    ladder::give_back(&mut turn, memory, &rules, &room);
-    let blocked = launch::fill(&mut turn, memory, &rules, &room);
-    upkeep::finish_stopping(&mut turn, memory);
-    let (state, reason) = reason::explain(&turn, memory, &rules, &room, blocked);
-    let wake_in = memory.wake_in(&turn, &rules);
-    let finished = rules.ends_when_empty && !pilots.iter().any(|pilot| pilot.own) && memory.launching.is_empty();
-    let crowded = memory.ladder.is_crowded();
-    let (actions, reason, ended) = (turn.actions, memory.dated(reason, seen), std::mem::take(&mut memory.ended));
-    Decision { actions, state, reason, room, ended, wake_in, crowded, finished }
+    upkeep::end_expired(&mut tick, memory);
+    upkeep::clear_ended(&mut tick, memory);
+    owner_load::give_back(&mut tick, memory, &rules, &capacity);
+    let blocked = launch::fill(&mut tick, memory, &rules, &capacity);
+    upkeep::finish_stopping(&mut tick, memory);
+    let (state, reason) = reason::explain(&tick, memory, &rules, &capacity, blocked);
+    let wake_in = memory.wake_in(&tick, &rules);
+    let finished = rules.ends_when_empty
+        && !pilots.iter().any(|pilot| pilot.own)
+        && memory.launching.is_empty();
+    let contended = memory.owner_load.is_contended();
+    let (actions, reason, ended) = (
+        tick.actions,
+        memory.dated(reason, seen),
+        std::mem::take(&mut memory.ended),
+    );
+    Decision {
+        actions,
+        state,
+        reason,
+        capacity,
+        ended,
+        wake_in,
+        contended,
+        finished,
+    }
 }
 
 /// The list could not be read: that is not "no pilots", so nothing is touched.
 fn blind(config: &Config, memory: &mut Memory, seen: &Observation) -> Decision {
     let reason = memory.dated(reason::of_engine(&seen.engine), seen);
     let wake_in = Some(config.loop_.interval.as_secs_f64());
-    let (actions, room, ended) = (Vec::new(), Room::default(), std::mem::take(&mut memory.ended));
-    Decision { actions, state: State::Waiting, reason, room, ended, wake_in, crowded: false, finished: false }
+    let (actions, capacity, ended) = (
+        Vec::new(),
+        Capacity::default(),
+        std::mem::take(&mut memory.ended),
+    );
+    Decision {
+        actions,
+        state: State::Waiting,
+        reason,
+        capacity,
+        ended,
+        wake_in,
+        contended: false,
+        finished: false,
+    }
 }
 
 #[cfg(test)]

@@ -141,7 +141,10 @@ pub enum PilotState {
 impl PilotState {
     /// CPU and memory are taken by it, or will be in a moment.
     pub fn holds_room(self) -> bool {
-        !matches!(self, PilotState::Exited | PilotState::Dead | PilotState::Removing)
+        !matches!(
+            self,
+            PilotState::Exited | PilotState::Dead | PilotState::Removing
+        )
     }
 }
 
@@ -210,7 +213,7 @@ pub enum News {
         class: String,
         result: Result<(), String>,
     },
-    Buried {
+    Removed {
         id: PilotId,
         name: String,
         class: String,
@@ -219,10 +222,7 @@ pub enum News {
     /// A pause or its end was carried out: look again.
     Changed(PilotId),
     /// A call failed that will be decided about again: signal, pause, removal.
-    Failed {
-        id: PilotId,
-        what: String,
-    },
+    Failed { id: PilotId, what: String },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -247,7 +247,7 @@ pub struct Ended {
     pub lived: Option<f64>,
     pub error: String,
     /// The end of its log, where it is of use.
-    pub last_words: String,
+    pub log_tail: String,
 }
 
 /// What was asked for through the control directory.

@@ -2,7 +2,7 @@
 
 use super::launch::Blocked;
 use super::rules::Rules;
-use super::{EngineState, Memory, PilotState, Room, Turn};
+use super::{Capacity, EngineState, Memory, PilotState, Tick};
 use serde::{Deserialize, Serialize};
 
 /// What the daemon is doing, in one word.
@@ -81,45 +81,64 @@ pub struct Reason {
 
 impl Reason {
     pub fn new(code: Code, value: f64, threshold: f64, text: impl Into<String>) -> Reason {
-        Reason { code, value, threshold, since: 0.0, text: text.into() }
+        Reason {
+            code,
+            value,
+            threshold,
+            since: 0.0,
+            text: text.into(),
+        }
     }
 }
 
 pub(super) fn of_engine(engine: &EngineState) -> Reason {
     match engine {
-        EngineState::Down(why) => Reason::new(Code::EngineDown, 0.0, 0.0, format!("the container engine: {why}")),
-        EngineState::Unsupported(why) => Reason::new(Code::EngineUnsupported, 0.0, 0.0, why.clone()),
-        EngineState::Unknown | EngineState::Up => {
-            Reason::new(Code::Starting, 0.0, 0.0, "asking the container engine what it is running")
+        EngineState::Down(why) => Reason::new(
+            Code::EngineDown,
+            0.0,
+            0.0,
+            format!("the container engine: {why}"),
+        ),
+        EngineState::Unsupported(why) => {
+            Reason::new(Code::EngineUnsupported, 0.0, 0.0, why.clone())
         }
+        EngineState::Unknown | EngineState::Up => Reason::new(
+            Code::Starting,
+            0.0,
+            0.0,
+            "asking the container engine what it is running",
+        ),
     }
 }
 
 /// The rule that binds first, else what stopped launching, else that everything that fits is running.
 pub(super) fn explain(
-    turn: &Turn,
+    tick: &Tick,
     memory: &Memory,
     rules: &Rules,
-    room: &Room,
+    capacity: &Capacity,
     blocked: Option<Blocked>,
 ) -> (State, Reason) {
-    let holding = turn.own().count() + memory.unlisted(turn).count();
-    let paused = turn.own().filter(|pilot| pilot.state == PilotState::Paused).count();
+    let holding = tick.own().count() + memory.unlisted(tick).count();
+    let paused = tick
+        .own()
+        .filter(|pilot| pilot.state == PilotState::Paused)
+        .count();
     let state = match () {
         () if rules.snoozed => State::Snoozed,
         () if rules.draining => State::Draining,
-        () if paused > 0 && paused == turn.own().count() => State::Paused,
+        () if paused > 0 && paused == tick.own().count() => State::Paused,
         () if holding == 0 => State::Waiting,
         () => State::Active,
     };
     if let Some(rule) = rules.first() {
         return (state, rule.clone());
     }
-    if let Some(reason) = memory.ladder.reason(turn, room, paused) {
+    if let Some(reason) = memory.owner_load.reason(tick, capacity, paused) {
         return (state, reason);
     }
     let reason = match blocked {
-        Some(blocked) => blocked.reason(turn, memory, room, holding),
+        Some(blocked) => blocked.reason(tick, memory, capacity, holding),
         None => Reason::new(Code::Starting, 0.0, 0.0, "starting pilots"),
     };
     (state, reason)

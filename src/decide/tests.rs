@@ -38,7 +38,8 @@ fn config(text: &str) -> Config {
     config::parse(text, "test").unwrap_or_else(|problems| panic!("{problems:?}"))
 }
 
-const ONE_CORE: &str = "[[pilot]]\nname = \"a\"\nimage = \"builtin\"\ncpus = 1.0\nmemory = \"64MiB\"\n";
+const ONE_CORE: &str =
+    "[[pilot]]\nname = \"a\"\nimage = \"builtin\"\ncpus = 1.0\nmemory = \"64MiB\"\n";
 
 impl World {
     fn new(cores: f64, text: &str, owner: impl Fn(f64) -> f64 + 'static) -> World {
@@ -64,10 +65,13 @@ impl World {
     }
 
     fn running(&self) -> usize {
-        self.pilots.iter().filter(|pilot| pilot.state == PilotState::Running).count()
+        self.pilots
+            .iter()
+            .filter(|pilot| pilot.state == PilotState::Running)
+            .count()
     }
 
-    /// What /proc/stat would say about the time since the last look. Without protection a crowded owner gets a share only.
+    /// What /proc/stat would say about the time since the last look. Without protection a contended owner gets a share only.
     fn sample(&mut self) {
         let window = self.now - self.sampled;
         if self.sampled > 0.0 && window < 0.9 {
@@ -76,11 +80,17 @@ impl World {
         let steps = 200;
         let wanted: f64 = (0..steps)
             .map(|step| {
-                (self.owner)(self.sampled + window * (f64::from(step) + 0.5) / f64::from(steps)).min(self.cores)
+                (self.owner)(self.sampled + window * (f64::from(step) + 0.5) / f64::from(steps))
+                    .min(self.cores)
             })
             .sum::<f64>()
             / f64::from(steps);
-        let pilots: f64 = self.pilots.iter().filter(|p| p.state == PilotState::Running).map(|p| p.cpus).sum();
+        let pilots: f64 = self
+            .pilots
+            .iter()
+            .filter(|p| p.state == PilotState::Running)
+            .map(|p| p.cpus)
+            .sum();
         let foreign = match self.protection {
             Protection::Verified => wanted,
             _ if wanted + pilots > self.cores => self.cores * wanted / (wanted + pilots),
@@ -90,7 +100,14 @@ impl World {
         if self.sampled > 0.0 {
             self.smooth.update(foreign, window);
             let foreign_smooth = self.smooth.value().unwrap_or(foreign);
-            self.cpu = Some(CpuUse { busy: foreign + pilots, pilots, foreign, foreign_smooth, window, at: self.now });
+            self.cpu = Some(CpuUse {
+                busy: foreign + pilots,
+                pilots,
+                foreign,
+                foreign_smooth,
+                window,
+                at: self.now,
+            });
         }
         self.sampled = self.now;
     }
@@ -99,7 +116,11 @@ impl World {
         self.sample();
         let given: u64 = self.pilots.iter().map(|pilot| pilot.memory).sum();
         let mut seen = Observation {
-            at: Moment { awake: self.now, boot: self.now, epoch: self.now + 1e9 },
+            at: Moment {
+                awake: self.now,
+                boot: self.now,
+                epoch: self.now + 1e9,
+            },
             cores: self.cores,
             threads: self.cores,
             cpu: self.cpu,
@@ -136,7 +157,11 @@ impl World {
     fn run_until(&mut self, end: f64) {
         while self.now < end {
             let decision = self.tick();
-            let step = if decision.actions.is_empty() { decision.wake_in.unwrap_or(10.0) } else { 0.3 };
+            let step = if decision.actions.is_empty() {
+                decision.wake_in.unwrap_or(10.0)
+            } else {
+                0.3
+            };
             self.now += step;
         }
     }
@@ -145,7 +170,12 @@ impl World {
         let kind = match action {
             Action::Launch { class, name } => {
                 self.next += 1;
-                let class = self.config.pilots.iter().find(|c| c.name == *class).unwrap();
+                let class = self
+                    .config
+                    .pilots
+                    .iter()
+                    .find(|c| c.name == *class)
+                    .unwrap();
                 let id = PilotId::new(&format!("{:064x}", self.next)).unwrap();
                 self.pilots.push(Pilot {
                     id: id.clone(),
@@ -162,7 +192,12 @@ impl World {
                     unlimited: None,
                 });
                 let result = LaunchResult::Started(id);
-                self.news.push(News::Launched { class: class.name.clone(), name: name.clone(), at: self.now, result });
+                self.news.push(News::Launched {
+                    class: class.name.clone(),
+                    name: name.clone(),
+                    at: self.now,
+                    result,
+                });
                 "launch"
             }
             Action::Pause { id } => {
@@ -175,11 +210,20 @@ impl World {
             }
             Action::Terminate { id, .. } => self.set(id, PilotState::Exited, "stop"),
             Action::Kill { id, .. } => self.set(id, PilotState::Exited, "kill"),
-            Action::Bury { id, name, class } => {
+            Action::Remove { id, name, class } => {
                 self.pilots.retain(|pilot| pilot.id != *id);
-                let ended = Ended { exit_code: 143, lived: Some(60.0), ..Ended::default() };
+                let ended = Ended {
+                    exit_code: 143,
+                    lived: Some(60.0),
+                    ..Ended::default()
+                };
                 let (id, name, class) = (id.clone(), name.clone(), class.clone());
-                self.news.push(News::Buried { id, name, class, ended: Some(ended) });
+                self.news.push(News::Removed {
+                    id,
+                    name,
+                    class,
+                    ended: Some(ended),
+                });
                 return;
             }
             Action::Fetch { .. } | Action::Discard { .. } | Action::MendGroup => return,
@@ -188,12 +232,20 @@ impl World {
     }
 
     fn set(&mut self, id: &PilotId, state: PilotState, kind: &'static str) -> &'static str {
-        self.pilots.iter_mut().find(|pilot| pilot.id == *id).unwrap().state = state;
+        self.pilots
+            .iter_mut()
+            .find(|pilot| pilot.id == *id)
+            .unwrap()
+            .state = state;
         kind
     }
 
     fn since(&self, start: f64) -> Vec<(f64, &'static str)> {
-        self.log.iter().filter(|(at, ..)| *at >= start).map(|(at, kind, _)| (*at, *kind)).collect()
+        self.log
+            .iter()
+            .filter(|(at, ..)| *at >= start)
+            .map(|(at, kind, _)| (*at, *kind))
+            .collect()
     }
 }
 
@@ -210,9 +262,18 @@ const NOISE: f64 = 0.2;
 fn one_core_pilots_fill_a_machine_and_stay_for_an_hour() {
     for cores in [1.0, 2.0, 8.0, 96.0] {
         // Background noise, and every 97 s a burst of three seconds on all cores.
-        let mut world = World::new(cores, ONE_CORE, move |t| if t % 97.0 < 3.0 { cores } else { NOISE });
+        let mut world = World::new(
+            cores,
+            ONE_CORE,
+            move |t| if t % 97.0 < 3.0 { cores } else { NOISE },
+        );
         filled(&mut world);
-        assert_eq!(world.running().to_string(), cores.to_string(), "{cores} cores: {:?}", world.reason);
+        assert_eq!(
+            world.running().to_string(),
+            cores.to_string(),
+            "{cores} cores: {:?}",
+            world.reason
+        );
         world.run_until(300.0 + 3_600.0);
         assert_eq!(world.since(0.0), [], "{cores} cores stay unchanged");
         assert_eq!(world.reason.code, Code::Full);
@@ -225,10 +286,22 @@ fn without_protection_a_core_is_kept_and_nothing_fits_on_one() {
         let mut world = World::new(cores, ONE_CORE, |_| NOISE);
         world.protection = Protection::None("a plain user".to_owned());
         filled(&mut world);
-        assert_eq!(world.running(), pilots, "{cores} cores: {}", world.reason.text);
+        assert_eq!(
+            world.running(),
+            pilots,
+            "{cores} cores: {}",
+            world.reason.text
+        );
         if pilots == 0 {
             assert_eq!(world.reason.code, Code::NothingFits);
-            assert!(world.reason.text.contains("0.2 are the owner's, 1.0 reserved"), "{}", world.reason.text);
+            assert!(
+                world
+                    .reason
+                    .text
+                    .contains("0.2 are the owner's, 1.0 reserved"),
+                "{}",
+                world.reason.text
+            );
         }
     }
 }
@@ -248,27 +321,50 @@ fn a_burst_over_a_ticks_border_causes_nothing() {
         for offset in 0..10 {
             // Six seconds that begin anywhere between two ticks, so that some lie across one.
             let from = 1_000.0 + f64::from(offset);
-            let mut world = World::new(cores, &policy(when_busy), load_between(cores, from, from + 6.0));
+            let mut world = World::new(
+                cores,
+                &policy(when_busy),
+                load_between(cores, from, from + 6.0),
+            );
             filled(&mut world);
             world.run_until(1_300.0);
-            assert_eq!(world.since(0.0), [], "{when_busy} on {cores} cores, burst at {from}");
+            assert_eq!(
+                world.since(0.0),
+                [],
+                "{when_busy} on {cores} cores, burst at {from}"
+            );
         }
     }
 }
 
 #[test]
 fn a_steady_load_is_met_within_20_seconds_and_released_after_calm() {
-    for (when_busy, cores) in each_policy().filter(|(policy, _)| ["pause", "stop"].contains(policy)) {
+    for (when_busy, cores) in each_policy().filter(|(policy, _)| ["pause", "stop"].contains(policy))
+    {
         for offset in 0..10 {
             let from = 1_000.0 + f64::from(offset) + 0.1;
-            let mut world = World::new(cores, &policy(when_busy), load_between(cores, from, 1_400.0));
+            let mut world = World::new(
+                cores,
+                &policy(when_busy),
+                load_between(cores, from, 1_400.0),
+            );
             filled(&mut world);
             world.run_until(1_900.0);
-            let case = format!("{when_busy} on {cores} cores, load at {from}: {:?}", world.since(0.0));
+            let case = format!(
+                "{when_busy} on {cores} cores, load at {from}: {:?}",
+                world.since(0.0)
+            );
             let first = world.log.first().map_or(f64::INFINITY, |entry| entry.0);
             assert!((9.0..=20.0).contains(&(first - from)), "{case}");
-            let back = world.log.iter().find(|(_, kind, _)| matches!(*kind, "unpause" | "launch")).map_or(0.0, |e| e.0);
-            assert!((1_460.0..=1_490.0).contains(&back), "back at {back}: {case}");
+            let back = world
+                .log
+                .iter()
+                .find(|(_, kind, _)| matches!(*kind, "unpause" | "launch"))
+                .map_or(0.0, |e| e.0);
+            assert!(
+                (1_460.0..=1_490.0).contains(&back),
+                "back at {back}: {case}"
+            );
             assert_eq!(world.running().to_string(), cores.to_string(), "{case}");
         }
     }
@@ -277,28 +373,44 @@ fn a_steady_load_is_met_within_20_seconds_and_released_after_calm() {
 #[test]
 fn yielding_pilots_are_left_to_the_kernel_and_not_replaced() {
     for cores in [2.0, 8.0, 96.0] {
-        let mut world = World::new(cores, &policy("auto"), move |t| if t > 1_000.0 { cores } else { NOISE });
+        let mut world = World::new(cores, &policy("auto"), move |t| {
+            if t > 1_000.0 { cores } else { NOISE }
+        });
         filled(&mut world);
         world.run_until(1_100.0);
         assert_eq!(world.since(0.0), []);
         assert_eq!(world.reason.code, Code::Busy);
         world.pilots.pop();
         world.run_until(1_200.0);
-        assert_eq!(world.since(0.0), [], "nothing is launched beside a busy owner");
+        assert_eq!(
+            world.since(0.0),
+            [],
+            "nothing is launched beside a busy owner"
+        );
     }
 }
 
 #[test]
 fn a_starved_pilot_is_stopped_after_the_limit() {
-    let mut world = World::new(2.0, &policy("auto"), |t| if t > 1_000.0 { 2.0 } else { NOISE });
+    let mut world = World::new(
+        2.0,
+        &policy("auto"),
+        |t| if t > 1_000.0 { 2.0 } else { NOISE },
+    );
     world.twist = Box::new(|seen| {
-        let crowded = seen.at.boot > 1_000.0;
-        seen.pilots.iter_mut().flatten().for_each(|pilot| pilot.used = Some(if crowded { 0.001 } else { 1.0 }));
+        let contended = seen.at.boot > 1_000.0;
+        seen.pilots
+            .iter_mut()
+            .flatten()
+            .for_each(|pilot| pilot.used = Some(if contended { 0.001 } else { 1.0 }));
     });
     filled(&mut world);
     world.run_until(2_000.0);
     let stops: Vec<_> = world.since(0.0);
-    assert_eq!(stops.iter().map(|(_, kind)| *kind).collect::<Vec<_>>(), ["stop", "stop"]);
+    assert_eq!(
+        stops.iter().map(|(_, kind)| *kind).collect::<Vec<_>>(),
+        ["stop", "stop"]
+    );
     assert!((1_600.0..1_640.0).contains(&stops[0].0), "{stops:?}");
     assert_eq!(world.memory.counts.get("owner"), Some(&2));
 }
@@ -306,10 +418,19 @@ fn a_starved_pilot_is_stopped_after_the_limit() {
 #[test]
 fn a_waiting_pilot_is_not_starved() {
     let mut world = World::new(2.0, ONE_CORE, |_| NOISE);
-    world.twist = Box::new(|seen| seen.pilots.iter_mut().flatten().for_each(|pilot| pilot.used = Some(0.0)));
+    world.twist = Box::new(|seen| {
+        seen.pilots
+            .iter_mut()
+            .flatten()
+            .for_each(|pilot| pilot.used = Some(0.0))
+    });
     filled(&mut world);
     world.run_until(2_000.0);
-    assert_eq!(world.since(0.0), [], "a pilot that waits for a job keeps its place");
+    assert_eq!(
+        world.since(0.0),
+        [],
+        "a pilot that waits for a job keeps its place"
+    );
 }
 
 #[test]
@@ -318,7 +439,11 @@ fn noise_changes_direction_once_per_calm_at_most() {
         // Loads of 3 to 25 s at odd times, up to all cores.
         let owner = move |t: f64| {
             let wave = (t / 17.0).sin() + (t / 5.3).sin() + (t / 41.0).cos();
-            if wave > 0.8 { cores * (wave - 0.8).min(1.0) } else { NOISE }
+            if wave > 0.8 {
+                cores * (wave - 0.8).min(1.0)
+            } else {
+                NOISE
+            }
         };
         let mut world = World::new(cores, &policy(when_busy), owner);
         filled(&mut world);
@@ -338,12 +463,17 @@ fn noise_changes_direction_once_per_calm_at_most() {
             last = direction;
         }
         let gaps: Vec<f64> = turns.windows(2).map(|pair| pair[1] - pair[0]).collect();
-        assert!(gaps.iter().all(|gap| *gap >= 60.0), "{when_busy} on {cores} cores: {gaps:?}");
+        assert!(
+            gaps.iter().all(|gap| *gap >= 60.0),
+            "{when_busy} on {cores} cores: {gaps:?}"
+        );
     }
 }
 
 fn each_policy() -> impl Iterator<Item = (&'static str, f64)> {
-    ["auto", "yield", "pause", "stop"].into_iter().flat_map(|policy| [1.0, 2.0, 8.0, 96.0].map(|cores| (policy, cores)))
+    ["auto", "yield", "pause", "stop"]
+        .into_iter()
+        .flat_map(|policy| [1.0, 2.0, 8.0, 96.0].map(|cores| (policy, cores)))
 }
 
 #[test]
@@ -355,11 +485,18 @@ fn a_list_that_failed_changes_nothing() {
         seen.engine = EngineState::Down("connection refused".to_owned());
     });
     world.run_until(600.0);
-    assert_eq!((world.since(0.0), world.reason.code), (vec![], Code::EngineDown));
+    assert_eq!(
+        (world.since(0.0), world.reason.code),
+        (vec![], Code::EngineDown)
+    );
     assert_eq!(world.state, State::Waiting);
     world.twist = Box::new(|_| {});
     world.run_until(700.0);
-    assert_eq!((world.since(0.0), world.running()), (vec![], 4), "no pilot was counted as gone meanwhile");
+    assert_eq!(
+        (world.since(0.0), world.running()),
+        (vec![], 4),
+        "no pilot was counted as gone meanwhile"
+    );
 }
 
 #[test]
@@ -374,20 +511,41 @@ fn a_failed_launch_ends_the_ticks_launching_and_backs_off() {
         let decision = decide(&world.config, &mut memory, &seen);
         seen.news.clear();
         for action in &decision.actions {
-            let Action::Launch { class, name } = action else { panic!("{action:?}") };
+            let Action::Launch { class, name } = action else {
+                panic!("{action:?}")
+            };
             tries += 1;
             waits.push((seen.at.boot - last).round());
             last = seen.at.boot;
             let result = LaunchResult::Failed("exec: not found".to_owned());
-            seen.news.push(News::Launched { class: class.clone(), name: name.clone(), at: seen.at.boot, result });
+            seen.news.push(News::Launched {
+                class: class.clone(),
+                name: name.clone(),
+                at: seen.at.boot,
+                result,
+            });
         }
-        let step = if seen.news.is_empty() { decision.wake_in.unwrap() } else { 0.2 };
+        let step = if seen.news.is_empty() {
+            decision.wake_in.unwrap()
+        } else {
+            0.2
+        };
         seen.at.boot += step;
         seen.listed_at = seen.at.boot;
     }
     assert!(tries >= 8, "it does not give up: {waits:?}");
-    assert!(waits.windows(2).skip(1).take(5).all(|pair| pair[1] > pair[0] * 1.1), "each wait is longer: {waits:?}");
-    assert!(waits.iter().all(|wait| *wait <= 900.0 * 1.26), "up to a quarter of an hour: {waits:?}");
+    assert!(
+        waits
+            .windows(2)
+            .skip(1)
+            .take(5)
+            .all(|pair| pair[1] > pair[0] * 1.1),
+        "each wait is longer: {waits:?}"
+    );
+    assert!(
+        waits.iter().all(|wait| *wait <= 900.0 * 1.26),
+        "up to a quarter of an hour: {waits:?}"
+    );
 }
 
 #[test]
@@ -404,7 +562,11 @@ fn created_pilots_are_left_for_two_minutes_and_dead_ones_removed() {
         (PilotState::Removing, 9_000.0),
     ]) {
         let mut pilot = world.pilots[0].clone();
-        pilot.id = PilotId::new(&format!("{:064x}", 1_000 + crate::units::whole(age) + name.len() as u64)).unwrap();
+        pilot.id = PilotId::new(&format!(
+            "{:064x}",
+            1_000 + crate::units::whole(age) + name.len() as u64
+        ))
+        .unwrap();
         (pilot.name, pilot.state, pilot.created) = (name.to_owned(), state, epoch - age);
         world.pilots.push(pilot);
     }
@@ -416,17 +578,30 @@ fn created_pilots_are_left_for_two_minutes_and_dead_ones_removed() {
     let touched: Vec<&PilotId> = decision
         .actions
         .iter()
-        .filter_map(|action| if let Action::Discard { id } = action { Some(id) } else { None })
+        .filter_map(|action| {
+            if let Action::Discard { id } = action {
+                Some(id)
+            } else {
+                None
+            }
+        })
         .collect();
-    let expected: Vec<&PilotId> =
-        world.pilots.iter().filter(|p| p.own && ["old", "dead"].contains(&p.name.as_str())).map(|p| &p.id).collect();
+    let expected: Vec<&PilotId> = world
+        .pilots
+        .iter()
+        .filter(|p| p.own && ["old", "dead"].contains(&p.name.as_str()))
+        .map(|p| &p.id)
+        .collect();
     assert_eq!(touched, expected);
 }
 
 #[test]
 fn ttl_counts_awake_time_and_ends_in_kill() {
-    let mut world =
-        World::new(1.0, "[[pilot]]\nname = \"a\"\nimage = \"builtin\"\nmemory = \"64MiB\"\nttl = \"5m\"\n", |_| 0.0);
+    let mut world = World::new(
+        1.0,
+        "[[pilot]]\nname = \"a\"\nimage = \"builtin\"\nmemory = \"64MiB\"\nttl = \"5m\"\n",
+        |_| 0.0,
+    );
     world.run_until(200.0);
     let mut seen = world.observation();
     // A night with the lid closed: 8 hours by the wall clock, none awake.
@@ -437,10 +612,22 @@ fn ttl_counts_awake_time_and_ends_in_kill() {
     seen.at.boot += 300.0;
     let id = world.pilots[0].id.clone();
     let decision = decide(&world.config, &mut world.memory, &seen);
-    assert_eq!(decision.actions, [Action::Terminate { id: id.clone(), paused: false }]);
-    assert!((9.9..=10.0).contains(&decision.wake_in.unwrap()), "the end of the grace wakes the loop");
+    assert_eq!(
+        decision.actions,
+        [Action::Terminate {
+            id: id.clone(),
+            paused: false
+        }]
+    );
+    assert!(
+        (9.9..=10.0).contains(&decision.wake_in.unwrap()),
+        "the end of the grace wakes the loop"
+    );
     seen.at.boot += 10.0;
-    assert_eq!(decide(&world.config, &mut world.memory, &seen).actions, [Action::Kill { id, paused: false }]);
+    assert_eq!(
+        decide(&world.config, &mut world.memory, &seen).actions,
+        [Action::Kill { id, paused: false }]
+    );
 }
 
 #[test]
@@ -453,10 +640,20 @@ fn two_instances_count_each_other() {
     other.cpus = 3.0;
     world.pilots.push(other.clone());
     world.run_until(300.0);
-    assert_eq!(world.pilots.iter().filter(|pilot| pilot.own).count(), 1, "{}", world.reason.text);
+    assert_eq!(
+        world.pilots.iter().filter(|pilot| pilot.own).count(),
+        1,
+        "{}",
+        world.reason.text
+    );
     world.control.force_stop = true;
     let touched = world.tick().actions;
-    assert!(!touched.iter().any(|action| format!("{action:?}").contains(other.id.as_str())), "{touched:?}");
+    assert!(
+        !touched
+            .iter()
+            .any(|action| format!("{action:?}").contains(other.id.as_str())),
+        "{touched:?}"
+    );
 }
 
 #[test]
@@ -466,7 +663,13 @@ fn a_force_stop_waits_for_no_grace() {
     let id = world.pilots[0].id.clone();
     let mut seen = world.observation();
     seen.at.awake += 50_000.0;
-    assert_eq!(decide(&world.config, &mut world.memory, &seen).actions.len(), 1, "its ttl is over");
+    assert_eq!(
+        decide(&world.config, &mut world.memory, &seen)
+            .actions
+            .len(),
+        1,
+        "its ttl is over"
+    );
     seen.control.force_stop = true;
     let actions = decide(&world.config, &mut world.memory, &seen).actions;
     assert_eq!(actions, [Action::Kill { id, paused: false }]);
@@ -478,5 +681,8 @@ fn a_rate_that_can_not_be_read_costs_no_tick_a_second() {
     world.twist = Box::new(|seen| seen.cpu = None);
     assert_eq!(world.tick().wake_in, Some(1.0));
     world.run_until(world.now + 60.0);
-    assert_eq!((world.tick().wake_in, world.reason.code), (Some(10.0), Code::Starting));
+    assert_eq!(
+        (world.tick().wake_in, world.reason.code),
+        (Some(10.0), Code::Starting)
+    );
 }

@@ -79,17 +79,27 @@ impl Reply {
     }
 
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        parse_json(&self.body).map_err(|fault| Error { call: self.call.clone(), fault })
+        parse_json(&self.body).map_err(|fault| Error {
+            call: self.call.clone(),
+            fault,
+        })
     }
 
     /// For a status that is no outcome of this call.
     pub fn refusal(&self) -> Error {
-        Error { call: self.call.clone(), fault: Fault::Status(self.status(), self.message()) }
+        Error {
+            call: self.call.clone(),
+            fault: Fault::Status(self.status(), self.message()),
+        }
     }
 
     /// Any status but success is a refusal.
     pub fn ok(&self) -> Result<&Reply, Error> {
-        if matches!(self.status(), 200 | 201) { Ok(self) } else { Err(self.refusal()) }
+        if matches!(self.status(), 200 | 201) {
+            Ok(self)
+        } else {
+            Err(self.refusal())
+        }
     }
 }
 
@@ -106,7 +116,12 @@ pub fn parse_message(body: &[u8]) -> String {
 }
 
 /// A file that has become shorter ends the connection: what was promised can't be sent any more.
-fn upload(connection: &mut Connection, file: &File, length: u64, deadline: &mut Deadline) -> Result<(), Fault> {
+fn upload(
+    connection: &mut Connection,
+    file: &File,
+    length: u64,
+    deadline: &mut Deadline,
+) -> Result<(), Fault> {
     let (mut file, mut buffer) = (file.take(length), [0; READ_BYTES]);
     loop {
         match file.read(&mut buffer) {
@@ -126,13 +141,18 @@ pub fn exchange(
     path: &str,
     deadline: &mut Deadline,
 ) -> Result<Vec<u8>, Fault> {
-    let length = request.upload.as_ref().map_or(request.body.len() as u64, |(_, length)| *length);
+    let length = request
+        .upload
+        .as_ref()
+        .map_or(request.body.len() as u64, |(_, length)| *length);
     let length = (request.method == Method::Post).then_some(length);
     let head = encode_head(request.method, path, &request.headers, length);
-    let written = connection.write_all(&head, deadline).and_then(|()| match request.upload {
-        Some((file, length)) => upload(connection, file, length, deadline),
-        None => connection.write_all(request.body, deadline),
-    });
+    let written = connection
+        .write_all(&head, deadline)
+        .and_then(|()| match request.upload {
+            Some((file, length)) => upload(connection, file, length, deadline),
+            None => connection.write_all(request.body, deadline),
+        });
     // An engine may refuse and close before it has read everything: its answer says why, the failed write does not.
     if let Err(fault @ (Fault::NoAnswer(_) | Fault::Failed(_))) = written {
         return Err(fault);

@@ -28,7 +28,11 @@ pub enum CreateOutcome {
 }
 
 fn request<'a>(method: Method, verb: &str, id: &PilotId, tail: &str) -> Request<'a> {
-    Request::new(method, format!("{verb} {id}"), format!("/containers/{}{tail}", id.as_str()))
+    Request::new(
+        method,
+        format!("{verb} {id}"),
+        format!("/containers/{}{tail}", id.as_str()),
+    )
 }
 
 /// All containers with our label, of all instances and in all states.
@@ -47,7 +51,10 @@ pub fn parse_list(reply: &Reply) -> Result<Vec<Listed>, Error> {
 impl Engine {
     /// As the loop's [`super::Lister`], for those who can wait.
     pub fn list(&self) -> Result<Vec<Listed>, Error> {
-        let request = Request { limit: LIST_LIMIT, ..Request::new(Method::Get, "list", list_path()) };
+        let request = Request {
+            limit: LIST_LIMIT,
+            ..Request::new(Method::Get, "list", list_path())
+        };
         parse_list(&self.call(request)?)
     }
 
@@ -86,7 +93,10 @@ impl Engine {
 
     /// Sends `signal` (`TERM`, `KILL`) and does not wait. Repeatable: a signal that arrives twice asks for the same.
     pub fn kill(&self, id: &PilotId, signal: &str) -> Result<Outcome, Error> {
-        self.settle(request(Method::Post, "kill", id, &format!("/kill?signal={signal}")), GONE)
+        self.settle(
+            request(Method::Post, "kill", id, &format!("/kill?signal={signal}")),
+            GONE,
+        )
     }
 
     /// Repeatable, as is `unpause`: where it is so already, the engine says that it is busy.
@@ -103,7 +113,10 @@ impl Engine {
         match self.settle(request(Method::Delete, "remove", id, "?v=1&force=1"), GONE) {
             Ok(Outcome::Gone) => Ok(Outcome::Done),
             Ok(Outcome::Busy(why)) if why.contains("already in progress") => Ok(Outcome::Done),
-            Err(Error { fault: Fault::Status(500, why), .. }) => Ok(Outcome::Busy(why)),
+            Err(Error {
+                fault: Fault::Status(500, why),
+                ..
+            }) => Ok(Outcome::Busy(why)),
             other => other,
         }
     }
@@ -111,8 +124,14 @@ impl Engine {
     /// The last `lines`, of both outputs, without the engine's framing; at most the last `most` bytes.
     pub fn logs(&self, id: &PilotId, lines: usize, most: usize) -> Result<Vec<u8>, Error> {
         let query = format!("/logs?stdout=1&stderr=1&tail={lines}");
-        let reply = self.call(Request { limit: LOG_LIMIT, ..request(Method::Get, "log", id, &query) })?;
+        let reply = self.call(Request {
+            limit: LOG_LIMIT,
+            ..request(Method::Get, "log", id, &query)
+        })?;
         let text = strip_frames(&reply.ok()?.body);
-        Ok(text.get(text.len().saturating_sub(most)..).unwrap_or_default().to_vec())
+        Ok(text
+            .get(text.len().saturating_sub(most)..)
+            .unwrap_or_default()
+            .to_vec())
     }
 }

@@ -43,7 +43,11 @@ impl Error {
     /// What is wrong with the engine as a whole does not name the call, so that it is one problem and not one a call.
     pub(super) fn new(socket: &Path, name: &str, fault: Fault) -> Error {
         let socket = socket.display();
-        let call = if fault.is_unreachable() { socket.to_string() } else { format!("{socket}: {name}") };
+        let call = if fault.is_unreachable() {
+            socket.to_string()
+        } else {
+            format!("{socket}: {name}")
+        };
         Error { call, fault }
     }
 
@@ -55,7 +59,10 @@ impl Error {
     /// The request may have been carried out all the same: look before asking again.
     pub fn reply_lost(&self) -> bool {
         use Fault::*;
-        matches!(self.fault, NoAnswer(_) | Closed(_) | Truncated(_) | TooLarge { .. } | Garbage(_))
+        matches!(
+            self.fault,
+            NoAnswer(_) | Closed(_) | Truncated(_) | TooLarge { .. } | Garbage(_)
+        )
     }
 }
 
@@ -65,12 +72,17 @@ impl Fault {
     }
 
     pub fn too_large(limit: usize) -> Fault {
-        Fault::TooLarge { limit: u64::try_from(limit).unwrap_or(u64::MAX) }
+        Fault::TooLarge {
+            limit: u64::try_from(limit).unwrap_or(u64::MAX),
+        }
     }
 
     fn is_unreachable(&self) -> bool {
         use Fault::*;
-        matches!(self, Missing | Forbidden | Refused(_) | NotAnEngine(_) | Version(_) | NoConnection(_))
+        matches!(
+            self,
+            Missing | Forbidden | Refused(_) | NotAnEngine(_) | Version(_) | NoConnection(_)
+        )
     }
 }
 

@@ -27,8 +27,16 @@ impl Method {
 }
 
 /// `path` is already percent-encoded. A body, where there is one, follows with exactly `length` bytes.
-pub fn encode_head(method: Method, path: &str, headers: &[(&str, &str)], length: Option<u64>) -> Vec<u8> {
-    let mut head = format!("{} {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: plancton\r\n", method.as_str());
+pub fn encode_head(
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+    length: Option<u64>,
+) -> Vec<u8> {
+    let mut head = format!(
+        "{} {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: plancton\r\n",
+        method.as_str()
+    );
     for (name, value) in headers {
         // A line break in a value (a credential read from a file, say) must not become a header of its own.
         let value: String = value.chars().filter(|c| !c.is_control()).collect();
@@ -45,7 +53,10 @@ pub fn encode_head(method: Method, path: &str, headers: &[(&str, &str)], length:
 pub fn encode_percent(text: &str, keep: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || keep.as_bytes().contains(&byte) {
+        if byte.is_ascii_alphanumeric()
+            || b"-._~".contains(&byte)
+            || keep.as_bytes().contains(&byte)
+        {
             encoded.push(char::from(byte));
         } else {
             encoded.push_str(&format!("%{byte:02X}"));
@@ -92,7 +103,11 @@ pub struct Decoder {
 impl Decoder {
     /// `method` is the request's; `limit` bounds the body in bytes.
     pub fn new(method: Method, limit: u64) -> Decoder {
-        Decoder { is_to_head: method == Method::Head, limit, ..Decoder::default() }
+        Decoder {
+            is_to_head: method == Method::Head,
+            limit,
+            ..Decoder::default()
+        }
     }
 
     /// Takes all of `input` and appends what is body to `body`.
@@ -101,7 +116,9 @@ impl Decoder {
             let before = body.len();
             match &mut self.state {
                 State::Head => self.feed_head(&mut input)?,
-                State::ChunkSize | State::ChunkEnd | State::Trailer => self.feed_line(&mut input)?,
+                State::ChunkSize | State::ChunkEnd | State::Trailer => {
+                    self.feed_line(&mut input)?
+                }
                 State::Length(left) => {
                     take(&mut input, left, body);
                     if *left == 0 {
@@ -145,11 +162,18 @@ impl Decoder {
             Ok(_) => return Err(Fault::too_large(HEAD_LIMIT)),
             Err(error) => return Err(Fault::garbage(format!("not an HTTP answer: {error}"))),
         };
-        let text = |h: &httparse::Header| (h.name.to_owned(), String::from_utf8_lossy(h.value).into_owned());
+        let text = |h: &httparse::Header| {
+            (
+                h.name.to_owned(),
+                String::from_utf8_lossy(h.value).into_owned(),
+            )
+        };
         let status = parsed.code.unwrap_or(0);
         self.headers = parsed.headers.iter().map(text).collect();
         self.stays_open = parsed.version == Some(1);
-        *input = input.get(input.len() - (self.pending.len() - length)..).unwrap_or_default();
+        *input = input
+            .get(input.len() - (self.pending.len() - length)..)
+            .unwrap_or_default();
         self.pending.clear();
         match status {
             101 => return Err(Fault::garbage("the engine switched protocols")),
@@ -157,7 +181,9 @@ impl Decoder {
             100..=199 => {}
             _ => {
                 self.status = status;
-                let closes = self.all("connection").any(|v| v.to_ascii_lowercase().contains("close"));
+                let closes = self
+                    .all("connection")
+                    .any(|v| v.to_ascii_lowercase().contains("close"));
                 self.stays_open &= !closes;
                 self.state = self.body_state()?;
             }
@@ -172,7 +198,9 @@ impl Decoder {
         }
         if let Some(coding) = self.header("transfer-encoding") {
             let is_chunked = coding.eq_ignore_ascii_case("chunked");
-            return is_chunked.then_some(State::ChunkSize).ok_or_else(|| Fault::garbage("unknown transfer encoding"));
+            return is_chunked
+                .then_some(State::ChunkSize)
+                .ok_or_else(|| Fault::garbage("unknown transfer encoding"));
         }
         let Some(first) = self.header("content-length") else {
             return Ok(State::UntilClose);
@@ -190,7 +218,10 @@ impl Decoder {
 
     /// Collects a line of chunk framing and, when it is whole, steps on.
     fn feed_line(&mut self, input: &mut &[u8]) -> Result<(), Fault> {
-        let mut left = input.iter().position(|byte| *byte == b'\n').map_or(u64::MAX, |at| count(at) + 1);
+        let mut left = input
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .map_or(u64::MAX, |at| count(at) + 1);
         let before = self.pending.len();
         take(input, &mut left, &mut self.pending);
         self.framing += self.pending.len() - before;
@@ -243,7 +274,10 @@ impl Decoder {
     }
 
     fn all(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.headers.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .filter(move |(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     /// At least one byte of the answer has arrived.
@@ -276,7 +310,10 @@ fn take(input: &mut &[u8], left: &mut u64, to: &mut Vec<u8>) {
 
 /// Hexadecimal digits before any extension; too many of them give the largest size.
 fn parse_chunk_size(line: &[u8]) -> Option<u64> {
-    let digits = line.split(|byte| b"; \t".contains(byte)).next().filter(|digits| !digits.is_empty())?;
+    let digits = line
+        .split(|byte| b"; \t".contains(byte))
+        .next()
+        .filter(|digits| !digits.is_empty())?;
     digits.iter().try_fold(0u64, |size, byte| {
         let digit = char::from(*byte).to_digit(16)?;
         Some(size.saturating_mul(16).saturating_add(u64::from(digit)))
@@ -288,9 +325,9 @@ mod tests {
     use super::*;
 
     const LENGTH: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nApi-Version: 1.41\r\n\r\nhello";
-    const CHUNKED: &str =
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nhel\r\n002\r\nlo\r\n0\r\nA: b\r\nC: d\r\n\r\n";
-    const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 409 Conflict\r\ncontent-length: 2\r\n\r\n{}";
+    const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nhel\r\n002\r\nlo\r\n0\r\nA: b\r\nC: d\r\n\r\n";
+    const CONTINUE: &str =
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 409 Conflict\r\ncontent-length: 2\r\n\r\n{}";
     const NO_BODY: &str = "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
     const EMPTY: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
     const OLD: &str = "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nOK";
@@ -304,7 +341,13 @@ mod tests {
         (GET, NO_BODY, 204, "", false),
         (GET, EMPTY, 200, "", true),
         (GET, OLD, 200, "OK", false),
-        (Method::Head, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", 200, "", true),
+        (
+            Method::Head,
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n",
+            200,
+            "",
+            true,
+        ),
     ];
 
     /// Feeds the pieces and then the end.
@@ -347,7 +390,10 @@ mod tests {
     #[test]
     fn until_close_only_without_framing() {
         let (decoder, body) = decode(GET, 9, &[b"HTTP/1.1 200 OK\r\n\r\nab", b"c"]).unwrap();
-        assert_eq!((body.as_slice(), decoder.is_reusable()), (&b"abc"[..], false));
+        assert_eq!(
+            (body.as_slice(), decoder.is_reusable()),
+            (&b"abc"[..], false)
+        );
         let (decoder, _) = decode(GET, 100, &[LENGTH.as_bytes(), b"junk"]).unwrap();
         assert!(!decoder.is_reusable());
     }
@@ -388,7 +434,10 @@ mod tests {
         let endless_head = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(HEAD_LIMIT));
         for (answer, limit) in [
             ("HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n", 10),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n", 10),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n",
+                10,
+            ),
             ("HTTP/1.1 200 OK\r\n\r\n01234567890", 10),
             (&format!("{chunked}b\r\n"), 10),
             (&format!("{chunked}9\r\n012345678\r\n2\r\n34"), 10),
@@ -404,9 +453,17 @@ mod tests {
 
     #[test]
     fn requests() {
-        let head = encode_head(Method::Post, "/x?y=%20", &[("X-Registry-Auth", "a\r\nEvil: b")], Some(3));
+        let head = encode_head(
+            Method::Post,
+            "/x?y=%20",
+            &[("X-Registry-Auth", "a\r\nEvil: b")],
+            Some(3),
+        );
         let text = String::from_utf8(head).unwrap();
-        assert!(text.starts_with("POST /x?y=%20 HTTP/1.1\r\nHost: "), "{text}");
+        assert!(
+            text.starts_with("POST /x?y=%20 HTTP/1.1\r\nHost: "),
+            "{text}"
+        );
         assert!(text.ends_with("Auth: aEvil: b\r\nContent-Length: 3\r\n\r\n"));
         assert_eq!(encode_percent("a b/é:", "/"), "a%20b/%C3%A9%3A");
     }

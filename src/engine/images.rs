@@ -20,7 +20,11 @@ fn reference(name: &str, version: &str) -> String {
 }
 
 fn request<'a>(method: Method, verb: &str, name: &str, tail: &str) -> Request<'a> {
-    Request::new(method, format!("{verb} {name}"), format!("/images/{}{tail}", encode_percent(name, "/:@")))
+    Request::new(
+        method,
+        format!("{verb} {name}"),
+        format!("/images/{}{tail}", encode_percent(name, "/:@")),
+    )
 }
 
 /// Told of each step; an error ends the transfer.
@@ -38,8 +42,18 @@ impl Engine {
     }
 
     /// Makes an image of a file tree. `changes` are instructions such as `ENTRYPOINT ["/plancton"]`.
-    pub fn import(&self, repo: &str, tag: &str, changes: &[&str], tar: &[u8]) -> Result<Image, Error> {
-        let named = format!("repo={}&tag={}", encode_percent(repo, ""), encode_percent(tag, ""));
+    pub fn import(
+        &self,
+        repo: &str,
+        tag: &str,
+        changes: &[&str],
+        tar: &[u8],
+    ) -> Result<Image, Error> {
+        let named = format!(
+            "repo={}&tag={}",
+            encode_percent(repo, ""),
+            encode_percent(tag, "")
+        );
         let mut path = format!("/images/create?fromSrc=-&{named}");
         for change in changes {
             path.push_str("&changes=");
@@ -58,7 +72,13 @@ impl Engine {
             return Ok(image);
         }
         // Podman ignores the tag of an import, so that the image has to be named afterwards.
-        self.call(self::request(Method::Post, "tag", &id, &format!("/tag?{named}")))?.ok()?;
+        self.call(self::request(
+            Method::Post,
+            "tag",
+            &id,
+            &format!("/tag?{named}"),
+        ))?
+        .ok()?;
         self.arrived(&wanted, &call)
     }
 
@@ -82,12 +102,23 @@ impl Engine {
         auth: Option<&str>,
         on_progress: OnProgress<'_>,
     ) -> Result<Image, Error> {
-        let version = if version.is_empty() { "latest" } else { version };
-        let path = format!("/images/create?fromImage={}&tag={}", encode_percent(name, ""), encode_percent(version, ""));
+        let version = if version.is_empty() {
+            "latest"
+        } else {
+            version
+        };
+        let path = format!(
+            "/images/create?fromImage={}&tag={}",
+            encode_percent(name, ""),
+            encode_percent(version, "")
+        );
         let wanted = reference(name, version);
         let call = format!("pull {wanted}");
         let request = Request {
-            headers: auth.map(|auth| ("X-Registry-Auth", auth)).into_iter().collect(),
+            headers: auth
+                .map(|auth| ("X-Registry-Auth", auth))
+                .into_iter()
+                .collect(),
             activity: Some(4 * self.timeout),
             ..Request::new(Method::Post, &call, path)
         };
@@ -106,15 +137,25 @@ impl Engine {
             }
             Ok(())
         };
-        let reply = self.call(Request { limit: PROGRESS_LIMIT, sink: Some(&mut sink), ..request })?;
+        let reply = self.call(Request {
+            limit: PROGRESS_LIMIT,
+            sink: Some(&mut sink),
+            ..request
+        })?;
         reply.ok()?;
-        splitter.end().map_err(|fault| Error { call: reply.call, fault })?;
+        splitter.end().map_err(|fault| Error {
+            call: reply.call,
+            fault,
+        })?;
         Ok(last)
     }
 
     /// The end of a stream is no proof.
     fn arrived(&self, wanted: &str, call: &str) -> Result<Image, Error> {
-        let vanished = || Fault::Failed("the engine reported no failure, but the image is not there".to_owned());
-        self.image(wanted)?.ok_or_else(|| self.error(call, vanished()))
+        let vanished = || {
+            Fault::Failed("the engine reported no failure, but the image is not there".to_owned())
+        };
+        self.image(wanted)?
+            .ok_or_else(|| self.error(call, vanished()))
     }
 }

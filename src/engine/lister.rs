@@ -35,7 +35,12 @@ struct Asked {
 
 impl Lister {
     pub fn new(engine: Arc<Engine>) -> Lister {
-        Lister { engine, connection: None, asked: None, body: Vec::new() }
+        Lister {
+            engine,
+            connection: None,
+            asked: None,
+            body: Vec::new(),
+        }
     }
 
     /// An API version was agreed on: else the engine is to be greeted first.
@@ -59,10 +64,19 @@ impl Lister {
             None => self.engine.connect("list", &at_once)?,
         };
         let head = encode_head(Method::Get, &format!("{prefix}{}", list_path()), &[], None);
-        connection.write_now(&head).map_err(|fault| self.engine.error("list", fault))?;
+        connection
+            .write_now(&head)
+            .map_err(|fault| self.engine.error("list", fault))?;
         self.body.clear();
         let decoder = Decoder::new(Method::Get, super::containers::LIST_LIMIT);
-        (self.connection, self.asked) = (Some(connection), Some(Asked { at: Instant::now(), decoder, is_kept }));
+        (self.connection, self.asked) = (
+            Some(connection),
+            Some(Asked {
+                at: Instant::now(),
+                decoder,
+                is_kept,
+            }),
+        );
         Ok(())
     }
 
@@ -76,7 +90,9 @@ impl Lister {
                 return None;
             }
             // It was dead before a byte of the answer came: once more, on a fresh one.
-            Err(Fault::Closed(_) | Fault::Truncated(_)) if asked.is_kept && !asked.decoder.is_started() => {
+            Err(Fault::Closed(_) | Fault::Truncated(_))
+                if asked.is_kept && !asked.decoder.is_started() =>
+            {
                 self.connection = None;
                 return self.send(false).err().map(Err);
             }
@@ -88,7 +104,11 @@ impl Lister {
         }
         Some(result.and_then(|()| {
             let body = std::mem::take(&mut self.body);
-            let reply = Reply { call: self.engine.named("list"), head: asked.decoder, body };
+            let reply = Reply {
+                call: self.engine.named("list"),
+                head: asked.decoder,
+                body,
+            };
             let list = parse_list(&reply);
             self.body = reply.body;
             list
@@ -97,15 +117,24 @@ impl Lister {
 
     /// Whether the answer is whole.
     fn receive(&mut self, decoder: &mut Decoder) -> Result<bool, Fault> {
-        let Some(connection) = &self.connection else { return Ok(false) };
+        let Some(connection) = &self.connection else {
+            return Ok(false);
+        };
         let mut buffer = [0; READ_BYTES];
         let mut moments = MOST_MOMENTS;
         while !decoder.is_done() {
             match connection.read_now(&mut buffer)? {
-                None if decoder.is_started() && moments > 0 && connection.is_readable_within(MOMENT) => moments -= 1,
+                None if decoder.is_started()
+                    && moments > 0
+                    && connection.is_readable_within(MOMENT) =>
+                {
+                    moments -= 1
+                }
                 None => return Ok(false),
                 Some(0) => decoder.end()?,
-                Some(count) => decoder.feed(buffer.get(..count).unwrap_or_default(), &mut self.body)?,
+                Some(count) => {
+                    decoder.feed(buffer.get(..count).unwrap_or_default(), &mut self.body)?
+                }
             }
         }
         Ok(true)
@@ -113,14 +142,22 @@ impl Lister {
 
     /// An engine that has not answered within its time-out is not waited for any more.
     pub fn give_up(&mut self) -> Option<Error> {
-        let asked = self.asked.take_if(|asked| asked.at.elapsed() >= self.engine.timeout)?;
+        let asked = self
+            .asked
+            .take_if(|asked| asked.at.elapsed() >= self.engine.timeout)?;
         self.connection = None;
         self.engine.count(asked.at, true);
-        Some(self.engine.error("list", Fault::NoAnswer(self.engine.timeout)))
+        Some(
+            self.engine
+                .error("list", Fault::NoAnswer(self.engine.timeout)),
+        )
     }
 
     /// Readable when something has come of the answer; `None` while nothing is asked.
     pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.connection.as_ref().filter(|_| self.asked.is_some()).map(AsFd::as_fd)
+        self.connection
+            .as_ref()
+            .filter(|_| self.asked.is_some())
+            .map(AsFd::as_fd)
     }
 }

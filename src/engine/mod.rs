@@ -75,7 +75,13 @@ impl Engine {
     /// `timeout` is each call's deadline, connecting included. Nothing is connected yet.
     pub fn new(socket: impl Into<PathBuf>, timeout: Duration) -> Engine {
         let (idle, version, counters) = Default::default();
-        Engine { socket: socket.into(), timeout, idle, version, counters }
+        Engine {
+            socket: socket.into(),
+            timeout,
+            idle,
+            version,
+            counters,
+        }
     }
 
     pub fn socket(&self) -> &Path {
@@ -92,7 +98,10 @@ impl Engine {
     }
 
     pub fn info(&self) -> Result<Info, Error> {
-        let info: Info = self.call(Request::new(Method::Get, "info", "/info"))?.ok()?.json()?;
+        let info: Info = self
+            .call(Request::new(Method::Get, "info", "/info"))?
+            .ok()?
+            .json()?;
         match info.server_version.is_empty() && info.cgroup_driver.is_empty() {
             true => Err(self.error("info", Fault::garbage("it says nothing about the engine"))),
             false => Ok(info),
@@ -105,7 +114,9 @@ impl Engine {
         let mut ping = |method| {
             let sent = self.send(Request::new(method, "ping", "/_ping"), "", deadline);
             sent.map_err(|error| match error.fault {
-                Fault::Garbage(_) | Fault::TooLarge { .. } => not_an_engine(error.fault.to_string()),
+                Fault::Garbage(_) | Fault::TooLarge { .. } => {
+                    not_an_engine(error.fault.to_string())
+                }
                 _ => error,
             })
         };
@@ -118,9 +129,13 @@ impl Engine {
             500.. => return Err(reply.refusal()),
             other => return Err(not_an_engine(format!("/_ping has status {other}"))),
         }
-        let theirs = reply.head.header("api-version").map_or(Ok(NEWEST_API), |text| {
-            ApiVersion::parse(text).ok_or_else(|| not_an_engine(format!("'{text}' is not an API version")))
-        })?;
+        let theirs = reply
+            .head
+            .header("api-version")
+            .map_or(Ok(NEWEST_API), |text| {
+                ApiVersion::parse(text)
+                    .ok_or_else(|| not_an_engine(format!("'{text}' is not an API version")))
+            })?;
         if theirs < OLDEST_API {
             let why = format!(
                 "the engine is too old: it speaks API {theirs}, needed is {OLDEST_API} (Docker 20.10, Podman 4); update it"
@@ -129,13 +144,17 @@ impl Engine {
         }
         let api_version = theirs.min(NEWEST_API);
         *lock(&self.version) = Some(api_version);
-        Ok(Ping { api_version, server: reply.head.header("server").unwrap_or_default().to_owned() })
+        Ok(Ping {
+            api_version,
+            server: reply.head.header("server").unwrap_or_default().to_owned(),
+        })
     }
 
     /// `/v1.41` for the path of a versioned call.
     fn version_prefix(&self, deadline: &mut Deadline) -> Result<String, Error> {
         let known = *lock(&self.version);
-        let version = known.map_or_else(|| self.negotiate(deadline).map(|ping| ping.api_version), Ok)?;
+        let version =
+            known.map_or_else(|| self.negotiate(deadline).map(|ping| ping.api_version), Ok)?;
         Ok(format!("/v{version}"))
     }
 
@@ -147,17 +166,31 @@ impl Engine {
         };
         let prefix = self.version_prefix(&mut deadline)?;
         let reply = self.send(request, &prefix, &mut deadline)?;
-        if reply.status() == 400 && reply.says(&["is too old", "is too new"]) && reply.says(&["client version"]) {
+        if reply.status() == 400
+            && reply.says(&["is too old", "is too new"])
+            && reply.says(&["client version"])
+        {
             *lock(&self.version) = None;
-            return Err(self.error("version", Fault::Version(format!("no common API version: {}", reply.message()))));
+            return Err(self.error(
+                "version",
+                Fault::Version(format!("no common API version: {}", reply.message())),
+            ));
         }
         Ok(reply)
     }
 
     /// What there is to know about an object; `None` where a 404 says with one of the words that it is not there.
-    fn find<T: DeserializeOwned>(&self, request: Request<'_>, gone: &[&str]) -> Result<Option<T>, Error> {
+    fn find<T: DeserializeOwned>(
+        &self,
+        request: Request<'_>,
+        gone: &[&str],
+    ) -> Result<Option<T>, Error> {
         let reply = self.call(request)?;
-        if reply.status() == 404 && reply.says(gone) { Ok(None) } else { reply.ok()?.json().map(Some) }
+        if reply.status() == 404 && reply.says(gone) {
+            Ok(None)
+        } else {
+            reply.ok()?.json().map(Some)
+        }
     }
 
     /// Changes an object; `gone` as in `find`.
@@ -168,14 +201,25 @@ impl Engine {
             404 if reply.says(gone) => Ok(Outcome::Gone),
             409 => Ok(Outcome::Busy(reply.message())),
             // Docker before 23 for a race with the end, and for what is or is not paused already.
-            500 if reply.says(&["not running", "not paused", "already paused", "no such process"]) => {
+            500 if reply.says(&[
+                "not running",
+                "not paused",
+                "already paused",
+                "no such process",
+            ]) =>
+            {
                 Ok(Outcome::Busy(reply.message()))
             }
             _ => Err(reply.refusal()),
         }
     }
 
-    fn send(&self, mut request: Request<'_>, prefix: &str, deadline: &mut Deadline) -> Result<Reply, Error> {
+    fn send(
+        &self,
+        mut request: Request<'_>,
+        prefix: &str,
+        deadline: &mut Deadline,
+    ) -> Result<Reply, Error> {
         let begun = Instant::now();
         let result = self.send_repeated(&mut request, prefix, deadline);
         self.count(begun, result.is_err());
@@ -189,19 +233,34 @@ impl Engine {
         counters.time += begun.elapsed();
     }
 
-    fn send_repeated(&self, request: &mut Request<'_>, prefix: &str, deadline: &mut Deadline) -> Result<Reply, Error> {
+    fn send_repeated(
+        &self,
+        request: &mut Request<'_>,
+        prefix: &str,
+        deadline: &mut Deadline,
+    ) -> Result<Reply, Error> {
         let path = format!("{prefix}{}", request.path);
-        let mut kept = if request.is_repeatable() { self.take_idle() } else { None };
+        let mut kept = if request.is_repeatable() {
+            self.take_idle()
+        } else {
+            None
+        };
         loop {
             let is_kept = kept.is_some();
-            let mut connection = kept.take().map_or_else(|| self.connect(&request.name, deadline), Ok)?;
+            let mut connection = kept
+                .take()
+                .map_or_else(|| self.connect(&request.name, deadline), Ok)?;
             let mut head = Decoder::new(request.method, request.limit);
             match exchange(&mut connection, &mut head, request, &path, deadline) {
                 Ok(body) => {
                     if head.is_reusable() {
                         *lock(&self.idle) = Some(connection);
                     }
-                    return Ok(Reply { call: self.named(&request.name), head, body });
+                    return Ok(Reply {
+                        call: self.named(&request.name),
+                        head,
+                        body,
+                    });
                 }
                 // It was dead before a byte of the answer came: once more, on a fresh one.
                 Err(Fault::Closed(_) | Fault::Truncated(_)) if is_kept && !head.is_started() => {}

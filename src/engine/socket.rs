@@ -5,7 +5,8 @@ use super::error::Fault;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv, send, socket_with,
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
+    send, socket_with,
 };
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -28,12 +29,19 @@ pub struct Deadline {
 impl Deadline {
     /// For the call as a whole.
     pub fn whole(allowed: Duration) -> Deadline {
-        Deadline { at: Instant::now() + allowed, allowed, is_per_step: false }
+        Deadline {
+            at: Instant::now() + allowed,
+            allowed,
+            is_per_step: false,
+        }
     }
 
     /// Starts anew with every byte that moves: for transfers whose length says nothing about the peer's health.
     pub fn per_step(allowed: Duration) -> Deadline {
-        Deadline { is_per_step: true, ..Deadline::whole(allowed) }
+        Deadline {
+            is_per_step: true,
+            ..Deadline::whole(allowed)
+        }
     }
 
     fn left(&self) -> Option<Duration> {
@@ -49,7 +57,8 @@ impl Deadline {
                     return Ok(count);
                 }
                 Ok(count) => return Ok(count),
-                Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
                 Err(error) => return Err(Fault::Closed(error.to_string())),
             }
         }
@@ -63,21 +72,26 @@ impl Connection {
     pub fn open(path: &Path, deadline: &Deadline) -> Result<Connection, Fault> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let refused = |errno| refused(path, errno);
-        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(refused)?;
+        let socket =
+            socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(refused)?;
         let address = SocketAddrUnix::new(path).map_err(refused)?;
         loop {
             match connect(&socket, &address) {
                 Ok(()) => break,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
-                    let left = deadline.left().ok_or(Fault::NoConnection(deadline.allowed))?;
+                    let left = deadline
+                        .left()
+                        .ok_or(Fault::NoConnection(deadline.allowed))?;
                     std::thread::sleep(BACKLOG_NAP.min(left));
                 }
                 Err(errno) => return Err(refused(errno)),
             }
         }
         let stream = UnixStream::from(socket);
-        stream.set_nonblocking(false).map_err(|error| Fault::Closed(error.to_string()))?;
+        stream
+            .set_nonblocking(false)
+            .map_err(|error| Fault::Closed(error.to_string()))?;
         Ok(Connection(stream))
     }
 
@@ -119,8 +133,12 @@ impl Connection {
     }
 
     pub fn is_readable_within(&self, time: Duration) -> bool {
-        let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(time.subsec_nanos()) };
-        poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&timeout)).is_ok_and(|ready| ready > 0)
+        let timeout = Timespec {
+            tv_sec: 0,
+            tv_nsec: i64::from(time.subsec_nanos()),
+        };
+        poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&timeout))
+            .is_ok_and(|ready| ready > 0)
     }
 
     /// Nothing to read and not closed: what a connection between two calls must be.
@@ -137,7 +155,8 @@ impl AsFd for Connection {
 
 /// A plain file in the socket's place is refused like a dead engine's socket: told apart here.
 fn refused(path: &Path, errno: Errno) -> Fault {
-    let is_other_file = || std::fs::metadata(path).is_ok_and(|found| !found.file_type().is_socket());
+    let is_other_file =
+        || std::fs::metadata(path).is_ok_and(|found| !found.file_type().is_socket());
     match errno {
         Errno::NOENT | Errno::NOTDIR => Fault::Missing,
         Errno::ACCESS | Errno::PERM => Fault::Forbidden,

@@ -19,7 +19,8 @@ impl Splitter {
     /// The objects that `bytes` complete.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<Vec<Value>, Fault> {
         self.0.extend_from_slice(bytes);
-        let mut stream = serde_json::Deserializer::from_slice(&self.0).into_iter::<Map<String, Value>>();
+        let mut stream =
+            serde_json::Deserializer::from_slice(&self.0).into_iter::<Map<String, Value>>();
         let mut objects = Vec::new();
         for object in stream.by_ref() {
             match object {
@@ -38,7 +39,11 @@ impl Splitter {
 
     /// The stream has ended: inside an object is a fault.
     pub fn end(&self) -> Result<(), Fault> {
-        if self.0.iter().all(u8::is_ascii_whitespace) { Ok(()) } else { Err(Fault::Truncated("last object")) }
+        if self.0.iter().all(u8::is_ascii_whitespace) {
+            Ok(())
+        } else {
+            Err(Fault::Truncated("last object"))
+        }
     }
 }
 
@@ -95,8 +100,11 @@ const END_ACTIONS: [&str; 3] = ["die", "died", "oom"];
 /// The id of a pilot that ended; `None` for what was not asked for: some engines ignore filters.
 fn parse_event(event: &Value, label: &str) -> Option<String> {
     let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str);
-    let is_end = text("/Type") == Some("container") && text("/Action").is_some_and(|word| END_ACTIONS.contains(&word));
-    let is_ours = event.pointer("/Actor/Attributes").is_some_and(|attributes| attributes.get(label).is_some());
+    let is_end = text("/Type") == Some("container")
+        && text("/Action").is_some_and(|word| END_ACTIONS.contains(&word));
+    let is_ours = event
+        .pointer("/Actor/Attributes")
+        .is_some_and(|attributes| attributes.get(label).is_some());
     (is_end && is_ours).then(|| text("/Actor/ID").unwrap_or_default().to_owned())
 }
 
@@ -116,9 +124,13 @@ impl EventStream {
         let mut deadline = Deadline::whole(engine.timeout);
         let prefix = engine.version_prefix(&mut deadline)?;
         let filters = serde_json::json!({"type": ["container"], "event": END_ACTIONS, "label": [INSTANCE_LABEL]});
-        let path = format!("{prefix}/events?filters={}", encode_percent(&filters.to_string(), ""));
+        let path = format!(
+            "{prefix}/events?filters={}",
+            encode_percent(&filters.to_string(), "")
+        );
         let mut connection = engine.connect("events", &deadline)?;
-        let asked = connection.write_all(&encode_head(Method::Get, &path, &[], None), &mut deadline);
+        let asked =
+            connection.write_all(&encode_head(Method::Get, &path, &[], None), &mut deadline);
         asked.map_err(|fault| engine.error("events", fault))?;
         Ok(EventStream {
             connection,
@@ -131,7 +143,10 @@ impl EventStream {
     /// The ids of pilots that ended, perhaps none: some engines send not even a head before the first event. A stream that
     /// ended is an error, and is to be opened again.
     pub fn read(&mut self) -> Result<Vec<String>, Error> {
-        self.read_events().map_err(|fault| Error { call: self.call.clone(), fault })
+        self.read_events().map_err(|fault| Error {
+            call: self.call.clone(),
+            fault,
+        })
     }
 
     /// One buffer a turn, so that a flood cannot hold the loop: the rest is still there at the next poll.
@@ -141,7 +156,9 @@ impl EventStream {
         match self.connection.read_now(&mut buffer)? {
             None => return Ok(Vec::new()),
             Some(0) => return Err(ended()),
-            Some(count) => self.decoder.feed(buffer.get(..count).unwrap_or_default(), &mut body)?,
+            Some(count) => self
+                .decoder
+                .feed(buffer.get(..count).unwrap_or_default(), &mut body)?,
         }
         match self.decoder.status() {
             0 | 200 => {}
@@ -151,7 +168,10 @@ impl EventStream {
         if objects.is_empty() && self.decoder.is_done() {
             return Err(ended());
         }
-        Ok(objects.iter().filter_map(|event| parse_event(event, INSTANCE_LABEL)).collect())
+        Ok(objects
+            .iter()
+            .filter_map(|event| parse_event(event, INSTANCE_LABEL))
+            .collect())
     }
 }
 
@@ -167,8 +187,16 @@ mod tests {
 
     #[test]
     fn objects_at_every_split() {
-        let parts = [r#"{"a":1}"#, r#"{"b":"}{\"\\"}"#, r#"{"c":{"d":[{},{}]}}"#, r#"{"é":"\u007d"}"#];
-        let whole: Vec<Value> = parts.iter().map(|part| serde_json::from_str(part).unwrap()).collect();
+        let parts = [
+            r#"{"a":1}"#,
+            r#"{"b":"}{\"\\"}"#,
+            r#"{"c":{"d":[{},{}]}}"#,
+            r#"{"é":"\u007d"}"#,
+        ];
+        let whole: Vec<Value> = parts
+            .iter()
+            .map(|part| serde_json::from_str(part).unwrap())
+            .collect();
         for glue in ["", "\n", "\r\n \t"] {
             let stream = parts.join(glue);
             for cut in 0..=stream.len() {
@@ -199,7 +227,12 @@ mod tests {
     #[test]
     fn notes() {
         let progress = |id: &str, status: &str, current, total| {
-            Ok(Progress { id: id.to_owned(), status: status.to_owned(), current, total })
+            Ok(Progress {
+                id: id.to_owned(),
+                status: status.to_owned(),
+                current,
+                total,
+            })
         };
         let failure = |text: &str| Err(Fault::Failed(text.to_owned()));
         for (text, note) in [
@@ -207,14 +240,30 @@ mod tests {
                 r#"{"status":"Downloading","progressDetail":{"current":5,"total":9},"id":"ab"}"#,
                 progress("ab", "Downloading", Some(5), Some(9)),
             ),
-            (r#"{"status":"Waiting","progressDetail":{},"id":"ab"}"#, progress("ab", "Waiting", None, None)),
-            (r#"{"stream":"Loaded image: x\n"}"#, progress("", "Loaded image: x\n", None, None)),
-            (r#"{"errorDetail":{"code":1,"message":"denied"},"error":"other"}"#, failure("denied")),
+            (
+                r#"{"status":"Waiting","progressDetail":{},"id":"ab"}"#,
+                progress("ab", "Waiting", None, None),
+            ),
+            (
+                r#"{"stream":"Loaded image: x\n"}"#,
+                progress("", "Loaded image: x\n", None, None),
+            ),
+            (
+                r#"{"errorDetail":{"code":1,"message":"denied"},"error":"other"}"#,
+                failure("denied"),
+            ),
             (r#"{"error":"denied"}"#, failure("denied")),
             (r#"{"message":"no such host"}"#, failure("no such host")),
-            (r#"{"status":"x","error":null}"#, progress("", "x", None, None)),
+            (
+                r#"{"status":"x","error":null}"#,
+                progress("", "x", None, None),
+            ),
         ] {
-            assert_eq!(parse_progress(&serde_json::from_str(text).unwrap()), note, "{text}");
+            assert_eq!(
+                parse_progress(&serde_json::from_str(text).unwrap()),
+                note,
+                "{text}"
+            );
         }
     }
 
@@ -246,11 +295,16 @@ mod tests {
             ("image", "die", "l", false),
             ("container", "die", "other", false),
         ] {
-            let parsed = parse_event(&serde_json::from_str(&event(kind, action, label)).unwrap(), "l");
+            let parsed = parse_event(
+                &serde_json::from_str(&event(kind, action, label)).unwrap(),
+                "l",
+            );
             assert_eq!(parsed.is_some(), ours, "{kind} {action} {label}");
         }
-        let podman =
-            r#"{"status":"died","id":"y","Type":"container","Action":"died","Actor":{"ID":"y","Attributes":{"l":""}}}"#;
-        assert_eq!(parse_event(&serde_json::from_str(podman).unwrap(), "l").unwrap(), "y");
+        let podman = r#"{"status":"died","id":"y","Type":"container","Action":"died","Actor":{"ID":"y","Attributes":{"l":""}}}"#;
+        assert_eq!(
+            parse_event(&serde_json::from_str(podman).unwrap(), "l").unwrap(),
+            "y"
+        );
     }
 }

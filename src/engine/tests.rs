@@ -84,18 +84,24 @@ fn read_request(stream: &mut UnixStream) -> Option<String> {
         head.push(byte[0]);
     }
     let head = String::from_utf8(head).unwrap();
-    let length = head.lines().find_map(|l| l.strip_prefix("Content-Length: "));
+    let length = head
+        .lines()
+        .find_map(|l| l.strip_prefix("Content-Length: "));
     let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
     stream.read_exact(&mut body).unwrap();
     let line = head.lines().next().unwrap();
     Some(line.trim_end_matches(" HTTP/1.1").to_owned())
 }
 
-const PING: &str = "HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nServer: Fake/1\r\nContent-Length: 2\r\n\r\n";
+const PING: &str =
+    "HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nServer: Fake/1\r\nContent-Length: 2\r\n\r\n";
 const NONE: &str = "HTTP/1.1 204 No Content\r\n\r\n";
 
 fn answer(status: u16, body: &str) -> String {
-    format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    format!(
+        "HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 fn refusal(status: u16, message: &str) -> String {
@@ -112,9 +118,17 @@ fn stalled(engine: &Engine) -> Engine {
 
 #[test]
 fn versions_are_negotiated() {
-    for (header, version) in [("Api-Version: 1.41\r\n", "v1.41"), ("API-VERSION: 1.54\r\n", "v1.47"), ("", "v1.47")] {
+    for (header, version) in [
+        ("Api-Version: 1.41\r\n", "v1.41"),
+        ("API-VERSION: 1.54\r\n", "v1.47"),
+        ("", "v1.47"),
+    ] {
         let ping = format!("HTTP/1.1 200 OK\r\n{header}Content-Length: 2\r\n\r\n");
-        let (fake, engine) = Fake::start(&[&[&ping, &answer(200, r#"{"ServerVersion":"1"}"#), &answer(200, "[]")]]);
+        let (fake, engine) = Fake::start(&[&[
+            &ping,
+            &answer(200, r#"{"ServerVersion":"1"}"#),
+            &answer(200, "[]"),
+        ]]);
         assert!(engine.info().is_ok() && engine.info().is_err());
         let path = format!("GET /{version}/info");
         assert_eq!(fake.finish(), ["HEAD /_ping", &path, &path]);
@@ -127,7 +141,10 @@ fn ping_falls_back_to_get() {
     let get = format!("{PING}OK");
     let (fake, engine) = Fake::start(&[&["HTTP/1.1 405 X\r\n\r\n", &get]]);
     let ping = engine.ping().unwrap();
-    assert_eq!((ping.api_version.to_string(), ping.server.as_str()), ("1.41".into(), "Fake/1"));
+    assert_eq!(
+        (ping.api_version.to_string(), ping.server.as_str()),
+        ("1.41".into(), "Fake/1")
+    );
     assert_eq!(fake.finish(), ["HEAD /_ping", "GET /_ping"]);
 }
 
@@ -140,10 +157,18 @@ fn engines_too_old_or_too_new() {
     assert!(error.to_string().contains("1.30"), "{error}");
     fake.finish();
 
-    let refused = refusal(400, "client version 1.41 is too old. Minimum supported API version is 1.60");
+    let refused = refusal(
+        400,
+        "client version 1.41 is too old. Minimum supported API version is 1.60",
+    );
     let (fake, engine) = Fake::start(&[&[PING, &refused, PING, &answer(200, "[]")]]);
     let error = engine.list().unwrap_err();
-    assert!(error.to_string().contains("Minimum supported API version is 1.60"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("Minimum supported API version is 1.60"),
+        "{error}"
+    );
     assert_eq!(*lock(&engine.version), None);
     assert_eq!(engine.list(), Ok(Vec::new()));
     assert_eq!(fake.finish().len(), 4);
@@ -167,10 +192,18 @@ fn a_dead_kept_connection_is_retried_once() {
 #[test]
 fn a_lost_create_is_not_repeated() {
     let (fake, engine) = Fake::start(&[&[PING], &[""]]);
-    let error = engine.create("plancton-x", &serde_json::json!({})).unwrap_err();
+    let error = engine
+        .create("plancton-x", &serde_json::json!({}))
+        .unwrap_err();
     assert!(error.reply_lost(), "{error}");
     let requests = fake.finish();
-    assert_eq!(requests, ["HEAD /_ping", "POST /v1.41/containers/create?name=plancton-x"]);
+    assert_eq!(
+        requests,
+        [
+            "HEAD /_ping",
+            "POST /v1.41/containers/create?name=plancton-x"
+        ]
+    );
 }
 
 #[test]
@@ -197,10 +230,16 @@ fn a_chunked_list_is_checked_again() {
     );
     let (fake, engine) = Fake::start(&[&[PING, &chunked, &answer(200, r#"[{"Id":"?"}]"#)]]);
     assert_eq!(engine.list().unwrap().len(), 1);
-    assert!(matches!(engine.list().unwrap_err().fault, Fault::Garbage(_)));
+    assert!(matches!(
+        engine.list().unwrap_err().fault,
+        Fault::Garbage(_)
+    ));
     let requests = fake.finish();
     let filter = "filters=%7B%22label%22%3A%5B%22io.plancton.instance%22%5D%7D";
-    assert_eq!(requests[1], format!("GET /v1.41/containers/json?all=1&{filter}"));
+    assert_eq!(
+        requests[1],
+        format!("GET /v1.41/containers/json?all=1&{filter}")
+    );
 }
 
 #[test]
@@ -211,8 +250,14 @@ fn a_stall_ends_at_the_deadline() {
         let begun = Instant::now();
         let error = engine.list().unwrap_err();
         let took = begun.elapsed();
-        assert!(matches!(error.fault, Fault::NoAnswer(_)) && error.reply_lost(), "{error}");
-        assert!(took >= Duration::from_millis(200) && took < Duration::from_secs(2), "{took:?}");
+        assert!(
+            matches!(error.fault, Fault::NoAnswer(_)) && error.reply_lost(),
+            "{error}"
+        );
+        assert!(
+            took >= Duration::from_millis(200) && took < Duration::from_secs(2),
+            "{took:?}"
+        );
         drop(engine);
         fake.finish();
     }
@@ -230,18 +275,27 @@ fn a_full_backlog_ends_at_the_deadline() {
     let engine = Engine::new(&path, Duration::from_millis(200));
     let error = engine.ping().unwrap_err();
     assert!(error.is_unreachable() && !error.reply_lost(), "{error}");
-    assert!(error.to_string().ends_with("no connection within 200ms"), "{error}");
+    assert!(
+        error.to_string().ends_with("no connection within 200ms"),
+        "{error}"
+    );
     std::fs::remove_dir_all(directory).unwrap();
 }
 
 #[test]
 fn what_is_not_an_engine() {
     let (fake, engine) = Fake::start(&[&["SSH-2.0-OpenSSH\r\n"]]);
-    assert!(matches!(engine.list().unwrap_err().fault, Fault::NotAnEngine(_)));
+    assert!(matches!(
+        engine.list().unwrap_err().fault,
+        Fault::NotAnEngine(_)
+    ));
     fake.finish();
     let (fake, engine) = Fake::start(&[&["HTTP/1.1 404 X\r\n\r\n", &answer(404, "no")]]);
     let error = engine.list().unwrap_err();
-    assert!(error.to_string().contains("/_ping has status 404"), "{error}");
+    assert!(
+        error.to_string().contains("/_ping has status 404"),
+        "{error}"
+    );
     fake.finish();
 
     let directory = new_directory();
@@ -249,12 +303,17 @@ fn what_is_not_an_engine() {
     std::fs::write(&plain, "x").unwrap();
     let error = Engine::new(&plain, PATIENCE).ping().unwrap_err();
     assert!(matches!(error.fault, Fault::NotAnEngine(_)), "{error}");
-    let error = Engine::new(directory.join("none"), PATIENCE).ping().unwrap_err();
+    let error = Engine::new(directory.join("none"), PATIENCE)
+        .ping()
+        .unwrap_err();
     assert_eq!(error.fault, Fault::Missing, "{error}");
     let dead = directory.join("dead.sock");
     drop(UnixListener::bind(&dead).unwrap());
     let error = Engine::new(&dead, PATIENCE).ping().unwrap_err();
-    assert!(matches!(error.fault, Fault::Refused(_)) && error.is_unreachable(), "{error}");
+    assert!(
+        matches!(error.fault, Fault::Refused(_)) && error.is_unreachable(),
+        "{error}"
+    );
     std::fs::remove_dir_all(directory).unwrap();
 }
 
@@ -272,7 +331,10 @@ fn table(call: impl Fn(&Engine) -> String, rows: &[(String, &str)]) {
 fn text<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
     match result {
         Ok(outcome) => format!("{outcome:?}"),
-        Err(Error { fault: Fault::Status(code, message), .. }) => format!("{code}: {message}"),
+        Err(Error {
+            fault: Fault::Status(code, message),
+            ..
+        }) => format!("{code}: {message}"),
         Err(other) => format!("{other:?}"),
     }
 }
@@ -288,7 +350,10 @@ fn outcomes_of_start_kill_and_pause() {
             (refusal(409, "paused"), r#"Busy("paused")"#),
             (gone(), "Gone"),
             (answer(404, "page not found\n"), "404: page not found"),
-            (refusal(404, "network x not found"), "404: network x not found"),
+            (
+                refusal(404, "network x not found"),
+                "404: network x not found",
+            ),
             (answer(500, ""), "500: refused without a reason"),
         ],
     );
@@ -304,7 +369,10 @@ fn outcomes_of_start_kill_and_pause() {
     table(
         |engine| text(engine.unpause(&id())),
         &[
-            (refusal(500, "Container x is not paused"), r#"Busy("Container x is not paused")"#),
+            (
+                refusal(500, "Container x is not paused"),
+                r#"Busy("Container x is not paused")"#,
+            ),
             (NONE.to_owned(), "Done"),
         ],
     );
@@ -319,8 +387,14 @@ fn outcomes_of_remove_and_inspect() {
             (NONE.to_owned(), "Done"),
             (answer(200, "[]"), "Done"),
             (gone(), "Done"),
-            (refusal(409, "removal of container x is already in progress"), "Done"),
-            (refusal(409, "You cannot remove a running container"), r#"Busy("You cannot remove a running container")"#),
+            (
+                refusal(409, "removal of container x is already in progress"),
+                "Done",
+            ),
+            (
+                refusal(409, "You cannot remove a running container"),
+                r#"Busy("You cannot remove a running container")"#,
+            ),
             (refusal(500, "device busy"), r#"Busy("device busy")"#),
             (refusal(400, "bad"), "400: bad"),
         ],
@@ -340,14 +414,32 @@ fn outcomes_of_remove_and_inspect() {
 fn outcomes_of_create() {
     let created = answer(201, &format!(r#"{{"Id":"{ID}","Warnings":["no swap"]}}"#));
     for (answer, outcome) in [
-        (created, format!(r#"Created {{ id: PilotId("{ID}"), warnings: ["no swap"] }}"#)),
-        (refusal(409, "Conflict. The name is in use"), "NameTaken".to_owned()),
-        (refusal(500, "the name x is already in use by y"), "NameTaken".to_owned()),
-        (refusal(404, "No such image: x:latest"), "NoImage".to_owned()),
-        (refusal(400, "minimum memory limit is 6MB"), "400: minimum memory limit is 6MB".to_owned()),
+        (
+            created,
+            format!(r#"Created {{ id: PilotId("{ID}"), warnings: ["no swap"] }}"#),
+        ),
+        (
+            refusal(409, "Conflict. The name is in use"),
+            "NameTaken".to_owned(),
+        ),
+        (
+            refusal(500, "the name x is already in use by y"),
+            "NameTaken".to_owned(),
+        ),
+        (
+            refusal(404, "No such image: x:latest"),
+            "NoImage".to_owned(),
+        ),
+        (
+            refusal(400, "minimum memory limit is 6MB"),
+            "400: minimum memory limit is 6MB".to_owned(),
+        ),
     ] {
         let (fake, engine) = Fake::start(&[&[PING], &[&answer]]);
-        assert_eq!(text(engine.create("n", &serde_json::json!({"Image": "x"}))), outcome);
+        assert_eq!(
+            text(engine.create("n", &serde_json::json!({"Image": "x"}))),
+            outcome
+        );
         fake.finish();
     }
 }
@@ -360,11 +452,23 @@ fn pulls() {
     let missing = refusal(404, "No such image: h:5000/x:2");
     for (stream, inspect, outcome) in [
         (answer(200, progress), Some(&found), "sha256:1"),
-        (answer(200, progress), Some(&missing), "the image is not there"),
+        (
+            answer(200, progress),
+            Some(&missing),
+            "the image is not there",
+        ),
         (answer(200, failed), None, "manifest unknown"),
         (answer(200, r#"{"message":"no route"}"#), None, "no route"),
-        (answer(200, r#"{"status":"x"#), None, "cut off in its last object"),
-        (refusal(429, "toomanyrequests"), None, "toomanyrequests (status 429)"),
+        (
+            answer(200, r#"{"status":"x"#),
+            None,
+            "cut off in its last object",
+        ),
+        (
+            refusal(429, "toomanyrequests"),
+            None,
+            "toomanyrequests (status 429)",
+        ),
     ] {
         let mut second = vec![stream.as_str()];
         second.extend(inspect.map(String::as_str));
@@ -376,7 +480,10 @@ fn pulls() {
         });
         let text = result.map_or_else(|error| error.to_string(), |image| image.id);
         assert!(text.contains(outcome), "{text}");
-        assert_eq!(seen.iter().any(|p| p.total == Some(2)), stream.contains("Downloading"));
+        assert_eq!(
+            seen.iter().any(|p| p.total == Some(2)),
+            stream.contains("Downloading")
+        );
         let path = "POST /v1.41/images/create?fromImage=h%3A5000%2Fx&tag=2";
         assert!(fake.finish().contains(&path.to_owned()));
     }
@@ -389,10 +496,15 @@ fn imports_are_named_afterwards_where_the_tag_was_ignored() {
     let missing = refusal(404, "No such image: r:t");
     let tagged = answer(201, "");
     let (fake, engine) = Fake::start(&[&[PING], &[&stream, &missing, &tagged, &image]]);
-    let imported = engine.import("r", "t", &["CMD [\"/x\"]"], &[7; 200_000]).unwrap();
+    let imported = engine
+        .import("r", "t", &["CMD [\"/x\"]"], &[7; 200_000])
+        .unwrap();
     assert_eq!(imported.id, "sha256:1");
     let requests = fake.finish();
-    assert_eq!(requests[1], "POST /v1.41/images/create?fromSrc=-&repo=r&tag=t&changes=CMD%20%5B%22%2Fx%22%5D");
+    assert_eq!(
+        requests[1],
+        "POST /v1.41/images/create?fromSrc=-&repo=r&tag=t&changes=CMD%20%5B%22%2Fx%22%5D"
+    );
     assert_eq!(requests[3], "POST /v1.41/images/sha256:1/tag?repo=r&tag=t");
 }
 
@@ -405,7 +517,10 @@ fn events_do_not_block() {
     let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
     let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
     let stream = format!("{head}{}{}", chunk(first), chunk(second));
-    for (answer, end) in [(stream, "the engine ended the stream"), (refusal(500, "no"), "(status 500)")] {
+    for (answer, end) in [
+        (stream, "the engine ended the stream"),
+        (refusal(500, "no"), "(status 500)"),
+    ] {
         let (fake, engine) = Fake::start(&[&[PING], &[&answer]]);
         let mut events = EventStream::open(&engine).unwrap();
         let (mut seen, begun) = (Vec::new(), Instant::now());
@@ -416,7 +531,10 @@ fn events_do_not_block() {
                 Err(error) => break error,
             }
         };
-        assert_eq!(seen.iter().filter(|id| *id == ID).count(), usize::from(answer.contains("die")));
+        assert_eq!(
+            seen.iter().filter(|id| *id == ID).count(),
+            usize::from(answer.contains("die"))
+        );
         assert!(error.to_string().contains(end), "{error}");
         assert!(fake.finish()[1].starts_with("GET /v1.41/events?filters=%7B"));
     }

@@ -159,7 +159,11 @@ pub fn parse_json<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Fault> {
 
 /// RFC 3339 to seconds since 1970; `None` for what is not a time or, like the engine's zero `0001-01-01T00:00:00Z`, before 1970.
 pub fn parse_time(text: &str) -> Option<f64> {
-    let seconds = text.parse::<jiff::Timestamp>().ok()?.as_duration().as_secs_f64();
+    let seconds = text
+        .parse::<jiff::Timestamp>()
+        .ok()?
+        .as_duration()
+        .as_secs_f64();
     (seconds >= 0.0).then_some(seconds)
 }
 

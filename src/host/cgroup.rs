@@ -71,8 +71,9 @@ fn read_hierarchies(root: &Path, version: Version) -> Vec<(String, PathBuf)> {
         return vec![(String::new(), top)];
     }
     let names = files::read_names(&top).into_iter();
-    let (links, real): (Vec<_>, Vec<_>) =
-        names.map(|name| (top.join(&name), name)).partition(|(path, _)| path.is_symlink());
+    let (links, real): (Vec<_>, Vec<_>) = names
+        .map(|name| (top.join(&name), name))
+        .partition(|(path, _)| path.is_symlink());
     let mut seen = BTreeSet::new();
     let mut found = Vec::new();
     for (path, name) in real.into_iter().chain(links) {
@@ -94,7 +95,12 @@ pub fn find_parent(root: &Path, layout: Layout) -> Group {
 
 /// A container's group, wherever this engine and driver put it; `None` where it is in no known place (not started,
 /// ended, rootless). `parent` is the CgroupParent it was created with.
-pub fn find_container(root: &Path, layout: Layout, parent: Option<&str>, id: &crate::units::PilotId) -> Option<Group> {
+pub fn find_container(
+    root: &Path,
+    layout: Layout,
+    parent: Option<&str>,
+    id: &crate::units::PilotId,
+) -> Option<Group> {
     let id = id.as_str();
     let places = match parent {
         Some(parent) => {
@@ -102,20 +108,30 @@ pub fn find_container(root: &Path, layout: Layout, parent: Option<&str>, id: &cr
             let names = ["ID", "docker-ID.scope", "libpod-ID", "libpod-ID.scope"];
             names.map(|name| format!("{parent}/{name}"))
         }
-        None => {
-            ["docker/ID", "system.slice/docker-ID.scope", "libpod_parent/libpod-ID", "machine.slice/libpod-ID.scope"]
-                .map(str::to_owned)
-        }
+        None => [
+            "docker/ID",
+            "system.slice/docker-ID.scope",
+            "libpod_parent/libpod-ID",
+            "machine.slice/libpod-ID.scope",
+        ]
+        .map(str::to_owned),
     };
     let hierarchies = read_hierarchies(root, layout.version);
-    let mut groups = places.iter().map(|place| Group::below(&hierarchies, layout.version, &place.replace("ID", id)));
+    let mut groups = places
+        .iter()
+        .map(|place| Group::below(&hierarchies, layout.version, &place.replace("ID", id)));
     groups.find(Group::exists)
 }
 
 impl Group {
     fn below(hierarchies: &[(String, PathBuf)], version: Version, place: &str) -> Group {
         let dirs = hierarchies.iter();
-        Group { version, dirs: dirs.map(|(name, top)| (name.clone(), top.join(place))).collect() }
+        Group {
+            version,
+            dirs: dirs
+                .map(|(name, top)| (name.clone(), top.join(place)))
+                .collect(),
+        }
     }
 
     /// In every hierarchy in which the group is or may be: what to make, or to remove.
@@ -131,7 +147,8 @@ impl Group {
     pub fn file(&self, controller: &str, name: &str) -> Option<PathBuf> {
         let serves = |hierarchy: &str| hierarchy.split(',').any(|part| part == controller);
         let mut dirs = self.dirs.iter();
-        let (_, dir) = dirs.find(|(hierarchy, _)| self.version == Version::V2 || serves(hierarchy))?;
+        let (_, dir) =
+            dirs.find(|(hierarchy, _)| self.version == Version::V2 || serves(hierarchy))?;
         Some(dir.join(name))
     }
 }
@@ -142,11 +159,24 @@ pub mod tests {
     use crate::host::tree::Tree;
     use crate::units::PilotId;
 
-    pub const V1: Layout = Layout { version: Version::V1, driver: Driver::Cgroupfs };
-    pub const V2: Layout = Layout { version: Version::V2, driver: Driver::Systemd };
+    pub const V1: Layout = Layout {
+        version: Version::V1,
+        driver: Driver::Cgroupfs,
+    };
+    pub const V2: Layout = Layout {
+        version: Version::V2,
+        driver: Driver::Systemd,
+    };
 
     pub fn v1_tree() -> Tree {
-        let dirs = ["cpu,cpuacct", "memory", "pids", "blkio", "systemd", "unified"];
+        let dirs = [
+            "cpu,cpuacct",
+            "memory",
+            "pids",
+            "blkio",
+            "systemd",
+            "unified",
+        ];
         let tree = Tree::new(&[("sys/fs/cgroup/README", "not a hierarchy")]);
         for dir in dirs {
             tree.put(&format!("sys/fs/cgroup/{dir}/tasks"), "");
@@ -179,10 +209,20 @@ pub mod tests {
             let below = group.dirs().map(|dir| dir.strip_prefix(&top).unwrap());
             below.map(|dir| dir.to_str().unwrap().to_owned()).collect()
         };
-        let hierarchies = ["blkio", "cpu,cpuacct", "memory", "pids", "systemd", "unified"];
+        let hierarchies = [
+            "blkio",
+            "cpu,cpuacct",
+            "memory",
+            "pids",
+            "systemd",
+            "unified",
+        ];
         let (name, slice) = ("plancton", "plancton.slice");
         assert_eq!(at(V1), hierarchies.map(|h| format!("{h}/{name}")));
-        let v1_systemd = Layout { driver: Driver::Systemd, ..V1 };
+        let v1_systemd = Layout {
+            driver: Driver::Systemd,
+            ..V1
+        };
         assert_eq!(at(v1_systemd), hierarchies.map(|h| format!("{h}/{slice}")));
         assert_eq!(at(V2), [slice]);
         // Separate mounts, as on the build machine, and no hierarchy at all.
@@ -211,7 +251,9 @@ pub mod tests {
             (None, "machine.slice/libpod-ID.scope"),
         ] {
             let place = place.replace("ID", id.as_str());
-            for (tree, layout, hierarchy) in [(v1_tree(), V1, "cpu,cpuacct/"), (Tree::new(&[]), V2, "")] {
+            for (tree, layout, hierarchy) in
+                [(v1_tree(), V1, "cpu,cpuacct/"), (Tree::new(&[]), V2, "")]
+            {
                 assert_eq!(find_container(tree.root(), layout, parent, &id), None);
                 tree.put(&format!("sys/fs/cgroup/{hierarchy}{place}/"), "");
                 let group = find_container(tree.root(), layout, parent, &id).unwrap();

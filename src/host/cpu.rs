@@ -41,7 +41,13 @@ fn parse_stat(text: &str, boot_seconds: f64) -> Option<CpuSample> {
     let system = procfs::current_system_info();
     let stats = procfs::KernelStats::from_buf_read(text.as_bytes(), system).ok()?;
     let total = &stats.total;
-    let busy = [total.user, total.nice, total.system, total.irq.unwrap_or(0), total.softirq.unwrap_or(0)];
+    let busy = [
+        total.user,
+        total.nice,
+        total.system,
+        total.irq.unwrap_or(0),
+        total.softirq.unwrap_or(0),
+    ];
     Some(CpuSample {
         busy_ticks: busy.into_iter().fold(0, u64::saturating_add),
         ticks_per_second: procfs::ticks_per_second(),
@@ -59,7 +65,10 @@ pub fn rates(before: &CpuSample, after: &CpuSample) -> Option<CpuRates> {
     let ticks = after.busy_ticks.saturating_sub(before.busy_ticks);
     let seconds = crate::units::float(ticks) / crate::units::float(after.ticks_per_second);
     let cpus = u32::try_from(before.cpus_online.max(after.cpus_online)).ok()?;
-    Some(CpuRates { total_busy_cores: (seconds / elapsed_seconds).min(f64::from(cpus)), elapsed_seconds })
+    Some(CpuRates {
+        total_busy_cores: (seconds / elapsed_seconds).min(f64::from(cpus)),
+        elapsed_seconds,
+    })
 }
 
 /// A load with fast rise and slow fall, at any interval: both are time constants, not shares a tick.
@@ -82,7 +91,11 @@ impl Smoothed {
             return;
         };
         if elapsed_seconds > 0.0 {
-            let constant = if value > current { RISE_SECONDS } else { FALL_SECONDS };
+            let constant = if value > current {
+                RISE_SECONDS
+            } else {
+                FALL_SECONDS
+            };
             let weight = 1.0 - (-elapsed_seconds / constant).exp();
             self.0 = Some(current + weight * (value - current));
         }
@@ -115,7 +128,9 @@ mod tests {
             assert!(read_sample(tree.root(), 0.0).is_err());
         }
         let whole = parse_stat(STAT, 0.0);
-        let parsed: Vec<_> = (0..STAT.len()).filter_map(|end| parse_stat(&STAT[..end], 0.0)).collect();
+        let parsed: Vec<_> = (0..STAT.len())
+            .filter_map(|end| parse_stat(&STAT[..end], 0.0))
+            .collect();
         assert!(parsed.len() < 30 && parsed.last() == whole.as_ref());
     }
 

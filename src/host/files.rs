@@ -95,13 +95,16 @@ pub fn read_text_up_to(path: &Path, limit: usize) -> Result<String, ReadError> {
     bytes.truncate(first);
     // The kernel's own files come in pages of whole lines: one that fills less than half of the first has no more.
     if first >= PAGE / 2 {
-        let rest = File::from(file).take((limit + 1).saturating_sub(first) as u64).read_to_end(&mut bytes);
+        let rest = File::from(file)
+            .take((limit + 1).saturating_sub(first) as u64)
+            .read_to_end(&mut bytes);
         rest.map_err(|error| failed(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
     }
     if bytes.len() > limit {
         return Err(ReadError::new(path, Why::TooLong(limit)));
     }
-    Ok(String::from_utf8(bytes).unwrap_or_else(|garbage| String::from_utf8_lossy(garbage.as_bytes()).into_owned()))
+    Ok(String::from_utf8(bytes)
+        .unwrap_or_else(|garbage| String::from_utf8_lossy(garbage.as_bytes()).into_owned()))
 }
 
 /// A file that holds one word or line; `None` where it cannot be read.
@@ -129,7 +132,9 @@ pub fn read_names(dir: &Path) -> Vec<String> {
         return Vec::new();
     };
     let names = entries.take(MOST_ENTRIES);
-    let mut names: Vec<String> = names.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    let mut names: Vec<String> = names
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
     names.sort_unstable();
     names
 }
@@ -160,7 +165,10 @@ mod tests {
             assert_eq!(read(name), expected, "{name}");
         }
         assert_eq!(read_text(&tree.path("long")), Ok(long));
-        assert_eq!(read_text(Path::new("/dev/zero")).map_err(|e| e.why), Err(Why::NotRegular));
+        assert_eq!(
+            read_text(Path::new("/dev/zero")).map_err(|e| e.why),
+            Err(Why::NotRegular)
+        );
         assert!(!read_text(Path::new("/proc/self/stat")).unwrap().is_empty());
     }
 
@@ -179,9 +187,13 @@ mod tests {
             assert_eq!(read_u64(&tree.path("n")), expected, "{content}");
         }
         let text = "anon 5\nanon_thp 6\nMemTotal:  7 kB\nbad x\n";
-        for (key, expected) in
-            [("anon", Some(5)), ("anon_thp", Some(6)), ("MemTotal", Some(7)), ("bad", None), ("none", None)]
-        {
+        for (key, expected) in [
+            ("anon", Some(5)),
+            ("anon_thp", Some(6)),
+            ("MemTotal", Some(7)),
+            ("bad", None),
+            ("none", None),
+        ] {
             assert_eq!(find_number(text, key), expected, "{key}");
         }
     }

@@ -25,7 +25,10 @@ fn parse_meminfo(text: &str) -> Option<Memory> {
         let sum = |sum: u64, part: Option<Bytes>| Some(sum.saturating_add(part?.0));
         parts.into_iter().try_fold(0, sum).map(Bytes)
     };
-    Some(Memory { total, available: size("MemAvailable").or_else(old_available)?.min(total) })
+    Some(Memory {
+        total,
+        available: size("MemAvailable").or_else(old_available)?.min(total),
+    })
 }
 
 #[cfg(test)]

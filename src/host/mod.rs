@@ -15,7 +15,10 @@ pub mod topology;
 
 /// The machine's own name.
 pub fn name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
 }
 
 #[cfg(test)]

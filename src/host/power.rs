@@ -42,7 +42,11 @@ pub fn read_power(root: &Path) -> Power {
     Power {
         on_battery: discharging && !mains,
         has_battery: !batteries.is_empty(),
-        charge_percent: charge_percent(if batteries.is_empty() { &upses } else { &batteries }),
+        charge_percent: charge_percent(if batteries.is_empty() {
+            &upses
+        } else {
+            &batteries
+        }),
     }
 }
 
@@ -51,7 +55,10 @@ pub fn read_power(root: &Path) -> Power {
 fn gives_power(supply: &Path) -> bool {
     let ports = supply.join("device/typec");
     let names = files::read_names(&ports);
-    let roles: Vec<String> = names.iter().filter_map(|port| read_word(&ports.join(port).join("power_role"))).collect();
+    let roles: Vec<String> = names
+        .iter()
+        .filter_map(|port| read_word(&ports.join(port).join("power_role")))
+        .collect();
     let any = |role: &str| roles.iter().any(|text| text.contains(role));
     any("[source]") && !any("[sink]")
 }
@@ -106,16 +113,18 @@ mod tests {
 
     const FULL: &str = "BAT0 type=Battery status=Full present=1 capacity=100";
     const LOW: &str = "BAT0 type=Battery status=Discharging present=1 capacity=20";
-    const BIG: &str = "BAT1 type=Battery status=Discharging energy_now=30000000 energy_full=40000000";
-    const SMALL: &str = "BAT0 type=Battery status=Unknown energy_now=2000000 energy_full=20000000 capacity=10";
-    const CHARGE_ONLY: &str = "BAT0 type=Battery status=Discharging charge_now=5 charge_full=50 capacity=10";
+    const BIG: &str =
+        "BAT1 type=Battery status=Discharging energy_now=30000000 energy_full=40000000";
+    const SMALL: &str =
+        "BAT0 type=Battery status=Unknown energy_now=2000000 energy_full=20000000 capacity=10";
+    const CHARGE_ONLY: &str =
+        "BAT0 type=Battery status=Discharging charge_now=5 charge_full=50 capacity=10";
     const NO_CHARGE: &str = "BAT0 type=Battery status=Discharging capacity=255";
     const EMPTY_SLOT: &str = "BAT0 type=Battery present=0 status=Discharging capacity=5";
     const MOUSE: &str = "M type=Battery scope=Device status=Discharging capacity=5";
     const SOURCE: &str = "U type=USB online=1 device/typec/port0/power_role=[source]_sink";
     const SINK: &str = "U type=USB online=1 device/typec/port0/power_role=source_[sink]";
-    const TWO_PORTS: &str =
-        "U type=USB online=1 device/typec/port0/power_role=[source]_sink device/typec/port1/power_role=source_[sink]";
+    const TWO_PORTS: &str = "U type=USB online=1 device/typec/port0/power_role=[source]_sink device/typec/port1/power_role=source_[sink]";
     const UPS_OUT: &str = "UPS0 type=UPS online=0 status=Discharging capacity=55";
     const UPS_FULL: &str = "UPS0 type=UPS online=1 status=Full capacity=100";
     const PLUGGED: &str = "AC type=Mains online=1";
@@ -149,7 +158,11 @@ mod tests {
             (&[UPS_FULL], false, false, Some(100)),
         ];
         for (supplies, on_battery, has_battery, charge_percent) in cases {
-            let expected = Power { on_battery, has_battery, charge_percent };
+            let expected = Power {
+                on_battery,
+                has_battery,
+                charge_percent,
+            };
             let found = read_power(machine(supplies).root());
             assert_eq!(found, expected, "{supplies:?}");
         }

@@ -10,14 +10,21 @@ use std::path::Path;
 pub fn read_percent(root: &Path, resource: &str) -> Option<f64> {
     let read = |path: String| parse_percent(&files::read_text(&root.join(path)).ok()?);
     let slices = ["user.slice", "system.slice"].iter();
-    let owner = slices.filter_map(|slice| read(format!("sys/fs/cgroup/{slice}/{resource}.pressure")));
-    owner.reduce(f64::max).or_else(|| read(format!("proc/pressure/{resource}")))
+    let owner =
+        slices.filter_map(|slice| read(format!("sys/fs/cgroup/{slice}/{resource}.pressure")));
+    owner
+        .reduce(f64::max)
+        .or_else(|| read(format!("proc/pressure/{resource}")))
 }
 
 /// Not through `procfs`, which panics on a line that is only "some".
 fn parse_percent(text: &str) -> Option<f64> {
     let line = text.lines().find_map(|line| line.strip_prefix("some "))?;
-    let percent: f64 = line.split_whitespace().find_map(|word| word.strip_prefix("avg10="))?.parse().ok()?;
+    let percent: f64 = line
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix("avg10="))?
+        .parse()
+        .ok()?;
     (0.0..=100.0).contains(&percent).then_some(percent)
 }
 
@@ -48,8 +55,14 @@ mod tests {
     fn the_owner_is_the_worse_of_their_slices() {
         let tree = Tree::new(&[
             ("proc/pressure/memory", "some avg10=9\nfull avg10=8\n"),
-            ("sys/fs/cgroup/user.slice/memory.pressure", "some avg10=1\nfull avg10=1\n"),
-            ("sys/fs/cgroup/system.slice/memory.pressure", "some avg10=3\nfull avg10=0\n"),
+            (
+                "sys/fs/cgroup/user.slice/memory.pressure",
+                "some avg10=1\nfull avg10=1\n",
+            ),
+            (
+                "sys/fs/cgroup/system.slice/memory.pressure",
+                "some avg10=3\nfull avg10=0\n",
+            ),
         ]);
         tree.fifo("proc/pressure/io");
         assert_eq!(read_percent(tree.root(), "memory"), Some(3.0));

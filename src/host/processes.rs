@@ -32,10 +32,18 @@ pub struct Programs {
 impl Programs {
     /// One of `names` that runs. A process whose cgroup path holds one of `own` (the parent group's name, container ids)
     /// is a pilot's: else a pilot that runs the named program would hold itself back for ever.
-    pub fn find_running(&mut self, root: &Path, names: &[String], own: &[&str]) -> Result<Option<String>, ReadError> {
+    pub fn find_running(
+        &mut self,
+        root: &Path,
+        names: &[String],
+        own: &[&str],
+    ) -> Result<Option<String>, ReadError> {
         if self.names != names {
             let names = names.to_vec();
-            *self = Programs { names, ..Programs::default() };
+            *self = Programs {
+                names,
+                ..Programs::default()
+            };
         }
         if names.is_empty() {
             return Ok(None);
@@ -106,7 +114,9 @@ fn matches(name: &str, comm: &str) -> bool {
 /// Only for the few whose name matches, because /proc/PID/stat costs the kernel more than comm does.
 fn is_alive_program(dir: &Path) -> bool {
     let text = files::read_text(&dir.join("stat")).unwrap_or_default();
-    parse_stat(&text).is_some_and(|stat| !matches!(stat.state, 'Z' | 'X' | 'x') && stat.flags & KERNEL_THREAD == 0)
+    parse_stat(&text).is_some_and(|stat| {
+        !matches!(stat.state, 'Z' | 'X' | 'x') && stat.flags & KERNEL_THREAD == 0
+    })
 }
 
 /// `procfs` slices around the parentheses without looking: what it would panic on is refused before.
@@ -163,7 +173,11 @@ mod tests {
             (vec!["blender"], None),
         ] {
             let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
-            let found = Programs::default().find_running(tree.root(), &names, &["/plancton/", "0123456789ab", ""]);
+            let found = Programs::default().find_running(
+                tree.root(),
+                &names,
+                &["/plancton/", "0123456789ab", ""],
+            );
             assert_eq!(found.unwrap().as_deref(), expected, "{names:?}");
         }
         let names = ["python3".to_owned()];
@@ -175,7 +189,11 @@ mod tests {
     fn garbage_and_every_prefix_are_survived() {
         let tree = Tree::new(&[("proc/7/comm", "game\n")]);
         let names = ["game".to_owned()];
-        let running = || Programs::default().find_running(tree.root(), &names, &[]).unwrap();
+        let running = || {
+            Programs::default()
+                .find_running(tree.root(), &names, &[])
+                .unwrap()
+        };
         assert_eq!(running(), None);
         for content in GARBAGE {
             tree.put("proc/7/stat", content);
@@ -190,7 +208,11 @@ mod tests {
         tree.remove("proc/7/comm");
         tree.fifo("proc/7/comm");
         assert_eq!(running(), None);
-        assert!(Programs::default().find_running(&tree.path("none"), &names, &[]).is_err());
+        assert!(
+            Programs::default()
+                .find_running(&tree.path("none"), &names, &[])
+                .is_err()
+        );
     }
 
     #[test]
@@ -199,7 +221,9 @@ mod tests {
         for pid in 0..=MOST_PROCESSES {
             std::fs::create_dir(tree.path(&format!("proc/{pid}"))).unwrap();
         }
-        let error = Programs::default().find_running(tree.root(), &["x".to_owned()], &[]).unwrap_err();
+        let error = Programs::default()
+            .find_running(tree.root(), &["x".to_owned()], &[])
+            .unwrap_err();
         assert_eq!(error.why, Why::TooMany(MOST_PROCESSES));
     }
 

@@ -27,7 +27,9 @@ impl Sensors {
     pub fn discover(root: &Path) -> Sensors {
         let class = root.join("sys/class/hwmon");
         let devices = files::read_names(&class).into_iter();
-        let mut inputs: Vec<PathBuf> = devices.flat_map(|name| find_inputs(&class.join(name))).collect();
+        let mut inputs: Vec<PathBuf> = devices
+            .flat_map(|name| find_inputs(&class.join(name)))
+            .collect();
         if inputs.is_empty() {
             let class = root.join("sys/class/thermal");
             let zones = files::read_names(&class).into_iter();
@@ -42,10 +44,9 @@ impl Sensors {
 
     /// Of the hottest package, in °C; `None` where no sensor gives a plausible value.
     pub fn read_celsius(&self) -> Option<f64> {
-        let readings = self
-            .inputs
-            .iter()
-            .filter_map(|path| files::read_u64(path).filter(|value| PLAUSIBLE_MILLIDEGREES.contains(value)));
+        let readings = self.inputs.iter().filter_map(|path| {
+            files::read_u64(path).filter(|value| PLAUSIBLE_MILLIDEGREES.contains(value))
+        });
         Some(crate::units::float(readings.max()?) / 1000.0)
     }
 }
@@ -60,7 +61,9 @@ fn find_inputs(device: &Path) -> Vec<PathBuf> {
     let labels: Vec<(PathBuf, String)> = files::read_names(&device)
         .iter()
         .filter_map(|file| {
-            let sensor = file.strip_suffix("_label").filter(|s| s.starts_with("temp"))?;
+            let sensor = file
+                .strip_suffix("_label")
+                .filter(|s| s.starts_with("temp"))?;
             let label = read_word(&device.join(file))?;
             Some((device.join(format!("{sensor}_input")), label))
         })
@@ -102,11 +105,9 @@ mod tests {
         tree
     }
 
-    const PACKAGE_0: &str =
-        "hwmon/hwmon0 name=coretemp temp1_label=Package_id_0 temp1_input=51000 temp2_label=Core_0 temp2_input=90000";
+    const PACKAGE_0: &str = "hwmon/hwmon0 name=coretemp temp1_label=Package_id_0 temp1_input=51000 temp2_label=Core_0 temp2_input=90000";
     const PACKAGE_1: &str = "hwmon/hwmon1 name=coretemp temp1_label=Package_id_1 temp1_input=62500";
-    const CORES: &str =
-        "hwmon/hwmon0 name=coretemp temp2_label=Core_0 temp2_input=41000 temp3_label=Core_1 temp3_input=43000";
+    const CORES: &str = "hwmon/hwmon0 name=coretemp temp2_label=Core_0 temp2_input=41000 temp3_label=Core_1 temp3_input=43000";
     const AMD: &str = "hwmon/hwmon0 name=k10temp temp1_label=Tctl temp1_input=90000 temp2_label=Tdie temp2_input=70000";
     const OLD_AMD: &str = "hwmon/hwmon0 name=k10temp temp1_input=44000";
     const DISK: &str = "hwmon/hwmon2 name=nvme temp1_input=80000";
@@ -167,8 +168,14 @@ mod tests {
     #[test]
     fn a_device_that_takes_the_number_is_not_read() {
         let tree = Tree::new(&[
-            ("sys/devices/platform/coretemp.0/hwmon/hwmon0/name", "coretemp"),
-            ("sys/devices/platform/coretemp.0/hwmon/hwmon0/temp1_input", "50000"),
+            (
+                "sys/devices/platform/coretemp.0/hwmon/hwmon0/name",
+                "coretemp",
+            ),
+            (
+                "sys/devices/platform/coretemp.0/hwmon/hwmon0/temp1_input",
+                "50000",
+            ),
             ("sys/devices/pci/nvme0/hwmon0/name", "nvme"),
             ("sys/devices/pci/nvme0/hwmon0/temp1_input", "40000"),
             ("sys/class/hwmon/", ""),

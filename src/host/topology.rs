@@ -19,17 +19,28 @@ pub struct Topology {
 /// where that cannot be read either.
 pub fn read_topology(root: &Path) -> Option<Topology> {
     let dir = root.join("sys/devices/system/cpu");
-    let online = files::read_text(&dir.join("online")).ok().and_then(|text| parse_cpu_list(&text));
-    let online = online.filter(|cpus| !cpus.is_empty()).or_else(|| read_stat_cpus(root))?;
+    let online = files::read_text(&dir.join("online"))
+        .ok()
+        .and_then(|text| parse_cpu_list(&text));
+    let online = online
+        .filter(|cpus| !cpus.is_empty())
+        .or_else(|| read_stat_cpus(root))?;
     let mut cores: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     for cpu in online {
-        let siblings = files::read_text(&dir.join(format!("cpu{cpu}/topology/thread_siblings_list"))).ok();
-        let siblings = siblings.and_then(|text| parse_cpu_list(&text)).filter(|list| list.contains(&cpu));
+        let siblings =
+            files::read_text(&dir.join(format!("cpu{cpu}/topology/thread_siblings_list"))).ok();
+        let siblings = siblings
+            .and_then(|text| parse_cpu_list(&text))
+            .filter(|list| list.contains(&cpu));
         // The first thread, which may be offline, stands for the core.
-        let core = siblings.and_then(|list| list.first().copied()).unwrap_or(cpu);
+        let core = siblings
+            .and_then(|list| list.first().copied())
+            .unwrap_or(cpu);
         cores.entry(core).or_default().push(cpu);
     }
-    Some(Topology { cores: cores.into_values().collect() })
+    Some(Topology {
+        cores: cores.into_values().collect(),
+    })
 }
 
 impl Topology {
@@ -92,8 +103,16 @@ mod tests {
         let smt = machine("0-3\n", &[(0, "0,2"), (1, "1,3"), (2, "0,2"), (3, "1,3")]);
         let plain = machine("0-1\n", &[(0, "0"), (1, "1")]);
         // Two P cores with two threads each, four E cores.
-        let mixed: Vec<(u32, &str)> =
-            vec![(0, "0-1"), (1, "0-1"), (2, "2-3"), (3, "2-3"), (4, "4"), (5, "5"), (6, "6"), (7, "7")];
+        let mixed: Vec<(u32, &str)> = vec![
+            (0, "0-1"),
+            (1, "0-1"),
+            (2, "2-3"),
+            (3, "2-3"),
+            (4, "4"),
+            (5, "5"),
+            (6, "6"),
+            (7, "7"),
+        ];
         let offline = machine("0,2-3\n", &[(0, "0,2"), (1, "1,3"), (2, "0,2"), (3, "1,3")]);
         let first_offline = machine("1-3\n", &[(1, "0-1"), (2, "2-3"), (3, "2-3")]);
         let mixed = machine("0-7\n", &mixed);
@@ -117,7 +136,10 @@ mod tests {
             assert_eq!(found.count_cores(cpuset), cores, "{found:?} {cpuset:?}");
             assert_eq!(found.count_threads(cpuset), threads, "{found:?} {cpuset:?}");
         }
-        assert_eq!(read_topology(smt.root()).unwrap().cores, [vec![0, 2], vec![1, 3]]);
+        assert_eq!(
+            read_topology(smt.root()).unwrap().cores,
+            [vec![0, 2], vec![1, 3]]
+        );
     }
 
     #[test]

@@ -26,7 +26,11 @@ pub struct Point {
 
 /// Adds the line with its end; nothing if the point has no field.
 pub fn encode(point: &Point, out: &mut String) {
-    let fields: Vec<String> = point.fields.iter().filter_map(|(key, field)| encode_field(key, field)).collect();
+    let fields: Vec<String> = point
+        .fields
+        .iter()
+        .filter_map(|(key, field)| encode_field(key, field))
+        .collect();
     if fields.is_empty() {
         return;
     }
@@ -53,7 +57,10 @@ fn encode_field(key: &str, field: &Field) -> Option<String> {
 
 /// A backslash at the end would take the next sign with it, and has no escape of its own.
 fn encode_tag(value: &str) -> String {
-    escape(value.trim_end_matches(|c: char| c == '\\' || c.is_control()), &[',', '=', ' '])
+    escape(
+        value.trim_end_matches(|c: char| c == '\\' || c.is_control()),
+        &[',', '=', ' '],
+    )
 }
 
 /// Whatever ends a line, or is no sign at all, becomes a blank.
@@ -75,7 +82,9 @@ mod tests {
 
     /// A reader of one line as servers have it: what is escaped, where parts end, which type a field has.
     fn parse(line: &str) -> Option<Point> {
-        let line = line.strip_suffix('\n').filter(|line| !line.contains('\n'))?;
+        let line = line
+            .strip_suffix('\n')
+            .filter(|line| !line.contains('\n'))?;
         let (head, rest) = cut(line, ' ')?;
         let (fields, at) = cut_outside_quotes(rest)?;
         let mut tags = BTreeMap::new();
@@ -91,13 +100,26 @@ mod tests {
         let mut read = Vec::new();
         let (key, value) = cut(fields, '=')?;
         assert_eq!(key, "f");
-        read.push(("f", Field::Text(unescape(value.strip_prefix('"')?.strip_suffix('"')?, "\"\\"))));
-        Some(Point { series: "s", tags, fields: read, at: at.parse().ok()? })
+        read.push((
+            "f",
+            Field::Text(unescape(
+                value.strip_prefix('"')?.strip_suffix('"')?,
+                "\"\\",
+            )),
+        ));
+        Some(Point {
+            series: "s",
+            tags,
+            fields: read,
+            at: at.parse().ok()?,
+        })
     }
 
     /// At the first such sign that no backslash protects.
     fn cut(text: &str, sign: char) -> Option<(&str, &str)> {
-        let (at, _) = text.match_indices(sign).find(|(at, _)| !text[..*at].ends_with('\\'))?;
+        let (at, _) = text
+            .match_indices(sign)
+            .find(|(at, _)| !text[..*at].ends_with('\\'))?;
         Some((&text[..at], &text[at + sign.len_utf8()..]))
     }
 
@@ -138,25 +160,44 @@ mod tests {
     /// What a tag value can be at most.
     fn kept(value: &str) -> String {
         let value = value.trim_end_matches(|c: char| c == '\\' || c.is_control());
-        value.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+        value
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect()
     }
 
     #[test]
     fn any_text_survives_a_round_trip() {
-        let signs: Vec<char> = "ab,= \"\\\n\r\t\0ü→𝄞\u{7f}\u{2028}#\u{301}'`i".chars().collect();
+        let signs: Vec<char> = "ab,= \"\\\n\r\t\0ü→𝄞\u{7f}\u{2028}#\u{301}'`i"
+            .chars()
+            .collect();
         let mut seed = 7u64;
         let mut draw = |below: usize| {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             usize::try_from(seed >> 33).unwrap() % below
         };
         for _ in 0..20_000 {
-            let mut text = || -> String { (0..draw(8)).map(|_| signs[draw(signs.len())]).collect() };
+            let mut text =
+                || -> String { (0..draw(8)).map(|_| signs[draw(signs.len())]).collect() };
             let (a, b, f) = (text(), text(), text());
             let mut line = String::new();
             let tags = BTreeMap::from([("a", a.clone()), ("b", b.clone())]);
-            encode(&Point { series: "s", tags, fields: vec![("f", Field::Text(f.clone()))], at: 12 }, &mut line);
+            encode(
+                &Point {
+                    series: "s",
+                    tags,
+                    fields: vec![("f", Field::Text(f.clone()))],
+                    at: 12,
+                },
+                &mut line,
+            );
             let found = parse(&line).unwrap_or_else(|| panic!("{a:?} {b:?} {f:?}: {line}"));
-            let tags: Vec<_> = [("a", kept(&a)), ("b", kept(&b))].into_iter().filter(|(_, v)| !v.is_empty()).collect();
+            let tags: Vec<_> = [("a", kept(&a)), ("b", kept(&b))]
+                .into_iter()
+                .filter(|(_, v)| !v.is_empty())
+                .collect();
             assert_eq!(found.tags, BTreeMap::from_iter(tags), "{line}");
             let shown = f.replace(char::is_control, " ");
             assert_eq!(found.fields, [("f", Field::Text(shown))], "{line}");
@@ -168,7 +209,10 @@ mod tests {
         for (field, text) in [
             (Field::Float(1.0), Some("f=1")),
             (Field::Float(-0.25), Some("f=-0.25")),
-            (Field::Float(1e300), Some(&*format!("f=1{}", "0".repeat(300)))),
+            (
+                Field::Float(1e300),
+                Some(&*format!("f=1{}", "0".repeat(300))),
+            ),
             (Field::Float(f64::NAN), None),
             (Field::Float(f64::INFINITY), None),
             (Field::Integer(7), Some("f=7i")),
@@ -177,9 +221,24 @@ mod tests {
             (Field::Text("a \"b\\".to_owned()), Some(r#"f="a \"b\\""#)),
         ] {
             let mut line = String::new();
-            let tags = BTreeMap::from([("z", "1".to_owned()), ("b", String::new()), ("a", "x y\\".to_owned())]);
-            encode(&Point { series: "s", tags, fields: vec![("f", field)], at: 5 }, &mut line);
-            assert_eq!(line, text.map_or(String::new(), |text| format!("s,a=x\\ y,z=1 {text} 5\n")));
+            let tags = BTreeMap::from([
+                ("z", "1".to_owned()),
+                ("b", String::new()),
+                ("a", "x y\\".to_owned()),
+            ]);
+            encode(
+                &Point {
+                    series: "s",
+                    tags,
+                    fields: vec![("f", field)],
+                    at: 5,
+                },
+                &mut line,
+            );
+            assert_eq!(
+                line,
+                text.map_or(String::new(), |text| format!("s,a=x\\ y,z=1 {text} 5\n"))
+            );
         }
     }
 }

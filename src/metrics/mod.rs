@@ -7,12 +7,12 @@ mod send;
 mod uplink;
 
 use crate::config::Influx;
-use crate::decide::{Decision, EndKind, Gone, MemoryUse, Observation};
+use crate::decide::{Decision, EndKind, Finished, MemoryUse, Observation};
 use crate::engine::Counters;
 use crate::report::{self, Sink, Status};
 use points::{Tally, View};
 use std::time::Duration;
-use uplink::Uplink;
+use uplink::SenderThread;
 
 pub use queue::Answer;
 
@@ -23,23 +23,59 @@ pub fn probe(target: &Influx) -> Answer {
 
 /// Every line that a target gets that is told nothing of the owner, made from a status without figures.
 pub fn example(instance: &str, target: &Influx) -> Vec<String> {
-    let view = View { instance: instance.to_owned(), host: target.host_alias.clone(), owner: false };
+    let view = View {
+        instance: instance.to_owned(),
+        host: target.host_alias.clone(),
+        owner: false,
+    };
     let class = || "CLASS".to_owned();
-    let (name, last_words) = ("plancton-CLASS-xxxxxx".to_owned(), String::new());
-    let gone = Gone { name, class: class(), kind: EndKind::Done, at: 0.0, lived: 0.0, exit_code: 0, last_words };
+    let (name, log_tail) = ("plancton-CLASS-xxxxxx".to_owned(), String::new());
+    let gone = Finished {
+        name,
+        class: class(),
+        kind: EndKind::Done,
+        at: 0.0,
+        lived: 0.0,
+        exit_code: 0,
+        log_tail,
+    };
     let status = Status {
-        pilots: vec![report::Pilot { class: class(), ..report::Pilot::default() }],
-        sinks: vec![Sink { url: "SINK".to_owned(), ..Sink::default() }],
-        cpus: report::Cpus { pilots: Some(0.0), ..report::Cpus::default() },
-        memory: report::Memory { pilots: Some(0), ..report::Memory::default() },
+        pilots: vec![report::Pilot {
+            class: class(),
+            ..report::Pilot::default()
+        }],
+        sinks: vec![Sink {
+            url: "SINK".to_owned(),
+            ..Sink::default()
+        }],
+        cpus: report::Cpus {
+            pilots: Some(0.0),
+            ..report::Cpus::default()
+        },
+        memory: report::Memory {
+            pilots: Some(0),
+            ..report::Memory::default()
+        },
         ..Status::default()
     };
-    let seen = Observation { memory: Some(MemoryUse::default()), ..Observation::default() };
+    let seen = Observation {
+        memory: Some(MemoryUse::default()),
+        ..Observation::default()
+    };
     let mut points = view.ends(0, &[gone]);
     points.extend(view.sample(&status, &seen, Counters::default(), &Tally::default()));
     let mut lines = String::new();
-    points.iter().for_each(|point| line::encode(point, &mut lines));
-    lines.lines().map(|line| line.rsplit_once(' ').map_or(line, |(line, _)| line).to_owned()).collect()
+    points
+        .iter()
+        .for_each(|point| line::encode(point, &mut lines));
+    lines
+        .lines()
+        .map(|line| {
+            line.rsplit_once(' ')
+                .map_or(line, |(line, _)| line)
+                .to_owned()
+        })
+        .collect()
 }
 
 /// How long the daemon's end waits for the last flush.
@@ -49,13 +85,13 @@ pub struct Metrics {
     instance: String,
     host: String,
     tally: Tally,
-    outlets: Vec<Outlet>,
+    outlets: Vec<Sender>,
     /// `None`: no target, or no thread.
-    uplink: Option<Uplink>,
+    uplink: Option<SenderThread>,
 }
 
 /// What one target is told, and when next how things stand (boot-clock second).
-struct Outlet {
+struct Sender {
     view: View,
     flush: f64,
     sample_at: f64,
@@ -64,7 +100,13 @@ struct Outlet {
 impl Metrics {
     pub fn new(instance: &str, host: &str, targets: &[Influx]) -> Metrics {
         let (instance, host) = (instance.to_owned(), host.to_owned());
-        let mut metrics = Metrics { instance, host, tally: Tally::default(), outlets: Vec::new(), uplink: None };
+        let mut metrics = Metrics {
+            instance,
+            host,
+            tally: Tally::default(),
+            outlets: Vec::new(),
+            uplink: None,
+        };
         metrics.aim(targets);
         metrics
     }
@@ -72,7 +114,7 @@ impl Metrics {
     /// At the start, and when the configuration was read again.
     pub fn aim(&mut self, targets: &[Influx]) {
         if self.uplink.is_none() && !targets.is_empty() {
-            match Uplink::start() {
+            match SenderThread::start() {
                 Ok(uplink) => self.uplink = Some(uplink),
                 Err(error) => log::error!("no thread for metrics: {error}; none are sent"),
             }
@@ -80,7 +122,7 @@ impl Metrics {
         if let Some(uplink) = &self.uplink {
             uplink.aim(targets);
         }
-        let outlet = |target: &Influx| Outlet {
+        let outlet = |target: &Influx| Sender {
             view: self.view(target),
             flush: target.flush.as_secs_f64(),
             sample_at: f64::NEG_INFINITY,
@@ -89,18 +131,36 @@ impl Metrics {
     }
 
     fn view(&self, target: &Influx) -> View {
-        let host = self.host.split('.').next().filter(|_| target.owner_metrics).unwrap_or_default();
-        let host = Some(target.host_alias.as_str()).filter(|alias| !alias.is_empty()).unwrap_or(host);
-        View { instance: self.instance.clone(), host: host.to_owned(), owner: target.owner_metrics }
+        let host = self
+            .host
+            .split('.')
+            .next()
+            .filter(|_| target.owner_metrics)
+            .unwrap_or_default();
+        let host = Some(target.host_alias.as_str())
+            .filter(|alias| !alias.is_empty())
+            .unwrap_or(host);
+        View {
+            instance: self.instance.clone(),
+            host: host.to_owned(),
+            owner: target.owner_metrics,
+        }
     }
 
     /// The targets' health, for the status.
     pub fn sinks(&self) -> Vec<Sink> {
-        self.uplink.as_ref().map_or(Vec::new(), Uplink::sinks)
+        self.uplink.as_ref().map_or(Vec::new(), SenderThread::sinks)
     }
 
     /// Ends of pilots at once; how things stand at the tick nearest to each target's flush.
-    pub fn tell(&mut self, status: &Status, seen: &Observation, decision: &Decision, engine: Counters, interval: f64) {
+    pub fn tell(
+        &mut self,
+        status: &Status,
+        seen: &Observation,
+        decision: &Decision,
+        engine: Counters,
+        interval: f64,
+    ) {
         let Some(uplink) = &self.uplink else {
             return;
         };

@@ -56,7 +56,13 @@ impl Queue {
     /// Machines that start together do not send together.
     pub fn new(flush: f64, now: f64) -> Queue {
         let due = now + flush * draw(now);
-        Queue { batch_most: BOUND, splits: SPLITS, flush, due, ..Queue::default() }
+        Queue {
+            batch_most: BOUND,
+            splits: SPLITS,
+            flush,
+            due,
+            ..Queue::default()
+        }
     }
 
     pub fn push(&mut self, lines: &str) {
@@ -71,7 +77,10 @@ impl Queue {
         };
         // At the end of the line that the bound cuts: bytes, because the bound may cut a letter too.
         let bytes = self.text.as_bytes().get(over - 1..).unwrap_or_default();
-        let line = bytes.iter().position(|byte| *byte == b'\n').map_or(self.text.len(), |at| over + at);
+        let line = bytes
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .map_or(self.text.len(), |at| over + at);
         self.dropped += self.text.get(..line).map_or(0, count_lines);
         self.text.replace_range(..line, "");
     }
@@ -90,9 +99,13 @@ impl Queue {
             false => self.text.len(),
             true => {
                 let bytes = self.text.as_bytes();
-                let last = bytes.iter().take(self.batch_most).rposition(|byte| *byte == b'\n');
+                let last = bytes
+                    .iter()
+                    .take(self.batch_most)
+                    .rposition(|byte| *byte == b'\n');
                 // A single line may be longer than that.
-                last.or_else(|| bytes.iter().position(|byte| *byte == b'\n')).map_or(bytes.len(), |at| at + 1)
+                last.or_else(|| bytes.iter().position(|byte| *byte == b'\n'))
+                    .map_or(bytes.len(), |at| at + 1)
             }
         };
         let rest = self.text.split_off(cut);
@@ -103,33 +116,51 @@ impl Queue {
     pub fn settle(&mut self, batch: String, answer: Answer, now: f64) {
         let lines = count_lines(&batch);
         match answer {
-            Answer::Status { code: 200..=299, .. } => {
+            Answer::Status {
+                code: 200..=299, ..
+            } => {
                 self.sent += lines;
                 (self.failures, self.takes) = (0, true);
                 // What was refused in this flush stays told until one that is taken whole.
                 self.error.take_if(|_| self.splits == SPLITS);
                 self.go_on(now);
             }
-            Answer::Status { code: code @ (400 | 413 | 422), message, .. }
-                if lines > 1 && (code == 413 || (self.splits > 0 && told_dropped(&message).is_none())) =>
+            Answer::Status {
+                code: code @ (400 | 413 | 422),
+                message,
+                ..
+            } if lines > 1
+                && (code == 413 || (self.splits > 0 && told_dropped(&message).is_none())) =>
             {
                 self.splits -= u32::from(code != 413);
-                self.fail(format!("status {code}: {message}; sent again in smaller pieces"));
+                self.fail(format!(
+                    "status {code}: {message}; sent again in smaller pieces"
+                ));
                 self.batch_most = batch.len() / 2;
                 self.put_back(batch);
                 self.due = now;
             }
             // Sent again it would fail again.
-            Answer::Status { code: code @ (400 | 402 | 405..=407 | 409..=428 | 430..=499), message, .. } => {
+            Answer::Status {
+                code: code @ (400 | 402 | 405..=407 | 409..=428 | 430..=499),
+                message,
+                ..
+            } => {
                 let lost = told_dropped(&message).unwrap_or(lines).clamp(1, lines);
                 self.sent += lines - lost;
                 self.dropped += lost;
-                self.fail(format!("status {code}: {message}; what it refuses is dropped"));
+                self.fail(format!(
+                    "status {code}: {message}; what it refuses is dropped"
+                ));
                 self.failures = 0;
                 self.takes |= lost < lines;
                 self.go_on(now);
             }
-            Answer::Status { code, message, retry_after } => {
+            Answer::Status {
+                code,
+                message,
+                retry_after,
+            } => {
                 self.fail(format!("status {code}: {message}; the points wait"));
                 self.wait(batch, retry_after, now);
             }
@@ -146,7 +177,11 @@ impl Queue {
             self.due = now;
         } else {
             // Who refuses everything is not asked about each line again.
-            self.splits = if std::mem::take(&mut self.takes) { SPLITS } else { 1 };
+            self.splits = if std::mem::take(&mut self.takes) {
+                SPLITS
+            } else {
+                1
+            };
         }
         self.batch_most = (2 * self.batch_most).min(BOUND);
     }
@@ -176,7 +211,11 @@ impl Queue {
 /// Of a batch that was taken in part: `partial write: … dropped=2`.
 fn told_dropped(message: &str) -> Option<u64> {
     let (_, number) = message.split_once("dropped=")?;
-    number.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    number
+        .split(|c: char| !c.is_ascii_digit())
+        .next()?
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]
@@ -184,7 +223,11 @@ mod tests {
     use super::*;
 
     fn status(code: u16, message: &str, retry_after: Option<f64>) -> Answer {
-        Answer::Status { code, message: message.to_owned(), retry_after }
+        Answer::Status {
+            code,
+            message: message.to_owned(),
+            retry_after,
+        }
     }
 
     /// Of ten lines: sent, dropped, left, and the seconds to the next try.
@@ -194,13 +237,43 @@ mod tests {
         for (answer, sent, dropped, left, wait) in [
             (status(204, "", None), 10, 0, 0, 30.0..=30.0),
             (status(200, "", None), 10, 0, 0, 30.0..=30.0),
-            (status(400, "partial write: x dropped=3", None), 7, 3, 0, 30.0..=30.0),
-            (status(400, "partial write: x dropped=0", None), 9, 1, 0, 30.0..=30.0),
-            (status(400, "unable to parse 'x'", None), 0, 0, 10, 0.0..=0.0),
-            (status(422, "field type conflict", None), 0, 0, 10, 0.0..=0.0),
+            (
+                status(400, "partial write: x dropped=3", None),
+                7,
+                3,
+                0,
+                30.0..=30.0,
+            ),
+            (
+                status(400, "partial write: x dropped=0", None),
+                9,
+                1,
+                0,
+                30.0..=30.0,
+            ),
+            (
+                status(400, "unable to parse 'x'", None),
+                0,
+                0,
+                10,
+                0.0..=0.0,
+            ),
+            (
+                status(422, "field type conflict", None),
+                0,
+                0,
+                10,
+                0.0..=0.0,
+            ),
             (status(409, "", None), 0, 10, 0, 30.0..=30.0),
             (status(415, "", None), 0, 10, 0, 30.0..=30.0),
-            (status(401, "authorization failed", None), 0, 0, 10, 22.0..=38.0),
+            (
+                status(401, "authorization failed", None),
+                0,
+                0,
+                10,
+                22.0..=38.0,
+            ),
             (status(403, "", None), 0, 0, 10, 22.0..=38.0),
             (status(404, "bucket not found", None), 0, 0, 10, 22.0..=38.0),
             (status(408, "", None), 0, 0, 10, 22.0..=38.0),
@@ -220,7 +293,11 @@ mod tests {
             queue.settle(batch, answer.clone(), 100.0);
             let found = (queue.sent, queue.dropped, count_lines(&queue.text));
             assert_eq!(found, (sent, dropped, left), "{answer:?}");
-            assert!(wait.contains(&(queue.due - 100.0)), "{answer:?}: {}", queue.due);
+            assert!(
+                wait.contains(&(queue.due - 100.0)),
+                "{answer:?}: {}",
+                queue.due
+            );
             assert_eq!(queue.error.is_some(), queue.errors == 1, "{answer:?}");
             assert_eq!(queue.error.is_none(), sent == 10, "{answer:?}");
         }
@@ -236,12 +313,26 @@ mod tests {
             waits.push(queue.due - now);
             now = queue.due;
         }
-        let bounds = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0].map(|wait| wait * 0.75..=wait * 1.25);
-        assert!(bounds.iter().zip(&waits).all(|(bounds, wait)| bounds.contains(wait)), "{waits:?}");
+        let bounds =
+            [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0].map(|wait| wait * 0.75..=wait * 1.25);
+        assert!(
+            bounds
+                .iter()
+                .zip(&waits)
+                .all(|(bounds, wait)| bounds.contains(wait)),
+            "{waits:?}"
+        );
         let batch = queue.take(now).unwrap();
-        assert_eq!(batch, (0..12).map(|n| format!("a v={n}\n")).collect::<String>(), "all, in order");
+        assert_eq!(
+            batch,
+            (0..12).map(|n| format!("a v={n}\n")).collect::<String>(),
+            "all, in order"
+        );
         queue.settle(batch, status(204, "", None), now);
-        assert_eq!((queue.sent, queue.dropped, queue.due - now, queue.failures), (12, 0, 1.0, 0));
+        assert_eq!(
+            (queue.sent, queue.dropped, queue.due - now, queue.failures),
+            (12, 0, 1.0, 0)
+        );
     }
 
     #[test]
@@ -254,18 +345,31 @@ mod tests {
             requests += 1;
             // One line is more than this server ever takes.
             let is_poison = batch.contains("line42");
-            let code = if batch.len() > 60 || is_poison { 413 } else { 204 };
+            let code = if batch.len() > 60 || is_poison {
+                413
+            } else {
+                204
+            };
             taken.push_str(if code == 204 { &batch } else { "" });
             queue.settle(batch, status(code, "", None), now);
         }
-        let expected: String = lines.iter().filter(|line| !line.contains("line42")).map(String::as_str).collect();
+        let expected: String = lines
+            .iter()
+            .filter(|line| !line.contains("line42"))
+            .map(String::as_str)
+            .collect();
         assert_eq!(taken, expected);
         assert_eq!((queue.sent, queue.dropped), (99, 1));
         assert!(requests < 150, "{requests}");
     }
 
     /// Line by line what a server takes of so many, in flushes of them; how many requests the dearest flush took, and the last.
-    fn flushes(queue: &mut Queue, count: usize, lines: usize, takes: impl Fn(usize) -> bool) -> (String, [usize; 2]) {
+    fn flushes(
+        queue: &mut Queue,
+        count: usize,
+        lines: usize,
+        takes: impl Fn(usize) -> bool,
+    ) -> (String, [usize; 2]) {
         let (mut taken, mut requests) = (String::new(), Vec::new());
         for flush in 0..count {
             (flush * lines..(flush + 1) * lines).for_each(|n| queue.push(&format!("a v={n}\n")));
@@ -276,10 +380,21 @@ mod tests {
                 let number = |line: &str| line.split_once('=').unwrap().1.parse::<usize>().unwrap();
                 let is_taken = batch.lines().all(|line| takes(number(line)));
                 taken.push_str(if is_taken { &batch } else { "" });
-                queue.settle(batch, if is_taken { status(204, "", None) } else { status(400, "bad", None) }, now);
+                queue.settle(
+                    batch,
+                    if is_taken {
+                        status(204, "", None)
+                    } else {
+                        status(400, "bad", None)
+                    },
+                    now,
+                );
             }
         }
-        (taken, [*requests.iter().max().unwrap(), *requests.last().unwrap()])
+        (
+            taken,
+            [*requests.iter().max().unwrap(), *requests.last().unwrap()],
+        )
     }
 
     #[test]
@@ -287,8 +402,10 @@ mod tests {
         for poison in [0, 1, 49, 98, 99] {
             let mut queue = Queue::new(30.0, 0.0);
             let (taken, [most, _]) = flushes(&mut queue, 20, 100, |line| line % 100 != poison);
-            let expected: Vec<String> =
-                (0..2_000).filter(|n| n % 100 != poison).map(|n| format!("a v={n}\n")).collect();
+            let expected: Vec<String> = (0..2_000)
+                .filter(|n| n % 100 != poison)
+                .map(|n| format!("a v={n}\n"))
+                .collect();
             assert_eq!(taken, expected.concat(), "line {poison} of 100");
             assert_eq!((queue.sent, queue.dropped, queue.waiting()), (1_980, 20, 0));
             assert!(most <= 20, "{most} requests for line {poison} of 100");
@@ -308,11 +425,18 @@ mod tests {
         let mut queue = Queue::new(30.0, 0.0);
         let (taken, [most, last]) = flushes(&mut queue, 20, 1_000, |_| false);
         assert_eq!((taken.as_str(), queue.sent), ("", 0));
-        assert!(most <= 80 && last <= 3 && queue.dropped == 20_000, "{most}, {last}, {} dropped", queue.dropped);
+        assert!(
+            most <= 80 && last <= 3 && queue.dropped == 20_000,
+            "{most}, {last}, {} dropped",
+            queue.dropped
+        );
         // Well again, but for a line: a half is lost, and then nothing but that line.
         flushes(&mut queue, 3, 1_000, |line| line % 1_000 != 7);
         let lost = 3_000 - queue.sent;
-        assert!((450..=550).contains(&lost) && queue.waiting() == 0, "{lost}");
+        assert!(
+            (450..=550).contains(&lost) && queue.waiting() == 0,
+            "{lost}"
+        );
         // Every other line is refused: that is too dear to find out.
         let (_, [most, _]) = flushes(&mut queue, 5, 1_000, |line| line % 2 == 0);
         assert!(most <= 80, "{most}");

@@ -19,21 +19,33 @@ const ANSWER_LIMIT: u64 = 64 << 10;
 
 /// `limit`: for the whole of it, where nobody can wait for long.
 pub fn write(target: &Influx, lines: &str, limit: Option<Duration>) -> Answer {
-    let (path, version_2) = if target.bucket.is_empty() { ("/write", false) } else { ("/api/v2/write", true) };
+    let (path, version_2) = if target.bucket.is_empty() {
+        ("/write", false)
+    } else {
+        ("/api/v2/write", true)
+    };
     call(target, path, lines, limit, |mut request| {
         let keys = [("db", &target.database), ("rp", &target.retention_policy)];
-        let keys = if version_2 { [("org", &target.org), ("bucket", &target.bucket)] } else { keys };
+        let keys = if version_2 {
+            [("org", &target.org), ("bucket", &target.bucket)]
+        } else {
+            keys
+        };
         for (key, value) in keys.into_iter().filter(|(_, value)| !value.is_empty()) {
             request = request.query(key, value);
         }
-        request.query("precision", "ns").content_type("text/plain; charset=utf-8")
+        request
+            .query("precision", "ns")
+            .content_type("text/plain; charset=utf-8")
     })
 }
 
 /// Of version 1 only.
 pub fn create_database(target: &Influx, limit: Option<Duration>) -> Answer {
     let name = target.database.replace('\\', "\\\\").replace('"', "\\\"");
-    call(target, "/query", "", limit, |request| request.query("q", format!("CREATE DATABASE \"{name}\"")))
+    call(target, "/query", "", limit, |request| {
+        request.query("q", format!("CREATE DATABASE \"{name}\""))
+    })
 }
 
 type Request = RequestBuilder<WithBody>;
@@ -62,39 +74,73 @@ fn call(
     }
     // A server may repeat what it was sent.
     let shown = |text: &str| {
-        let text = if secret.is_empty() { text.to_owned() } else { text.replace(&secret, "***") };
-        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_MESSAGE).collect::<String>()
+        let text = if secret.is_empty() {
+            text.to_owned()
+        } else {
+            text.replace(&secret, "***")
+        };
+        text.chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .take(LONGEST_MESSAGE)
+            .collect::<String>()
     };
     match request.send(body) {
         Err(error) => Answer::Failed(shown(&error.to_string())),
         Ok(mut response) => {
             let code = response.status().as_u16();
-            let header = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
-            let retry_after = header.and_then(|text| read_retry_after(text, crate::clock::now().epoch));
-            let text = response.body_mut().with_config().limit(ANSWER_LIMIT).read_to_string().unwrap_or_default();
-            Answer::Status { code, message: shown(&read_message(&text)), retry_after }
+            let header = response
+                .headers()
+                .get("retry-after")
+                .and_then(|value| value.to_str().ok());
+            let retry_after =
+                header.and_then(|text| read_retry_after(text, crate::clock::now().epoch));
+            let text = response
+                .body_mut()
+                .with_config()
+                .limit(ANSWER_LIMIT)
+                .read_to_string()
+                .unwrap_or_default();
+            Answer::Status {
+                code,
+                message: shown(&read_message(&text)),
+                retry_after,
+            }
         }
     }
 }
 
 /// Password or token, as it is now: a file may have been changed.
 fn secret(target: &Influx) -> Result<String, String> {
-    let file = if target.password_file.is_empty() { &target.token_file } else { &target.password_file };
+    let file = if target.password_file.is_empty() {
+        &target.token_file
+    } else {
+        &target.password_file
+    };
     if file.is_empty() {
-        let written = if target.password.is_empty() { &target.token } else { &target.password };
+        let written = if target.password.is_empty() {
+            &target.token
+        } else {
+            &target.password
+        };
         return Ok(written.expose().to_owned());
     }
     let found = std::fs::metadata(file).map_err(|error| format!("{file}: {error}"))?;
     if found.mode() & 0o007 != 0 {
-        return Err(format!("{file}: everybody on this machine has access to this secret; run chmod o= {file}"));
+        return Err(format!(
+            "{file}: everybody on this machine has access to this secret; run chmod o= {file}"
+        ));
     }
-    files::read_text(Path::new(file)).map(|text| text.trim().to_owned()).map_err(|error| error.to_string())
+    files::read_text(Path::new(file))
+        .map(|text| text.trim().to_owned())
+        .map_err(|error| error.to_string())
 }
 
 /// The `error` or `message` of a JSON answer, else all of it.
 fn read_message(text: &str) -> String {
     let json: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
-    let named = ["error", "message"].into_iter().find_map(|key| json.get(key)?.as_str());
+    let named = ["error", "message"]
+        .into_iter()
+        .find_map(|key| json.get(key)?.as_str());
     named.unwrap_or(text).trim().to_owned()
 }
 
@@ -105,7 +151,9 @@ fn read_retry_after(text: &str, now: f64) -> Option<f64> {
         return Some(f64::from(seconds));
     }
     let date = jiff::fmt::rfc2822::parse(text).ok()?;
-    let epoch = std::time::SystemTime::from(date.timestamp()).duration_since(std::time::UNIX_EPOCH).ok()?;
+    let epoch = std::time::SystemTime::from(date.timestamp())
+        .duration_since(std::time::UNIX_EPOCH)
+        .ok()?;
     Some((epoch.as_secs_f64() - now).max(0.0))
 }
 
@@ -146,15 +194,27 @@ mod tests {
     fn secret_files() {
         let file = std::env::temp_dir().join(format!("plancton-secret-{}", std::process::id()));
         std::fs::write(&file, "geheim \n").unwrap();
-        let target = Influx { token_file: file.display().to_string(), ..Influx::default() };
-        for (mode, is_taken) in [(0o600, true), (0o640, true), (0o644, false), (0o602, false), (0o601, false)] {
+        let target = Influx {
+            token_file: file.display().to_string(),
+            ..Influx::default()
+        };
+        for (mode, is_taken) in [
+            (0o600, true),
+            (0o640, true),
+            (0o644, false),
+            (0o602, false),
+            (0o601, false),
+        ] {
             std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
             let found = secret(&target);
             assert_eq!(found.is_ok(), is_taken, "{mode:o}: {found:?}");
             assert!(found.is_ok_and(|text| text == "geheim") || !is_taken);
         }
         let error = secret(&target).unwrap_err();
-        assert!(error.contains(&format!("run chmod o= {}", file.display())), "{error}");
+        assert!(
+            error.contains(&format!("run chmod o= {}", file.display())),
+            "{error}"
+        );
         std::fs::remove_file(&file).unwrap();
         assert!(secret(&target).is_err());
     }

@@ -14,7 +14,7 @@ const LAST: Duration = Duration::from_secs(1);
 /// TLS is computed on it; only what is used is resident.
 const STACK_BYTES: usize = 512 << 10;
 
-struct Outlet {
+struct Sender {
     /// The configuration, by which an outlet is known over a reload.
     target: Arc<Influx>,
     queue: Queue,
@@ -24,7 +24,7 @@ struct Outlet {
 
 #[derive(Default)]
 struct Inner {
-    outlets: Vec<Outlet>,
+    outlets: Vec<Sender>,
     is_ending: bool,
     has_ended: bool,
 }
@@ -35,16 +35,18 @@ struct Shared {
     bell: Condvar,
 }
 
-pub struct Uplink(Arc<Shared>);
+pub struct SenderThread(Arc<Shared>);
 
-impl Uplink {
+impl SenderThread {
     /// Errors: no thread.
-    pub fn start() -> std::io::Result<Uplink> {
+    pub fn start() -> std::io::Result<SenderThread> {
         let shared = Arc::new(Shared::default());
         let of_thread = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name("uplink".to_owned()).stack_size(STACK_BYTES);
+        let thread = std::thread::Builder::new()
+            .name("uplink".to_owned())
+            .stack_size(STACK_BYTES);
         thread.spawn(move || work(&of_thread))?;
-        Ok(Uplink(shared))
+        Ok(SenderThread(shared))
     }
 
     /// What has not changed keeps its queue.
@@ -53,13 +55,19 @@ impl Uplink {
         let mut before = std::mem::take(&mut inner.outlets);
         inner.outlets = targets
             .iter()
-            .map(|target| match before.iter().position(|outlet| *outlet.target == *target) {
-                Some(index) => before.swap_remove(index),
-                None => {
-                    let queue = Queue::new(target.flush.as_secs_f64(), now);
-                    Outlet { target: Arc::new(target.clone()), queue, refusal: None }
-                }
-            })
+            .map(
+                |target| match before.iter().position(|outlet| *outlet.target == *target) {
+                    Some(index) => before.swap_remove(index),
+                    None => {
+                        let queue = Queue::new(target.flush.as_secs_f64(), now);
+                        Sender {
+                            target: Arc::new(target.clone()),
+                            queue,
+                            refusal: None,
+                        }
+                    }
+                },
+            )
             .collect();
         self.0.bell.notify_all();
     }
@@ -89,9 +97,16 @@ impl Uplink {
         let mut inner = lock(&self.0);
         inner.is_ending = true;
         let now = clock::now().boot;
-        inner.outlets.iter_mut().for_each(|outlet| outlet.queue.due = now);
+        inner
+            .outlets
+            .iter_mut()
+            .for_each(|outlet| outlet.queue.due = now);
         self.0.bell.notify_all();
-        drop(self.0.bell.wait_timeout_while(inner, patience, |inner| !inner.has_ended));
+        drop(
+            self.0
+                .bell
+                .wait_timeout_while(inner, patience, |inner| !inner.has_ended),
+        );
     }
 }
 
@@ -108,8 +123,12 @@ fn work(shared: &Shared) {
             drop(inner);
             let (answer, refusal) = deliver(&target, &batch, limit, refusal);
             inner = lock(shared);
-            // Gone by a reload, it takes its batch along.
-            if let Some(outlet) = inner.outlets.iter_mut().find(|outlet| Arc::ptr_eq(&outlet.target, &target)) {
+            // Finished by a reload, it takes its batch along.
+            if let Some(outlet) = inner
+                .outlets
+                .iter_mut()
+                .find(|outlet| Arc::ptr_eq(&outlet.target, &target))
+            {
                 outlet.refusal = refusal;
                 outlet.queue.settle(batch, answer, clock::now().boot);
             }
@@ -117,10 +136,16 @@ fn work(shared: &Shared) {
             inner.has_ended = true;
             shared.bell.notify_all();
         } else {
-            let due = inner.outlets.iter().map(|outlet| outlet.queue.due).reduce(f64::min);
+            let due = inner
+                .outlets
+                .iter()
+                .map(|outlet| outlet.queue.due)
+                .reduce(f64::min);
             // Without a target nothing is due until somebody rings.
             let seconds = due.map_or(3_600.0, |due| (due - now).clamp(0.0, 3_600.0));
-            let woken = shared.bell.wait_timeout(inner, Duration::from_secs_f64(seconds));
+            let woken = shared
+                .bell
+                .wait_timeout(inner, Duration::from_secs_f64(seconds));
             inner = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -128,12 +153,19 @@ fn work(shared: &Shared) {
 
 /// The answer, and why a missing database is not created from now on. That reason goes before the server's "not found",
 /// which it says each time.
-fn deliver(target: &Influx, batch: &str, limit: Option<Duration>, refusal: Option<String>) -> (Answer, Option<String>) {
+fn deliver(
+    target: &Influx,
+    batch: &str,
+    limit: Option<Duration>,
+    refusal: Option<String>,
+) -> (Answer, Option<String>) {
     let begun = Instant::now();
     let answer = send::write(target, batch, limit);
     match answer {
         Answer::Status { code: 404, .. } if target.bucket.is_empty() => {}
-        Answer::Status { code: 200..=299, .. } => return (answer, None),
+        Answer::Status {
+            code: 200..=299, ..
+        } => return (answer, None),
         _ => return (answer, refusal),
     }
     if let Some(why) = refusal {
@@ -141,7 +173,9 @@ fn deliver(target: &Influx, batch: &str, limit: Option<Duration>, refusal: Optio
     }
     let left = limit.map(|limit| limit.saturating_sub(begun.elapsed()));
     let why = match send::create_database(target, left) {
-        Answer::Status { code: 200..=299, .. } => return (send::write(target, batch, left), None),
+        Answer::Status {
+            code: 200..=299, ..
+        } => return (send::write(target, batch, left), None),
         Answer::Status { code, message, .. } => format!("status {code}: {message}"),
         Answer::Failed(why) => why,
     };

@@ -28,11 +28,20 @@ pub struct Facts {
 pub fn read_facts(engine: &Engine, root: &Path, is_root: bool) -> Result<Facts, Error> {
     let ping = engine.ping()?;
     let info = engine.info()?;
-    Ok(facts_of(&info, &ping.server, &ping.api_version.to_string(), root, is_root))
+    Ok(facts_of(
+        &info,
+        &ping.server,
+        &ping.api_version.to_string(),
+        root,
+        is_root,
+    ))
 }
 
 fn facts_of(info: &Info, server: &str, api: &str, root: &Path, is_root: bool) -> Facts {
-    let rootless = info.security_options.iter().any(|option| option.contains("rootless"));
+    let rootless = info
+        .security_options
+        .iter()
+        .any(|option| option.contains("rootless"));
     let layout = Layout::parse(&info.cgroup_version, &info.cgroup_driver);
     let in_vm = info.operating_system.contains("Docker Desktop");
     let unsupported = match layout {
@@ -50,25 +59,36 @@ fn facts_of(info: &Info, server: &str, api: &str, root: &Path, is_root: bool) ->
     };
     let parent = match layout {
         None => Err("the engine has no cgroups on this host".to_owned()),
-        Some(_) if rootless => {
-            Err("a rootless engine's groups are below its user's: protected within the session at best".to_owned())
-        }
-        Some(_) if !is_root => {
-            Err("only root can make an idle group beside the owner's; pilots run in the engine's own".to_owned())
-        }
+        Some(_) if rootless => Err(
+            "a rootless engine's groups are below its user's: protected within the session at best"
+                .to_owned(),
+        ),
+        Some(_) if !is_root => Err(
+            "only root can make an idle group beside the owner's; pilots run in the engine's own"
+                .to_owned(),
+        ),
         Some(layout) => Ok(find_parent(root, layout)),
     };
-    let held = [(info.memory_limit, "memory"), (info.cpu_cfs_quota, "CPU quota"), (info.pids_limit, "pids")];
+    let held = [
+        (info.memory_limit, "memory"),
+        (info.cpu_cfs_quota, "CPU quota"),
+        (info.pids_limit, "pids"),
+    ];
     Facts {
         name: engine_name(server, info),
         version: info.server_version.clone(),
         api: api.to_owned(),
         data_root: PathBuf::from(&info.docker_root_dir),
-        layer_quota: info.driver == "overlay2" && has_project_quota(root, Path::new(&info.docker_root_dir)),
+        layer_quota: info.driver == "overlay2"
+            && has_project_quota(root, Path::new(&info.docker_root_dir)),
         layout,
         parent,
         unsupported,
-        missing: held.iter().filter(|(holds, _)| !holds).map(|(_, what)| *what).collect(),
+        missing: held
+            .iter()
+            .filter(|(holds, _)| !holds)
+            .map(|(_, what)| *what)
+            .collect(),
         swap_limit: info.swap_limit,
     }
 }
@@ -101,17 +121,41 @@ mod tests {
     #[test]
     fn where_a_parent_is_ours() {
         let root = Path::new("/nonexistent");
-        let facts = |info: &Info, is_root| facts_of(info, "Docker/26.1 (linux)", "1.45", root, is_root);
+        let facts =
+            |info: &Info, is_root| facts_of(info, "Docker/26.1 (linux)", "1.45", root, is_root);
         let plain = facts(&info("cgroupfs", "1"), true);
         assert!(plain.parent.is_ok() && plain.unsupported.is_none());
-        assert_eq!((plain.name.as_str(), plain.missing), ("Docker", vec!["pids"]));
-        assert!(facts(&info("systemd", "2"), false).parent.unwrap_err().contains("only root"));
-        assert!(facts(&info("none", "2"), true).unsupported.unwrap().contains("no cgroups"));
+        assert_eq!(
+            (plain.name.as_str(), plain.missing),
+            ("Docker", vec!["pids"])
+        );
+        assert!(
+            facts(&info("systemd", "2"), false)
+                .parent
+                .unwrap_err()
+                .contains("only root")
+        );
+        assert!(
+            facts(&info("none", "2"), true)
+                .unsupported
+                .unwrap()
+                .contains("no cgroups")
+        );
         let mut desktop = info("cgroupfs", "2");
         desktop.operating_system = "Docker Desktop".to_owned();
-        assert!(facts(&desktop, true).unsupported.unwrap().contains("virtual machine"));
+        assert!(
+            facts(&desktop, true)
+                .unsupported
+                .unwrap()
+                .contains("virtual machine")
+        );
         let mut rootless = info("systemd", "2");
         rootless.security_options = vec!["name=seccomp".to_owned(), "name=rootless".to_owned()];
-        assert!(facts(&rootless, true).parent.unwrap_err().contains("rootless"));
+        assert!(
+            facts(&rootless, true)
+                .parent
+                .unwrap_err()
+                .contains("rootless")
+        );
     }
 }

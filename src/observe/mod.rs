@@ -6,7 +6,8 @@ pub mod facts;
 use crate::act::spec;
 use crate::config::{Owner, Share, parse_cpuset};
 use crate::decide::{
-    Control, CpuUse, EngineState, LocalTime, MemoryUse, News, Observation, Pilot, PilotState, Protection,
+    Control, CpuUse, EngineState, LocalTime, MemoryUse, News, Observation, Pilot, PilotState,
+    Protection,
 };
 use crate::engine::Listed;
 use crate::host::cgroup::{Driver, Group, Limits, Setting, find_container};
@@ -75,7 +76,7 @@ pub struct Input<'a> {
     pub instance: &'a str,
     pub boot_id: &'a str,
     /// The owner is short of CPU: it matters what each pilot gets.
-    pub crowded: bool,
+    pub contended: bool,
     /// Seconds between regular ticks.
     pub interval: f64,
 }
@@ -100,22 +101,44 @@ impl Observer {
 
     pub fn observe(&mut self, input: Input) -> Observation {
         let mut pilots = input.list.map(|(list, _)| {
-            list.iter().map(|listed| read_pilot(listed, input.instance, input.boot_id)).collect::<Vec<_>>()
+            list.iter()
+                .map(|listed| read_pilot(listed, input.instance, input.boot_id))
+                .collect::<Vec<_>>()
         });
         if let (Some(pilots), Some(facts)) = (&mut pilots, input.facts) {
             self.look_at_pilots(pilots, facts, &input);
         }
-        let protection = self.judge_protection(input.facts, pilots.as_deref().unwrap_or(&[]), input.now.boot);
+        let protection = self.judge_protection(
+            input.facts,
+            pilots.as_deref().unwrap_or(&[]),
+            input.now.boot,
+        );
         let used = self.pilots_usage(input.facts, input.now.boot);
-        let own = pilots.iter().flatten().filter(|pilot| pilot.own).filter_map(|pilot| self.pilots.get(&pilot.id));
-        let own_limits = own.map(|known| known.limits.clone()).find(|text| !text.is_empty()).unwrap_or_default();
-        let shortest = if input.crowded || self.cpu.is_none() { 0.0 } else { input.interval / 2.0 };
+        let own = pilots
+            .iter()
+            .flatten()
+            .filter(|pilot| pilot.own)
+            .filter_map(|pilot| self.pilots.get(&pilot.id));
+        let own_limits = own
+            .map(|known| known.limits.clone())
+            .find(|text| !text.is_empty())
+            .unwrap_or_default();
+        let shortest = if input.contended || self.cpu.is_none() {
+            0.0
+        } else {
+            input.interval / 2.0
+        };
         self.sample_cpu(input.now.boot, used, shortest);
         let power = power::read_power(&self.root);
         let cpuset = parse_cpuset(&input.share.cpuset).unwrap_or_default();
         let topology = self.topology.as_ref();
-        let cores =
-            topology.map_or(0, |t| if input.share.smt { t.count_threads(&cpuset) } else { t.count_cores(&cpuset) });
+        let cores = topology.map_or(0, |t| {
+            if input.share.smt {
+                t.count_threads(&cpuset)
+            } else {
+                t.count_cores(&cpuset)
+            }
+        });
         Observation {
             at: input.now,
             local: input.local,
@@ -125,7 +148,10 @@ impl Observer {
             cpu: self.cpu,
             given_seconds: self.given_seconds,
             memory: self.read_memory(input.facts),
-            disk_free: input.facts.and_then(|facts| disk::read_disk(&facts.data_root).ok()).map(|disk| disk.free.0),
+            disk_free: input
+                .facts
+                .and_then(|facts| disk::read_disk(&facts.data_root).ok())
+                .map(|disk| disk.free.0),
             on_battery: power.on_battery,
             charge: power.charge_percent,
             temperature: self.sensors.read_celsius(),
@@ -144,24 +170,32 @@ impl Observer {
 
     /// Finds the groups of pilots that have just started, and reads their limits back, once.
     fn look_at_pilots(&mut self, pilots: &mut [Pilot], facts: &Facts, input: &Input) {
-        let has_group = |pilot: &Pilot| matches!(pilot.state, PilotState::Running | PilotState::Paused);
-        self.pilots.retain(|id, _| pilots.iter().any(|pilot| pilot.id == *id && has_group(pilot)));
+        let has_group =
+            |pilot: &Pilot| matches!(pilot.state, PilotState::Running | PilotState::Paused);
+        self.pilots.retain(|id, _| {
+            pilots
+                .iter()
+                .any(|pilot| pilot.id == *id && has_group(pilot))
+        });
         for pilot in pilots.iter_mut().filter(|pilot| has_group(pilot)) {
-            let known = self.pilots.entry(pilot.id.clone()).or_insert_with(|| Known {
-                group: None,
-                in_parent: false,
-                first_seen: input.now.boot,
-                unlimited: None,
-                limits: String::new(),
-                usage: None,
-                counted: 0.0,
-            });
+            let known = self
+                .pilots
+                .entry(pilot.id.clone())
+                .or_insert_with(|| Known {
+                    group: None,
+                    in_parent: false,
+                    first_seen: input.now.boot,
+                    unlimited: None,
+                    limits: String::new(),
+                    usage: None,
+                    counted: 0.0,
+                });
             // Again until its limits were read: a group that is just being made has not all of its files yet.
             if known.limits.is_empty() {
                 known.find(&self.root, facts, pilot);
             }
             pilot.unlimited.clone_from(&known.unlimited);
-            if input.crowded {
+            if input.contended {
                 pilot.used = known.cores_used(input.now.boot);
             } else {
                 known.usage = None;
@@ -169,14 +203,23 @@ impl Observer {
         }
     }
 
-    fn judge_protection(&mut self, facts: Option<&Facts>, pilots: &[Pilot], now: f64) -> Protection {
+    fn judge_protection(
+        &mut self,
+        facts: Option<&Facts>,
+        pilots: &[Pilot],
+        now: f64,
+    ) -> Protection {
         let protection = self.read_protection(facts, pilots, now);
         self.verified = match protection {
             Protection::Verified => true,
             Protection::Prepared => self.verified,
             Protection::Lost | Protection::None(_) => false,
         };
-        if self.verified { Protection::Verified } else { protection }
+        if self.verified {
+            Protection::Verified
+        } else {
+            protection
+        }
     }
 
     fn read_protection(&self, facts: Option<&Facts>, pilots: &[Pilot], now: f64) -> Protection {
@@ -191,17 +234,29 @@ impl Observer {
             Ok(Some(true)) => {}
             Ok(Some(false)) => return Protection::Lost,
             Ok(None) if parent.exists() => {
-                return Protection::None("this kernel has no idle groups (Linux 5.15 and newer have)".to_owned());
+                return Protection::None(
+                    "this kernel has no idle groups (Linux 5.15 and newer have)".to_owned(),
+                );
             }
             Ok(None) => return Protection::Lost,
             Err(error) => return Protection::None(error.to_string()),
         }
-        let running = || pilots.iter().filter(|pilot| pilot.own && pilot.state == PilotState::Running);
+        let running = || {
+            pilots
+                .iter()
+                .filter(|pilot| pilot.own && pilot.state == PilotState::Running)
+        };
         let known = |pilot: &Pilot| self.pilots.get(&pilot.id);
-        let outside = |pilot: &&Pilot| known(pilot).is_some_and(|k| !k.in_parent && now - k.first_seen > FOUND_WITHIN);
+        let outside = |pilot: &&Pilot| {
+            known(pilot).is_some_and(|k| !k.in_parent && now - k.first_seen > FOUND_WITHIN)
+        };
         match running().find(outside) {
-            Some(pilot) => Protection::None(format!("{} does not run in the idle group", pilot.name)),
-            None if running().any(|pilot| known(pilot).is_some_and(|known| known.in_parent)) => Protection::Verified,
+            Some(pilot) => {
+                Protection::None(format!("{} does not run in the idle group", pilot.name))
+            }
+            None if running().any(|pilot| known(pilot).is_some_and(|known| known.in_parent)) => {
+                Protection::Verified
+            }
             None => Protection::Prepared,
         }
     }
@@ -216,7 +271,11 @@ impl Observer {
         }
         for known in self.pilots.values_mut() {
             // A group that is gone between the list and this look has ended: its last moments are not worth a gap.
-            let used = known.group.as_ref().and_then(|group| group.read_usage_seconds().ok()).unwrap_or(known.counted);
+            let used = known
+                .group
+                .as_ref()
+                .and_then(|group| group.read_usage_seconds().ok())
+                .unwrap_or(known.counted);
             self.counted += (used - known.counted).max(0.0);
             known.counted = used;
         }
@@ -228,7 +287,11 @@ impl Observer {
     /// for a handful of starts would look like the owner's otherwise.
     fn sample_cpu(&mut self, now: f64, pilots: Option<f64>, shortest: f64) {
         let shortest = shortest.max(SHORTEST_WINDOW);
-        if self.before.as_ref().is_some_and(|before| now - before.sample.boot_seconds < shortest) {
+        if self
+            .before
+            .as_ref()
+            .is_some_and(|before| now - before.sample.boot_seconds < shortest)
+        {
             return;
         }
         let Ok(sample) = cpu::read_sample(&self.root, now) else {
@@ -236,7 +299,9 @@ impl Observer {
             return;
         };
         let before = self.before.replace(Before { sample, pilots });
-        let rates = before.as_ref().and_then(|before| cpu::rates(&before.sample, &sample));
+        let rates = before
+            .as_ref()
+            .and_then(|before| cpu::rates(&before.sample, &sample));
         let used = before.and_then(|before| Some((pilots? - before.pilots?).max(0.0)));
         self.cpu = rates.zip(used).map(|(rates, used)| {
             let (busy, window) = (rates.total_busy_cores, rates.elapsed_seconds);
@@ -244,9 +309,20 @@ impl Observer {
             let foreign = (busy - pilots).max(0.0);
             self.smooth.update(foreign, window);
             self.given_seconds += used;
-            CpuUse { busy, pilots, foreign, foreign_smooth: self.smooth.value().unwrap_or(foreign), window, at: now }
+            CpuUse {
+                busy,
+                pilots,
+                foreign,
+                foreign_smooth: self.smooth.value().unwrap_or(foreign),
+                window,
+                at: now,
+            }
         });
-        if self.topology.as_ref().is_none_or(|topology| topology.count_threads(&[]) != sample.cpus_online) {
+        if self
+            .topology
+            .as_ref()
+            .is_none_or(|topology| topology.count_threads(&[]) != sample.cpus_online)
+        {
             self.topology = topology::read_topology(&self.root);
         }
     }
@@ -258,17 +334,32 @@ impl Observer {
             Some(Ok(parent)) if parent.exists() => parent.read_memory_used().ok(),
             Some(Ok(_)) | None => Some(0),
             Some(Err(_)) => {
-                let read = |known: &Known| known.group.as_ref().and_then(|group| group.read_memory_used().ok());
+                let read = |known: &Known| {
+                    known
+                        .group
+                        .as_ref()
+                        .and_then(|group| group.read_memory_used().ok())
+                };
                 Some(self.pilots.values().filter_map(read).sum())
             }
         };
-        let foreign = total.saturating_sub(available).saturating_sub(pilots.unwrap_or(0));
-        Some(MemoryUse { total, available, foreign, pilots })
+        let foreign = total
+            .saturating_sub(available)
+            .saturating_sub(pilots.unwrap_or(0));
+        Some(MemoryUse {
+            total,
+            available,
+            foreign,
+            pilots,
+        })
     }
 
     fn read_program(&mut self, owner: &Owner) -> Option<String> {
         let ids: Vec<&str> = self.pilots.keys().map(PilotId::as_str).collect();
-        self.programs.find_running(&self.root, &owner.pause_while_running, &ids).ok().flatten()
+        self.programs
+            .find_running(&self.root, &owner.pause_while_running, &ids)
+            .ok()
+            .flatten()
     }
 
     /// The first `*.hold` file: its first line says why.
@@ -279,9 +370,19 @@ impl Observer {
             names.sort();
             names.iter().find_map(|name| {
                 let text = files::read_text(&dir.join(name)).ok()?;
-                let line: String =
-                    text.lines().next().unwrap_or("").chars().filter(|c| !c.is_control()).take(120).collect();
-                Some(if line.trim().is_empty() { name.clone() } else { format!("{name}: {}", line.trim()) })
+                let line: String = text
+                    .lines()
+                    .next()
+                    .unwrap_or("")
+                    .chars()
+                    .filter(|c| !c.is_control())
+                    .take(120)
+                    .collect();
+                Some(if line.trim().is_empty() {
+                    name.clone()
+                } else {
+                    format!("{name}: {}", line.trim())
+                })
             })
         })
     }
@@ -291,12 +392,17 @@ impl Known {
     fn find(&mut self, root: &Path, facts: &Facts, pilot: &Pilot) {
         let Some(layout) = facts.layout else { return };
         let parent = facts.parent.is_ok().then(|| layout.parent_name());
-        self.group = parent.and_then(|parent| find_container(root, layout, Some(parent), &pilot.id));
+        self.group =
+            parent.and_then(|parent| find_container(root, layout, Some(parent), &pilot.id));
         self.in_parent = self.group.is_some();
         if self.group.is_none() {
             self.group = find_container(root, layout, None, &pilot.id);
         }
-        self.counted = self.group.as_ref().and_then(|group| group.read_usage_seconds().ok()).unwrap_or(0.0);
+        self.counted = self
+            .group
+            .as_ref()
+            .and_then(|group| group.read_usage_seconds().ok())
+            .unwrap_or(0.0);
         if let Some(group) = &self.group
             && let Ok(limits) = group.read_limits()
         {
@@ -305,7 +411,12 @@ impl Known {
             self.limits = format!(
                 "{} cores, {} of memory, {} processes",
                 said(limits.cpus.number().map(|cpus| cpus.to_string())),
-                said(limits.memory_bytes.number().map(|bytes| Bytes(bytes).to_string())),
+                said(
+                    limits
+                        .memory_bytes
+                        .number()
+                        .map(|bytes| Bytes(bytes).to_string())
+                ),
                 said(limits.pids.number().map(|pids| pids.to_string())),
             );
         }
@@ -322,8 +433,12 @@ impl Known {
 /// Names the first limit that was asked for and does not hold. Swap accounting alone is often off, and then the memory
 /// limit holds all the same.
 fn unlimited(limits: &Limits, pilot: &Pilot) -> Option<String> {
-    let says =
-        |what: &str, found: String| Some(format!("the {what} limit of {} does not hold (it is {found})", pilot.name));
+    let says = |what: &str, found: String| {
+        Some(format!(
+            "the {what} limit of {} does not hold (it is {found})",
+            pilot.name
+        ))
+    };
     match limits.cpus {
         Setting::At(cpus) if cpus <= pilot.cpus * 1.02 + 0.01 => {}
         found => return says("CPU", format!("{found:?}")),
@@ -353,10 +468,17 @@ pub fn read_pilot(listed: &Listed, instance: &str, boot_id: &str) -> Pilot {
     let labels = &listed.labels;
     // Unknown is doubtful, and what is doubtful is not over.
     let created = listed.created.unwrap_or(f64::INFINITY);
-    let name = listed.names.first().map_or("", |name| name.trim_start_matches('/'));
+    let name = listed
+        .names
+        .first()
+        .map_or("", |name| name.trim_start_matches('/'));
     Pilot {
         id: listed.id.clone(),
-        name: if name.is_empty() { listed.id.short().to_owned() } else { name.to_owned() },
+        name: if name.is_empty() {
+            listed.id.short().to_owned()
+        } else {
+            name.to_owned()
+        },
         class: labels.class.clone().unwrap_or_default(),
         own: labels.instance.as_deref() == Some(instance),
         state: match listed.state.as_str() {

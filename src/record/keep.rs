@@ -42,12 +42,25 @@ impl Recorder {
             Err(error) => (None, Some(error.to_string())),
         };
         if let Some(problem) = problem {
-            log::warn!("{}: {problem}; the sums of its hour begin anew", running_path(state).display());
+            log::warn!(
+                "{}: {problem}; the sums of its hour begin anew",
+                running_path(state).display()
+            );
         }
         let (hour, sums) = running.unzip();
-        let files = Arc::new(Files { state: state.to_owned(), lines: Mutex::default() });
+        let files = Arc::new(Files {
+            state: state.to_owned(),
+            lines: Mutex::default(),
+        });
         let (sums, over) = (sums.unwrap_or_default(), String::new());
-        Recorder { hour, sums, over, meter: Meter::default(), saved_at: None, files }
+        Recorder {
+            hour,
+            sums,
+            over,
+            meter: Meter::default(),
+            saved_at: None,
+            files,
+        }
     }
 
     /// Once a minute there is something to be written: what is returned does it.
@@ -81,7 +94,9 @@ impl Recorder {
 
     fn hand_over(&mut self, lines: &mut (String, String)) {
         lines.0 += &std::mem::take(&mut self.over);
-        lines.1 = self.hour.map_or_else(String::new, |hour| encode(hour, &self.sums));
+        lines.1 = self
+            .hour
+            .map_or_else(String::new, |hour| encode(hour, &self.sums));
     }
 }
 
@@ -90,7 +105,8 @@ impl Files {
     /// is tried again with the next write.
     fn write(&self) -> Result<(), String> {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        self.write_lines(&mut lines).map_err(|error| error.to_string())
+        self.write_lines(&mut lines)
+            .map_err(|error| error.to_string())
     }
 
     fn write_lines(&self, (over, running): &mut (String, String)) -> Result<(), StateError> {
@@ -105,7 +121,12 @@ impl Files {
         }
         match std::mem::take(running).as_str() {
             "" => Ok(()),
-            line => state::write_file(&running_path(&self.state), line.as_bytes(), 0o644, Durable::Yes),
+            line => state::write_file(
+                &running_path(&self.state),
+                line.as_bytes(),
+                0o644,
+                Durable::Yes,
+            ),
         }
     }
 }
@@ -117,10 +138,14 @@ pub(super) fn newest(text: &[u8], most_hours: usize, most_bytes: usize) -> Optio
         return None;
     }
     let (hours, bytes) = (most_hours - most_hours / 20, most_bytes - most_bytes / 20);
-    let kept = lines().rev().take(hours).map(<[u8]>::len).scan(0, |sum, length| {
-        *sum += length;
-        Some(*sum).filter(|sum| *sum <= bytes)
-    });
+    let kept = lines()
+        .rev()
+        .take(hours)
+        .map(<[u8]>::len)
+        .scan(0, |sum, length| {
+            *sum += length;
+            Some(*sum).filter(|sum| *sum <= bytes)
+        });
     text.get(text.len() - kept.last().unwrap_or(0)..)
 }
 
@@ -133,17 +158,23 @@ fn running_path(state: &Path) -> PathBuf {
 }
 
 fn read_lines(path: &Path) -> Result<(Vec<(u64, Sums)>, usize), StateError> {
-    Ok(parse(&state::read_file(path, READ_BYTES)?.unwrap_or_default()))
+    Ok(parse(
+        &state::read_file(path, READ_BYTES)?.unwrap_or_default(),
+    ))
 }
 
 /// The hour that runs, and how many lines cannot be read. A crash may have left it among those that are over, too.
 fn read_running(state: &Path) -> Result<(Option<(u64, Sums)>, usize), StateError> {
     let (mut running, bad) = read_lines(&running_path(state))?;
     let over = state::read_file(&over_path(state), READ_BYTES)?.unwrap_or_default();
-    let last = over.split(|byte| *byte == b'\n').rfind(|line| !line.is_empty()).unwrap_or_default();
+    let last = over
+        .split(|byte| *byte == b'\n')
+        .rfind(|line| !line.is_empty())
+        .unwrap_or_default();
     let last = parse(last).0.pop();
     let is_over = |(hour, sums): &(u64, Sums)| {
-        last.as_ref().is_some_and(|last| last.0 == *hour && last.1.observed_seconds >= sums.observed_seconds)
+        last.as_ref()
+            .is_some_and(|last| last.0 == *hour && last.1.observed_seconds >= sums.observed_seconds)
     };
     Ok((running.pop().filter(|running| !is_over(running)), bad))
 }

@@ -2,7 +2,7 @@
 
 use super::keep::{Recorder, read};
 use super::*;
-use crate::decide::{CpuUse, Expiry, Gone, Pilot, Reason, Room};
+use crate::decide::{Capacity, CpuUse, Expiry, Finished, Pilot, Reason};
 use crate::units::{Moment, PilotId};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -30,35 +30,50 @@ fn pilot(class: &str, state: PilotState, own: bool) -> Pilot {
 
 /// At so many seconds after nine: pilots used 1.5 cores since the beginning, the owner half a core in the last window.
 fn seen(second: f64) -> Observation {
-    let at = Moment { awake: 100.0 + second, boot: 500.0 + second, epoch: NINE + second };
-    let cpu = CpuUse { foreign: 0.5, window: 10.0, at: at.boot, ..CpuUse::default() };
+    let at = Moment {
+        awake: 100.0 + second,
+        boot: 500.0 + second,
+        epoch: NINE + second,
+    };
+    let cpu = CpuUse {
+        foreign: 0.5,
+        window: 10.0,
+        at: at.boot,
+        ..CpuUse::default()
+    };
     let pilots = vec![
         pilot("a", PilotState::Running, true),
         pilot("a", PilotState::Running, true),
         pilot("a", PilotState::Paused, true),
         pilot("b", PilotState::Running, false),
     ];
-    Observation { at, cpu: Some(cpu), given_seconds: 1.5 * second, pilots: Some(pilots), ..Observation::default() }
+    Observation {
+        at,
+        cpu: Some(cpu),
+        given_seconds: 1.5 * second,
+        pilots: Some(pilots),
+        ..Observation::default()
+    }
 }
 
 fn decided(code: Code, ends: &[(&str, EndKind)]) -> Decision {
-    let gone = |(class, kind): &(&str, EndKind)| Gone {
+    let gone = |(class, kind): &(&str, EndKind)| Finished {
         name: "n".to_owned(),
         class: (*class).to_owned(),
         kind: *kind,
         at: NINE,
         lived: 1.0,
         exit_code: 0,
-        last_words: String::new(),
+        log_tail: String::new(),
     };
     Decision {
         actions: Vec::new(),
         state: State::Active,
         reason: Reason::new(code, 0.0, 0.0, ""),
-        room: Room::default(),
+        capacity: Capacity::default(),
         ended: ends.iter().map(gone).collect(),
         wake_in: None,
-        crowded: false,
+        contended: false,
         finished: false,
     }
 }
@@ -66,12 +81,23 @@ fn decided(code: Code, ends: &[(&str, EndKind)]) -> Decision {
 #[test]
 fn what_a_tick_adds() {
     let (mut meter, mut sums) = (Meter::default(), Sums::default());
-    meter.add(&seen(10.0), &decided(Code::Busy, &[("a", EndKind::Done), ("b", EndKind::Done)]), &mut sums);
+    meter.add(
+        &seen(10.0),
+        &decided(Code::Busy, &[("a", EndKind::Done), ("b", EndKind::Done)]),
+        &mut sums,
+    );
     // Between regular ticks the window is the same: it counts once.
     let mut between = seen(14.0);
     between.cpu = seen(10.0).cpu;
     meter.add(&between, &decided(Code::Full, &[]), &mut sums);
-    meter.add(&seen(20.0), &decided(Code::Battery, &[("a", EndKind::Failed), ("a", EndKind::Done)]), &mut sums);
+    meter.add(
+        &seen(20.0),
+        &decided(
+            Code::Battery,
+            &[("a", EndKind::Failed), ("a", EndKind::Done)],
+        ),
+        &mut sums,
+    );
     let mut blind = seen(30.0);
     (blind.pilots, blind.cpu) = (None, None);
     meter.add(&blind, &decided(Code::EngineDown, &[]), &mut sums);
@@ -83,42 +109,95 @@ fn what_a_tick_adds() {
             class("a", 40.0, &[(EndKind::Done, 2), (EndKind::Failed, 1)]),
             class("b", 0.0, &[(EndKind::Done, 1)]),
         ]),
-        held_back_seconds: BTreeMap::from([(Code::Busy, Seconds(4.0)), (Code::Battery, Seconds(10.0))]),
+        held_back_seconds: BTreeMap::from([
+            (Code::Busy, Seconds(4.0)),
+            (Code::Battery, Seconds(10.0)),
+        ]),
     };
     assert_eq!(sums, expected);
-    assert_eq!(sums.ended(), BTreeMap::from([(EndKind::Done, 3), (EndKind::Failed, 1)]));
+    assert_eq!(
+        sums.ended(),
+        BTreeMap::from([(EndKind::Done, 3), (EndKind::Failed, 1)])
+    );
     assert!((sums.held_back() - 14.0).abs() < 1e-9);
 }
 
 fn class(name: &str, seconds: f64, ended: &[(EndKind, u64)]) -> (String, Class) {
-    (name.to_owned(), Class { core_seconds: Seconds(seconds), ended: ended.iter().copied().collect() })
+    (
+        name.to_owned(),
+        Class {
+            core_seconds: Seconds(seconds),
+            ended: ended.iter().copied().collect(),
+        },
+    )
 }
 
 #[test]
 fn what_counts_as_held_back() {
-    let state = |state| move |code| held_back(&Decision { state, ..decided(code, &[]) });
+    let state = |state| {
+        move |code| {
+            held_back(&Decision {
+                state,
+                ..decided(code, &[])
+            })
+        }
+    };
     for code in [Code::Starting, Code::Probing, Code::Full, Code::ClassMax] {
         assert_eq!(state(State::Active)(code), None, "{code:?}");
     }
-    for code in [Code::Busy, Code::NothingFits, Code::EngineDown, Code::Drain, Code::NoPilot, Code::BackOff] {
+    for code in [
+        Code::Busy,
+        Code::NothingFits,
+        Code::EngineDown,
+        Code::Drain,
+        Code::NoPilot,
+        Code::BackOff,
+    ] {
         assert_eq!(state(State::Waiting)(code), Some(code));
     }
-    assert_eq!(state(State::Active)(Code::MaxPilots), None, "as many as were wanted");
-    assert_eq!(state(State::Waiting)(Code::MaxPilots), Some(Code::MaxPilots));
+    assert_eq!(
+        state(State::Active)(Code::MaxPilots),
+        None,
+        "as many as were wanted"
+    );
+    assert_eq!(
+        state(State::Waiting)(Code::MaxPilots),
+        Some(Code::MaxPilots)
+    );
 }
 
 /// Sleep, jumps of the clock and a loop that does not turn add nothing that was not watched.
 #[test]
 fn clocks_that_jump() {
     let (mut meter, mut sums) = (Meter::default(), Sums::default());
-    let steps = [(0.0, 0.0), (10.0, 86_400.0), (5.0, 86_410.0), (1e7, 86_420.0), (1e7 + 10.0, 0.0)];
+    let steps = [
+        (0.0, 0.0),
+        (10.0, 86_400.0),
+        (5.0, 86_410.0),
+        (1e7, 86_420.0),
+        (1e7 + 10.0, 0.0),
+    ];
     for (awake, boot) in steps {
-        let at = Moment { awake, boot, epoch: NINE };
-        meter.add(&Observation { at, ..Observation::default() }, &decided(Code::Hold, &[]), &mut sums);
+        let at = Moment {
+            awake,
+            boot,
+            epoch: NINE,
+        };
+        meter.add(
+            &Observation {
+                at,
+                ..Observation::default()
+            },
+            &decided(Code::Hold, &[]),
+            &mut sums,
+        );
     }
     let expected = 10.0 + LONGEST_TICK + 10.0;
     assert_eq!(sums.observed_seconds, Seconds(expected));
-    assert_eq!(sums.held_back_seconds, BTreeMap::from([(Code::Hold, Seconds(expected))]));
+    assert_eq!(
+        sums.held_back_seconds,
+        BTreeMap::from([(Code::Hold, Seconds(expected))])
+    );
     assert_eq!(hour_of(NINE), Some(HOUR));
     for unset in [0.0, -5.0, 86_400.0, f64::NAN, 1.7e9] {
         assert_eq!(hour_of(unset), None, "{unset}");
@@ -126,11 +205,17 @@ fn clocks_that_jump() {
 }
 
 fn lines() -> String {
-    let mut sums = Sums { observed_seconds: Seconds(3599.6), ..Sums::default() };
+    let mut sums = Sums {
+        observed_seconds: Seconds(3599.6),
+        ..Sums::default()
+    };
     sums.class("a \"b\", é").core_seconds = Seconds(7200.2);
-    sums.class("a \"b\", é").ended.insert(EndKind::OutOfMemory, 3);
+    sums.class("a \"b\", é")
+        .ended
+        .insert(EndKind::OutOfMemory, 3);
     let first = encode(HOUR, &sums);
-    sums.held_back_seconds.insert(Code::MemoryPressure, Seconds(60.0));
+    sums.held_back_seconds
+        .insert(Code::MemoryPressure, Seconds(60.0));
     first + &encode(HOUR + 1, &sums)
 }
 
@@ -143,7 +228,10 @@ fn lines_are_read_back() {
     );
     let (hours, bad) = parse(lines().as_bytes());
     assert_eq!((hours.len(), bad), (2, 0));
-    let again: String = hours.iter().map(|(hour, sums)| encode(*hour, sums)).collect();
+    let again: String = hours
+        .iter()
+        .map(|(hour, sums)| encode(*hour, sums))
+        .collect();
     assert_eq!(again, lines());
 }
 
@@ -165,7 +253,10 @@ fn every_prefix_and_every_wrong_byte() {
             let (hours, bad) = parse(&damaged);
             // Without the end between them, two lines are none.
             let least = usize::from(end != first);
-            assert!((least..=2).contains(&hours.len()) && hours.len() + bad <= 3, "{end} {wrong}");
+            assert!(
+                (least..=2).contains(&hours.len()) && hours.len() + bad <= 3,
+                "{end} {wrong}"
+            );
         }
     }
     for nonsense in [
@@ -189,8 +280,13 @@ fn days_by_the_clock_on_the_wall() {
     let delhi = TimeZone::posix("IST-5:30").unwrap();
     let start: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
     let first = u64::try_from(start.as_second()).unwrap() / 3600;
-    let one = Sums { observed_seconds: Seconds(1.0), ..Sums::default() };
-    let hours: Hours = (first..first + 365 * 24).map(|hour| (hour, one.clone())).collect();
+    let one = Sums {
+        observed_seconds: Seconds(1.0),
+        ..Sums::default()
+    };
+    let hours: Hours = (first..first + 365 * 24)
+        .map(|hour| (hour, one.clone()))
+        .collect();
     for (zone, date, expected) in [
         (&berlin, "2026-03-28", 24.0),
         (&berlin, "2026-03-29", 23.0),
@@ -201,7 +297,11 @@ fn days_by_the_clock_on_the_wall() {
         (&TimeZone::UTC, "2026-12-31", 24.0),
     ] {
         let days = by_day(&hours, zone);
-        assert_eq!(days[&date.parse::<Date>().unwrap()].observed_seconds, Seconds(expected), "{date}");
+        assert_eq!(
+            days[&date.parse::<Date>().unwrap()].observed_seconds,
+            Seconds(expected),
+            "{date}"
+        );
         assert_eq!(total(days.values()).observed_seconds, Seconds(365.0 * 24.0));
     }
 }
@@ -212,7 +312,8 @@ impl Scratch {
     fn new() -> Scratch {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("plancton-record-{}-{number}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("plancton-record-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         Scratch(path)
     }
@@ -235,8 +336,15 @@ impl Drop for Scratch {
 /// Ticks from one second to another, every ten; how many writes there were.
 fn run(recorder: &mut Recorder, from: u32, to: u32) -> usize {
     let ticks = (from..=to).step_by(10);
-    let mut write = |second| recorder.tick(&seen(f64::from(second)), &decided(Code::Busy, &[("a", EndKind::Done)]));
-    ticks.filter_map(|second| write(second).map(|write| write().unwrap())).count()
+    let mut write = |second| {
+        recorder.tick(
+            &seen(f64::from(second)),
+            &decided(Code::Busy, &[("a", EndKind::Done)]),
+        )
+    };
+    ticks
+        .filter_map(|second| write(second).map(|write| write().unwrap()))
+        .count()
 }
 
 fn summed(state: &Path) -> (Hours, usize) {
@@ -259,7 +367,10 @@ fn written_once_a_minute_and_at_the_end() {
     assert_eq!(run(&mut recorder, 700, 720), 0);
     recorder.finish().unwrap();
     let hour = &summed(&scratch.0).0[&HOUR];
-    assert_eq!((hour.observed_seconds, hour.ended()[&EndKind::Done]), (Seconds(620.0), 61 + 3));
+    assert_eq!(
+        (hour.observed_seconds, hour.ended()[&EndKind::Done]),
+        (Seconds(620.0), 61 + 3)
+    );
 }
 
 #[test]
@@ -271,9 +382,15 @@ fn hours_roll_over() {
     assert_eq!(scratch.text("history").lines().count(), 3);
     assert_eq!(scratch.text("history.hour").lines().count(), 1);
     let (hours, bad) = summed(&scratch.0);
-    assert_eq!((hours.keys().copied().collect::<Vec<_>>(), bad), ((HOUR..HOUR + 4).collect(), 0));
+    assert_eq!(
+        (hours.keys().copied().collect::<Vec<_>>(), bad),
+        ((HOUR..HOUR + 4).collect(), 0)
+    );
     assert_eq!(hours[&(HOUR + 1)].observed_seconds, Seconds(3600.0));
-    assert_eq!(total(hours.values()).observed_seconds, Seconds(3.0 * 3600.0));
+    assert_eq!(
+        total(hours.values()).observed_seconds,
+        Seconds(3.0 * 3600.0)
+    );
     assert_eq!(total(hours.values()).ended()[&EndKind::Done], 1081);
     // The clock is set back: the hours it shows twice are one, and nothing is counted twice.
     let mut recorder = Recorder::open(&scratch.0);
@@ -281,7 +398,10 @@ fn hours_roll_over() {
     recorder.finish().unwrap();
     let (hours, _) = summed(&scratch.0);
     assert_eq!(hours.len(), 4);
-    assert_eq!(total(hours.values()).observed_seconds, Seconds(5.0 * 3600.0));
+    assert_eq!(
+        total(hours.values()).observed_seconds,
+        Seconds(5.0 * 3600.0)
+    );
 }
 
 /// Between the line of an hour that is over and the file of the next one.
@@ -305,20 +425,30 @@ fn a_crash_while_the_hour_rolls_over() {
     run(&mut recorder, 7200, 7270);
     recorder.finish().unwrap();
     let (hours, bad) = summed(&scratch.0);
-    assert_eq!((hours.keys().copied().collect::<Vec<_>>(), bad), (vec![498_700, HOUR + 1, HOUR + 2], 1));
+    assert_eq!(
+        (hours.keys().copied().collect::<Vec<_>>(), bad),
+        (vec![498_700, HOUR + 1, HOUR + 2], 1)
+    );
 }
 
 #[test]
 fn damaged_files_are_no_end() {
-    for (name, text) in
-        [("history.hour", "garbage"), ("history.hour", "[498705,[3"), ("history", "\0\0\0"), ("history", "")]
-    {
+    for (name, text) in [
+        ("history.hour", "garbage"),
+        ("history.hour", "[498705,[3"),
+        ("history", "\0\0\0"),
+        ("history", ""),
+    ] {
         let scratch = Scratch::new();
         scratch.put(name, text);
         let mut recorder = Recorder::open(&scratch.0);
         run(&mut recorder, 0, 4000);
         recorder.finish().unwrap();
-        assert_eq!(total(summed(&scratch.0).0.values()).observed_seconds, Seconds(4000.0), "{name}: {text}");
+        assert_eq!(
+            total(summed(&scratch.0).0.values()).observed_seconds,
+            Seconds(4000.0),
+            "{name}: {text}"
+        );
     }
     // What cannot be written is kept until it can.
     let scratch = Scratch::new();
@@ -338,17 +468,32 @@ fn bounds() {
     use super::keep::newest;
     let text = "[1]\n".repeat(100);
     assert_eq!(newest(text.as_bytes(), 100, 400), None);
-    assert_eq!(newest(text.as_bytes(), 99, 400).map(<[u8]>::len), Some(95 * 4));
-    assert_eq!(newest(text.as_bytes(), 100, 399).map(<[u8]>::len), Some(95 * 4));
-    assert_eq!(newest(text.as_bytes(), 100, 40).map(<[u8]>::len), Some(9 * 4));
-    assert_eq!(newest(&[b'x'; 50], 10, 40), Some(&b""[..]), "one line that is too long");
+    assert_eq!(
+        newest(text.as_bytes(), 99, 400).map(<[u8]>::len),
+        Some(95 * 4)
+    );
+    assert_eq!(
+        newest(text.as_bytes(), 100, 399).map(<[u8]>::len),
+        Some(95 * 4)
+    );
+    assert_eq!(
+        newest(text.as_bytes(), 100, 40).map(<[u8]>::len),
+        Some(9 * 4)
+    );
+    assert_eq!(
+        newest(&[b'x'; 50], 10, 40),
+        Some(&b""[..]),
+        "one line that is too long"
+    );
     // A year and a month of a usual machine is below a megabyte, and more is not kept.
     let scratch = Scratch::new();
     let sums = parse(b"[498705,[3600,28800,3600,{\"science\":[28800,{\"done\":20,\"failed\":1}]},{\"busy\":600}]]")
         .0
         .remove(0)
         .1;
-    let year: String = (HOUR - 9600..HOUR).map(|hour| encode(hour, &sums)).collect();
+    let year: String = (HOUR - 9600..HOUR)
+        .map(|hour| encode(hour, &sums))
+        .collect();
     assert!(year.len() < 1_000_000, "{}", year.len());
     scratch.put("history", &year);
     let mut recorder = Recorder::open(&scratch.0);
@@ -364,5 +509,8 @@ fn names_are_short() {
     let mut sums = Sums::default();
     sums.class(&"é".repeat(500)).core_seconds.0 += 1.0;
     sums.class(&"é".repeat(400)).core_seconds.0 += 1.0;
-    assert_eq!(sums.classes, BTreeMap::from([class(&"é".repeat(60), 2.0, &[])]));
+    assert_eq!(
+        sums.classes,
+        BTreeMap::from([class(&"é".repeat(60), 2.0, &[])])
+    );
 }

@@ -1,6 +1,9 @@
 //! From an observation and its decision to the status file. Pure.
 
-use super::{Cpus, Disk, Engine, Loop, Memory, Others, Pilot, Protection, Pull, Remote, SCHEMA, Sink, Status, Told};
+use super::{
+    Cpus, Disk, Engine, Loop, Memory, Others, Pilot, Protection, Pull, Remote, SCHEMA, Sink,
+    Status, Told,
+};
 use crate::daemon::Start;
 use crate::decide::{self, Decision, Expiry, Observation};
 use crate::engine::Listed;
@@ -36,7 +39,14 @@ pub struct LoopCost {
 
 impl LoopCost {
     pub fn new(now: f64) -> LoopCost {
-        LoopCost { since: now, turns: 0, longest_gap: 0.0, woken: now, calls: 0, cpu: 0.0 }
+        LoopCost {
+            since: now,
+            turns: 0,
+            longest_gap: 0.0,
+            woken: now,
+            calls: 0,
+            cpu: 0.0,
+        }
     }
 
     /// The loop goes to wait: what lay between is a gap in which nothing would have been noticed.
@@ -62,7 +72,11 @@ pub fn status(seen: &Seen) -> Status {
     let facts = seen.facts;
     let interval = seen.start.config.loop_.interval.as_secs_f64();
     let pilots = observation.pilots.as_deref().unwrap_or(&[]);
-    let others = || pilots.iter().filter(|pilot| !pilot.own && pilot.state.holds_room());
+    let others = || {
+        pilots
+            .iter()
+            .filter(|pilot| !pilot.own && pilot.state.holds_room())
+    };
     Status {
         schema: SCHEMA,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -78,9 +92,16 @@ pub fn status(seen: &Seen) -> Status {
         protection: protection(&observation.protection, &observation.limits),
         cpus: cpus(seen),
         memory: memory(seen),
-        disk: observation.disk_free.map(|free| Disk { free, reserve: seen.start.config.share.reserve_disk.0 }),
+        disk: observation.disk_free.map(|free| Disk {
+            free,
+            reserve: seen.start.config.share.reserve_disk.0,
+        }),
         pilots: match &observation.pilots {
-            Some(pilots) => pilots.iter().filter(|p| p.own && p.state.holds_room()).map(|p| row(seen, p)).collect(),
+            Some(pilots) => pilots
+                .iter()
+                .filter(|p| p.own && p.state.holds_room())
+                .map(|p| row(seen, p))
+                .collect(),
             None => seen.last_rows.to_vec(),
         },
         others: Others {
@@ -112,17 +133,29 @@ pub fn status(seen: &Seen) -> Status {
 
 fn protection(protection: &decide::Protection, limits: &str) -> Protection {
     let (level, text) = match protection {
-        decide::Protection::Verified => {
-            ("verified", "pilots run in an idle group: the kernel gives them only what nobody else wants")
-        }
-        decide::Protection::Prepared => {
-            ("prepared", "the idle group is there; the first pilot will show that it holds")
-        }
-        decide::Protection::Lost => ("none", "the group of the pilots is not idle; it is being set again"),
+        decide::Protection::Verified => (
+            "verified",
+            "pilots run in an idle group: the kernel gives them only what nobody else wants",
+        ),
+        decide::Protection::Prepared => (
+            "prepared",
+            "the idle group is there; the first pilot will show that it holds",
+        ),
+        decide::Protection::Lost => (
+            "none",
+            "the group of the pilots is not idle; it is being set again",
+        ),
         decide::Protection::None(why) => ("none", why.as_str()),
     };
-    let proof = if limits.is_empty() { String::new() } else { format!("; limits read back from one: {limits}") };
-    Protection { level: level.to_owned(), text: format!("{text}{proof}") }
+    let proof = if limits.is_empty() {
+        String::new()
+    } else {
+        format!("; limits read back from one: {limits}")
+    };
+    Protection {
+        level: level.to_owned(),
+        text: format!("{text}{proof}"),
+    }
 }
 
 fn cpus(seen: &Seen) -> Cpus {
@@ -130,11 +163,11 @@ fn cpus(seen: &Seen) -> Cpus {
     let total = seen.observation.cores;
     Cpus {
         total,
-        given: seen.decision.room.given,
+        given: seen.decision.capacity.given,
         foreign: cpu.map(|cpu| cpu.foreign),
         pilots: cpu.map(|cpu| cpu.pilots),
         idle: cpu.map(|cpu| (seen.observation.threads - cpu.busy).max(0.0)),
-        reserve: seen.decision.room.reserve,
+        reserve: seen.decision.capacity.reserve,
     }
 }
 
@@ -143,7 +176,7 @@ fn memory(seen: &Seen) -> Memory {
     Memory {
         total: memory.map_or(0, |memory| memory.total),
         available: memory.map_or(0, |memory| memory.available),
-        given: seen.decision.room.memory_given,
+        given: seen.decision.capacity.memory_given,
         pilots: memory.and_then(|memory| memory.pilots),
         foreign: memory.map(|memory| memory.foreign),
         reserve: seen.start.config.share.reserve_memory.0,
@@ -172,5 +205,7 @@ fn row(seen: &Seen, pilot: &decide::Pilot) -> Pilot {
 /// The word by which a state or code is known outside.
 pub fn word(value: impl serde::Serialize) -> String {
     let value = serde_json::to_value(value).ok();
-    value.and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+    value
+        .and_then(|value| value.as_str().map(str::to_owned))
+        .unwrap_or_default()
 }

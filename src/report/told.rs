@@ -36,26 +36,42 @@ impl Told {
     }
 
     pub fn control_problems(&mut self, problems: &[String]) {
-        self.problem("control files", (!problems.is_empty()).then(|| problems.join("; ")));
+        self.problem(
+            "control files",
+            (!problems.is_empty()).then(|| problems.join("; ")),
+        );
     }
 
     pub fn sinks(&mut self, sinks: &[Sink]) {
-        let failing: Vec<String> =
-            sinks.iter().filter_map(|sink| Some(format!("{}: {}", sink.url, sink.error.as_ref()?))).collect();
+        let failing: Vec<String> = sinks
+            .iter()
+            .filter_map(|sink| Some(format!("{}: {}", sink.url, sink.error.as_ref()?)))
+            .collect();
         self.problem("metrics", (!failing.is_empty()).then(|| failing.join("; ")));
     }
 
     /// What the owner has to know of a configuration from elsewhere.
     pub fn remote(&mut self, remote: Option<&Remote>) {
-        let listed = |list: &[String], what: &str| (!list.is_empty()).then(|| format!("{what}: {}", list.join("; ")));
+        let listed = |list: &[String], what: &str| {
+            (!list.is_empty()).then(|| format!("{what}: {}", list.join("; ")))
+        };
         let waiting = "a newer one asks for more; `plancton accept` shows and accepts it";
-        self.problem("joined", remote.and_then(|remote| listed(&remote.waiting, waiting)));
-        self.problem("not granted", remote.and_then(|remote| listed(&remote.refused, &remote.url)));
+        self.problem(
+            "joined",
+            remote.and_then(|remote| listed(&remote.waiting, waiting)),
+        );
+        self.problem(
+            "not granted",
+            remote.and_then(|remote| listed(&remote.refused, &remote.url)),
+        );
     }
 
     /// One line each, for `status`.
     pub fn problems(&self) -> Vec<String> {
-        self.problems.iter().map(|(subject, (text, _))| format!("{subject}: {text}")).collect()
+        self.problems
+            .iter()
+            .map(|(subject, (text, _))| format!("{subject}: {text}"))
+            .collect()
     }
 
     /// What calls in flight brought back.
@@ -94,13 +110,26 @@ fn log_one(news: &News) {
                 log::warn!("{name} was not started: {why}")
             }
         },
-        News::Fetched { class, result: Ok(()) } => log::info!("the image of '{class}' is here"),
-        News::Fetched { class, result: Err(why) } => log::warn!("the image of '{class}': {why}; trying again later"),
-        News::Buried { name, ended: Some(ended), .. } => {
+        News::Fetched {
+            class,
+            result: Ok(()),
+        } => log::info!("the image of '{class}' is here"),
+        News::Fetched {
+            class,
+            result: Err(why),
+        } => log::warn!("the image of '{class}': {why}; trying again later"),
+        News::Removed {
+            name,
+            ended: Some(ended),
+            ..
+        } => {
             let lived = ended.lived.unwrap_or(0.0);
-            log::info!("{name} ended after {lived:.0} s with exit code {}", ended.exit_code);
+            log::info!(
+                "{name} ended after {lived:.0} s with exit code {}",
+                ended.exit_code
+            );
         }
-        News::Buried { .. } | News::Changed(_) => {}
+        News::Removed { .. } | News::Changed(_) => {}
         News::Failed { id, what } => {
             log::warn!("{id}: {what}; decided about again at the next tick")
         }

@@ -51,7 +51,14 @@ fn path(state: &Path, request: Request) -> PathBuf {
 pub(super) fn group(group_file: &Path) -> Option<u32> {
     let text = std::fs::read_to_string(group_file).ok()?;
     let mut groups = text.lines().map(|line| line.split(':'));
-    groups.find_map(|mut fields| fields.next().filter(|name| *name == "plancton").and(fields.nth(1))?.parse().ok())
+    groups.find_map(|mut fields| {
+        fields
+            .next()
+            .filter(|name| *name == "plancton")
+            .and(fields.nth(1))?
+            .parse()
+            .ok()
+    })
 }
 
 /// 2770 for the group, so that each member can replace and remove the files of another; else ours alone.
@@ -112,7 +119,9 @@ fn explained(result: Result<(), StateError>) -> Result<(), StateError> {
         StateError::Io { path, error, .. } if error.kind() == ErrorKind::PermissionDenied => {
             StateError::Forbidden { path }
         }
-        StateError::Io { path, error, .. } if error.kind() == ErrorKind::NotFound => StateError::NeverStarted { path },
+        StateError::Io { path, error, .. } if error.kind() == ErrorKind::NotFound => {
+            StateError::NeverStarted { path }
+        }
         other => other,
     })
 }
@@ -120,27 +129,65 @@ fn explained(result: Result<(), StateError>) -> Result<(), StateError> {
 /// Reads the directory; never fails, because what cannot be read has a meaning too.
 pub fn read(state: &Path, now: f64) -> Requests {
     let mut problems = Vec::new();
-    let drain = read_one::<Drain>(state, Request::Drain, "draining until `plancton resume`", &mut problems);
-    let snooze = read_one(state, Request::Snooze, "snoozing for an hour at most", &mut problems);
+    let drain = read_one::<Drain>(
+        state,
+        Request::Drain,
+        "draining until `plancton resume`",
+        &mut problems,
+    );
+    let snooze = read_one(
+        state,
+        Request::Snooze,
+        "snoozing for an hour at most",
+        &mut problems,
+    );
     let force_stop = read_one::<IgnoredAny>(state, Request::ForceStop, "ending", &mut problems);
-    let pull = read_one::<IgnoredAny>(state, Request::Pull, "looking for newer images", &mut problems);
+    let pull = read_one::<IgnoredAny>(
+        state,
+        Request::Pull,
+        "looking for newer images",
+        &mut problems,
+    );
     let doubt = matches!(drain, Found::Unreadable)
         || matches!(snooze, Found::Unreadable)
         || matches!(force_stop, Found::Unreadable);
     let drain = match drain {
         Found::Request(drain, written) => {
             let drain = drain.unwrap_or_default();
-            Some(Drain { since: if drain.since > 0.0 { drain.since } else { written }, ..drain })
+            Some(Drain {
+                since: if drain.since > 0.0 {
+                    drain.since
+                } else {
+                    written
+                },
+                ..drain
+            })
         }
-        _ => doubt.then(|| Drain { since: now, ..Drain::default() }),
+        _ => doubt.then(|| Drain {
+            since: now,
+            ..Drain::default()
+        }),
     };
     let snooze = match snooze {
-        Found::Request(snooze, written) => snooze.or(Some(Snooze { until: written.min(now) + UNREADABLE_SNOOZE })),
+        Found::Request(snooze, written) => snooze.or(Some(Snooze {
+            until: written.min(now) + UNREADABLE_SNOOZE,
+        })),
         _ => None,
     };
-    let (force_stop, pull) = (matches!(force_stop, Found::Request(..)), matches!(pull, Found::Request(..)));
+    let (force_stop, pull) = (
+        matches!(force_stop, Found::Request(..)),
+        matches!(pull, Found::Request(..)),
+    );
     let snooze = snooze.filter(|snooze| snooze.until > now);
-    Requests { asked: Control { drain, snooze, force_stop, pull }, problems }
+    Requests {
+        asked: Control {
+            drain,
+            snooze,
+            force_stop,
+            pull,
+        },
+        problems,
+    }
 }
 
 enum Found<T> {
@@ -153,7 +200,12 @@ enum Found<T> {
 }
 
 /// `then` is what a request that cannot be understood comes to.
-fn read_one<T: DeserializeOwned>(state: &Path, request: Request, then: &str, problems: &mut Vec<String>) -> Found<T> {
+fn read_one<T: DeserializeOwned>(
+    state: &Path,
+    request: Request,
+    then: &str,
+    problems: &mut Vec<String>,
+) -> Found<T> {
     let path = path(state, request);
     let (problem, found) = match read_plain(&path, LIMIT) {
         Ok(None) => return Found::Nothing,
@@ -161,13 +213,19 @@ fn read_one<T: DeserializeOwned>(state: &Path, request: Request, then: &str, pro
             let written = float(u64::try_from(stat.st_mtime).unwrap_or(0));
             match serde_json::from_slice(&content) {
                 Ok(asked) => return Found::Request(Some(asked), written),
-                Err(_) => (format!("cannot be understood; {then}"), Found::Request(None, written)),
+                Err(_) => (
+                    format!("cannot be understood; {then}"),
+                    Found::Request(None, written),
+                ),
             }
         }
         Err(error) if error.kind() == ErrorKind::InvalidInput => {
             (format!("{error}; ignored, remove it"), Found::Nothing)
         }
-        Err(error) => (format!("{error}; launching nothing until it can be read"), Found::Unreadable),
+        Err(error) => (
+            format!("{error}; launching nothing until it can be read"),
+            Found::Unreadable,
+        ),
     };
     problems.push(format!("{}: {problem}", path.display()));
     found

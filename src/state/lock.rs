@@ -28,18 +28,23 @@ pub fn take_lock(run: &Path) -> Result<Lock, StateError> {
             // A probe holds it for an instant.
             Errno::WOULDBLOCK if tries < 4 => std::thread::sleep(Duration::from_millis(5)),
             Errno::WOULDBLOCK => {
-                return Err(StateError::Held { run: run.to_owned(), pid: read_pid(&mut file) });
+                return Err(StateError::Held {
+                    run: run.to_owned(),
+                    pid: read_pid(&mut file),
+                });
             }
             Errno::INTR => {}
             errno => return Err(failed(&path, "take the lock")(errno)),
         }
     }
     let pid = format!("{}\n", std::process::id());
-    file.set_len(0).and_then(|()| file.write_all(pid.as_bytes())).map_err(|error| StateError::Io {
-        path,
-        doing: "write the pid",
-        error,
-    })?;
+    file.set_len(0)
+        .and_then(|()| file.write_all(pid.as_bytes()))
+        .map_err(|error| StateError::Io {
+            path,
+            doing: "write the pid",
+            error,
+        })?;
     Ok(Lock { _file: file })
 }
 

@@ -110,7 +110,10 @@ fn lock(shared: &Shared) -> MutexGuard<'_, World> {
 }
 
 pub fn epoch() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs_f64()
 }
 
 impl FakeEngine {
@@ -130,8 +133,15 @@ impl FakeEngine {
             connections: Vec::new(),
             next_id: 1,
         };
-        let shared = Arc::new(Shared { world: Mutex::new(world), changed: Condvar::new() });
-        FakeEngine { socket: socket.to_owned(), shared, accepting: None }
+        let shared = Arc::new(Shared {
+            world: Mutex::new(world),
+            changed: Condvar::new(),
+        });
+        FakeEngine {
+            socket: socket.to_owned(),
+            shared,
+            accepting: None,
+        }
     }
 
     pub fn world(&self) -> MutexGuard<'_, World> {
@@ -151,7 +161,9 @@ impl FakeEngine {
                 }
                 let connection = connection.unwrap();
                 let shared = Arc::clone(&shared);
-                lock(&shared).connections.push(connection.try_clone().unwrap());
+                lock(&shared)
+                    .connections
+                    .push(connection.try_clone().unwrap());
                 std::thread::spawn(move || serve(&shared, connection));
             }
         });
@@ -187,10 +199,19 @@ impl FakeEngine {
         self.world().end(id, exit_code);
     }
 
-    pub fn add(&self, name: Option<&str>, state: &str, age: f64, labels: &[(&str, &str)]) -> String {
+    pub fn add(
+        &self,
+        name: Option<&str>,
+        state: &str,
+        age: f64,
+        labels: &[(&str, &str)],
+    ) -> String {
         let mut world = self.world();
         let id = world.new_id();
-        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let labels = labels
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
         let created = epoch() - age;
         let was_started = !["created", "configured"].contains(&state);
         world.containers.push(Container {
@@ -213,13 +234,20 @@ impl FakeEngine {
     }
 
     pub fn count_calls(&self, what: &str) -> usize {
-        self.world().calls.iter().filter(|call| call.what == what).count()
+        self.world()
+            .calls
+            .iter()
+            .filter(|call| call.what == what)
+            .count()
     }
 
     /// Ids of containers in this state, oldest first.
     pub fn in_state(&self, state: &str) -> Vec<String> {
         let world = self.world();
-        let found = world.containers.iter().filter(|container| container.state == state);
+        let found = world
+            .containers
+            .iter()
+            .filter(|container| container.state == state);
         found.map(|container| container.id.clone()).collect()
     }
 }
@@ -238,21 +266,31 @@ impl World {
     }
 
     pub fn find(&self, id: &str) -> Option<&Container> {
-        self.containers.iter().find(|container| container.id == id || container.name.as_deref() == Some(id))
+        self.containers
+            .iter()
+            .find(|container| container.id == id || container.name.as_deref() == Some(id))
     }
 
     fn find_mut(&mut self, id: &str) -> Option<&mut Container> {
-        self.containers.iter_mut().find(|container| container.id == id || container.name.as_deref() == Some(id))
+        self.containers
+            .iter_mut()
+            .find(|container| container.id == id || container.name.as_deref() == Some(id))
     }
 
     /// As the kernel would show them, below the daemon's root.
     fn group_dirs(&self, id: &str) -> Vec<PathBuf> {
-        let dir = |controller: &str| self.root.join(format!("sys/fs/cgroup/{controller}/docker/{id}"));
+        let dir = |controller: &str| {
+            self.root
+                .join(format!("sys/fs/cgroup/{controller}/docker/{id}"))
+        };
         ["cpu", "cpuacct", "memory", "pids"].map(dir).to_vec()
     }
 
     fn make_group(&self, id: &str) {
-        let host = self.find(id).map(|container| container.body["HostConfig"].clone()).unwrap_or_default();
+        let host = self
+            .find(id)
+            .map(|container| container.body["HostConfig"].clone())
+            .unwrap_or_default();
         let number = |key: &str| host[key].as_u64().unwrap_or(0);
         let quota = match self.holds_limits {
             true => (number("NanoCpus") / 10_000).to_string(),
@@ -271,8 +309,18 @@ impl World {
         for dir in self.group_dirs(id) {
             fs::create_dir_all(&dir).unwrap();
             fs::write(dir.join("cgroup.procs"), "1\n").unwrap();
-            let controller = dir.iter().rev().nth(2).unwrap().to_str().unwrap().to_owned();
-            for (file, text) in files.iter().filter(|(file, _)| file.starts_with(&format!("{controller}."))) {
+            let controller = dir
+                .iter()
+                .rev()
+                .nth(2)
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .to_owned();
+            for (file, text) in files
+                .iter()
+                .filter(|(file, _)| file.starts_with(&format!("{controller}.")))
+            {
                 fs::write(dir.join(file), text).unwrap();
             }
         }
@@ -290,22 +338,26 @@ impl World {
 
     fn end(&mut self, id: &str, exit_code: i64) {
         self.remove_group(id);
-        let Some(container) = self.find_mut(id) else { return };
+        let Some(container) = self.find_mut(id) else {
+            return;
+        };
         container.state = "exited".to_owned();
         container.exit_code = exit_code;
         container.finished = Some(epoch());
         let mut attributes: BTreeMap<String, String> = container.labels.clone();
         attributes.insert("exitCode".to_owned(), exit_code.to_string());
-        let event =
-            json!({"Type": "container", "Action": "die", "Actor": {"ID": container.id, "Attributes": attributes}});
+        let event = json!({"Type": "container", "Action": "die", "Actor": {"ID": container.id, "Attributes": attributes}});
         let text = format!("{event}\n");
         let chunk = format!("{:x}\r\n{text}\r\n", text.len());
-        self.listeners.retain_mut(|stream| stream.write_all(chunk.as_bytes()).is_ok());
+        self.listeners
+            .retain_mut(|stream| stream.write_all(chunk.as_bytes()).is_ok());
     }
 
     fn signal(&mut self, id: &str, signal: &str) -> Answer {
         let obeys = self.obeys_term;
-        let Some(container) = self.find_mut(id) else { return no_container(id) };
+        let Some(container) = self.find_mut(id) else {
+            return no_container(id);
+        };
         match container.state.as_str() {
             "paused" => container.pending.push(signal.to_owned()),
             "running" if signal == "KILL" => self.end(id, 137),
@@ -317,7 +369,9 @@ impl World {
     }
 
     fn pause(&mut self, id: &str) -> Answer {
-        let Some(container) = self.find_mut(id) else { return no_container(id) };
+        let Some(container) = self.find_mut(id) else {
+            return no_container(id);
+        };
         if container.state != "running" {
             return message(409, &format!("Container {id} is not running"));
         }
@@ -326,7 +380,9 @@ impl World {
     }
 
     fn unpause(&mut self, id: &str) -> Answer {
-        let Some(container) = self.find_mut(id) else { return no_container(id) };
+        let Some(container) = self.find_mut(id) else {
+            return no_container(id);
+        };
         if container.state != "paused" {
             return message(500, &format!("Container {id} is not paused"));
         }
@@ -339,12 +395,19 @@ impl World {
 
     fn create(&mut self, name: &str, body: &[u8]) -> Answer {
         if self.find(name).is_some() {
-            return message(409, &format!("Conflict. The container name \"/{name}\" is already in use"));
+            return message(
+                409,
+                &format!("Conflict. The container name \"/{name}\" is already in use"),
+            );
         }
-        let Ok(body) = serde_json::from_slice::<Value>(body) else { return message(400, "bad body") };
+        let Ok(body) = serde_json::from_slice::<Value>(body) else {
+            return message(400, "bad body");
+        };
         let text = |value: &Value| value.as_str().map(str::to_owned);
         let labels = body["Labels"].as_object().into_iter().flatten();
-        let labels = labels.filter_map(|(key, value)| Some((key.clone(), text(value)?))).collect();
+        let labels = labels
+            .filter_map(|(key, value)| Some((key.clone(), text(value)?)))
+            .collect();
         let id = self.new_id();
         let warnings = match self.faults.get("create") {
             Some(Fault::Warning(text)) => vec![*text],
@@ -367,7 +430,9 @@ impl World {
     }
 
     fn start(&mut self, id: &str) -> Answer {
-        let Some(container) = self.find_mut(id) else { return no_container(id) };
+        let Some(container) = self.find_mut(id) else {
+            return no_container(id);
+        };
         if container.state == "running" {
             return answer(304, Value::Null);
         }
@@ -378,7 +443,9 @@ impl World {
     }
 
     fn remove(&mut self, id: &str, forced: bool) -> Answer {
-        let Some(container) = self.find(id) else { return no_container(id) };
+        let Some(container) = self.find(id) else {
+            return no_container(id);
+        };
         if container.state == "running" && !forced {
             return message(409, "You cannot remove a running container");
         }
@@ -389,7 +456,9 @@ impl World {
 
     fn list(&self, path: &str) -> Answer {
         let filtered = path.contains("filters=") && !self.ignores_filter;
-        let shown = |container: &&Container| !filtered || container.labels.contains_key("io.plancton.instance");
+        let shown = |container: &&Container| {
+            !filtered || container.labels.contains_key("io.plancton.instance")
+        };
         let row = |container: &Container| {
             json!({
                 "Id": container.id, "Names": container.name.as_ref().map(|name| vec![format!("/{name}")]),
@@ -401,9 +470,13 @@ impl World {
     }
 
     fn inspect(&self, id: &str) -> Answer {
-        let Some(container) = self.find(id) else { return no_container(id) };
+        let Some(container) = self.find(id) else {
+            return no_container(id);
+        };
         let time = |seconds: Option<f64>| match seconds {
-            Some(seconds) => jiff::Timestamp::from_millisecond((seconds * 1e3) as i64).unwrap().to_string(),
+            Some(seconds) => jiff::Timestamp::from_millisecond((seconds * 1e3) as i64)
+                .unwrap()
+                .to_string(),
             None => "0001-01-01T00:00:00Z".to_owned(),
         };
         let running = ["running", "paused"].contains(&container.state.as_str());
@@ -460,7 +533,14 @@ struct Answer {
 
 fn answer(status: u16, body: Value) -> Answer {
     let is_bare = body.is_null() || status == 204 || status == 304;
-    Answer { status, body: if is_bare { Vec::new() } else { body.to_string().into_bytes() } }
+    Answer {
+        status,
+        body: if is_bare {
+            Vec::new()
+        } else {
+            body.to_string().into_bytes()
+        },
+    }
 }
 
 fn message(status: u16, text: &str) -> Answer {
@@ -478,7 +558,11 @@ fn serve(shared: &Shared, mut stream: UnixStream) {
         let (fault, api) = {
             let mut world = lock(shared);
             world.calls.push(call.clone());
-            let fault = world.faults.get(call.what).or_else(|| world.faults.get("any")).cloned();
+            let fault = world
+                .faults
+                .get(call.what)
+                .or_else(|| world.faults.get("any"))
+                .cloned();
             (fault, world.api)
         };
         if call.what == "events" && fault.is_none() {
@@ -511,7 +595,14 @@ fn answer_call(
         None | Some(Fault::Warning(_)) => send(&encode(method, api, &carry_out())),
         Some(Fault::Status(code, text)) => send(&encode(method, api, &message(code, text))),
         Some(Fault::Pretend(code)) => send(&encode(method, api, &answer(code, Value::Null))),
-        Some(Fault::Body(text)) => send(&encode(method, api, &Answer { status: 200, body: text.into() })),
+        Some(Fault::Body(text)) => send(&encode(
+            method,
+            api,
+            &Answer {
+                status: 200,
+                body: text.into(),
+            },
+        )),
         Some(Fault::Garbage) => {
             carry_out();
             send(b"SSH-2.0-nothing here speaks HTTP\r\n\r\n").and(None)
@@ -567,15 +658,25 @@ fn answer_call(
 /// Until the call is well again, or the time is over.
 fn wait_while(shared: &Shared, what: &str, most: Duration) {
     let world = lock(shared);
-    let is_faulty = |world: &mut World| world.faults.contains_key(what) || world.faults.contains_key("any");
+    let is_faulty =
+        |world: &mut World| world.faults.contains_key(what) || world.faults.contains_key("any");
     drop(shared.changed.wait_timeout_while(world, most, is_faulty));
 }
 
 fn encode(method: &str, api: &str, answer: &Answer) -> Vec<u8> {
-    let head = format!("HTTP/1.1 {} Status\r\nApi-Version: {api}\r\nServer: Fake/1 (linux)\r\n", answer.status);
+    let head = format!(
+        "HTTP/1.1 {} Status\r\nApi-Version: {api}\r\nServer: Fake/1 (linux)\r\n",
+        answer.status
+    );
     let mut bytes = head.into_bytes();
     if ![204, 304].contains(&answer.status) {
-        bytes.extend(format!("Content-Type: application/json\r\nContent-Length: {}\r\n", answer.body.len()).bytes());
+        bytes.extend(
+            format!(
+                "Content-Type: application/json\r\nContent-Length: {}\r\n",
+                answer.body.len()
+            )
+            .bytes(),
+        );
     }
     bytes.extend(b"\r\n");
     if method != "HEAD" {
@@ -592,7 +693,8 @@ fn read_request(stream: &mut UnixStream) -> Option<(String, String, Vec<u8>)> {
             let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
             let length = head.lines().find_map(|line| {
                 let (key, value) = line.split_once(':')?;
-                key.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().unwrap())
+                key.eq_ignore_ascii_case("content-length")
+                    .then(|| value.trim().parse::<usize>().unwrap())
             });
             let whole = end + 4 + length.unwrap_or(0);
             if bytes.len() >= whole {
@@ -609,7 +711,9 @@ fn read_request(stream: &mut UnixStream) -> Option<(String, String, Vec<u8>)> {
 }
 
 fn name_call(method: &str, path: &str) -> Call {
-    let versioned = path.strip_prefix("/v").and_then(|rest| rest.find('/').map(|at| &rest[at..]));
+    let versioned = path
+        .strip_prefix("/v")
+        .and_then(|rest| rest.find('/').map(|at| &rest[at..]));
     let path = versioned.unwrap_or(path).to_owned();
     let (plain, query) = path.split_once('?').unwrap_or((&path, ""));
     let parts: Vec<&str> = plain.trim_start_matches('/').split('/').collect();
@@ -630,5 +734,10 @@ fn name_call(method: &str, path: &str) -> Call {
         (_, ["images", .., "json"]) => ("image", ""),
         _ => ("unknown", plain),
     };
-    Call { at: Instant::now(), what, object: object.to_owned(), path: path.clone() }
+    Call {
+        at: Instant::now(),
+        what,
+        object: object.to_owned(),
+        path: path.clone(),
+    }
 }

@@ -20,7 +20,10 @@ impl Request {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()
-            .find_map(|line| line.split_once(": ").filter(|(key, _)| key.eq_ignore_ascii_case(name)))
+            .find_map(|line| {
+                line.split_once(": ")
+                    .filter(|(key, _)| key.eq_ignore_ascii_case(name))
+            })
             .map(|(_, value)| value)
     }
 }
@@ -59,7 +62,11 @@ impl FakeInflux {
             held: Mutex::default(),
         };
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut server = FakeInflux { address, shared: Arc::new(shared), accepting: None };
+        let mut server = FakeInflux {
+            address,
+            shared: Arc::new(shared),
+            accepting: None,
+        };
         server.up();
         server
     }
@@ -81,13 +88,23 @@ impl FakeInflux {
     }
 
     pub fn writes(&self) -> usize {
-        lock(&self.shared.requests).iter().filter(|request| request.line.contains("write")).count()
+        lock(&self.shared.requests)
+            .iter()
+            .filter(|request| request.line.contains("write"))
+            .count()
     }
 
     /// All lines of a series that were taken, in their order.
     pub fn lines(&self, series: &str) -> Vec<String> {
-        let of_series = |line: &&str| line.strip_prefix(series).is_some_and(|rest| rest.starts_with([',', ' ']));
-        lock(&self.shared.taken).lines().filter(of_series).map(str::to_owned).collect()
+        let of_series = |line: &&str| {
+            line.strip_prefix(series)
+                .is_some_and(|rest| rest.starts_with([',', ' ']))
+        };
+        lock(&self.shared.taken)
+            .lines()
+            .filter(of_series)
+            .map(str::to_owned)
+            .collect()
     }
 
     pub fn up(&mut self) {
@@ -134,8 +151,9 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> Option<()> {
         None => lock(&shared.held).push(stream),
         Some((code, headers, body)) => {
             let length = body.len();
-            let head =
-                format!("HTTP/1.1 {code} Status\r\nContent-Length: {length}\r\nConnection: close\r\n{headers}\r\n");
+            let head = format!(
+                "HTTP/1.1 {code} Status\r\nContent-Length: {length}\r\nConnection: close\r\n{headers}\r\n"
+            );
             stream.write_all(format!("{head}{body}").as_bytes()).ok()?;
         }
     }
@@ -149,8 +167,15 @@ fn read_request(stream: &mut TcpStream) -> Option<Request> {
             let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
             let mut lines = head.lines().map(str::to_owned);
             let line = lines.next()?.trim_end_matches(" HTTP/1.1").to_owned();
-            let mut request = Request { at: Instant::now(), line, headers: lines.collect(), body: String::new() };
-            let length: usize = request.header("content-length").map_or(0, |value| value.parse().unwrap());
+            let mut request = Request {
+                at: Instant::now(),
+                line,
+                headers: lines.collect(),
+                body: String::new(),
+            };
+            let length: usize = request
+                .header("content-length")
+                .map_or(0, |value| value.parse().unwrap());
             if bytes.len() >= end + 4 + length {
                 assert_eq!(bytes.len(), end + 4 + length, "more than was announced");
                 request.body = String::from_utf8(bytes[end + 4..].to_vec()).unwrap();

@@ -11,27 +11,37 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 fn program(variable: &str) -> String {
-    std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set; run these tests with tests/run.sh"))
+    std::env::var(variable)
+        .unwrap_or_else(|_| panic!("{variable} is not set; run these tests with tests/run.sh"))
 }
 
 /// Free when it was looked for, never given twice, and below the ports that outgoing connections get: another server on
 /// it would answer in this one's place.
 fn free_port() -> u16 {
     static GIVEN: AtomicU32 = AtomicU32::new(0);
-    let next = || 20_000 + (std::process::id() * 61 + GIVEN.fetch_add(1, Ordering::Relaxed)) % 12_000;
+    let next =
+        || 20_000 + (std::process::id() * 61 + GIVEN.fetch_add(1, Ordering::Relaxed)) % 12_000;
     let mut ports = (0..12_000).map(|_| u16::try_from(next()).unwrap());
-    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a free port")
+    ports
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port")
 }
 
 fn run(command: &mut Command) -> String {
     let output = command.stdin(Stdio::null()).output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 fn curl(arguments: &[&str]) -> Command {
     let mut command = Command::new("curl");
-    command.args(["-q", "-sS", "--noproxy", "*", "--max-time", "30"]).args(arguments);
+    command
+        .args(["-q", "-sS", "--noproxy", "*", "--max-time", "30"])
+        .args(arguments);
     command
 }
 
@@ -39,9 +49,29 @@ fn curl(arguments: &[&str]) -> Command {
 pub fn certificate(scratch: &Scratch, name: &str) -> (PathBuf, PathBuf) {
     let [cert, key] = ["crt", "key"].map(|ending| scratch.0.join(format!("{name}.{ending}")));
     let mut command = Command::new("openssl");
-    command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]);
-    command.args(["-subj", &format!("/CN={name}"), "-addext", "subjectAltName=IP:127.0.0.1"]);
-    command.args(["-addext", "basicConstraints=critical,CA:FALSE"]).arg("-out").arg(&cert).arg("-keyout").arg(&key);
+    command.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+    ]);
+    command.args([
+        "-subj",
+        &format!("/CN={name}"),
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+    ]);
+    command
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+        .arg("-out")
+        .arg(&cert)
+        .arg("-keyout")
+        .arg(&key);
     run(&mut command);
     (cert, key)
 }
@@ -60,11 +90,15 @@ impl Server {
     pub fn influxdb(is_secure: bool, login: Option<&'static str>) -> Server {
         let (scratch, port) = (Scratch::new(), free_port());
         let base = scratch.0.display().to_string();
-        let mut http =
-            format!("bind-address = \"127.0.0.1:{port}\"\nlog-enabled = false\nauth-enabled = {}\n", login.is_some());
+        let mut http = format!(
+            "bind-address = \"127.0.0.1:{port}\"\nlog-enabled = false\nauth-enabled = {}\n",
+            login.is_some()
+        );
         if is_secure {
             let (cert, key) = certificate(&scratch, "server");
-            http += &format!("https-enabled = true\nhttps-certificate = {cert:?}\nhttps-private-key = {key:?}\n");
+            http += &format!(
+                "https-enabled = true\nhttps-certificate = {cert:?}\nhttps-private-key = {key:?}\n"
+            );
         }
         let config = format!(
             "reporting-enabled = false\nbind-address = \"127.0.0.1:{}\"\n[meta]\ndir = \"{base}/meta\"\n\
@@ -75,10 +109,20 @@ impl Server {
         let file = scratch.file("influxdb.toml", config).display().to_string();
         let command = vec![program("PLANCTON_TEST_INFLUXD"), "-config".to_owned(), file];
         let scheme = if is_secure { "https" } else { "http" };
-        let mut server = Server { scratch, port, command, scheme, login, child: None };
+        let mut server = Server {
+            scratch,
+            port,
+            command,
+            scheme,
+            login,
+            child: None,
+        };
         server.up();
         if let Some((name, password)) = login.and_then(|login| login.split_once(':')) {
-            server.query("", &format!("CREATE USER \"{name}\" WITH PASSWORD '{password}' WITH ALL PRIVILEGES"));
+            server.query(
+                "",
+                &format!("CREATE USER \"{name}\" WITH PASSWORD '{password}' WITH ALL PRIVILEGES"),
+            );
         }
         server
     }
@@ -94,7 +138,14 @@ impl Server {
             // Otherwise what came last is seen only later.
             "-search.disableCache".to_owned(),
         ];
-        let mut server = Server { scratch, port, command, scheme: "http", login: None, child: None };
+        let mut server = Server {
+            scratch,
+            port,
+            command,
+            scheme: "http",
+            login: None,
+            child: None,
+        };
         server.up();
         server
     }
@@ -104,15 +155,37 @@ impl Server {
     }
 
     pub fn up(&mut self) {
-        let log = fs::File::options().create(true).append(true).open(self.scratch.0.join("server.log")).unwrap();
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.scratch.0.join("server.log"))
+            .unwrap();
         let mut command = Command::new(&self.command[0]);
-        command.args(&self.command[1..]).env("HOME", &self.scratch.0).stdin(Stdio::null());
-        let mut child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        command
+            .args(&self.command[1..])
+            .env("HOME", &self.scratch.0)
+            .stdin(Stdio::null());
+        let mut child = command
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
         let ping = format!("{}/ping", self.url());
-        let is_up = becomes(PATIENCE, || curl(&["-k", "-o", "/dev/null", &ping]).output().unwrap().status.success());
+        let is_up = becomes(PATIENCE, || {
+            curl(&["-k", "-o", "/dev/null", &ping])
+                .output()
+                .unwrap()
+                .status
+                .success()
+        });
         let ended = child.try_wait().unwrap();
         self.child = Some(child);
-        assert!(is_up && ended.is_none(), "{:?} does not answer, {ended:?}: {}", self.command, self.log());
+        assert!(
+            is_up && ended.is_none(),
+            "{:?} does not answer, {ended:?}: {}",
+            self.command,
+            self.log()
+        );
     }
 
     pub fn pid(&self) -> u32 {
@@ -125,7 +198,9 @@ impl Server {
 
     /// Ends it as a service manager does; its data stay.
     pub fn down(&mut self) {
-        let Some(mut child) = self.child.take() else { return };
+        let Some(mut child) = self.child.take() else {
+            return;
+        };
         let pid = rustix::process::Pid::from_raw(child.id().try_into().unwrap()).unwrap();
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         if !becomes(PATIENCE, || child.try_wait().unwrap().is_some()) {
@@ -136,22 +211,38 @@ impl Server {
 
     /// The series of an InfluxQL query; an error of the server fails, but for a database that is not there (yet).
     pub fn query(&self, database: &str, query: &str) -> Vec<Value> {
-        let (url, db, q) = (format!("{}/query", self.url()), format!("db={database}"), format!("q={query}"));
+        let (url, db, q) = (
+            format!("{}/query", self.url()),
+            format!("db={database}"),
+            format!("q={query}"),
+        );
         let mut command = curl(&["-k", &url, "--data-urlencode", &db, "--data-urlencode", &q]);
         if let Some(login) = self.login {
             command.args(["-u", login]);
         }
         let answer: Value = serde_json::from_str(&run(&mut command)).unwrap();
-        let results = answer["results"].as_array().unwrap_or_else(|| panic!("{query}: {answer}"));
-        let is_fine = |result: &Value| result["error"].as_str().is_none_or(|why| why.starts_with("database not found"));
+        let results = answer["results"]
+            .as_array()
+            .unwrap_or_else(|| panic!("{query}: {answer}"));
+        let is_fine = |result: &Value| {
+            result["error"]
+                .as_str()
+                .is_none_or(|why| why.starts_with("database not found"))
+        };
         assert!(results.iter().all(is_fine), "{query}: {answer}");
-        results.iter().flat_map(|result| result["series"].as_array().cloned().unwrap_or_default()).collect()
+        results
+            .iter()
+            .flat_map(|result| result["series"].as_array().cloned().unwrap_or_default())
+            .collect()
     }
 
     /// The second column of the first row; 0 without rows.
     pub fn number(&self, database: &str, query: &str) -> f64 {
         let series = self.query(database, query);
-        series.first().and_then(|series| series["values"][0][1].as_f64()).unwrap_or(0.0)
+        series
+            .first()
+            .and_then(|series| series["values"][0][1].as_f64())
+            .unwrap_or(0.0)
     }
 
     /// What a GET answers.
@@ -164,7 +255,12 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.down();
         if std::thread::panicking() {
-            let _ = writeln!(std::io::stderr(), "---- log of {:?} ----\n{}", self.command, self.log());
+            let _ = writeln!(
+                std::io::stderr(),
+                "---- log of {:?} ----\n{}",
+                self.command,
+                self.log()
+            );
         }
     }
 }

@@ -21,7 +21,8 @@ pub struct Scratch(pub PathBuf);
 impl Scratch {
     pub fn new() -> Scratch {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("plancton-test-{}-{number}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("plancton-test-{}-{number}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
         Scratch(path)
     }
@@ -76,16 +77,31 @@ impl Machine {
         for cpu in 0..CPUS {
             stat.push_str(&format!("cpu{cpu} 6 0 6 6000 0 0 0 0 0 0\n"));
         }
-        stat.push_str("intr 0\nctxt 1\nbtime 1700000000\nprocesses 1\nprocs_running 1\nprocs_blocked 0\n");
+        stat.push_str(
+            "intr 0\nctxt 1\nbtime 1700000000\nprocesses 1\nprocs_running 1\nprocs_blocked 0\n",
+        );
         scratch.file("root/proc/stat", stat);
-        scratch.file("root/proc/meminfo", "MemTotal: 67108864 kB\nMemFree: 60000000 kB\nMemAvailable: 60000000 kB\n");
-        scratch.file("root/proc/sys/kernel/random/boot_id", "00000000-0000-4000-8000-000000000001\n");
-        scratch.file("root/sys/devices/system/cpu/online", format!("0-{}\n", CPUS - 1));
+        scratch.file(
+            "root/proc/meminfo",
+            "MemTotal: 67108864 kB\nMemFree: 60000000 kB\nMemAvailable: 60000000 kB\n",
+        );
+        scratch.file(
+            "root/proc/sys/kernel/random/boot_id",
+            "00000000-0000-4000-8000-000000000001\n",
+        );
+        scratch.file(
+            "root/sys/devices/system/cpu/online",
+            format!("0-{}\n", CPUS - 1),
+        );
         for controller in ["cpu", "cpuacct", "memory", "pids"] {
             fs::create_dir_all(scratch.0.join("root/sys/fs/cgroup").join(controller)).unwrap();
         }
         let engine = FakeEngine::new(&scratch.0.join("engine.sock"), &scratch.0.join("root"));
-        Machine { engine, scratch, child: None }
+        Machine {
+            engine,
+            scratch,
+            child: None,
+        }
     }
 
     pub fn run_dir(&self) -> PathBuf {
@@ -95,7 +111,12 @@ impl Machine {
     pub fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_plancton"));
         command
-            .args(["--instance", "t1", "--engine", &format!("unix://{}", self.engine.socket.display())])
+            .args([
+                "--instance",
+                "t1",
+                "--engine",
+                &format!("unix://{}", self.engine.socket.display()),
+            ])
             .arg("--config")
             .arg(self.scratch.0.join("config.toml"))
             .arg("--run-dir")
@@ -119,7 +140,14 @@ impl Machine {
         self.scratch.file("config.toml", config);
         let log = fs::File::create(self.scratch.0.join("log")).unwrap();
         let mut command = self.command();
-        self.child = Some(command.args(["-v", "run"]).stdout(Stdio::null()).stderr(log).spawn().unwrap());
+        self.child = Some(
+            command
+                .args(["-v", "run"])
+                .stdout(Stdio::null())
+                .stderr(log)
+                .spawn()
+                .unwrap(),
+        );
     }
 
     pub fn log(&self) -> String {
@@ -132,7 +160,10 @@ impl Machine {
     }
 
     pub fn reason(&self) -> String {
-        self.status()["reason"]["code"].as_str().unwrap_or_default().to_owned()
+        self.status()["reason"]["code"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
     }
 
     pub fn wait_for(&self, what: &str, is_so: impl FnMut() -> bool) {
@@ -142,8 +173,18 @@ impl Machine {
     pub fn wait_within(&self, patience: Duration, what: &str, is_so: impl FnMut() -> bool) {
         if !becomes(patience, is_so) {
             let world = self.engine.world();
-            let containers: Vec<_> = world.containers.iter().map(|c| (&c.name, &c.state)).collect();
-            let calls: Vec<_> = world.calls.iter().rev().take(30).map(|c| (c.what, &c.object)).collect();
+            let containers: Vec<_> = world
+                .containers
+                .iter()
+                .map(|c| (&c.name, &c.state))
+                .collect();
+            let calls: Vec<_> = world
+                .calls
+                .iter()
+                .rev()
+                .take(30)
+                .map(|c| (c.what, &c.object))
+                .collect();
             panic!(
                 "not within {patience:?}: {what}\ncontainers: {containers:?}\nlast calls: {calls:?}\nstatus: {}\nlog:\n{}",
                 self.status(),
@@ -153,17 +194,27 @@ impl Machine {
     }
 
     pub fn wait_for_pilots(&self, count: usize) {
-        self.wait_for(&format!("{count} pilots run"), || self.engine.in_state("running").len() == count);
+        self.wait_for(&format!("{count} pilots run"), || {
+            self.engine.in_state("running").len() == count
+        });
     }
 
     /// The daemon lives, counts as healthy, and has written its status in the last three seconds.
     pub fn assert_well(&mut self) {
         let ended = self.child.as_mut().unwrap().try_wait().unwrap();
-        assert!(ended.is_none(), "the daemon ended with {ended:?}: {}", self.log());
+        assert!(
+            ended.is_none(),
+            "the daemon ended with {ended:?}: {}",
+            self.log()
+        );
         let health = self.tell(&["health"]);
         assert!(health.status.success(), "{health:?}");
         let age = || crate::fake_engine::epoch() - self.status()["tick"].as_f64().unwrap_or(0.0);
-        assert!(becomes(PATIENCE, || age() < 3.0), "the status is {} s old", age());
+        assert!(
+            becomes(PATIENCE, || age() < 3.0),
+            "the status is {} s old",
+            age()
+        );
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -179,7 +230,11 @@ impl Machine {
             ended = child.try_wait().unwrap();
             ended.is_some()
         });
-        assert!(has_ended, "the daemon has not ended within {patience:?}: {}", self.log());
+        assert!(
+            has_ended,
+            "the daemon has not ended within {patience:?}: {}",
+            self.log()
+        );
         (ended.unwrap(), start.elapsed())
     }
 }

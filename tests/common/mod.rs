@@ -23,7 +23,8 @@ pub fn seconds(seconds: f64) -> Duration {
 }
 
 fn given(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set; run these tests with tests/run.sh"))
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("{name} is not set; run these tests with tests/run.sh"))
 }
 
 /// Path of the engine's socket.
@@ -65,12 +66,26 @@ pub fn call_with(method: &str, path: &str, body: Option<&Value>, header: &str) -
     let body = body.map_or(String::new(), Value::to_string);
     let mut stream = UnixStream::connect(socket()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let head = format!("{method} {path} HTTP/1.0\r\nHost: engine\r\nContent-Type: application/json\r\n");
-    write!(stream, "{head}{header}Content-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+    let head =
+        format!("{method} {path} HTTP/1.0\r\nHost: engine\r\nContent-Type: application/json\r\n");
+    write!(
+        stream,
+        "{head}{header}Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
-    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
-    let status = String::from_utf8_lossy(&answer[..end]).split(' ').nth(1).unwrap().parse().unwrap();
+    let end = answer
+        .windows(4)
+        .position(|four| four == b"\r\n\r\n")
+        .unwrap();
+    let status = String::from_utf8_lossy(&answer[..end])
+        .split(' ')
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap();
     (status, answer[end + 4..].to_vec())
 }
 
@@ -91,12 +106,22 @@ impl Container {
 /// All containers with this instance's label.
 pub fn containers(instance: &str) -> Vec<Container> {
     let filter = format!("%7B%22label%22%3A%5B%22{LABEL}%3D{instance}%22%5D%7D");
-    let (status, body) = call("GET", &format!("/containers/json?all=1&filters={filter}"), None);
+    let (status, body) = call(
+        "GET",
+        &format!("/containers/json?all=1&filters={filter}"),
+        None,
+    );
     assert_eq!(status, 200, "{body}");
     let list: Vec<Value> = serde_json::from_str(&body).unwrap();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let name = |one: &Value| text(&one["Names"][0]).trim_start_matches('/').to_owned();
-    list.iter().map(|one| Container { id: text(&one["Id"]), name: name(one), state: text(&one["State"]) }).collect()
+    list.iter()
+        .map(|one| Container {
+            id: text(&one["Id"]),
+            name: name(one),
+            state: text(&one["State"]),
+        })
+        .collect()
 }
 
 /// `None`: there is no such container.
@@ -117,7 +142,12 @@ pub fn kill(id: &str) {
 
 /// What a container said, between the frame heads of the engine's stream.
 pub fn logs(id: &str) -> String {
-    call("GET", &format!("/containers/{id}/logs?stdout=1&stderr=1"), None).1
+    call(
+        "GET",
+        &format!("/containers/{id}/logs?stdout=1&stderr=1"),
+        None,
+    )
+    .1
 }
 
 pub fn has_image(name: &str) -> bool {
@@ -133,9 +163,16 @@ impl Stranger {
         let mut labels = labels.clone();
         labels["io.plancton.cpus"] = "0.01".into();
         let body = json!({"Image": image(), "Cmd": command, "Labels": labels, "HostConfig": {"NetworkMode": "none"}});
-        let (status, answer) = call("POST", &format!("/containers/create?name={name}"), Some(&body));
+        let (status, answer) = call(
+            "POST",
+            &format!("/containers/create?name={name}"),
+            Some(&body),
+        );
         assert_eq!(status, 201, "{answer}");
-        let id = serde_json::from_str::<Value>(&answer).unwrap()["Id"].as_str().unwrap().to_owned();
+        let id = serde_json::from_str::<Value>(&answer).unwrap()["Id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
         let stranger = Stranger(id);
         stranger.act("POST", "/start");
         stranger
@@ -149,7 +186,11 @@ impl Stranger {
 
 impl Drop for Stranger {
     fn drop(&mut self) {
-        call("DELETE", &format!("/containers/{}?force=1&v=1", self.0), None);
+        call(
+            "DELETE",
+            &format!("/containers/{}?force=1&v=1", self.0),
+            None,
+        );
     }
 }
 
@@ -199,7 +240,15 @@ pub fn sleeper() -> String {
 
 /// A shell that a SIGTERM does not end.
 pub fn stubborn(more: &str) -> String {
-    pilot("stubborn", &["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1; done"], more)
+    pilot(
+        "stubborn",
+        &[
+            "sh",
+            "-c",
+            "trap '' TERM; echo ready; while :; do sleep 1; done",
+        ],
+        more,
+    )
 }
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -230,10 +279,19 @@ impl Instance {
     }
 
     fn below(place: &Path, config: &str) -> Instance {
-        let name = format!("live-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "live-{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
         let base = place.join(format!("plancton-{name}"));
         fs::create_dir(&base).unwrap();
-        let instance = Instance { name, base, socket: socket(), daemon: None };
+        let instance = Instance {
+            name,
+            base,
+            socket: socket(),
+            daemon: None,
+        };
         instance.configure(config);
         instance
     }
@@ -268,10 +326,26 @@ impl Instance {
     /// With the options that name this place.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_plancton"));
-        command.args(["--instance", &self.name, "--engine", &format!("unix://{}", self.socket)]);
-        command.arg("--config").arg(self.config_file()).arg("--run-dir").arg(self.run_dir());
-        command.arg("--state-dir").arg(self.state_dir()).args(arguments);
-        command.env_remove("DOCKER_HOST").env_remove("RUST_LOG").env("NO_PROXY", "127.0.0.1").stdin(Stdio::null());
+        command.args([
+            "--instance",
+            &self.name,
+            "--engine",
+            &format!("unix://{}", self.socket),
+        ]);
+        command
+            .arg("--config")
+            .arg(self.config_file())
+            .arg("--run-dir")
+            .arg(self.run_dir());
+        command
+            .arg("--state-dir")
+            .arg(self.state_dir())
+            .args(arguments);
+        command
+            .env_remove("DOCKER_HOST")
+            .env_remove("RUST_LOG")
+            .env("NO_PROXY", "127.0.0.1")
+            .stdin(Stdio::null());
         command
     }
 
@@ -282,9 +356,16 @@ impl Instance {
 
     pub fn run(&mut self, more: &[&str]) {
         assert!(self.daemon.is_none(), "the daemon runs already");
-        let log = File::options().create(true).append(true).open(self.log_file()).unwrap();
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_file())
+            .unwrap();
         let mut command = self.command(&["-v", "run"]);
-        command.args(more).stdout(log.try_clone().unwrap()).stderr(log);
+        command
+            .args(more)
+            .stdout(log.try_clone().unwrap())
+            .stderr(log);
         self.daemon = Some(command.spawn().unwrap());
     }
 
@@ -302,7 +383,11 @@ impl Instance {
     }
 
     pub fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_raw(self.pid().try_into().unwrap()).unwrap(), signal).unwrap();
+        kill_process(
+            Pid::from_raw(self.pid().try_into().unwrap()).unwrap(),
+            signal,
+        )
+        .unwrap();
     }
 
     /// As a crash does: nothing of the daemon's own is carried out any more.
@@ -339,9 +424,18 @@ impl Instance {
     }
 
     #[track_caller]
-    pub fn wait_status(&self, what: &str, limit: Duration, is_so: impl Fn(&Value) -> bool) -> Value {
-        poll(limit, || self.status().filter(&is_so))
-            .unwrap_or_else(|| panic!("{what}: not within {limit:?}, but {:#}", self.status().unwrap_or_default()))
+    pub fn wait_status(
+        &self,
+        what: &str,
+        limit: Duration,
+        is_so: impl Fn(&Value) -> bool,
+    ) -> Value {
+        poll(limit, || self.status().filter(&is_so)).unwrap_or_else(|| {
+            panic!(
+                "{what}: not within {limit:?}, but {:#}",
+                self.status().unwrap_or_default()
+            )
+        })
     }
 
     #[track_caller]
@@ -355,7 +449,11 @@ impl Instance {
 
     /// Ids of those that run.
     pub fn running_ids(&self) -> BTreeSet<String> {
-        self.containers().into_iter().filter(|one| one.state == "running").map(|one| one.id).collect()
+        self.containers()
+            .into_iter()
+            .filter(|one| one.state == "running")
+            .map(|one| one.id)
+            .collect()
     }
 
     /// Waits until exactly so many run, and nothing else of this instance is there.
@@ -368,9 +466,18 @@ impl Instance {
     }
 
     #[track_caller]
-    pub fn wait_containers(&self, what: &str, limit: Duration, is_so: impl Fn(&[Container]) -> bool) {
+    pub fn wait_containers(
+        &self,
+        what: &str,
+        limit: Duration,
+        is_so: impl Fn(&[Container]) -> bool,
+    ) {
         let so = poll(limit, || is_so(&self.containers()).then_some(()));
-        assert!(so.is_some(), "{what}: not within {limit:?}, but {:#?}", self.containers());
+        assert!(
+            so.is_some(),
+            "{what}: not within {limit:?}, but {:#?}",
+            self.containers()
+        );
     }
 }
 
@@ -385,17 +492,32 @@ impl Drop for Instance {
             let _ = self.command(&["stop"]).output();
         }
         if std::thread::panicking() {
-            let _ = writeln!(std::io::stderr(), "---- log of {} ----\n{}", self.name, self.log());
+            let _ = writeln!(
+                std::io::stderr(),
+                "---- log of {} ----\n{}",
+                self.name,
+                self.log()
+            );
         }
         // A call that was in flight when the daemon was killed may still make one.
         std::thread::sleep(seconds(0.2));
         let clean = poll(PATIENCE, || {
             let left = containers(&self.name);
-            left.iter().for_each(|one| drop(call("DELETE", &format!("/containers/{}?force=1&v=1", one.id), None)));
+            left.iter().for_each(|one| {
+                drop(call(
+                    "DELETE",
+                    &format!("/containers/{}?force=1&v=1", one.id),
+                    None,
+                ))
+            });
             left.is_empty().then_some(())
         });
         // What a daemon that was killed could not remove; in use by others, it stays.
-        for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+        for hierarchy in fs::read_dir("/sys/fs/cgroup")
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             let _ = fs::remove_dir(hierarchy.path().join("plancton"));
         }
         let _ = fs::remove_dir_all(&self.base);
@@ -408,7 +530,11 @@ impl Drop for Instance {
 pub fn say(command: &mut Command) -> Said {
     let output = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Said { code: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr) }
+    Said {
+        code: output.status.code().unwrap_or(-1),
+        out: text(&output.stdout),
+        err: text(&output.stderr),
+    }
 }
 
 /// Fails until what `look` gives stays the same for as long as `time`.
@@ -420,5 +546,8 @@ pub fn stays<T: PartialEq + Debug>(time: Duration, look: impl Fn() -> T) {
 }
 
 pub fn read(path: impl AsRef<Path>) -> String {
-    fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+    fs::read_to_string(path)
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }

@@ -32,9 +32,14 @@ impl Site {
             for stream in listener.incoming().map_while(Result::ok) {
                 let (answer, heads) = (Arc::clone(&answer), Arc::clone(&heads));
                 std::thread::spawn(move || {
-                    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
-                    let head: String =
-                        lines.by_ref().take_while(|line| !line.is_empty()).map(|line| line + "\n").collect();
+                    let mut lines = BufReader::new(stream.try_clone().unwrap())
+                        .lines()
+                        .map_while(Result::ok);
+                    let head: String = lines
+                        .by_ref()
+                        .take_while(|line| !line.is_empty())
+                        .map(|line| line + "\n")
+                        .collect();
                     lock(&heads).push(head.clone());
                     let mut stream = stream;
                     // The client may well hang up on what comes.
@@ -49,7 +54,10 @@ impl Site {
         format!("http://{}/plancton.toml", self.address)
     }
 
-    pub fn answer(&self, answer: impl Fn(&str, &mut TcpStream) -> std::io::Result<()> + Send + 'static) {
+    pub fn answer(
+        &self,
+        answer: impl Fn(&str, &mut TcpStream) -> std::io::Result<()> + Send + 'static,
+    ) {
         *lock(&self.answer) = Box::new(answer);
     }
 
@@ -57,11 +65,21 @@ impl Site {
     pub fn publish(&self, text: &str) {
         let text = text.to_owned();
         self.answer(move |head, stream| {
-            let tag = format!("\"{}-{:x}\"", text.len(), text.bytes().map(u64::from).sum::<u64>());
+            let tag = format!(
+                "\"{}-{:x}\"",
+                text.len(),
+                text.bytes().map(u64::from).sum::<u64>()
+            );
             if head.contains(&tag) {
-                return write!(stream, "HTTP/1.1 304 Not Modified\r\nConnection: close\r\n\r\n");
+                return write!(
+                    stream,
+                    "HTTP/1.1 304 Not Modified\r\nConnection: close\r\n\r\n"
+                );
             }
-            let head = format!("Content-Length: {}\r\nETag: {tag}\r\nConnection: close", text.len());
+            let head = format!(
+                "Content-Length: {}\r\nETag: {tag}\r\nConnection: close",
+                text.len()
+            );
             write!(stream, "HTTP/1.1 200 OK\r\n{head}\r\n\r\n{text}")
         });
     }

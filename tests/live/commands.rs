@@ -15,11 +15,18 @@ fn carried_out(instance: &Instance, command: &[&str], is_so: impl Fn() -> bool) 
     let start = Instant::now();
     instance.say(command).must(0, &[]);
     let so = poll(DISTURBED, || is_so().then(|| start.elapsed().as_secs_f64()));
-    so.unwrap_or_else(|| panic!("{command:?}: not within {DISTURBED:?}, but {:#?}", instance.containers()))
+    so.unwrap_or_else(|| {
+        panic!(
+            "{command:?}: not within {DISTURBED:?}, but {:#?}",
+            instance.containers()
+        )
+    })
 }
 
 fn state_is(instance: &Instance, state: &str) -> bool {
-    instance.status().is_some_and(|status| status["state"] == state)
+    instance
+        .status()
+        .is_some_and(|status| status["state"] == state)
 }
 
 fn all_are(instance: &Instance, state: &str) -> bool {
@@ -36,7 +43,9 @@ fn drain_resume_and_snooze_take_effect_at_once() {
         let took = [
             carried_out(&instance, &["drain"], || state_is(&instance, "draining")),
             carried_out(&instance, &["resume"], || state_is(&instance, "active")),
-            carried_out(&instance, &["snooze", "1h"], || all_are(&instance, "paused")),
+            carried_out(&instance, &["snooze", "1h"], || {
+                all_are(&instance, "paused")
+            }),
             carried_out(&instance, &["resume"], || all_are(&instance, "running")),
         ];
         println!("drain, resume, snooze, resume took {took:.3?} s");
@@ -45,7 +54,10 @@ fn drain_resume_and_snooze_take_effect_at_once() {
             break;
         }
     }
-    assert!(best.iter().all(|seconds| *seconds <= AT_ONCE.as_secs_f64()), "best of five, in seconds: {best:?}");
+    assert!(
+        best.iter().all(|seconds| *seconds <= AT_ONCE.as_secs_f64()),
+        "best of five, in seconds: {best:?}"
+    );
     assert_eq!(instance.running_ids(), pilots, "the same pilots as before");
 }
 
@@ -53,12 +65,20 @@ fn drain_resume_and_snooze_take_effect_at_once() {
 fn a_snooze_ends_by_itself() {
     let instance = Instance::running(&config(INTERVAL, 1, &sleeper()));
     let pilots = instance.wait_running(1);
-    instance.say(&["snooze", "3s"]).must(0, &["snoozing for 3s", "plancton resume"]);
+    instance
+        .say(&["snooze", "3s"])
+        .must(0, &["snoozing for 3s", "plancton resume"]);
     let start = Instant::now();
-    instance.wait_containers("paused", DISTURBED, |list| list.iter().all(|one| one.state == "paused"));
+    instance.wait_containers("paused", DISTURBED, |list| {
+        list.iter().all(|one| one.state == "paused")
+    });
     instance.wait_status("snoozed", DISTURBED, |status| status["state"] == "snoozed");
-    instance.say(&["status"]).must(0, &["noozed", "plancton resume"]);
-    instance.wait_containers("awake", PATIENCE, |list| list.iter().all(|one| one.state == "running"));
+    instance
+        .say(&["status"])
+        .must(0, &["noozed", "plancton resume"]);
+    instance.wait_containers("awake", PATIENCE, |list| {
+        list.iter().all(|one| one.state == "running")
+    });
     assert!(start.elapsed() >= seconds(2.5), "{:?}", start.elapsed());
     assert_eq!(instance.running_ids(), pilots);
 }
@@ -70,18 +90,30 @@ fn a_drain_launches_nothing_and_survives_a_restart() {
     instance.say(&["drain"]).must(0, &["plancton resume"]);
     instance.wait_status("draining", PATIENCE, |status| status["state"] == "draining");
     let (first, second) = (pilots.first().unwrap(), pilots.last().unwrap());
-    instance.say(&["kill", &first[..12]]).must(0, &["was killed"]);
+    instance
+        .say(&["kill", &first[..12]])
+        .must(0, &["was killed"]);
     instance.wait_containers("one less", PATIENCE, |list| list.len() == 1);
 
     assert_eq!(instance.end(), 0);
-    instance.say(&["status"]).must(3, &["a drain is in force", "plancton resume"]);
+    instance
+        .say(&["status"])
+        .must(3, &["a drain is in force", "plancton resume"]);
     instance.run(&[]);
-    let status = instance.wait_status("draining", PATIENCE, |status| !status["cpus"]["foreign"].is_null());
-    assert_eq!((&status["state"], &status["reason"]["code"]), (&"draining".into(), &"drain".into()));
+    let status = instance.wait_status("draining", PATIENCE, |status| {
+        !status["cpus"]["foreign"].is_null()
+    });
+    assert_eq!(
+        (&status["state"], &status["reason"]["code"]),
+        (&"draining".into(), &"drain".into())
+    );
     stays(seconds(2.0), || instance.containers());
     assert_eq!(instance.running_ids().iter().collect::<Vec<_>>(), [second]);
     let line = instance.say(&["status"]).must(0, &[]).out;
-    assert!(line.lines().next().unwrap().contains("plancton resume"), "the first line says how to end it: {line}");
+    assert!(
+        line.lines().next().unwrap().contains("plancton resume"),
+        "the first line says how to end it: {line}"
+    );
 
     instance.say(&["resume"]).must(0, &[]);
     assert!(instance.wait_running(2).contains(second));
@@ -91,8 +123,12 @@ fn a_drain_launches_nothing_and_survives_a_restart() {
 fn drain_stop_ends_the_daemon_with_the_last_pilot() {
     let mut instance = Instance::running(&config(INTERVAL, 2, &sleeper()));
     let pilots = instance.wait_running(2);
-    instance.say(&["drain", "--stop"]).must(0, &["ends with the last"]);
-    instance.wait_status("draining", DISTURBED, |status| status["state"] == "draining");
+    instance
+        .say(&["drain", "--stop"])
+        .must(0, &["ends with the last"]);
+    instance.wait_status("draining", DISTURBED, |status| {
+        status["state"] == "draining"
+    });
     assert!(instance.control("drain").exists());
     for (number, id) in pilots.iter().enumerate() {
         assert!(!instance.has_ended(), "with {number} of 2 pilots gone");
@@ -100,7 +136,10 @@ fn drain_stop_ends_the_daemon_with_the_last_pilot() {
         instance.wait_containers("one less", DISTURBED, |list| list.len() == 1 - number);
     }
     assert_eq!(instance.wait_end(), 0);
-    assert!(!instance.control("drain").exists(), "it is carried out, and so consumed");
+    assert!(
+        !instance.control("drain").exists(),
+        "it is carried out, and so consumed"
+    );
     instance.run(&[]);
     instance.wait_running(2);
 }
@@ -110,13 +149,23 @@ fn drain_by_stops_what_still_runs_then() {
     let mut instance = Instance::running(&config(INTERVAL, 2, &sleeper()));
     instance.wait_running(2);
     let start = Instant::now();
-    instance.say(&["drain", "--by", "2s"]).must(0, &["is stopped"]);
+    instance
+        .say(&["drain", "--by", "2s"])
+        .must(0, &["is stopped"]);
     instance.wait_containers("no pilot", PATIENCE, <[_]>::is_empty);
-    assert!(start.elapsed() >= seconds(1.9), "stopped already after {:?}", start.elapsed());
-    let status = instance.wait_status("both counted", PATIENCE, |status| status["counts"]["drained"] == 2);
+    assert!(
+        start.elapsed() >= seconds(1.9),
+        "stopped already after {:?}",
+        start.elapsed()
+    );
+    let status = instance.wait_status("both counted", PATIENCE, |status| {
+        status["counts"]["drained"] == 2
+    });
     assert_eq!(status["state"], "draining");
     assert!(!instance.has_ended(), "without --stop the daemon stays");
-    instance.say(&["drain", "--by", "yesterday"]).must(64, &["'yesterday' is not a time"]);
+    instance
+        .say(&["drain", "--by", "yesterday"])
+        .must(64, &["'yesterday' is not a time"]);
 }
 
 #[test]
@@ -124,16 +173,25 @@ fn force_stop_removes_every_pilot_and_ends_the_daemon() {
     // A TERM would not do.
     let mut instance = Instance::running(&config(INTERVAL, 3, &stubborn("stop-grace = \"5m\"")));
     instance.wait_running(3);
-    carried_out(&instance, &["force-stop"], || instance.running_ids().is_empty());
+    carried_out(&instance, &["force-stop"], || {
+        instance.running_ids().is_empty()
+    });
     assert_eq!(instance.wait_end(), 0);
     assert_eq!(instance.containers(), []);
-    assert!(!instance.control("force-stop").exists(), "it is carried out, and so consumed");
+    assert!(
+        !instance.control("force-stop").exists(),
+        "it is carried out, and so consumed"
+    );
 
     instance.run(&[]);
     instance.wait_running(3);
     instance.crash();
     instance.say(&["force-stop"]).must(0, &["3 pilots"]);
-    assert_eq!(instance.containers(), [], "without a daemon the command does it");
+    assert_eq!(
+        instance.containers(),
+        [],
+        "without a daemon the command does it"
+    );
 }
 
 #[test]
@@ -143,11 +201,27 @@ fn kill_ends_one_pilot_of_ours() {
     let pilots = instance.wait_running(2);
     let theirs = other.wait_running(1);
     let name = instance.containers()[0].name.clone();
-    instance.say(&["kill", &name]).must(0, &[&name, "was killed"]);
-    assert!(poll(DISTURBED, || (instance.running_ids() != pilots).then_some(())).is_some(), "{name} still runs");
-    for wrong in ["plancton-nobody-000000", &theirs.first().unwrap()[..12], "a"] {
-        instance.say(&["kill", wrong]).must(1, &[wrong, "is no pilot of", "plancton status"]);
+    instance
+        .say(&["kill", &name])
+        .must(0, &[&name, "was killed"]);
+    assert!(
+        poll(DISTURBED, || (instance.running_ids() != pilots)
+            .then_some(()))
+        .is_some(),
+        "{name} still runs"
+    );
+    for wrong in [
+        "plancton-nobody-000000",
+        &theirs.first().unwrap()[..12],
+        "a",
+    ] {
+        instance
+            .say(&["kill", wrong])
+            .must(1, &[wrong, "is no pilot of", "plancton status"]);
     }
     assert_eq!(other.running_ids(), theirs);
-    assert!(instance.wait_running(2).intersection(&pilots).count() == 1, "another one takes its place");
+    assert!(
+        instance.wait_running(2).intersection(&pilots).count() == 1,
+        "another one takes its place"
+    );
 }

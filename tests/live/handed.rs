@@ -10,11 +10,18 @@ const SECRET: &str = "correct-horse-battery-staple";
 
 fn class(source: &Path) -> String {
     let words = "ls -ln /run/secrets/token; wc -c </run/secrets/token; echo x >/run/secrets/token; echo end; sleep 600";
-    let file = format!("{{ source = \"{}\", target = \"/run/secrets/token\" }}", source.display());
+    let file = format!(
+        "{{ source = \"{}\", target = \"/run/secrets/token\" }}",
+        source.display()
+    );
     config(
         "1s",
         1,
-        &pilot("p", &["sh", "-c", words], &format!("stop-grace = \"1s\"\nuser = \"1234:1235\"\nfiles = [{file}]")),
+        &pilot(
+            "p",
+            &["sh", "-c", words],
+            &format!("stop-grace = \"1s\"\nuser = \"1234:1235\"\nfiles = [{file}]"),
+        ),
     )
 }
 
@@ -29,11 +36,18 @@ fn with_secret() -> (Instance, PathBuf) {
 }
 
 fn said(id: &str) -> String {
-    poll(PATIENCE, || Some(logs(id)).filter(|text| text.contains("end\n"))).expect("its words")
+    poll(PATIENCE, || {
+        Some(logs(id)).filter(|text| text.contains("end\n"))
+    })
+    .expect("its words")
 }
 
 fn copies(instance: &Instance) -> Vec<PathBuf> {
-    fs::read_dir(instance.run_dir().join("files")).into_iter().flatten().map(|entry| entry.unwrap().path()).collect()
+    fs::read_dir(instance.run_dir().join("files"))
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.unwrap().path())
+        .collect()
 }
 
 #[test]
@@ -44,12 +58,33 @@ fn a_secret_is_for_its_pilot_alone() {
     let (instance, source) = with_secret();
     let id = instance.wait_running(1).first().unwrap().clone();
     let words = said(&id);
-    assert!(words.contains("-r--------") && words.contains(" 1234     1235 "), "{words}");
-    assert!(words.contains(&format!("\n{}\n", SECRET.len())) || words.contains(&SECRET.len().to_string()), "{words}");
-    assert!(words.contains("can't create /run/secrets/token"), "it is read-only: {words}");
+    assert!(
+        words.contains("-r--------") && words.contains(" 1234     1235 "),
+        "{words}"
+    );
+    assert!(
+        words.contains(&format!("\n{}\n", SECRET.len()))
+            || words.contains(&SECRET.len().to_string()),
+        "{words}"
+    );
+    assert!(
+        words.contains("can't create /run/secrets/token"),
+        "it is read-only: {words}"
+    );
     let [place] = copies(&instance).try_into().unwrap();
-    let (dir, copy) = (fs::metadata(&place).unwrap(), fs::metadata(place.join("0")).unwrap());
-    assert_eq!((dir.mode() & 0o777, copy.mode() & 0o777, copy.uid(), copy.gid()), (0o700, 0o400, 1234, 1235));
+    let (dir, copy) = (
+        fs::metadata(&place).unwrap(),
+        fs::metadata(place.join("0")).unwrap(),
+    );
+    assert_eq!(
+        (
+            dir.mode() & 0o777,
+            copy.mode() & 0o777,
+            copy.uid(),
+            copy.gid()
+        ),
+        (0o700, 0o400, 1234, 1235)
+    );
     assert_eq!(fs::read_to_string(place.join("0")).unwrap(), SECRET);
     // Nowhere else: not in what the engine knows or keeps, not in what we say.
     let (_, layers) = call_with("GET", &format!("/containers/{id}/export"), None, "");
@@ -68,11 +103,20 @@ fn a_secret_is_for_its_pilot_alone() {
     // A rotated file reaches the next pilot, and the old copy goes.
     fs::write(&source, "new").unwrap();
     kill(&id);
-    let next =
-        poll(PATIENCE, || instance.running_ids().into_iter().find(|other| *other != id)).expect("the next pilot");
+    let next = poll(PATIENCE, || {
+        instance
+            .running_ids()
+            .into_iter()
+            .find(|other| *other != id)
+    })
+    .expect("the next pilot");
     assert!(said(&next).contains("3\n"), "{}", said(&next));
     let old_is_gone = poll(PATIENCE, || (!place.exists()).then_some(()));
-    assert!(old_is_gone.is_some() && copies(&instance).len() == 1, "{:?}", copies(&instance));
+    assert!(
+        old_is_gone.is_some() && copies(&instance).len() == 1,
+        "{:?}",
+        copies(&instance)
+    );
     instance.say(&["force-stop"]).must(0, &[]);
     assert_eq!(copies(&instance), Vec::<PathBuf>::new());
 }
@@ -90,7 +134,10 @@ fn no_copy_is_left_after_a_crash() {
     assert!(old.exists(), "nobody was there to remove it");
     instance.run(&[]);
     instance.wait_running(1);
-    assert!(poll(PATIENCE, || (!old.exists()).then_some(())).is_some(), "orphans go at the start");
+    assert!(
+        poll(PATIENCE, || (!old.exists()).then_some(())).is_some(),
+        "orphans go at the start"
+    );
     assert_eq!(copies(&instance).len(), 1);
 }
 
@@ -113,6 +160,15 @@ fn what_can_not_be_handed_over_holds_its_class() {
     instance.configure(&class(&source));
     instance.run(&[]);
     let status = instance.wait_reason("mount-missing");
-    assert!(status["reason"]["text"].as_str().unwrap().contains("not-there"), "{status:#}");
-    assert_eq!((instance.containers(), json!(copies(&instance).len())), (vec![], json!(0)));
+    assert!(
+        status["reason"]["text"]
+            .as_str()
+            .unwrap()
+            .contains("not-there"),
+        "{status:#}"
+    );
+    assert_eq!(
+        (instance.containers(), json!(copies(&instance).len())),
+        (vec![], json!(0))
+    );
 }

@@ -14,22 +14,35 @@ fn text_of(status: &Value) -> &str {
 
 /// How often a launch was tried so far.
 fn tries(status: &Value) -> u64 {
-    ["launches", "launch-failed"].iter().filter_map(|what| status["counts"][what].as_u64()).sum()
+    ["launches", "launch-failed"]
+        .iter()
+        .filter_map(|what| status["counts"][what].as_u64())
+        .sum()
 }
 
 #[test]
 fn a_command_that_cannot_be_executed() {
-    for (words, more) in [("[\"/no/such/program\"]", ""), ("[]", "entrypoint = [\"/etc/passwd\"]")] {
+    for (words, more) in [
+        ("[\"/no/such/program\"]", ""),
+        ("[]", "entrypoint = [\"/etc/passwd\"]"),
+    ] {
         let class = pilot("odd", &[], more).replace("command = []", &format!("command = {words}"));
         let instance = Instance::running(&config("1s", 8, &class));
         let status = instance.wait_reason("back-off");
-        let program = if more.is_empty() { "/no/such/program" } else { "/etc/passwd" };
+        let program = if more.is_empty() {
+            "/no/such/program"
+        } else {
+            "/etc/passwd"
+        };
         assert!(text_of(&status).contains(program), "{}", text_of(&status));
         instance.wait_containers("none left", PATIENCE, <[_]>::is_empty);
         std::thread::sleep(seconds(3.0));
         let tries = tries(&instance.status().unwrap());
         // One probe, the launches of one tick, and perhaps the second try.
-        assert!((1..=6).contains(&tries), "{tries} launches in the first seconds");
+        assert!(
+            (1..=6).contains(&tries),
+            "{tries} launches in the first seconds"
+        );
     }
 }
 
@@ -40,11 +53,19 @@ fn an_image_that_does_not_exist() {
     let missing = pilot("lost", &["true"], "").replace(&image(), name);
     let instance = Instance::running(&config("1s", 3, &missing));
     let status = instance.wait_reason("back-off");
-    assert!(text_of(&status).contains("'lost'") && text_of(&status).contains(name), "{}", text_of(&status));
+    assert!(
+        text_of(&status).contains("'lost'") && text_of(&status).contains(name),
+        "{}",
+        text_of(&status)
+    );
     instance.say(&["why"]).must(0, &[name]);
     stays(seconds(2.0), || instance.containers());
     assert_eq!(instance.containers(), []);
-    assert_eq!(read(instance.state_dir().join("images")), "", "what did not come needs not be removed");
+    assert_eq!(
+        read(instance.state_dir().join("images")),
+        "",
+        "what did not come needs not be removed"
+    );
 }
 
 #[test]
@@ -56,10 +77,14 @@ fn a_good_reload_counts_and_a_bad_one_does_not() {
     let two = instance.wait_running(2);
     assert!(two.is_superset(&first));
 
-    let bad = config("1s", 3, &sleeper()).replace("command", "comand").replace("\"16MiB\"", "\"much\"");
+    let bad = config("1s", 3, &sleeper())
+        .replace("command", "comand")
+        .replace("\"16MiB\"", "\"much\"");
     instance.configure(&bad);
     instance.signal(Signal::HUP);
-    let status = instance.wait_status("the problem", PATIENCE, |status| status["problems"][0].is_string());
+    let status = instance.wait_status("the problem", PATIENCE, |status| {
+        status["problems"][0].is_string()
+    });
     let problem = status["problems"][0].as_str().unwrap();
     for words in ["config.toml:", "comand", "command", "stays in force"] {
         assert!(problem.contains(words), "'{words}' in {problem}");
@@ -75,7 +100,9 @@ fn a_good_reload_counts_and_a_bad_one_does_not() {
     instance.configure(&config("1s", 3, &sleeper()));
     instance.signal(Signal::HUP);
     instance.wait_running(3);
-    instance.wait_status("well again", PATIENCE, |status| status["problems"][0].is_null());
+    instance.wait_status("well again", PATIENCE, |status| {
+        status["problems"][0].is_null()
+    });
     assert_eq!(instance.end(), 0);
 }
 
@@ -95,14 +122,22 @@ fn a_bad_configuration_starts_nothing() {
         "imag",
         "'image'",
     ];
-    for command in [&["run"][..], &["start"], &["run", "--once"], &["config"], &["check", "--offline"]] {
+    for command in [
+        &["run"][..],
+        &["start"],
+        &["run", "--once"],
+        &["config"],
+        &["check", "--offline"],
+    ] {
         instance.say(command).must(78, &problems);
     }
     assert_eq!(instance.status(), None);
     instance.configure("[loop\n");
     instance.say(&["run"]).must(78, &["config.toml:1:"]);
     fs::remove_file(instance.config_file()).unwrap();
-    instance.say(&["run"]).must(78, &["config.toml", "plancton config --default"]);
+    instance
+        .say(&["run"])
+        .must(78, &["config.toml", "plancton config --default"]);
     instance.run(&[]);
     assert_eq!(instance.wait_end(), 78);
 }
@@ -132,23 +167,37 @@ fn wrong_words_change_nothing() {
 #[test]
 fn an_engine_that_is_not_there_is_a_state() {
     let mut instance = Instance::new(&config("1s", 1, &sleeper()));
-    let real = std::mem::replace(&mut instance.socket, instance.base.join("engine.sock").display().to_string());
-    for command in
-        [&["check"][..], &["reap"], &["kill", "abcdef"], &["purge", "--dry-run"], &["run", "--once"], &["try"]]
-    {
+    let real = std::mem::replace(
+        &mut instance.socket,
+        instance.base.join("engine.sock").display().to_string(),
+    );
+    for command in [
+        &["check"][..],
+        &["reap"],
+        &["kill", "abcdef"],
+        &["purge", "--dry-run"],
+        &["run", "--once"],
+        &["try"],
+    ] {
         instance.say(command).must(69, &["engine.sock"]);
     }
     instance.run(&[]);
     let status = instance.wait_reason("engine-down");
     assert_eq!(status["state"], "waiting");
-    assert!(text_of(&status).contains("engine.sock"), "{}", text_of(&status));
+    assert!(
+        text_of(&status).contains("engine.sock"),
+        "{}",
+        text_of(&status)
+    );
     instance.say(&["health"]).must(0, &[]);
     instance.say(&["status"]).must(0, &["engine.sock"]);
     assert!(!instance.has_ended());
 
     symlink(real, &instance.socket).unwrap();
     instance.wait_running(1);
-    instance.wait_status("well again", PATIENCE, |status| status["problems"][0].is_null());
+    instance.wait_status("well again", PATIENCE, |status| {
+        status["problems"][0].is_null()
+    });
 }
 
 /// A file system of its own for a run directory, so small that it can be filled.
@@ -157,7 +206,11 @@ struct SmallDisk(PathBuf);
 impl SmallDisk {
     fn new(at: PathBuf) -> SmallDisk {
         fs::create_dir(&at).unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=32k", "none"]).arg(&at).status().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=32k", "none"])
+            .arg(&at)
+            .status()
+            .unwrap();
         assert!(mounted.success());
         SmallDisk(at)
     }
@@ -180,20 +233,42 @@ fn a_full_disk_under_the_run_directory() {
     let filler = disk.0.join("filler");
     let fill = || drop(fs::write(&filler, vec![0; 1 << 20]));
     fill();
-    instance.say(&["run"]).must(1, &[instance.run_dir().to_str().unwrap(), "the disk is full", "free some space"]);
+    instance.say(&["run"]).must(
+        1,
+        &[
+            instance.run_dir().to_str().unwrap(),
+            "the disk is full",
+            "free some space",
+        ],
+    );
 
     fs::remove_file(&filler).unwrap();
     instance.run(&[]);
     let pilots = instance.wait_running(1);
     fill();
-    assert!(poll(PATIENCE, || instance.log().contains("the disk is full").then_some(())).is_some(), "it says so");
+    assert!(
+        poll(PATIENCE, || instance
+            .log()
+            .contains("the disk is full")
+            .then_some(()))
+        .is_some(),
+        "it says so"
+    );
     kill(pilots.first().unwrap());
-    instance.wait_containers("a replacement", PATIENCE, |list| list.len() == 1 && !pilots.contains(&list[0].id));
+    instance.wait_containers("a replacement", PATIENCE, |list| {
+        list.len() == 1 && !pilots.contains(&list[0].id)
+    });
     assert!(!instance.has_ended());
 
     fs::remove_file(&filler).unwrap();
     let now = instance.wait_running(1).first().unwrap().clone();
-    instance.wait_status("told again", PATIENCE, |status| status["pilots"][0]["id"] == now.as_str());
-    assert_eq!(instance.log().matches("the disk is full").count(), 1, "said once, not at each tick");
+    instance.wait_status("told again", PATIENCE, |status| {
+        status["pilots"][0]["id"] == now.as_str()
+    });
+    assert_eq!(
+        instance.log().matches("the disk is full").count(),
+        1,
+        "said once, not at each tick"
+    );
     assert_eq!(instance.end(), 0);
 }

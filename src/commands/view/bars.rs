@@ -20,7 +20,11 @@ struct Bar {
 /// Two bars, each with its legend below.
 pub(super) fn draw(pen: &Pen, status: &Status) -> Vec<String> {
     let (cpus, memory) = (&status.cpus, &status.memory);
-    let cores = if number(cpus.total) == "1" { "core" } else { "cores" };
+    let cores = if number(cpus.total) == "1" {
+        "core"
+    } else {
+        "cores"
+    };
     let cpu = Bar {
         name: "CPU",
         title: format!("{} {cores}", number(cpus.total)),
@@ -53,18 +57,36 @@ impl Bar {
         const LEFT: usize = 8;
         let fine = |value: f64| if value > 0.0 { value.min(1e300) } else { 0.0 };
         let measured = |value: Option<f64>| value.map_or("?".to_owned(), self.format);
-        let (owner, pilots) = (fine(self.owner.unwrap_or(0.0)), fine(self.pilots.unwrap_or(0.0)));
+        let (owner, pilots) = (
+            fine(self.owner.unwrap_or(0.0)),
+            fine(self.pilots.unwrap_or(0.0)),
+        );
         let (total, reserve) = (fine(self.total), fine(self.reserve));
         let promised = fine(self.given - pilots);
         let free = fine(total - owner - pilots - promised - reserve);
         let parts = [
             ("owner", "█", ink::OWNER, owner, measured(self.owner)),
             ("pilots", "▒", ink::GOOD, pilots, measured(self.pilots)),
-            ("promised", "░", ink::GOOD, promised, (self.format)(promised)),
-            ("free", "·", ink::FAINT, free, measured(self.owner.map(|_| free))),
+            (
+                "promised",
+                "░",
+                ink::GOOD,
+                promised,
+                (self.format)(promised),
+            ),
+            (
+                "free",
+                "·",
+                ink::FAINT,
+                free,
+                measured(self.owner.map(|_| free)),
+            ),
             ("reserve", "╱", ink::FAINT, reserve, (self.format)(reserve)),
         ];
-        let cells = pen.width.saturating_sub(LEFT + self.title.chars().count() + 2).min(64);
+        let cells = pen
+            .width
+            .saturating_sub(LEFT + self.title.chars().count() + 2)
+            .min(64);
         let mut bar = pen.paint(ink::STRONG, &format!("{:<LEFT$}", self.name));
         let (mut reached, mut drawn) = (0.0, 0);
         let mut legend = Vec::new();
@@ -82,7 +104,11 @@ impl Bar {
         }
         let rest = " ".repeat(cells - drawn);
         let mut lines = vec![format!("{bar}{rest}  {}", self.title)];
-        lines.extend(pen.flow(legend, "   ", LEFT).iter().map(|line| format!("{:LEFT$}{line}", "")));
+        lines.extend(
+            pen.flow(legend, "   ", LEFT)
+                .iter()
+                .map(|line| format!("{:LEFT$}{line}", "")),
+        );
         lines
     }
 }

@@ -20,7 +20,9 @@ pub fn last_days(hours: &Hours, days: u64, now: f64, zone: &TimeZone) -> Days {
     let mut known = by_day(hours, zone);
     let days = days.clamp(1, MOST_DAYS);
     let today = local(whole(now), zone).date();
-    let back = (0..days).rev().filter_map(|back| today.checked_sub(i64::try_from(back).ok()?.days()).ok());
+    let back = (0..days)
+        .rev()
+        .filter_map(|back| today.checked_sub(i64::try_from(back).ok()?.days()).ok());
     back.map(|date| (date, known.remove(&date))).collect()
 }
 
@@ -34,7 +36,11 @@ pub(super) fn grouped(count: u64) -> String {
 /// `1 pilot`, `12,345 pilots`
 fn pilots<'a>(counts: impl IntoIterator<Item = &'a u64>) -> String {
     let count = counts.into_iter().sum();
-    format!("{} pilot{}", grouped(count), if count == 1 { "" } else { "s" })
+    format!(
+        "{} pilot{}",
+        grouped(count),
+        if count == 1 { "" } else { "s" }
+    )
 }
 
 /// `1,234 h`, `31.2 h`, and minutes where that would be little.
@@ -48,7 +54,10 @@ pub(super) fn cpu_time(seconds: f64) -> String {
 
 /// The word that others know it by.
 pub(super) fn word(value: impl Serialize) -> String {
-    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(clean)).unwrap_or_default()
+    serde_json::to_value(value)
+        .ok()
+        .and_then(|value| value.as_str().map(clean))
+        .unwrap_or_default()
 }
 
 pub(super) struct Row {
@@ -65,11 +74,23 @@ pub(super) fn parts(sums: &Sums) -> [(&'static str, Vec<Row>); 3] {
         text: grouped(count),
     });
     let classes = sums.classes.iter().map(|(name, class)| {
-        let text = format!("{}, {}", cpu_time(class.core_seconds.0), pilots(class.ended.values()));
-        Row { label: clean(name), value: class.core_seconds.0, text }
+        let text = format!(
+            "{}, {}",
+            cpu_time(class.core_seconds.0),
+            pilots(class.ended.values())
+        );
+        Row {
+            label: clean(name),
+            value: class.core_seconds.0,
+            text,
+        }
     });
     let held = sums.held_back_seconds.iter();
-    let held = held.map(|(code, time)| Row { label: word(code), value: time.0, text: rough(time.0) });
+    let held = held.map(|(code, time)| Row {
+        label: word(code),
+        value: time.0,
+        text: rough(time.0),
+    });
     let sorted = |mut rows: Vec<Row>| {
         rows.sort_by(|a, b| b.value.total_cmp(&a.value));
         rows
@@ -87,35 +108,66 @@ pub fn render(days: &Days, screen: &Screen) -> String {
     let by_day = days.iter().map(|(date, sums)| {
         let given = sums.as_ref().map(|sums| sums.given_cpu_seconds.0);
         let text = given.map_or("-".to_owned(), cpu_time);
-        Row { label: date.strftime("%a %e %b").to_string(), value: given.unwrap_or(0.0), text }
+        Row {
+            label: date.strftime("%a %e %b").to_string(),
+            value: given.unwrap_or(0.0),
+            text,
+        }
     });
     let by_day: Vec<Row> = by_day.collect();
-    let (given, owner) = (cpu_time(sums.given_cpu_seconds.0), cpu_time(sums.owner_cpu_seconds.0));
+    let (given, owner) = (
+        cpu_time(sums.given_cpu_seconds.0),
+        cpu_time(sums.owner_cpu_seconds.0),
+    );
     let text = format!(
         "{given} of CPU given in {}, {owner} used by the owner; watched for {}, held back for {}",
         pilots(sums.ended().values()),
         rough(sums.observed_seconds.0),
         rough(sums.held_back()),
     );
-    let mut lines = pen.told(ink::STRONG, &format!("What this machine gave {}", count_days(days.len())));
+    let mut lines = pen.told(
+        ink::STRONG,
+        &format!("What this machine gave {}", count_days(days.len())),
+    );
     lines.extend(pen.told(ink::PLAIN, &text));
-    for (title, rows) in [("CPU time given by day", by_day)].into_iter().chain(parts(&sums)) {
+    for (title, rows) in [("CPU time given by day", by_day)]
+        .into_iter()
+        .chain(parts(&sums))
+    {
         lines.extend(chart(&pen, title, &rows));
     }
-    lines.into_iter().map(|line| line.trim_end().to_owned() + "\n").collect()
+    lines
+        .into_iter()
+        .map(|line| line.trim_end().to_owned() + "\n")
+        .collect()
 }
 
 fn count_days(days: usize) -> String {
-    if days == 1 { "today".to_owned() } else { format!("in the last {days} days") }
+    if days == 1 {
+        "today".to_owned()
+    } else {
+        format!("in the last {days} days")
+    }
 }
 
 /// Label, bar, text; the longest bar is the largest value. Nothing without rows.
 fn chart(pen: &Pen, title: &str, rows: &[Row]) -> Vec<String> {
     const MOST_LABEL: usize = 18;
-    let widest = |of: fn(&Row) -> &str| rows.iter().map(|row| of(row).chars().count()).max().unwrap_or(0);
-    let (label, text) = (widest(|row| &row.label).min(MOST_LABEL), widest(|row| &row.text));
+    let widest = |of: fn(&Row) -> &str| {
+        rows.iter()
+            .map(|row| of(row).chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let (label, text) = (
+        widest(|row| &row.label).min(MOST_LABEL),
+        widest(|row| &row.text),
+    );
     let cells = pen.width.saturating_sub(label + text + 4).clamp(4, 50);
-    let largest = rows.iter().map(|row| row.value).fold(f64::MIN_POSITIVE, f64::max);
+    let largest = rows
+        .iter()
+        .map(|row| row.value)
+        .fold(f64::MIN_POSITIVE, f64::max);
     let mut lines = Vec::new();
     if !rows.is_empty() {
         lines.extend([String::new(), pen.paint(ink::FAINT, title)]);
@@ -124,7 +176,11 @@ fn chart(pen: &Pen, title: &str, rows: &[Row]) -> Vec<String> {
         let bar = bar(row.value / largest, cells);
         let rest = " ".repeat(cells - bar.chars().count());
         let name: String = row.label.chars().take(MOST_LABEL).collect();
-        lines.push(format!("{name:<label$}  {}{rest}  {:>text$}", pen.paint(ink::GOOD, &bar), row.text));
+        lines.push(format!(
+            "{name:<label$}  {}{rest}  {:>text$}",
+            pen.paint(ink::GOOD, &bar),
+            row.text
+        ));
     }
     lines
 }
@@ -134,30 +190,48 @@ fn bar(part: f64, cells: usize) -> String {
     const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
     let least = u64::from(part > 0.0);
     let eighths = whole((part.clamp(0.0, 1.0) * float(8 * cells as u64)).round()).max(least);
-    let (full, rest) = (usize::try_from(eighths / 8).unwrap_or(0), usize::try_from(eighths % 8).unwrap_or(0));
+    let (full, rest) = (
+        usize::try_from(eighths / 8).unwrap_or(0),
+        usize::try_from(eighths % 8).unwrap_or(0),
+    );
     "█".repeat(full) + EIGHTHS.get(rest).unwrap_or(&"")
 }
 
 pub fn json(days: &Days) -> Value {
-    let known = days.iter().filter_map(|(date, sums)| Some((date, sums.as_ref()?)));
-    let rows: Vec<Value> = known.clone().map(|(date, sums)| json!({"date": date.to_string(), "sums": sums})).collect();
+    let known = days
+        .iter()
+        .filter_map(|(date, sums)| Some((date, sums.as_ref()?)));
+    let rows: Vec<Value> = known
+        .clone()
+        .map(|(date, sums)| json!({"date": date.to_string(), "sums": sums}))
+        .collect();
     json!({"days": rows, "total": total(known.map(|(_, sums)| sums))})
 }
 
 /// One figure a line, so that columns stay what they are whatever there is to tell.
 pub fn csv(days: &Days) -> String {
     let mut text = String::from("date,figure,of,value\n");
-    for (date, sums) in days.iter().filter_map(|(date, sums)| Some((date, sums.as_ref()?))) {
-        let mut line = |figure: &str, of: &str, value: u64| text += &format!("{date},{figure},{},{value}\n", quote(of));
+    for (date, sums) in days
+        .iter()
+        .filter_map(|(date, sums)| Some((date, sums.as_ref()?)))
+    {
+        let mut line = |figure: &str, of: &str, value: u64| {
+            text += &format!("{date},{figure},{},{value}\n", quote(of))
+        };
         let seconds = |seconds: Seconds| u64::from(seconds);
         line("observed-seconds", "", seconds(sums.observed_seconds));
         line("given-cpu-seconds", "", seconds(sums.given_cpu_seconds));
         line("owner-cpu-seconds", "", seconds(sums.owner_cpu_seconds));
         for (name, class) in &sums.classes {
             line("core-seconds", name, seconds(class.core_seconds));
-            class.ended.iter().for_each(|(kind, count)| line(&format!("pilots-{}", kind.name()), name, *count));
+            class
+                .ended
+                .iter()
+                .for_each(|(kind, count)| line(&format!("pilots-{}", kind.name()), name, *count));
         }
-        sums.held_back_seconds.iter().for_each(|(code, time)| line("held-back-seconds", &word(code), seconds(*time)));
+        sums.held_back_seconds
+            .iter()
+            .for_each(|(code, time)| line("held-back-seconds", &word(code), seconds(*time)));
     }
     text
 }
@@ -165,8 +239,16 @@ pub fn csv(days: &Days) -> String {
 /// A spreadsheet takes what begins with such a sign for a formula.
 fn quote(text: &str) -> String {
     let text = clean(text);
-    let text = if text.starts_with(['=', '+', '-', '@']) { format!("'{text}") } else { text };
-    if text.contains([',', '"']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
+    let text = if text.starts_with(['=', '+', '-', '@']) {
+        format!("'{text}")
+    } else {
+        text
+    };
+    if text.contains([',', '"']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text
+    }
 }
 
 #[cfg(test)]

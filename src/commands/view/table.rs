@@ -25,9 +25,17 @@ pub(super) fn draw(pen: &Pen, status: &Status, room: usize) -> Vec<String> {
         rows => rows.saturating_sub(1).max(FEWEST),
     };
     let heads = HEADS.map(str::to_owned);
-    let cells: Vec<_> = status.pilots.iter().take(rows).map(|pilot| row(pen, pilot)).collect();
+    let cells: Vec<_> = status
+        .pilots
+        .iter()
+        .take(rows)
+        .map(|pilot| row(pen, pilot))
+        .collect();
     let widths = widths(pen.width, &heads, &cells);
-    let mut lines = vec![String::new(), pen.paint(ink::FAINT, line(&heads, &widths).trim_end())];
+    let mut lines = vec![
+        String::new(),
+        pen.paint(ink::FAINT, line(&heads, &widths).trim_end()),
+    ];
     lines.extend(cells.iter().map(|row| line(row, &widths)));
     let more = status.pilots.len() - cells.len();
     if more > 0 {
@@ -41,13 +49,33 @@ fn row(pen: &Pen, pilot: &Pilot) -> [String; COLUMNS] {
         Some(left) if left <= 0.0 => "over".to_owned(),
         left => left.map(rough).unwrap_or_default(),
     };
-    let running = pilot.started.map(|started| rough(pen.now - started)).unwrap_or_default();
-    [clean(&pilot.name), clean(&pilot.class), clean(&pilot.state), running, left, clean(&pilot.image)]
-        .map(|cell| if cell.is_empty() { "-".to_owned() } else { cell })
+    let running = pilot
+        .started
+        .map(|started| rough(pen.now - started))
+        .unwrap_or_default();
+    [
+        clean(&pilot.name),
+        clean(&pilot.class),
+        clean(&pilot.state),
+        running,
+        left,
+        clean(&pilot.image),
+    ]
+    .map(|cell| {
+        if cell.is_empty() {
+            "-".to_owned()
+        } else {
+            cell
+        }
+    })
 }
 
 /// The width of each column; 0: it is left out.
-fn widths(screen: usize, heads: &[String; COLUMNS], cells: &[[String; COLUMNS]]) -> [usize; COLUMNS] {
+fn widths(
+    screen: usize,
+    heads: &[String; COLUMNS],
+    cells: &[[String; COLUMNS]],
+) -> [usize; COLUMNS] {
     let mut widths = [0; COLUMNS];
     for row in cells.iter().chain([heads]) {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -55,17 +83,27 @@ fn widths(screen: usize, heads: &[String; COLUMNS], cells: &[[String; COLUMNS]])
         }
     }
     for (column, shortest, otherwise) in STEPS {
-        let total: usize = widths.iter().filter(|width| **width > 0).map(|width| width + GAP).sum();
+        let total: usize = widths
+            .iter()
+            .filter(|width| **width > 0)
+            .map(|width| width + GAP)
+            .sum();
         let over = total.saturating_sub(GAP + screen);
         if let Some(width) = widths.get_mut(column).filter(|_| over > 0) {
-            *width = Some(width.saturating_sub(over)).filter(|width| *width >= shortest).unwrap_or(otherwise);
+            *width = Some(width.saturating_sub(over))
+                .filter(|width| *width >= shortest)
+                .unwrap_or(otherwise);
         }
     }
     widths
 }
 
 fn line(cells: &[String; COLUMNS], widths: &[usize; COLUMNS]) -> String {
-    let shown = cells.iter().zip(*widths).zip(RIGHT).filter(|((_, width), _)| *width > 0);
+    let shown = cells
+        .iter()
+        .zip(*widths)
+        .zip(RIGHT)
+        .filter(|((_, width), _)| *width > 0);
     let shown = shown.map(|((cell, width), right)| match right {
         true => format!("{:>width$}", shorten(cell, width)),
         false => format!("{:<width$}", shorten(cell, width)),

@@ -10,7 +10,12 @@ const NOW: f64 = 1_777_903_200.0;
 const GIB: u64 = 1 << 30;
 
 fn screen(width: u16) -> Screen {
-    Screen { width, height: None, colour: Colour::Off, zone: TimeZone::UTC }
+    Screen {
+        width,
+        height: None,
+        colour: Colour::Off,
+        zone: TimeZone::UTC,
+    }
 }
 
 fn pilot(number: u32, class: &str, image: &str) -> Pilot {
@@ -50,7 +55,14 @@ fn busy() -> Status {
             level: "verified".to_owned(),
             text: "pilots only get what nobody else wants".to_owned(),
         },
-        cpus: Cpus { total: 8.0, given: 5.0, foreign: Some(1.6), pilots: Some(4.8), idle: Some(1.6), reserve: 1.0 },
+        cpus: Cpus {
+            total: 8.0,
+            given: 5.0,
+            foreign: Some(1.6),
+            pilots: Some(4.8),
+            idle: Some(1.6),
+            reserve: 1.0,
+        },
         memory: Memory {
             total: 32 * GIB,
             available: 20 * GIB,
@@ -59,7 +71,10 @@ fn busy() -> Status {
             foreign: Some(8 * GIB),
             reserve: 2 * GIB,
         },
-        disk: Some(Disk { free: 100 * GIB, reserve: 10 * GIB }),
+        disk: Some(Disk {
+            free: 100 * GIB,
+            reserve: 10 * GIB,
+        }),
         pilots: (1..=5).map(|number| pilot(number, "sim", image)).collect(),
         engine: Engine {
             name: "Docker".to_owned(),
@@ -67,16 +82,27 @@ fn busy() -> Status {
             api: "1.41".to_owned(),
             socket: "unix:///var/run/docker.sock".to_owned(),
         },
-        counts: BTreeMap::from([("launches", 132), ("done", 124), ("failed", 3)].map(|(kind, n)| (kind.to_owned(), n))),
+        counts: BTreeMap::from(
+            [("launches", 132), ("done", 124), ("failed", 3)].map(|(kind, n)| (kind.to_owned(), n)),
+        ),
         ..Status::default()
     }
 }
 
 fn draining() -> Status {
     let mut status = busy();
-    status.pilots = (1..=60).map(|number| pilot(number, "sim", "busybox")).collect();
-    status.others = Others { pilots: 2, cpus: 1.5 };
-    status.drain = Some(Drain { stop: true, by: Some(NOW + 7200.0), since: NOW - 90_000.0 });
+    status.pilots = (1..=60)
+        .map(|number| pilot(number, "sim", "busybox"))
+        .collect();
+    status.others = Others {
+        pilots: 2,
+        cpus: 1.5,
+    };
+    status.drain = Some(Drain {
+        stop: true,
+        by: Some(NOW + 7200.0),
+        since: NOW - 90_000.0,
+    });
     status.state = State::Draining;
     status.reason.text = "60 pilots are still to finish".to_owned();
     status.problems = vec![
@@ -103,13 +129,16 @@ fn silent() -> Status {
     status.memory.total = 2 * GIB;
     status.memory.foreign = Some(300 << 20);
     status.memory.reserve = 2 * GIB;
-    status.reason.text = "the engine does not answer: connection refused; trying again every 10 s".to_owned();
+    status.reason.text =
+        "the engine does not answer: connection refused; trying again every 10 s".to_owned();
     status
 }
 
 fn snoozed() -> Status {
     let mut status = busy();
-    status.snooze = Some(Snooze { until: NOW + 5400.0 });
+    status.snooze = Some(Snooze {
+        until: NOW + 5400.0,
+    });
     status.state = State::Snoozed;
     status.reason.text = "snoozed: 2 pilots are paused".to_owned();
     status.pilots.truncate(2);
@@ -127,14 +156,47 @@ fn snoozed() -> Status {
 
 #[test]
 fn goldens() {
-    let low = |width, height| Screen { height: Some(height), ..screen(width) };
+    let low = |width, height| Screen {
+        height: Some(height),
+        ..screen(width)
+    };
     for (name, status, screen, golden) in [
-        ("busy-80", busy(), screen(80), include_str!("golden/busy-80.txt")),
-        ("busy-110", busy(), screen(110), include_str!("golden/busy-110.txt")),
-        ("busy-40", busy(), screen(40), include_str!("golden/busy-40.txt")),
-        ("draining-60", draining(), low(60, 34), include_str!("golden/draining-60.txt")),
-        ("silent-80", silent(), screen(80), include_str!("golden/silent-80.txt")),
-        ("snoozed-80", snoozed(), screen(80), include_str!("golden/snoozed-80.txt")),
+        (
+            "busy-80",
+            busy(),
+            screen(80),
+            include_str!("golden/busy-80.txt"),
+        ),
+        (
+            "busy-110",
+            busy(),
+            screen(110),
+            include_str!("golden/busy-110.txt"),
+        ),
+        (
+            "busy-40",
+            busy(),
+            screen(40),
+            include_str!("golden/busy-40.txt"),
+        ),
+        (
+            "draining-60",
+            draining(),
+            low(60, 34),
+            include_str!("golden/draining-60.txt"),
+        ),
+        (
+            "silent-80",
+            silent(),
+            screen(80),
+            include_str!("golden/silent-80.txt"),
+        ),
+        (
+            "snoozed-80",
+            snoozed(),
+            screen(80),
+            include_str!("golden/snoozed-80.txt"),
+        ),
     ] {
         let text = render(&status, NOW, &screen);
         assert!(text == golden, "{name} is now:\n{text}\nand was:\n{golden}");
@@ -157,14 +219,24 @@ fn every_size() {
                 screen.height = height;
                 let plain = render(&status, NOW, &screen);
                 for line in plain.lines() {
-                    assert!(line.chars().count() <= usize::from(width.max(40)), "{width}: {line}");
+                    assert!(
+                        line.chars().count() <= usize::from(width.max(40)),
+                        "{width}: {line}"
+                    );
                 }
                 let lines = plain.lines().count();
-                assert!(height.is_none_or(|height| lines <= usize::from(height)), "{width}x{height:?}: {lines}");
+                assert!(
+                    height.is_none_or(|height| lines <= usize::from(height)),
+                    "{width}x{height:?}: {lines}"
+                );
                 screen.colour = Colour::On;
                 let coloured = render(&status, NOW, &screen);
                 assert!(coloured.contains("\x1b["));
-                let trimmed = |text: &str| text.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>();
+                let trimmed = |text: &str| {
+                    text.lines()
+                        .map(|line| line.trim_end().to_owned())
+                        .collect::<Vec<_>>()
+                };
                 assert_eq!(trimmed(&without_colour(&coloured)), trimmed(&plain));
             }
         }
@@ -174,9 +246,18 @@ fn every_size() {
 #[test]
 fn rows_fit_exactly() {
     let mut status = busy();
-    status.pilots = (1..=10).map(|number| pilot(number, "sim", "busybox")).collect();
+    status.pilots = (1..=10)
+        .map(|number| pilot(number, "sim", "busybox"))
+        .collect();
     let lines = |height| {
-        let text = render(&status, NOW, &Screen { height, ..screen(80) });
+        let text = render(
+            &status,
+            NOW,
+            &Screen {
+                height,
+                ..screen(80)
+            },
+        );
         (text.lines().count(), text.contains("more"))
     };
     let (all, _) = lines(None);
@@ -184,18 +265,31 @@ fn rows_fit_exactly() {
     assert_eq!(lines(height(all)), (all, false));
     assert_eq!(lines(height(all - 1)), (all - 1, true));
     assert_eq!(lines(height(all - 2)), (all - 2, true));
-    assert_eq!(lines(Some(1)), (all - 6, true), "three pilots are always shown");
+    assert_eq!(
+        lines(Some(1)),
+        (all - 6, true),
+        "three pilots are always shown"
+    );
 }
 
 #[test]
 fn nothing_from_outside_steers_the_terminal() {
     let evil = "a\x1b[2J\u{202e}b\nc\u{9b}5m\u{200b}";
     let mut status = draining();
-    for text in [&mut status.reason.text, &mut status.version, &mut status.instance, &mut status.protection.text] {
+    for text in [
+        &mut status.reason.text,
+        &mut status.version,
+        &mut status.instance,
+        &mut status.protection.text,
+    ] {
         *text = evil.to_owned();
     }
-    for text in [&mut status.engine.name, &mut status.engine.version, &mut status.engine.api, &mut status.engine.socket]
-    {
+    for text in [
+        &mut status.engine.name,
+        &mut status.engine.version,
+        &mut status.engine.api,
+        &mut status.engine.socket,
+    ] {
         *text = evil.to_owned();
     }
     status.problems = vec![evil.to_owned()];
@@ -209,7 +303,10 @@ fn nothing_from_outside_steers_the_terminal() {
     }];
     let text = render(&status, NOW, &screen(120));
     assert!(text.contains("a[2Jb c5m"), "{text}");
-    assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+    assert!(
+        text.chars().all(|c| c == '\n' || !c.is_control()),
+        "{text:?}"
+    );
     assert!(!text.contains(['\u{202e}', '\u{200b}']), "{text:?}");
 }
 
@@ -222,17 +319,22 @@ fn impossible_numbers_are_drawn() {
     status.memory.foreign = Some(u64::MAX);
     status.since = 1e300;
     status.tick = f64::NAN;
-    status.drain = Some(Drain { by: Some(1e300), ..Drain::default() });
+    status.drain = Some(Drain {
+        by: Some(1e300),
+        ..Drain::default()
+    });
     let text = render(&status, NOW, &screen(80));
     assert!(text.contains("an unknown time"), "{text}");
-    assert!(text.lines().all(|line| line.chars().count() < 400), "{text}");
+    assert!(
+        text.lines().all(|line| line.chars().count() < 400),
+        "{text}"
+    );
 }
 
 #[test]
 fn why() {
     let text = render_why(&snoozed(), NOW, &screen(80));
-    let expected =
-        "Snoozing until 15:30 (1h30m left). To go on: plancton resume\n‖ snoozed  snoozed: 2 pilots are paused\n";
+    let expected = "Snoozing until 15:30 (1h30m left). To go on: plancton resume\n‖ snoozed  snoozed: 2 pilots are paused\n";
     assert_eq!(text, expected);
 }
 

@@ -11,18 +11,43 @@ fn what_is_gone_at_once_is_looked_at_before_it_is_replaced() {
         let ended = world.pilots[0].clone();
         world.pilots[0].state = PilotState::Exited;
         world.pilots[0].created = world.now + 1e9 - age;
-        let launches =
-            |decision: Decision| decision.actions.iter().filter(|a| matches!(a, Action::Launch { .. })).count();
+        let launches = |decision: Decision| {
+            decision
+                .actions
+                .iter()
+                .filter(|a| matches!(a, Action::Launch { .. }))
+                .count()
+        };
         let seen = world.observation();
-        assert_eq!(launches(decide(&world.config, &mut world.memory, &seen)), replaced, "{age} s old");
+        assert_eq!(
+            launches(decide(&world.config, &mut world.memory, &seen)),
+            replaced,
+            "{age} s old"
+        );
         // Removed already, but how it ended has not landed yet.
         world.pilots.remove(0);
         let mut seen = world.observation();
         seen.at.boot += 0.1;
-        assert_eq!(launches(decide(&world.config, &mut world.memory, &seen)), 0, "{age} s old");
-        let last = Ended { lived: Some(2.0), ..Ended::default() };
-        seen.news = vec![News::Buried { id: ended.id, name: ended.name, class: ended.class, ended: Some(last) }];
-        assert_eq!(launches(decide(&world.config, &mut world.memory, &seen)), 1 - replaced, "{age} s old");
+        assert_eq!(
+            launches(decide(&world.config, &mut world.memory, &seen)),
+            0,
+            "{age} s old"
+        );
+        let last = Ended {
+            lived: Some(2.0),
+            ..Ended::default()
+        };
+        seen.news = vec![News::Removed {
+            id: ended.id,
+            name: ended.name,
+            class: ended.class,
+            ended: Some(last),
+        }];
+        assert_eq!(
+            launches(decide(&world.config, &mut world.memory, &seen)),
+            1 - replaced,
+            "{age} s old"
+        );
     }
 }
 
@@ -33,18 +58,41 @@ fn launches_of_class(world: &mut World, lives: f64, code: i64, seconds: f64) -> 
     let mut launches = Vec::new();
     while world.now < end {
         let decision = world.tick();
-        let of_a = |action: &&Action| matches!(action, Action::Launch { class, .. } if class == "a");
+        let of_a =
+            |action: &&Action| matches!(action, Action::Launch { class, .. } if class == "a");
         launches.extend(decision.actions.iter().filter(of_a).map(|_| world.now));
         let now = world.now + 1e9;
-        let ended: Vec<Pilot> =
-            world.pilots.iter().filter(|p| p.class == "a" && now - p.created >= lives).cloned().collect();
-        world.pilots.retain(|pilot| !ended.iter().any(|gone| gone.id == pilot.id));
-        for Pilot { id, name, class, .. } in ended {
-            let ended = Some(Ended { exit_code: code, lived: Some(lives), ..Ended::default() });
-            world.news.push(News::Buried { id, name, class, ended });
+        let ended: Vec<Pilot> = world
+            .pilots
+            .iter()
+            .filter(|p| p.class == "a" && now - p.created >= lives)
+            .cloned()
+            .collect();
+        world
+            .pilots
+            .retain(|pilot| !ended.iter().any(|gone| gone.id == pilot.id));
+        for Pilot {
+            id, name, class, ..
+        } in ended
+        {
+            let ended = Some(Ended {
+                exit_code: code,
+                lived: Some(lives),
+                ..Ended::default()
+            });
+            world.news.push(News::Removed {
+                id,
+                name,
+                class,
+                ended,
+            });
         }
         let look = if launches.len() < 5 { 0.5 } else { 2.0 };
-        world.now += if world.news.is_empty() { decision.wake_in.unwrap().min(look) } else { 0.3 };
+        world.now += if world.news.is_empty() {
+            decision.wake_in.unwrap().min(look)
+        } else {
+            0.3
+        };
     }
     launches
 }
@@ -55,32 +103,63 @@ const TWO_CLASSES: &str = "[[pilot]]\nname = \"a\"\nimage = \"builtin\"\nmemory 
 #[test]
 fn a_broken_class_is_tried_seldom_and_takes_nothing_from_the_other() {
     let ends = [(0.1, 1), (1.5, 1), (5.0, 1), (12.0, 1), (0.1, 75), (0.1, 0)];
-    for (cores, most, (lives, code)) in
-        [(1.0, 0), (2.0, 1), (8.0, 6), (96.0, 90)].into_iter().flat_map(|(n, most)| ends.map(|end| (n, most, end)))
+    for (cores, most, (lives, code)) in [(1.0, 0), (2.0, 1), (8.0, 6), (96.0, 90)]
+        .into_iter()
+        .flat_map(|(n, most)| ends.map(|end| (n, most, end)))
     {
         let both = TWO_CLASSES.replace("max = 6", &format!("max = {most}"));
-        let text = if most > 0 { &both } else { both.split("[[pilot]]\nname = \"b\"").next().unwrap() };
+        let text = if most > 0 {
+            &both
+        } else {
+            both.split("[[pilot]]\nname = \"b\"").next().unwrap()
+        };
         let mut world = World::new(cores, text, |_| NOISE);
         let launches = launches_of_class(&mut world, lives, code, 3_600.0);
         let case = format!("{code} after {lives} s on {cores} cores: {launches:?}");
-        // What runs for two seconds is believed, and fills the room until its first end.
-        let believed = if lives > 2.0 { launches[0] + lives } else { 0.0 };
-        let tries: Vec<f64> = launches.iter().copied().filter(|at| *at > believed).collect();
+        // What runs for two seconds is believed, and fills the capacity until its first end.
+        let believed = if lives > 2.0 {
+            launches[0] + lives
+        } else {
+            0.0
+        };
+        let tries: Vec<f64> = launches
+            .iter()
+            .copied()
+            .filter(|at| *at > believed)
+            .collect();
         for minute in &tries {
-            let in_minute = tries.iter().filter(|at| (*minute..*minute + 60.0).contains(*at)).count();
+            let in_minute = tries
+                .iter()
+                .filter(|at| (*minute..*minute + 60.0).contains(*at))
+                .count();
             assert!(in_minute <= 5, "{case}");
         }
-        let others = world.pilots.iter().filter(|pilot| pilot.class == "b").count();
+        let others = world
+            .pilots
+            .iter()
+            .filter(|pilot| pilot.class == "b")
+            .count();
         assert_eq!(others, most, "of b beside {case}");
         match code {
             // Work may come at any time: it is asked at least each two minutes and a half.
             0 | 75 => {
-                assert!(launches.windows(2).all(|pair| pair[1] - pair[0] < 160.0) && launches.len() > 20, "{case}")
+                assert!(
+                    launches.windows(2).all(|pair| pair[1] - pair[0] < 160.0)
+                        && launches.len() > 20,
+                    "{case}"
+                )
             }
             _ => assert!(tries.len() < 20, "{case}"),
         }
-        let expected = if code == 1 { EndKind::Failed } else { EndKind::NoWork };
-        assert!(world.memory.gone.iter().all(|gone| gone.kind == expected), "{case}");
+        let expected = if code == 1 {
+            EndKind::Failed
+        } else {
+            EndKind::NoWork
+        };
+        assert!(
+            world.memory.gone.iter().all(|gone| gone.kind == expected),
+            "{case}"
+        );
     }
 }
 
@@ -91,28 +170,47 @@ fn one_pilot_that_lives_ends_the_back_off() {
     assert!(world.memory.classes["a"].failures > 2);
     // Mended: there is one probe first, and what else fits once it has run for half a minute.
     let probes = launches_of_class(&mut world, 1e9, 0, 150.0);
-    assert!(probes.len() == 2 && probes[1] - probes[0] >= 30.0, "{probes:?}");
+    assert!(
+        probes.len() == 2 && probes[1] - probes[0] >= 30.0,
+        "{probes:?}"
+    );
     assert_eq!(world.memory.classes["a"].failures, 0);
     // Or it was configured otherwise: that is not made to wait for what was learned before.
     let mut world = World::new(8.0, TWO_CLASSES, |_| NOISE);
     launches_of_class(&mut world, 0.1, 1, 120.0);
     let changed = config(&TWO_CLASSES.replacen("memory", "command = [\"x\"]\nmemory", 1));
-    world.memory.forget_changed(&world.config, &changed, world.now + 1e9);
+    world
+        .memory
+        .forget_changed(&world.config, &changed, world.now + 1e9);
     (world.config, world.news) = (changed, Vec::new());
     let start = world.now;
     let tries = launches_of_class(&mut world, 1e9, 0, 10.0);
-    assert!(tries.len() == 2 && tries[0] <= start && tries[1] <= start + 3.0, "{tries:?} from {start} on");
+    assert!(
+        tries.len() == 2 && tries[0] <= start && tries[1] <= start + 3.0,
+        "{tries:?} from {start} on"
+    );
 }
 
 #[test]
 fn a_new_class_shows_with_one_pilot_that_it_runs() {
-    let of_a = |world: &World| world.pilots.iter().filter(|pilot| pilot.class == "a").count();
+    let of_a = |world: &World| {
+        world
+            .pilots
+            .iter()
+            .filter(|pilot| pilot.class == "a")
+            .count()
+    };
     let mut world = World::new(8.0, TWO_CLASSES, |_| NOISE);
     world.run_until(102.0);
     assert_eq!(of_a(&world), 1, "{:?}", world.log);
     assert_eq!(world.reason.code, Code::Probing, "{}", world.reason.text);
     world.run_until(104.0);
-    assert_eq!(world.running(), 8, "without waiting for the next regular tick: {:?}", world.log);
+    assert_eq!(
+        world.running(),
+        8,
+        "without waiting for the next regular tick: {:?}",
+        world.log
+    );
     // Of another daemon, or before a restart: what runs already is proof enough.
     (world.memory, world.news) = (Memory::new(8), Vec::new());
     world.pilots.truncate(2);
@@ -121,13 +219,21 @@ fn a_new_class_shows_with_one_pilot_that_it_runs() {
     // Changed, it is new; what runs has the old rules and proves nothing.
     let changed = config(&TWO_CLASSES.replacen("memory", "command = [\"x\"]\nmemory", 1));
     world.now += 5.0;
-    world.memory.forget_changed(&world.config, &changed, world.now + 1e9);
+    world
+        .memory
+        .forget_changed(&world.config, &changed, world.now + 1e9);
     world.config = changed;
-    let (mut kept, others): (Vec<Pilot>, Vec<Pilot>) = world.pilots.drain(..).partition(|pilot| pilot.class == "a");
+    let (mut kept, others): (Vec<Pilot>, Vec<Pilot>) =
+        world.pilots.drain(..).partition(|pilot| pilot.class == "a");
     kept.truncate(1);
     world.pilots.extend(kept.into_iter().chain(others));
     world.tick();
-    assert_eq!(of_a(&world), 2, "one more, although more fit: {:?}", world.log);
+    assert_eq!(
+        of_a(&world),
+        2,
+        "one more, although more fit: {:?}",
+        world.log
+    );
     world.run_until(world.now + 4.0);
     assert_eq!(world.running(), 8);
 }
@@ -140,20 +246,35 @@ fn images_are_refreshed_in_time_and_never_against_the_owner() {
         let mut at = Vec::new();
         while world.now < end {
             let decision = world.tick();
-            if decision.actions.contains(&Action::Fetch { class: "a".to_owned() }) {
+            if decision.actions.contains(&Action::Fetch {
+                class: "a".to_owned(),
+            }) {
                 at.push(world.now);
-                world.news.push(News::Fetched { class: "a".to_owned(), result: result.clone() });
+                world.news.push(News::Fetched {
+                    class: "a".to_owned(),
+                    result: result.clone(),
+                });
             }
             world.now += decision.wake_in.unwrap();
         }
         at
     };
     let hour = fetches(&mut world, 3_700.0, Ok(()));
-    assert!((4..=8).contains(&hour.len()), "each 10 min, more or less: {hour:?}");
-    assert!(hour.windows(2).all(|pair| (450.0..=765.0).contains(&(pair[1] - pair[0]))), "{hour:?}");
+    assert!(
+        (4..=8).contains(&hour.len()),
+        "each 10 min, more or less: {hour:?}"
+    );
+    assert!(
+        hour.windows(2)
+            .all(|pair| (450.0..=765.0).contains(&(pair[1] - pair[0]))),
+        "{hour:?}"
+    );
     // What fails is tried again sooner, then more and more seldom; pilots go on with the local image.
     let failing = fetches(&mut world, 7_300.0, Err("no route".to_owned()));
-    assert!(failing.len() >= 6 && failing[1] - failing[0] < 90.0, "{failing:?}");
+    assert!(
+        failing.len() >= 6 && failing[1] - failing[0] < 90.0,
+        "{failing:?}"
+    );
     assert_eq!(world.running(), 2);
     world.control.snooze = Some(Snooze { until: 1e10 });
     assert_eq!(fetches(&mut world, 9_000.0, Ok(())), Vec::<f64>::new());
@@ -165,7 +286,10 @@ fn images_are_refreshed_in_time_and_never_against_the_owner() {
     world.tick();
     world.control.pull = false;
     world.memory.classes.get_mut("a").unwrap().refreshing = false;
-    assert!(world.now - start < 1.0 && world.memory.classes["a"].refresh_at.unwrap() <= start, "asked for now");
+    assert!(
+        world.now - start < 1.0 && world.memory.classes["a"].refresh_at.unwrap() <= start,
+        "asked for now"
+    );
 }
 
 #[test]
@@ -178,25 +302,54 @@ fn a_launch_is_counted_once_whatever_the_list_shows() {
         decision
             .actions
             .iter()
-            .filter_map(|a| if let Action::Launch { name, .. } = a { Some(name.clone()) } else { None })
+            .filter_map(|a| {
+                if let Action::Launch { name, .. } = a {
+                    Some(name.clone())
+                } else {
+                    None
+                }
+            })
             .collect::<Vec<_>>()
     };
     // The first one is alone, because nobody knows yet whether its image is there.
     let first = launched(&decide(&world.config, &mut world.memory, &seen));
     assert_eq!(first.len(), 1);
-    let mut later = Observation { at: Moment { boot: seen.at.boot + 5.0, ..seen.at }, ..seen.clone() };
+    let mut later = Observation {
+        at: Moment {
+            boot: seen.at.boot + 5.0,
+            ..seen.at
+        },
+        ..seen.clone()
+    };
     later.listed_at = later.at.boot;
-    assert_eq!(launched(&decide(&world.config, &mut world.memory, &later)), [""; 0], "it is in flight");
-    // The reply is lost: it may exist, and holds its room until a list asked for later does not show it.
+    assert_eq!(
+        launched(&decide(&world.config, &mut world.memory, &later)),
+        [""; 0],
+        "it is in flight"
+    );
+    // The reply is lost: it may exist, and holds its capacity until a list asked for later does not show it.
     let at = later.at.boot + 1.0;
     let result = LaunchResult::Lost("the answer is cut off".to_owned());
-    later.news = vec![News::Launched { class: "a".to_owned(), name: first[0].clone(), at, result }];
+    later.news = vec![News::Launched {
+        class: "a".to_owned(),
+        name: first[0].clone(),
+        at,
+        result,
+    }];
     later.at.boot += 2.0;
     later.listed_at = at - 0.5;
     decide(&world.config, &mut world.memory, &later);
-    assert_eq!(world.memory.launching.len(), 1, "the list is older than the answer");
+    assert_eq!(
+        world.memory.launching.len(),
+        1,
+        "the list is older than the answer"
+    );
     later.news.clear();
     later.listed_at = at + 0.5;
     decide(&world.config, &mut world.memory, &later);
-    assert_eq!(world.memory.launching.len(), 0, "a later list does not show it: it never was");
+    assert_eq!(
+        world.memory.launching.len(),
+        0,
+        "a later list does not show it: it never was"
+    );
 }

@@ -6,11 +6,20 @@ use super::*;
 fn each_rule_has_its_reason() {
     type Twist = fn(&mut Observation);
     let pausing: [(Code, Twist); 5] = [
-        (Code::Battery, |seen| (seen.on_battery, seen.charge) = (true, Some(80))),
+        (Code::Battery, |seen| {
+            (seen.on_battery, seen.charge) = (true, Some(80))
+        }),
         (Code::Program, |seen| seen.program = Some("game".to_owned())),
-        (Code::Hold, |seen| seen.hold = Some("price.hold: expensive".to_owned())),
+        (Code::Hold, |seen| {
+            seen.hold = Some("price.hold: expensive".to_owned())
+        }),
         (Code::Temperature, |seen| seen.temperature = Some(91.0)),
-        (Code::Hours, |seen| seen.local = LocalTime { weekday: 1, minute: 600 }),
+        (Code::Hours, |seen| {
+            seen.local = LocalTime {
+                weekday: 1,
+                minute: 600,
+            }
+        }),
     ];
     let text = format!("[[when]]\nhours = \"Tue 09:00-11:00\"\nmax-pilots = 0\n{ONE_CORE}");
     for (code, twist) in pausing {
@@ -19,13 +28,24 @@ fn each_rule_has_its_reason() {
         world.twist = Box::new(twist);
         world.run_until(320.0);
         let first = world.log.first().map(|entry| entry.1);
-        assert_eq!((world.reason.code, first), (code, Some("pause")), "{}", world.reason.text);
+        assert_eq!(
+            (world.reason.code, first),
+            (code, Some("pause")),
+            "{}",
+            world.reason.text
+        );
         let start = world.now;
         world.twist = Box::new(|_| {});
         world.run_until(start + 200.0);
         assert_eq!(world.running(), 2, "{code:?} is over");
-        let back = world.since(start).first().map_or(0.0, |entry| entry.0 - start);
-        assert!(back >= if code == Code::Hold { 0.0 } else { 45.0 }, "{code:?}: back after {back}");
+        let back = world
+            .since(start)
+            .first()
+            .map_or(0.0, |entry| entry.0 - start);
+        assert!(
+            back >= if code == Code::Hold { 0.0 } else { 45.0 },
+            "{code:?}: back after {back}"
+        );
     }
 }
 
@@ -33,13 +53,22 @@ fn each_rule_has_its_reason() {
 fn heat_takes_one_pilot_a_calm_and_gives_one_back() {
     let mut world = World::new(4.0, ONE_CORE, |_| NOISE);
     filled(&mut world);
-    world.twist = Box::new(|seen| seen.temperature = Some(if seen.at.boot < 420.0 { 90.0 } else { 75.0 }));
+    world.twist =
+        Box::new(|seen| seen.temperature = Some(if seen.at.boot < 420.0 { 90.0 } else { 75.0 }));
     world.run_until(415.0);
-    assert_eq!(world.running(), 2, "two steps of 60 s: {:?}", world.since(0.0));
+    assert_eq!(
+        world.running(),
+        2,
+        "two steps of 60 s: {:?}",
+        world.since(0.0)
+    );
     world.run_until(800.0);
     let steps: Vec<f64> = world.since(420.0).iter().map(|entry| entry.0).collect();
     assert_eq!(world.running(), 4, "{:?}", world.since(0.0));
-    assert!(steps.windows(2).all(|pair| pair[1] - pair[0] >= 50.0), "one a calm: {steps:?}");
+    assert!(
+        steps.windows(2).all(|pair| pair[1] - pair[0] >= 50.0),
+        "one a calm: {steps:?}"
+    );
 }
 
 #[test]
@@ -47,15 +76,26 @@ fn what_runs_short_stops_the_youngest_one_by_one() {
     type Twist = fn(&mut Observation);
     let scarce: [(Code, Twist); 3] = [
         (Code::Disk, |seen| seen.disk_free = Some(9 * GIB)),
-        (Code::Memory, |seen| seen.memory.as_mut().unwrap().available = GIB / 2),
-        (Code::MemoryPressure, |seen| seen.memory_pressure = Some(40.0)),
+        (Code::Memory, |seen| {
+            seen.memory.as_mut().unwrap().available = GIB / 2
+        }),
+        (Code::MemoryPressure, |seen| {
+            seen.memory_pressure = Some(40.0)
+        }),
     ];
     for (code, twist) in scarce {
         let mut world = World::new(4.0, ONE_CORE, |_| NOISE);
         filled(&mut world);
         let youngest = world.pilots.last().unwrap().id.clone();
         world.twist = Box::new(twist);
-        assert_eq!(world.tick().actions, [Action::Terminate { id: youngest, paused: false }], "{code:?}");
+        assert_eq!(
+            world.tick().actions,
+            [Action::Terminate {
+                id: youngest,
+                paused: false
+            }],
+            "{code:?}"
+        );
         assert_eq!(world.reason.code, code);
     }
 }
@@ -73,22 +113,45 @@ fn commands_take_effect_in_their_tick() {
     let mut world = World::new(2.0, ONE_CORE, |_| NOISE);
     filled(&mut world);
     let epoch = world.now + 1e9;
-    world.control.snooze = Some(Snooze { until: epoch + 60.0 });
+    world.control.snooze = Some(Snooze {
+        until: epoch + 60.0,
+    });
     assert_eq!(kinds(&mut world), ["Pause", "Pause"]);
-    assert_eq!((world.state, world.reason.code), (State::Snoozed, Code::Snooze));
+    assert_eq!(
+        (world.state, world.reason.code),
+        (State::Snoozed, Code::Snooze)
+    );
     world.control.snooze = None;
     world.now += 1.0;
-    assert_eq!(kinds(&mut world), ["Unpause", "Unpause"], "resume is the owner's word and needs no calm");
-    world.control.drain = Some(Drain { stop: true, by: Some(epoch + 30.0), since: epoch });
+    assert_eq!(
+        kinds(&mut world),
+        ["Unpause", "Unpause"],
+        "resume is the owner's word and needs no calm"
+    );
+    world.control.drain = Some(Drain {
+        stop: true,
+        by: Some(epoch + 30.0),
+        since: epoch,
+    });
     world.now += 10.0;
     assert_eq!(kinds(&mut world), [""; 0]);
     assert_eq!(world.state, State::Draining);
     world.now += 25.0;
-    assert_eq!(kinds(&mut world), ["Terminate", "Terminate"], "by then what still runs is stopped");
+    assert_eq!(
+        kinds(&mut world),
+        ["Terminate", "Terminate"],
+        "by then what still runs is stopped"
+    );
     world.now += 1.0;
-    assert_eq!(kinds(&mut world), ["Bury", "Bury"]);
+    assert_eq!(kinds(&mut world), ["Remove", "Remove"]);
     world.now += 1.0;
-    assert!(world.tick().finished, "drain --stop ends with the last pilot");
-    world.control = Control { force_stop: true, ..Control::default() };
+    assert!(
+        world.tick().finished,
+        "drain --stop ends with the last pilot"
+    );
+    world.control = Control {
+        force_stop: true,
+        ..Control::default()
+    };
     assert!(world.tick().finished);
 }

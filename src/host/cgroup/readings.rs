@@ -20,7 +20,11 @@ pub enum Setting<T> {
 impl<T> Setting<T> {
     /// `None` for both "no limit" and "no such file".
     pub fn number(self) -> Option<T> {
-        if let Setting::At(value) = self { Some(value) } else { None }
+        if let Setting::At(value) = self {
+            Some(value)
+        } else {
+            None
+        }
     }
 }
 
@@ -38,7 +42,9 @@ impl Group {
     /// Does a process live in it, or below it? A group that is on its way out loses its files one by one.
     pub fn has_processes(&self) -> bool {
         let name = self.pick("cgroup.procs", "cgroup.events");
-        let mut texts = self.dirs().filter_map(|dir| files::read_text(&dir.join(name)).ok());
+        let mut texts = self
+            .dirs()
+            .filter_map(|dir| files::read_text(&dir.join(name)).ok());
         texts.any(|text| match self.version {
             Version::V1 => !text.trim().is_empty(),
             Version::V2 => files::find_number(&text, "populated") == Some(1),
@@ -73,7 +79,10 @@ impl Group {
         let text = files::read_text(&path)?;
         let (first, rest): (_, &[_]) = match self.version {
             Version::V1 => ("total_rss", &["total_shmem"]),
-            Version::V2 => ("anon", &["shmem", "kernel_stack", "pagetables", "slab_unreclaimable"]),
+            Version::V2 => (
+                "anon",
+                &["shmem", "kernel_stack", "pagetables", "slab_unreclaimable"],
+            ),
         };
         let number = |key: &str| files::find_number(&text, key);
         let first = number(first).ok_or_else(|| ReadError::malformed(&path, "memory sizes"))?;
@@ -94,8 +103,10 @@ impl Group {
 
     /// The files that hold a default I/O weight, with their values; none where the kernel has no I/O weights.
     pub fn read_io_weights(&self) -> Vec<(PathBuf, u64)> {
-        let (controller, names) =
-            self.pick(("blkio", ["blkio.weight", "blkio.bfq.weight"]), ("io", ["io.weight", "io.bfq.weight"]));
+        let (controller, names) = self.pick(
+            ("blkio", ["blkio.weight", "blkio.bfq.weight"]),
+            ("io", ["io.weight", "io.bfq.weight"]),
+        );
         let files = names.iter().filter_map(|name| self.file(controller, name));
         let read = |path: PathBuf| {
             let text = files::read_text(&path).ok()?;
@@ -107,11 +118,17 @@ impl Group {
     }
 
     fn read_cpu_quota(&self) -> Result<Setting<f64>, ReadError> {
-        let Some((path, mut text)) = self.read_if_there("cpu", self.pick("cpu.cfs_quota_us", "cpu.max"))? else {
+        let Some((path, mut text)) =
+            self.read_if_there("cpu", self.pick("cpu.cfs_quota_us", "cpu.max"))?
+        else {
             return Ok(Setting::Absent);
         };
         if self.version == Version::V1 {
-            text = format!("{} {}", text.trim(), files::read_text(&path.with_file_name("cpu.cfs_period_us"))?);
+            text = format!(
+                "{} {}",
+                text.trim(),
+                files::read_text(&path.with_file_name("cpu.cfs_period_us"))?
+            );
         }
         parse_quota(&text).ok_or_else(|| ReadError::malformed(&path, "cpu quota"))
     }
@@ -121,7 +138,9 @@ impl Group {
         let name = self.pick("memory.memsw.limit_in_bytes", "memory.swap.max");
         let swap = self.read_setting("memory", name)?;
         Ok(match (self.version, swap, memory_bytes) {
-            (Version::V1, Setting::At(both), Setting::At(memory)) => Setting::At(both.saturating_sub(memory)),
+            (Version::V1, Setting::At(both), Setting::At(memory)) => {
+                Setting::At(both.saturating_sub(memory))
+            }
             (_, swap, _) => swap,
         })
     }
@@ -142,7 +161,11 @@ impl Group {
     }
 
     /// `None` where the group is there, but not this file of it (or its controller is not mounted).
-    fn read_if_there(&self, controller: &str, name: &str) -> Result<Option<(PathBuf, String)>, ReadError> {
+    fn read_if_there(
+        &self,
+        controller: &str,
+        name: &str,
+    ) -> Result<Option<(PathBuf, String)>, ReadError> {
         let Some(path) = self.file(controller, name) else {
             return Ok(None);
         };
@@ -154,7 +177,8 @@ impl Group {
     }
 
     fn file_or_missing(&self, controller: &str, name: &str) -> Result<PathBuf, ReadError> {
-        self.file(controller, name).ok_or_else(|| ReadError::new(Path::new(name), files::Why::Missing))
+        self.file(controller, name)
+            .ok_or_else(|| ReadError::new(Path::new(name), files::Why::Missing))
     }
 
     fn pick<T>(&self, v1: T, v2: T) -> T {
@@ -171,7 +195,9 @@ fn parse_quota(text: &str) -> Option<Setting<f64>> {
     let period: u32 = period.trim().parse().ok().filter(|period| *period > 0)?;
     match quota {
         "max" | "-1" => Some(Setting::Unlimited),
-        quota => Some(Setting::At(f64::from(quota.parse::<u32>().ok()?) / f64::from(period))),
+        quota => Some(Setting::At(
+            f64::from(quota.parse::<u32>().ok()?) / f64::from(period),
+        )),
     }
 }
 
@@ -201,7 +227,11 @@ mod tests {
                 ("cpu,cpuacct", "cpu.idle", "1\n"),
                 ("cpu,cpuacct", "cpu.cfs_quota_us", "150000\n"),
                 ("cpu,cpuacct", "cpu.cfs_period_us", "100000\n"),
-                ("memory", "memory.stat", "rss 1\ntotal_rss 100\ntotal_shmem 20\ntotal_swap 7\n"),
+                (
+                    "memory",
+                    "memory.stat",
+                    "rss 1\ntotal_rss 100\ntotal_shmem 20\ntotal_swap 7\n",
+                ),
                 ("memory", "memory.limit_in_bytes", "1000\n"),
                 ("memory", "memory.memsw.limit_in_bytes", "1500\n"),
                 ("pids", "pids.max", "512\n"),
@@ -210,7 +240,14 @@ mod tests {
         );
         let group = find_parent(tree.root(), V1);
         assert!(!group.has_processes());
-        fill(&tree, "plancton", &[("memory", "cgroup.procs", ""), ("pids", "cgroup.procs", "17\n18\n")]);
+        fill(
+            &tree,
+            "plancton",
+            &[
+                ("memory", "cgroup.procs", ""),
+                ("pids", "cgroup.procs", "17\n18\n"),
+            ],
+        );
         assert!(group.has_processes());
         assert_eq!(group.read_usage_seconds(), Ok(2.5));
         assert_eq!(group.read_cpu_idle(), Ok(Some(true)));
@@ -263,8 +300,15 @@ mod tests {
             ],
         );
         let group = find_parent(tree.root(), V2);
-        for (events, is_alive) in [("populated 0\nfrozen 0\n", false), ("populated 1\nfrozen 0\n", true)] {
-            fill(&tree, "plancton.slice", &[("", "cgroup.events", events), ("", "cgroup.procs", "")]);
+        for (events, is_alive) in [
+            ("populated 0\nfrozen 0\n", false),
+            ("populated 1\nfrozen 0\n", true),
+        ] {
+            fill(
+                &tree,
+                "plancton.slice",
+                &[("", "cgroup.events", events), ("", "cgroup.procs", "")],
+            );
             assert_eq!(group.has_processes(), is_alive);
         }
         assert_eq!(group.read_usage_seconds(), Ok(2.5));
@@ -289,9 +333,10 @@ mod tests {
             swap_bytes: Setting::Absent,
             pids: Setting::Absent,
         };
-        for (tree, layout, hierarchies) in
-            [(v1_tree(), V1, ["cpu,cpuacct", "memory", "pids"].as_slice()), (Tree::new(&[]), V2, &[""])]
-        {
+        for (tree, layout, hierarchies) in [
+            (v1_tree(), V1, ["cpu,cpuacct", "memory", "pids"].as_slice()),
+            (Tree::new(&[]), V2, &[""]),
+        ] {
             let group = find_parent(tree.root(), layout);
             assert!(group.read_limits().unwrap_err().is_missing());
             assert!(group.read_cpu_idle().unwrap_err().is_missing());
@@ -310,7 +355,13 @@ mod tests {
     #[test]
     fn garbage_in_any_file() {
         let tree = Tree::new(&[]);
-        let files = ["cpu.stat", "cpu.idle", "cpu.max", "memory.stat", "memory.max"];
+        let files = [
+            "cpu.stat",
+            "cpu.idle",
+            "cpu.max",
+            "memory.stat",
+            "memory.max",
+        ];
         let group = find_parent(tree.root(), V2);
         for content in GARBAGE {
             for name in files.iter().chain(&["io.weight"]) {

@@ -57,7 +57,7 @@ const STACK_BYTES: usize = 512 * 1024;
 
 type Job<T> = Box<dyn FnOnce() -> T + Send>;
 
-pub struct Flights<T> {
+pub struct Executor<T> {
     sender: Sender<(Lane, T)>,
     receiver: Receiver<(Lane, T)>,
     bell: Arc<OwnedFd>,
@@ -65,12 +65,18 @@ pub struct Flights<T> {
     waiting: [VecDeque<Job<T>>; LANES],
 }
 
-impl<T: Send + 'static> Flights<T> {
+impl<T: Send + 'static> Executor<T> {
     /// Errors: no more file descriptors.
-    pub fn new() -> std::io::Result<Flights<T>> {
+    pub fn new() -> std::io::Result<Executor<T>> {
         let (sender, receiver) = channel();
         let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        Ok(Flights { sender, receiver, bell, flying: [0; LANES], waiting: Default::default() })
+        Ok(Executor {
+            sender,
+            receiver,
+            bell,
+            flying: [0; LANES],
+            waiting: Default::default(),
+        })
     }
 
     pub fn go(&mut self, lane: Lane, job: impl FnOnce() -> T + Send + 'static) {
@@ -91,18 +97,38 @@ impl<T: Send + 'static> Flights<T> {
     }
 
     fn take_off(&mut self) {
-        for lane in [Lane::Look, Lane::Urgent, Lane::Start, Lane::Clean, Lane::Image, Lane::File, Lane::Web] {
-            let held = lane == Lane::Clean && self.flying.get(Lane::Start.index()).is_some_and(|count| *count > 0);
+        for lane in [
+            Lane::Look,
+            Lane::Urgent,
+            Lane::Start,
+            Lane::Clean,
+            Lane::Image,
+            Lane::File,
+            Lane::Web,
+        ] {
+            let held = lane == Lane::Clean
+                && self
+                    .flying
+                    .get(Lane::Start.index())
+                    .is_some_and(|count| *count > 0);
             // A replacement's start goes first, but a crowd of starts must not pile up the dead for ever.
-            let most = if held { usize::from(self.count(Lane::Clean) > 16) } else { lane.width() };
+            let most = if held {
+                usize::from(self.count(Lane::Clean) > 16)
+            } else {
+                lane.width()
+            };
             let index = lane.index();
-            let (Some(flying), Some(queue)) = (self.flying.get_mut(index), self.waiting.get_mut(index)) else {
+            let (Some(flying), Some(queue)) =
+                (self.flying.get_mut(index), self.waiting.get_mut(index))
+            else {
                 continue;
             };
             while *flying < most {
                 let Some(job) = queue.pop_front() else { break };
                 let (sender, bell) = (self.sender.clone(), Arc::clone(&self.bell));
-                let thread = std::thread::Builder::new().name(format!("{lane:?}")).stack_size(STACK_BYTES);
+                let thread = std::thread::Builder::new()
+                    .name(format!("{lane:?}"))
+                    .stack_size(STACK_BYTES);
                 let started = thread.spawn(move || {
                     // The loop is gone when it does not listen: nobody is left to tell.
                     let _ = sender.send((lane, job()));
@@ -138,7 +164,7 @@ impl<T: Send + 'static> Flights<T> {
     }
 }
 
-impl<T> AsFd for Flights<T> {
+impl<T> AsFd for Executor<T> {
     /// Readable when something has landed.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()
@@ -151,40 +177,47 @@ mod tests {
     use rustix::event::{PollFd, PollFlags, poll};
     use std::sync::mpsc;
 
-    fn wait(flights: &mut Flights<u32>) -> Vec<u32> {
-        let timeout = rustix::time::Timespec { tv_sec: 5, tv_nsec: 0 };
-        let mut fds = [PollFd::new(&*flights, PollFlags::IN)];
-        assert_eq!(poll(&mut fds, Some(&timeout)).unwrap(), 1, "a landing rings the bell");
-        flights.landed()
+    fn wait(executor: &mut Executor<u32>) -> Vec<u32> {
+        let timeout = rustix::time::Timespec {
+            tv_sec: 5,
+            tv_nsec: 0,
+        };
+        let mut fds = [PollFd::new(&*executor, PollFlags::IN)];
+        assert_eq!(
+            poll(&mut fds, Some(&timeout)).unwrap(),
+            1,
+            "a landing rings the bell"
+        );
+        executor.landed()
     }
 
     #[test]
     fn an_urgent_call_does_not_wait_for_a_slow_one() {
-        let mut flights = Flights::new().unwrap();
+        let mut executor = Executor::new().unwrap();
         let (release, held) = mpsc::channel::<()>();
-        flights.go(Lane::Image, move || held.recv().map_or(0, |()| 1));
-        flights.go(Lane::Image, || 2);
-        flights.go(Lane::Urgent, || 3);
-        assert_eq!(wait(&mut flights), [3]);
-        assert_eq!(flights.count(Lane::Image), 2, "one image call at a time");
+        executor.go(Lane::Image, move || held.recv().map_or(0, |()| 1));
+        executor.go(Lane::Image, || 2);
+        executor.go(Lane::Urgent, || 3);
+        assert_eq!(wait(&mut executor), [3]);
+        assert_eq!(executor.count(Lane::Image), 2, "one image call at a time");
         release.send(()).unwrap();
-        let mut landed = wait(&mut flights);
+        let mut landed = wait(&mut executor);
         while landed.len() < 2 {
-            landed.extend(wait(&mut flights));
+            landed.extend(wait(&mut executor));
         }
         assert_eq!(landed, [1, 2]);
-        assert!(flights.is_empty());
+        assert!(executor.is_empty());
     }
 
     #[test]
     fn removals_wait_for_starts() {
-        let mut flights = Flights::new().unwrap();
+        let mut executor = Executor::new().unwrap();
         let (release, held) = mpsc::channel::<()>();
-        flights.go(Lane::Start, move || held.recv().map_or(0, |()| 1));
-        flights.go(Lane::Clean, || 2);
-        assert_eq!(flights.flying[Lane::Clean.index()], 0);
+        executor.go(Lane::Start, move || held.recv().map_or(0, |()| 1));
+        executor.go(Lane::Clean, || 2);
+        assert_eq!(executor.flying[Lane::Clean.index()], 0);
         release.send(()).unwrap();
-        assert_eq!(wait(&mut flights), [1]);
-        assert_eq!(wait(&mut flights), [2]);
+        assert_eq!(wait(&mut executor), [1]);
+        assert_eq!(wait(&mut executor), [2]);
     }
 }

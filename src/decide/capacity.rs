@@ -1,6 +1,6 @@
 //! How much is given, in numbers: the formulas of the design, in one place.
 
-use super::{Memory, PilotState, Turn};
+use super::{Memory, PilotState, Tick};
 use crate::config::Auto;
 use crate::units::float;
 use serde::Serialize;
@@ -15,7 +15,7 @@ const SATURATED: f64 = 0.95;
 
 /// CPU in cores, memory in bytes (as `f64`, because free memory can be negative).
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Room {
+pub struct Capacity {
     pub cores: f64,
     /// What may be promised to pilots at most (`[share] cpus`).
     pub cap: f64,
@@ -36,53 +36,64 @@ pub struct Room {
     pub need_unknown: bool,
 }
 
-impl Room {
-    pub(super) fn of(turn: &Turn, memory: &Memory) -> Room {
-        let seen = turn.seen;
+impl Capacity {
+    pub(super) fn of(tick: &Tick, memory: &Memory) -> Capacity {
+        let seen = tick.seen;
         let protected = seen.protection.holds();
-        let taken = || turn.pilots.iter().filter(|pilot| pilot.state.holds_room());
-        let launching_cpus: f64 = memory.unlisted(turn).map(|launch| launch.cpus).sum();
-        let launching_memory: u64 = memory.unlisted(turn).map(|launch| launch.memory).sum();
+        let taken = || tick.pilots.iter().filter(|pilot| pilot.state.holds_room());
+        let launching_cpus: f64 = memory.unlisted(tick).map(|launch| launch.cpus).sum();
+        let launching_memory: u64 = memory.unlisted(tick).map(|launch| launch.memory).sum();
         // An empty sum of floats is -0.
         let given = taken().map(|pilot| pilot.cpus).sum::<f64>() + launching_cpus + 0.0;
-        let paused: f64 = taken().filter(|p| p.state == PilotState::Paused).map(|p| p.cpus).sum();
+        let paused: f64 = taken()
+            .filter(|p| p.state == PilotState::Paused)
+            .map(|p| p.cpus)
+            .sum();
         let memory_given = taken().map(|pilot| pilot.memory).sum::<u64>() + launching_memory;
         let half_on_battery = if seen.has_battery { 0.5 } else { 1.0 };
-        let cap = match turn.share.cpus {
+        let cap = match tick.share.cpus {
             Auto::Fixed(cpus) => cpus,
             Auto::Auto => (seen.cores * half_on_battery).max(seen.cores.min(1.0)),
         };
-        let reserve = match turn.share.reserve_cpus {
+        let reserve = match tick.share.reserve_cpus {
             Auto::Fixed(cpus) => cpus,
             Auto::Auto if protected => 0.0,
             Auto::Auto => 1.0,
         };
         let active = given - paused;
         let left = |foreign: f64| seen.cores - reserve - foreign - active;
-        let reserve_memory = float(turn.share.reserve_memory.0);
-        Room {
+        let reserve_memory = float(tick.share.reserve_memory.0);
+        Capacity {
             cores: seen.cores,
             cap,
             reserve,
             given,
             active,
-            free: seen.cpu.map(|cpu| left(cpu.foreign.max(cpu.foreign_smooth))),
+            free: seen
+                .cpu
+                .map(|cpu| left(cpu.foreign.max(cpu.foreign_smooth))),
             free_now: seen.cpu.map(|cpu| left(cpu.foreign)),
             memory_given,
-            free_memory: seen.memory.map(|m| float(m.total) - reserve_memory - float(m.foreign) - float(memory_given)),
+            free_memory: seen
+                .memory
+                .map(|m| float(m.total) - reserve_memory - float(m.foreign) - float(memory_given)),
             launch_floor: if protected { -LAUNCH_SLACK } else { 0.0 },
             give_floor: match protected {
                 true if seen.cores > 1.0 => -GIVE_SLACK,
                 true => -GIVE_SLACK_ONE_CORE,
                 false => 0.0,
             },
-            need_unknown: !protected && seen.cpu.is_some_and(|cpu| cpu.busy >= SATURATED * seen.threads),
+            need_unknown: !protected
+                && seen
+                    .cpu
+                    .is_some_and(|cpu| cpu.busy >= SATURATED * seen.threads),
         }
     }
 
     /// A pilot of this size may be started or woken. Rounding of sums like 10 × 0.1 must not cost a slot.
     pub(super) fn fits_cpu(&self, cpus: f64) -> bool {
-        self.free.is_some_and(|free| free - cpus >= self.launch_floor - 1e-6)
+        self.free
+            .is_some_and(|free| free - cpus >= self.launch_floor - 1e-6)
     }
 
     pub(super) fn fits_cap(&self, cpus: f64) -> bool {
