@@ -6,6 +6,7 @@ pub mod help;
 mod words;
 
 use crate::config::parse_minute;
+pub use crate::units::Exit;
 use crate::units::parse_duration;
 use jiff::{Timestamp, Zoned, civil::Time};
 use std::ffi::OsString;
@@ -14,18 +15,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 pub use words::nearest;
 use words::{Words, printable};
-
-/// Every exit code there is; scripts and service managers rely on them. 64, 69 and 78 are those of sysexits.h; 3 is what
-/// init scripts say for "not running".
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exit {
-    Done = 0,
-    Failed = 1,
-    NotRunning = 3,
-    Usage = 64,
-    EngineUnavailable = 69,
-    Configuration = 78,
-}
 
 impl Exit {
     /// In the order of the help text, each with what it means.
@@ -40,10 +29,6 @@ impl Exit {
         (Exit::EngineUnavailable, "the container engine is not there"),
         (Exit::Configuration, "the configuration has problems"),
     ];
-
-    pub fn code(self) -> u8 {
-        self as u8
-    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

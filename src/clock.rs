@@ -1,7 +1,6 @@
 //! The three clocks, and this boot's id: read here and passed on as values.
 
-use crate::decide::LocalTime;
-use crate::units::Moment;
+use crate::units::{LocalTime, Moment};
 use rustix::time::{ClockId, clock_gettime};
 use std::path::Path;
 

@@ -185,6 +185,15 @@ pub struct Moment {
     pub epoch: f64,
 }
 
+/// Local time, as the owner's hours are written in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LocalTime {
+    /// 0 is Monday.
+    pub weekday: u8,
+    /// Minutes since midnight.
+    pub minute: u16,
+}
+
 /// A container's id as the engine gives it: 64 hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -210,6 +219,47 @@ impl PilotId {
 impl fmt::Display for PilotId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.short())
+    }
+}
+
+/// One line of somebody else's words, of at most `limit` characters: without control characters and those that hide text
+/// or turn its direction; what breaks a line is a blank.
+pub fn clean_line(text: &str, limit: usize) -> String {
+    let shown = |c: char| match c {
+        c if c.is_whitespace() => Some(' '),
+        c if c.is_control() || is_hidden(c) => None,
+        c => Some(c),
+    };
+    text.trim().chars().filter_map(shown).take(limit).collect()
+}
+
+/// The same for text in which new lines and tabs mean something, such as a pilot's output.
+pub fn clean_text(text: &str, limit: usize) -> String {
+    let is_shown = |c: &char| matches!(c, '\n' | '\t') || !(c.is_control() || is_hidden(*c));
+    text.chars().filter(is_shown).take(limit).collect()
+}
+
+/// Directions of writing, and what has no width.
+fn is_hidden(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// Every exit code there is; scripts and service managers rely on them. 64, 69 and 78 are those of sysexits.h; 3 is what
+/// init scripts say for "not running".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Done = 0,
+    Failed = 1,
+    NotRunning = 3,
+    Usage = 64,
+    EngineUnavailable = 69,
+    Configuration = 78,
+}
+
+impl Exit {
+    pub fn code(self) -> u8 {
+        self as u8
     }
 }
 
@@ -286,6 +336,27 @@ mod tests {
             &"a".repeat(65),
         ] {
             assert!(PilotId::new(bad).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn words_of_others() {
+        for (text, limit, line, whole) in [
+            ("plain", 9, "plain", "plain"),
+            ("plain", 3, "pla", "pla"),
+            (" a\nb\tc\r\n", 9, "a b c", " a\nb\tc\n"),
+            ("\u{1b}[31mred\u{7}", 9, "[31mred", "[31mred"),
+            (
+                "pay\u{202e}cod\u{2069}\u{200b}\u{feff}\u{61c}",
+                9,
+                "paycod",
+                "paycod",
+            ),
+            ("a\u{2028}b\u{85}c", 9, "a b c", "abc"),
+            ("naïve 日本", 8, "naïve 日本", "naïve 日本"),
+        ] {
+            assert_eq!(clean_line(text, limit), line, "{text:?}");
+            assert_eq!(clean_text(text, limit), whole, "{text:?}");
         }
     }
 }

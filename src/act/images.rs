@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A file with credentials has a few KiB.
-const AUTH_LIMIT: u64 = 1 << 20;
+const AUTH_LIMIT: usize = 1 << 20;
 
 /// A pull under way, for `status`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -102,9 +102,11 @@ impl Fetch {
                     .map_err(text)
             }
             Image::Named(_) if !class.image_archive.is_empty() => {
-                let failed = |error| format!("image-archive {}: {error}", class.image_archive);
-                let file = fs::File::open(&class.image_archive).map_err(failed)?;
-                let length = file.metadata().map_err(failed)?.len();
+                let failed = |error: String| format!("image-archive {error}");
+                let file = crate::host::files::open(Path::new(&class.image_archive))
+                    .map_err(|error| failed(error.to_string()))?;
+                let length = file.metadata().map_err(|error| failed(error.to_string()))?;
+                let length = length.len();
                 engine.load(&file, length).map_err(text)
             }
             Image::Named(image) => self.pull(engine, class, image),
@@ -219,10 +221,7 @@ fn read_auth(class: &PilotClass, image: &ImageRef) -> Result<Option<String>, Str
             "everybody on this machine may read these credentials; chmod 600 it".to_owned(),
         ));
     }
-    if found.len() > AUTH_LIMIT {
-        return Err(failed("too large for a file with credentials".to_owned()));
-    }
-    let text = fs::read(&file).map_err(|error| failed(error.to_string()))?;
+    let text = crate::host::files::read(&file, AUTH_LIMIT).map_err(|error| error.to_string())?;
     let config: Value =
         serde_json::from_slice(&text).map_err(|error| failed(format!("not JSON: {error}")))?;
     encode_auth(&config, image.registry()).map_err(failed)

@@ -85,11 +85,7 @@ pub fn log(place: &Place, wanted: Option<&str>) -> Exit {
             "{}: {kind} after {lived:.0} s, exit code {code}\n",
             gone.name
         ));
-        let words: String = gone
-            .log_tail
-            .chars()
-            .filter(|c| !c.is_control() || *c == '\n' || *c == '\t')
-            .collect();
+        let words = crate::units::clean_text(&gone.log_tail, usize::MAX);
         say(if words.is_empty() {
             "(it left no words that were kept)\n"
         } else {

@@ -119,15 +119,10 @@ pub fn describe(kind: EndKind, ended: &Ended) -> String {
                 .lines()
                 .rfind(|line| !line.trim().is_empty())
                 .unwrap_or("");
-            let words: String = words
-                .chars()
-                .filter(|c| !c.is_control())
-                .take(200)
-                .collect();
+            let words = crate::units::clean_line(words, 200);
             format!(
                 "exit code {}, its command can't be executed: {}",
-                ended.exit_code,
-                words.trim()
+                ended.exit_code, words
             )
         }
         _ if ended.error.is_empty() => format!("exit code {}", ended.exit_code),

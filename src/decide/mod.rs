@@ -16,8 +16,8 @@ pub use capacity::Capacity;
 pub use ends::EndKind;
 pub use memory::{Finished, Memory};
 pub use observation::{
-    Control, CpuUse, Drain, Ended, EngineState, Expiry, LaunchResult, LocalTime, MemoryUse, News,
-    Observation, Pilot, PilotState, Protection, Snooze,
+    Control, CpuUse, Drain, Ended, EngineState, Expiry, LaunchResult, MemoryUse, News, Observation,
+    Pilot, PilotState, Protection, Snooze,
 };
 pub use reason::{Code, Reason, State};
 

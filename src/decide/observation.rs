@@ -1,7 +1,7 @@
 //! One tick's readings as plain values: what `observe` fills in, what `decide` reads, what `run --record` writes
 //! and `replay` reads back. What could not be read is `None`, never 0.
 
-use crate::units::{Moment, PilotId};
+use crate::units::{LocalTime, Moment, PilotId};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -44,15 +44,6 @@ pub struct Observation {
     /// What the calls in flight brought back since the last tick.
     pub news: Vec<News>,
     pub control: Control,
-}
-
-/// Local time, as the owner's hours are written in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct LocalTime {
-    /// 0 is Monday.
-    pub weekday: u8,
-    /// Minutes since midnight.
-    pub minute: u16,
 }
 
 /// All in cores (2.0 is two cores busy all the time).

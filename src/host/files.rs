@@ -1,5 +1,5 @@
-//! The one way in which this program reads a small text file that it does not own: never blocking, never more than a
-//! limit, and only from regular files (those of /proc, /sys and cgroups are regular, with a size of 0).
+//! The one way in which this program reads a file that it does not own: opened without waiting, never more than a limit,
+//! and only from regular files (those of /proc, /sys and cgroups are regular, with a size of 0).
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -76,13 +76,8 @@ impl fmt::Display for ReadError {
     }
 }
 
-/// The whole text of a regular file of at most `LIMIT` bytes; bytes that are not UTF-8 are replaced.
-pub fn read_text(path: &Path) -> Result<String, ReadError> {
-    read_text_up_to(path, LIMIT)
-}
-
-/// As [`read_text`], for the few files that are longer.
-pub fn read_text_up_to(path: &Path, limit: usize) -> Result<String, ReadError> {
+/// A plain file, opened without waiting for anything: what is to be streamed (archives, recordings).
+pub fn open(path: &Path) -> Result<File, ReadError> {
     let failed = |errno| ReadError::system(path, errno);
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     let file = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
@@ -90,20 +85,37 @@ pub fn read_text_up_to(path: &Path, limit: usize) -> Result<String, ReadError> {
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(ReadError::new(path, Why::NotRegular));
     }
+    Ok(File::from(file))
+}
+
+/// The whole of a plain file of at most `limit` bytes.
+pub fn read(path: &Path, limit: usize) -> Result<Vec<u8>, ReadError> {
+    let failed = |error: std::io::Error| {
+        ReadError::system(path, Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    };
+    let mut file = open(path)?;
     let mut bytes = vec![0; PAGE];
-    let first = rustix::io::read(&file, &mut bytes).map_err(failed)?;
+    let first = file.read(&mut bytes).map_err(failed)?;
     bytes.truncate(first);
     // The kernel's own files come in pages of whole lines: one that fills less than half of the first has no more.
     if first >= PAGE / 2 {
-        let rest = File::from(file)
-            .take((limit + 1).saturating_sub(first) as u64)
-            .read_to_end(&mut bytes);
-        rest.map_err(|error| failed(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+        let rest = (limit + 1).saturating_sub(first) as u64;
+        file.take(rest).read_to_end(&mut bytes).map_err(failed)?;
     }
     if bytes.len() > limit {
         return Err(ReadError::new(path, Why::TooLong(limit)));
     }
-    Ok(String::from_utf8(bytes)
+    Ok(bytes)
+}
+
+/// The whole text of a plain file of at most `LIMIT` bytes; bytes that are not UTF-8 are replaced.
+pub fn read_text(path: &Path) -> Result<String, ReadError> {
+    read_text_up_to(path, LIMIT)
+}
+
+/// As [`read_text`], for the few files that are longer.
+pub fn read_text_up_to(path: &Path, limit: usize) -> Result<String, ReadError> {
+    Ok(String::from_utf8(read(path, limit)?)
         .unwrap_or_else(|garbage| String::from_utf8_lossy(garbage.as_bytes()).into_owned()))
 }
 

@@ -6,14 +6,13 @@ pub mod facts;
 use crate::act::spec;
 use crate::config::{Owner, Share, parse_cpuset};
 use crate::decide::{
-    Control, CpuUse, EngineState, LocalTime, MemoryUse, News, Observation, Pilot, PilotState,
-    Protection,
+    Control, CpuUse, EngineState, MemoryUse, News, Observation, Pilot, PilotState, Protection,
 };
 use crate::engine::Listed;
 use crate::host::cgroup::{Driver, Group, Limits, Setting, find_container};
 use crate::host::topology::Topology;
 use crate::host::{cpu, disk, files, memory, power, pressure, processes, thermal, topology};
-use crate::units::{Bytes, Moment, PilotId, float};
+use crate::units::{Bytes, LocalTime, Moment, PilotId, clean_line, float};
 use facts::Facts;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -370,18 +369,11 @@ impl Observer {
             names.sort();
             names.iter().find_map(|name| {
                 let text = files::read_text(&dir.join(name)).ok()?;
-                let line: String = text
-                    .lines()
-                    .next()
-                    .unwrap_or("")
-                    .chars()
-                    .filter(|c| !c.is_control())
-                    .take(120)
-                    .collect();
-                Some(if line.trim().is_empty() {
+                let line = clean_line(text.lines().next().unwrap_or(""), 120);
+                Some(if line.is_empty() {
                     name.clone()
                 } else {
-                    format!("{name}: {}", line.trim())
+                    format!("{name}: {line}")
                 })
             })
         })

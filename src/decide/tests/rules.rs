@@ -1,6 +1,7 @@
 //! Replayed ticks of the owner's rules and commands, and of what runs short.
 
 use super::*;
+use crate::units::LocalTime;
 
 #[test]
 fn each_rule_has_its_reason() {
