@@ -1,45 +1,25 @@
-//! From the words of the command line to a [`Cli`]. Pure: nothing is read or printed here, and what a word means later
-//! (which file, which engine, what time it is) is for the command to find out.
-//! Which options a command has is read from the one table in [`help`]; this file only gives them their types.
+//! From the words of the command line to [`Options`]. Pure: nothing is read or printed here.
+//! Commands and the options of each are declared in the help text, a page a command; this file gives the options their
+//! types, and refuses what a command's page does not name.
 
-pub mod help;
-mod words;
-
-use crate::config::parse_minute;
-pub use crate::units::Exit;
-use crate::units::parse_duration;
-use jiff::{Timestamp, Zoned, civil::Time};
-use std::ffi::OsString;
-use std::fmt;
+use crate::units::{clean_line, nearest, parse_duration};
+use lexopt::{Arg, Parser, ValueExt};
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
-pub use words::nearest;
-use words::{Words, printable};
 
-impl Exit {
-    /// In the order of the help text, each with what it means.
-    pub const ALL: [(Exit, &'static str); 6] = [
-        (Exit::Done, "done"),
-        (Exit::Failed, "failed"),
-        (Exit::NotRunning, "`status` of a daemon that does not run"),
-        (
-            Exit::Usage,
-            "the command line was wrong; nothing was changed",
-        ),
-        (Exit::EngineUnavailable, "the container engine is not there"),
-        (Exit::Configuration, "the configuration has problems"),
-    ];
-}
+const HELP: &str = include_str!("cli/help.txt");
+/// Between two pages.
+const BREAK: &str = "%%\n";
+/// So many characters of what was typed are shown again.
+const SHOWN: usize = 40;
 
-#[derive(Clone, Debug, PartialEq)]
-pub struct Cli {
-    pub options: Options,
-    pub command: Command,
-}
-
-/// What every command understands; `None` where nothing was given.
+/// A command with its argument, and every option there is; only those of the command are set.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Options {
+    /// The name of a page of the help text, or `version`.
+    pub command: &'static str,
+    pub argument: Option<OsString>,
     pub config: Option<PathBuf>,
     /// As given, not yet checked: `unix://PATH` or a path.
     pub engine: Option<String>,
@@ -48,225 +28,192 @@ pub struct Options {
     pub state_dir: Option<PathBuf>,
     /// The number of `-v` less the number of `-q`.
     pub verbosity: i8,
+    /// `--for`, or the argument of a command that takes a DURATION; never zero.
+    pub duration: Option<Duration>,
+    pub by: Option<String>,
+    pub days: Option<u64>,
+    pub from: Option<u64>,
+    pub to: Option<u64>,
+    pub key: Option<String>,
+    pub record: Option<PathBuf>,
+    pub default: bool,
+    pub drain: bool,
+    pub dry_run: bool,
+    pub json: bool,
+    pub keep_state: bool,
+    pub offline: bool,
+    pub once: bool,
+    pub stop: bool,
+    pub watch: bool,
+    pub yes: bool,
 }
 
-/// `by` of a drain is as typed: [`parse_by`] reads it when the time is known. `to` of a pilot (the end of a window to count
-/// again) takes the place of `duration`. Help is for a command's name, or the overview.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Command {
-    Try {
-        duration: Option<Duration>,
-    },
-    Run {
-        once: bool,
-        dry_run: bool,
-        drain: bool,
-        record: Option<PathBuf>,
-    },
-    Start,
-    Stop,
-    Status {
-        json: bool,
-        watch: bool,
-    },
-    Why,
-    Health,
-    Drain {
-        stop: bool,
-        by: Option<String>,
-    },
-    Resume,
-    Snooze(Duration),
-    ForceStop,
-    Kill(String),
-    Log(Option<String>),
-    Pull,
-    Check {
-        offline: bool,
-    },
-    Config {
-        default: bool,
-    },
-    Replay(PathBuf),
-    History {
-        days: u64,
-        json: bool,
-        csv: bool,
-    },
-    Report(PathBuf),
-    Join {
-        url: String,
-        key: Option<String>,
-        yes: bool,
-    },
-    Accept {
-        yes: bool,
-    },
-    Leave,
-    Reap,
-    Purge {
-        dry_run: bool,
-        keep_state: bool,
-    },
-    Pilot {
-        duration: Duration,
-        from: Option<u64>,
-        to: Option<u64>,
-    },
-    Help(Option<&'static str>),
-    Version,
-}
-
-/// A command line that means nothing; exit code 64.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Usage {
-    message: String,
-    topic: Option<&'static str>,
-}
-
-impl fmt::Display for Usage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let topic = self
-            .topic
-            .map(|topic| format!(" {topic}"))
-            .unwrap_or_default();
-        write!(f, "{}; see `plancton help{topic}`", self.message)
+/// Reads the arguments *after* the program's name; options may stand before or after the command. Errors: a sentence
+/// about a command line that means nothing.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Options, String> {
+    let mut options = Options::default();
+    match options.read(Parser::from_args(arguments)) {
+        Ok(()) => Ok(options),
+        Err(error) => {
+            let topic = format!("plancton help {}", options.command);
+            Err(format!("{error}; see `{}`", topic.trim_end()))
+        }
     }
 }
 
-/// Reads the arguments *after* the program's name. Options may stand before or after the command.
-pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, Usage> {
-    let words = Words::collect(arguments)?;
-    let options = Options {
-        config: words.path("config"),
-        engine: words.text("engine")?,
-        instance: words.text("instance")?,
-        run_dir: words.path("run-dir"),
-        state_dir: words.path("state-dir"),
-        verbosity: words.count("verbose").saturating_sub(words.count("quiet")),
-    };
-    let command = words.command()?;
-    Ok(Cli { options, command })
+/// The help of one command; of "" the overview.
+pub fn help(command: &str) -> Option<&'static str> {
+    pages().find_map(|(name, page)| (name == command).then_some(page))
 }
 
-impl Words {
-    fn command(&self) -> Result<Command, Usage> {
-        if self.has("help") {
-            return Ok(Command::Help(self.topic.map(|topic| topic.name)));
-        }
-        if self.has("version") {
-            return Ok(Command::Version);
-        }
-        let Some(topic) = self.topic else {
-            return match self.given.is_empty() {
-                true => Ok(Command::Help(None)),
-                false => Err(self.wrong("which command? there are only options")),
-            };
-        };
-        self.check(topic)?;
-        let has = |name| self.has(name);
-        Ok(match topic.name {
-            "try" => Command::Try {
-                duration: self.duration("for")?,
-            },
-            "run" => {
-                let (once, dry_run, drain) = (has("once"), has("dry-run"), has("drain"));
-                Command::Run {
-                    once,
-                    dry_run,
-                    drain,
-                    record: self.path("record"),
+/// In the order of the overview.
+pub fn commands() -> impl Iterator<Item = &'static str> + Clone {
+    pages()
+        .map(|(name, _)| name)
+        .filter(|name| !name.is_empty())
+}
+
+/// Each page with the name of its command.
+fn pages() -> impl Iterator<Item = (&'static str, &'static str)> + Clone {
+    HELP.split(BREAK).map(|page| {
+        let words = page.strip_prefix("plancton ").unwrap_or_default();
+        let end = words.find([' ', '\n']).unwrap_or_default();
+        (words.get(..end).unwrap_or_default(), page)
+    })
+}
+
+impl Options {
+    fn read(&mut self, mut parser: Parser) -> Result<(), lexopt::Error> {
+        let mut given = Vec::new();
+        let (mut help, mut version) = (false, false);
+        while let Some(word) = parser.next()? {
+            match word {
+                Arg::Short('h') | Arg::Long("help") => help = true,
+                Arg::Short('V') | Arg::Long("version") => version = true,
+                Arg::Short('v') | Arg::Long("verbose") => {
+                    self.verbosity = self.verbosity.saturating_add(1)
                 }
+                Arg::Short('q') | Arg::Long("quiet") => {
+                    self.verbosity = self.verbosity.saturating_sub(1)
+                }
+                Arg::Long("config") => self.config = Some(parser.value()?.into()),
+                Arg::Long("engine") => self.engine = Some(parser.value()?.string()?),
+                Arg::Long("instance") => self.instance = Some(parser.value()?.string()?),
+                Arg::Long("run-dir") => self.run_dir = Some(parser.value()?.into()),
+                Arg::Long("state-dir") => self.state_dir = Some(parser.value()?.into()),
+                Arg::Long(name) => {
+                    let name = name.to_owned();
+                    self.read_option(&name, &mut parser)?;
+                    given.push(name);
+                }
+                Arg::Value(name) if self.command.is_empty() => self.command = find_command(&name)?,
+                Arg::Value(argument) if self.argument.is_none() => self.argument = Some(argument),
+                unexpected => return Err(unexpected.unexpected()),
             }
-            "start" => Command::Start,
-            "stop" => Command::Stop,
-            "status" => Command::Status {
-                json: has("json"),
-                watch: has("watch"),
-            },
-            "why" => Command::Why,
-            "health" => Command::Health,
-            "drain" => Command::Drain {
-                stop: has("stop"),
-                by: self.text("by")?,
-            },
-            "resume" => Command::Resume,
-            "snooze" => Command::Snooze(self.positive(&self.word()?)?),
-            "force-stop" => Command::ForceStop,
-            "kill" => Command::Kill(self.word()?),
-            "log" => Command::Log(self.optional_word()?),
-            "pull" => Command::Pull,
-            "check" => Command::Check {
-                offline: has("offline"),
-            },
-            "config" => Command::Config {
-                default: has("default"),
-            },
-            "replay" => Command::Replay(PathBuf::from(self.argument()?)),
-            "history" => Command::History {
-                days: self.number("days")?.unwrap_or(14),
-                json: has("json"),
-                csv: has("csv"),
-            },
-            "report" => Command::Report(
-                self.argument()
-                    .map_or_else(|_| "plancton-report.html".into(), PathBuf::from),
-            ),
-            "join" => Command::Join {
-                url: self.word()?,
-                key: self.text("key")?,
-                yes: has("yes"),
-            },
-            "accept" => Command::Accept { yes: has("yes") },
-            "leave" => Command::Leave,
-            "reap" => Command::Reap,
-            "purge" => Command::Purge {
-                dry_run: has("dry-run"),
-                keep_state: has("keep-state"),
-            },
-            "pilot" => Command::Pilot {
-                duration: self.duration("for")?.unwrap_or(Duration::from_secs(20)),
-                from: self.number("from")?,
-                to: self.number("to")?,
-            },
-            _ => Command::Help(self.help_topic()?),
-        })
+        }
+        if help {
+            self.argument = Some(self.command.into());
+            self.command = "help";
+        } else if version {
+            self.command = "version";
+        } else if self.command.is_empty() && *self == Options::default() {
+            self.command = "help";
+        } else {
+            self.check(&given)?;
+        }
+        Ok(())
+    }
+
+    /// An option that not every command has.
+    fn read_option(&mut self, name: &str, parser: &mut Parser) -> Result<(), lexopt::Error> {
+        match name {
+            "by" => self.by = Some(parser.value()?.string()?),
+            "days" => self.days = Some(number(&parser.value()?)?),
+            "for" => self.duration = Some(duration(&parser.value()?)?),
+            "from" => self.from = Some(number(&parser.value()?)?),
+            "key" => self.key = Some(parser.value()?.string()?),
+            "record" => self.record = Some(parser.value()?.into()),
+            "to" => self.to = Some(number(&parser.value()?)?),
+            "default" => self.default = true,
+            "drain" => self.drain = true,
+            "dry-run" => self.dry_run = true,
+            "json" => self.json = true,
+            "keep-state" => self.keep_state = true,
+            "offline" => self.offline = true,
+            "once" => self.once = true,
+            "stop" => self.stop = true,
+            "watch" => self.watch = true,
+            "yes" => self.yes = true,
+            _ => {
+                let words = HELP.split([' ', '[', ']', '\n']);
+                let known = words.filter(|word| word.starts_with("--"));
+                return Err(unknown("option", &format!("--{name}"), known));
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing but what the command's page declares, and what it must have.
+    fn check(&mut self, given: &[String]) -> Result<(), lexopt::Error> {
+        if self.command.is_empty() {
+            return Err("the command is missing".into());
+        }
+        let page = help(self.command).unwrap_or_default();
+        let synopsis = page.lines().next().unwrap_or_default();
+        let declared: Vec<&str> = synopsis.split([' ', '[', ']']).collect();
+        let is_declared = |name: &&String| declared.contains(&format!("--{name}").as_str());
+        if let Some(name) = given.iter().find(|name| !is_declared(name)) {
+            return Err(format!("`{}` has no option --{name}", self.command).into());
+        }
+        let last = synopsis.rsplit(' ').next().unwrap_or_default();
+        let is_required = last.chars().all(|c| c.is_ascii_uppercase());
+        let is_optional = last.starts_with('[') && !last.starts_with("[--");
+        match &self.argument {
+            None if is_required => Err(format!("{last} is missing").into()),
+            Some(extra) if !is_required && !is_optional => {
+                Err(Arg::Value(extra.clone()).unexpected())
+            }
+            Some(text) if last == "DURATION" => {
+                self.duration = Some(duration(text)?);
+                Ok(())
+            }
+            Some(name) if self.command == "help" => find_command(name).map(drop),
+            _ => Ok(()),
+        }
     }
 }
 
-/// The TIME of `drain --by`, in seconds since 1970: `18:00` (its next occurrence where `now` is), a duration from now, or RFC 3339.
-pub fn parse_by(text: &str, now: &Zoned) -> Result<f64, String> {
-    let hint = || {
-        format!(
-            "'{}' is not a time; write 18:00, a duration such as 2h, or 2030-01-31T18:00:00+01:00",
-            printable(text)
-        )
-    };
-    let now_seconds = now.timestamp().as_duration().as_secs_f64();
-    if let Ok(duration) = parse_duration(text) {
-        return Ok(now_seconds + duration.as_secs_f64());
+fn find_command(name: &OsStr) -> Result<&'static str, lexopt::Error> {
+    let name = name.to_string_lossy();
+    commands()
+        .find(|known| *known == name)
+        .ok_or_else(|| unknown("command", &name, commands()))
+}
+
+fn unknown<'a>(
+    what: &str,
+    name: &str,
+    known: impl Iterator<Item = &'a str> + Clone,
+) -> lexopt::Error {
+    let near = nearest(name, known).map(|near| format!("; did you mean {near}?"));
+    let name = clean_line(name, SHOWN);
+    format!("unknown {what} '{name}'{}", near.unwrap_or_default()).into()
+}
+
+fn duration(text: &OsStr) -> Result<Duration, lexopt::Error> {
+    match parse_duration(&clean_line(&text.to_string_lossy(), SHOWN))? {
+        Duration::ZERO => Err("a duration of zero does nothing".into()),
+        duration => Ok(duration),
     }
-    if let Some(minute) = parse_minute(text) {
-        let time =
-            i8::try_from(minute / 60).and_then(|hour| Ok((hour, i8::try_from(minute % 60)?)));
-        let time = time
-            .ok()
-            .and_then(|(hour, minute)| Time::new(hour, minute, 0, 0).ok())
-            .ok_or_else(hint)?;
-        let at = now.with().time(time).build().map_err(|_| hint())?;
-        let at = if at > *now { Ok(at) } else { at.tomorrow() };
-        return Ok(at
-            .map_err(|_| hint())?
-            .timestamp()
-            .as_duration()
-            .as_secs_f64());
-    }
-    let at: Timestamp = text.parse().map_err(|_| hint())?;
-    let at = at.as_duration().as_secs_f64();
-    if at <= now_seconds {
-        return Err(format!("'{}' is over already", printable(text)));
-    }
-    Ok(at)
+}
+
+/// Digits may be grouped: 10_000.
+fn number(text: &OsStr) -> Result<u64, lexopt::Error> {
+    let text = clean_line(&text.to_string_lossy(), SHOWN);
+    let digits = text.replace('_', "");
+    digits
+        .parse()
+        .map_err(|_| format!("'{text}' is not a whole number").into())
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@
 mod engine_side;
 
 use crate::act::{Caller, builtin, group, handed, images::read_pull, spec::Setting};
-use crate::cli::Exit;
 use crate::config::Config;
 use crate::decide::{
     Action, Control, Decision, EngineState, LaunchResult, Memory, News, Observation, decide,
@@ -19,6 +18,7 @@ use crate::remote::Remote;
 use crate::report::{self, LoopCost, Told};
 use crate::state::{self, Dirs, Lock, control};
 use crate::systemd::Manager;
+use crate::units::Exit;
 use crate::units::{count_pilots, whole};
 use crate::wait::{Signals, Watch, wait};
 use crate::{clock, host};
@@ -400,7 +400,7 @@ impl Daemon {
             .start
             .config_file
             .as_deref()
-            .map(crate::commands::read_config);
+            .map(crate::commands::context::read_config);
         match read.transpose() {
             Ok(config) => {
                 log::info!("the configuration was read again");

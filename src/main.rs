@@ -25,13 +25,13 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let exit = match cli::parse(std::env::args_os().skip(1)) {
-        Ok(parsed) => {
-            start_log(parsed.options.verbosity);
-            commands::dispatch(parsed)
+        Ok(options) => {
+            start_log(options.verbosity);
+            commands::dispatch(options)
         }
         Err(usage) => {
-            commands::complain(usage);
-            cli::Exit::Usage
+            commands::context::complain(&usage);
+            units::Exit::Usage
         }
     };
     ExitCode::from(exit.code())

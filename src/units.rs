@@ -245,6 +245,33 @@ fn is_hidden(c: char) -> bool {
         | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
+/// The known word that was probably meant: one that begins so, or is at most two slips away in at most half its letters.
+pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
+    let begins = known
+        .clone()
+        .find(|name| word.len() > 1 && name.starts_with(word));
+    let slips = known.map(|name| (distance(word, name), name));
+    let near = slips.filter(|(slips, name)| *slips <= 2 && 2 * slips <= name.len().min(word.len()));
+    begins.or_else(|| near.min_by_key(|(slips, _)| *slips).map(|(_, name)| name))
+}
+
+/// Levenshtein's: how many letters to insert, remove or replace.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, left) in a.chars().take(64).enumerate() {
+        let mut before = i + 1;
+        let mut next = vec![before];
+        for ((right, diagonal), above) in b.chars().zip(&row).zip(row.iter().skip(1)) {
+            before = (diagonal + usize::from(left != right))
+                .min(above + 1)
+                .min(before + 1);
+            next.push(before);
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or_default()
+}
+
 /// Every exit code there is; scripts and service managers rely on them. 64, 69 and 78 are those of sysexits.h; 3 is what
 /// init scripts say for "not running".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

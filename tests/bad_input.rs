@@ -84,14 +84,14 @@ fn command_lines() {
             &["--onec", "did you mean --once", "plancton help run"],
         ),
         ("drain --watch", USAGE, &["`drain` has no option --watch"]),
-        ("run extra", USAGE, &["'extra'", "too many"]),
+        ("run extra", USAGE, &["extra", "unexpected"]),
         ("run --once=yes", USAGE, &["once"]),
         ("snooze", USAGE, &["DURATION is missing", "help snooze"]),
         ("snooze soon", USAGE, &["'soon'", "\"30s\""]),
         ("snooze 5", USAGE, &["'5'", "\"30s\""]),
         ("snooze 0s", USAGE, &["zero"]),
         ("snooze -- -5m", USAGE, &["'-5m'", "\"30s\""]),
-        ("drain --by", USAGE, &["--by needs a value"]),
+        ("drain --by", USAGE, &["missing", "--by"]),
         ("drain --by yesterday", USAGE, &["'yesterday'", "18:00"]),
         ("drain --by 25:00", USAGE, &["'25:00'", "18:00"]),
         (
@@ -105,19 +105,19 @@ fn command_lines() {
         (
             "replay nowhere",
             FAILED,
-            &["nowhere", "no such file", "run --record"],
+            &["nowhere", "not there", "run --record"],
         ),
-        ("replay /", FAILED, &["/:1", "directory"]),
+        ("replay /", FAILED, &["/: not a regular file"]),
         ("pilot --from 9 --to 3", FAILED, &["from 9 to 3"]),
-        ("status", NOT_RUNNING, &["does not run", "plancton start"]),
+        ("status", NOT_RUNNING, &["is not running", "plancton start"]),
         (
             "status --json",
             NOT_RUNNING,
-            &["does not run", "plancton start"],
+            &["is not running", "plancton start"],
         ),
-        ("why", NOT_RUNNING, &["does not run", "plancton start"]),
-        ("health", FAILED, &["does not run", "plancton start"]),
-        ("stop", DONE, &["does not run"]),
+        ("why", NOT_RUNNING, &["is not running", "plancton start"]),
+        ("health", FAILED, &["is not running", "plancton start"]),
+        ("stop", DONE, &["is not running"]),
     ];
     let scratch = Scratch::new();
     for (line, exit, words) in cases {
@@ -169,9 +169,12 @@ fn configurations() {
     let cases: [(PathBuf, &[&str]); 11] = [
         (
             scratch.0.join("none.toml"),
-            &["none.toml", "no such file", "--config"],
+            &["none.toml", "not there", "--config"],
         ),
-        (scratch.0.join("folder.toml"), &["folder.toml", "directory"]),
+        (
+            scratch.0.join("folder.toml"),
+            &["folder.toml", "not a regular file"],
+        ),
         (
             file("latin.toml", b"[loop]\ninterval = \"\xe9\"\n"),
             &["latin.toml", "UTF-8"],
@@ -492,7 +495,7 @@ fn a_second_daemon() {
         "start",
         &machine.tell(&["start"]),
         DONE,
-        &["runs already", &pid],
+        &["already running", &pid],
     );
     machine.assert_well();
     let unknown = machine.tell(&["kill", "plancton-p-nobody"]);
@@ -537,7 +540,7 @@ fn a_reload_that_fails_keeps_the_last_good_configuration() {
     machine.wait_for("the problem is told", || {
         machine.status()["problems"]
             .to_string()
-            .contains("no such file")
+            .contains("not there")
     });
     machine.scratch.file(
         "config.toml",

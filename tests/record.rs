@@ -131,17 +131,6 @@ fn shows_it(machine: &Machine) {
         !text.contains('\x1b') && text.lines().all(|line| line.chars().count() <= 80),
         "{text}"
     );
-    let csv = out(&machine.tell(&["history", "--days", "2", "--csv"]));
-    assert_eq!(
-        csv.lines()
-            .filter(|line| line.contains("date,figure,of,value"))
-            .count(),
-        1
-    );
-    assert!(
-        csv.lines().any(|line| line.ends_with(",pilots-done,p,3")),
-        "{csv}"
-    );
     let file = machine.scratch.0.join("page.html");
     let said = machine.tell(&["report", file.to_str().unwrap()]);
     assert!(

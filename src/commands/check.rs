@@ -1,498 +1,409 @@
 //! `check`: looks at everything that a daemon here will need, and names a fix for each problem. Changes nothing.
+//! Each row of the table is one look and the lines that come of it.
 
-use super::{Place, run, say};
-use crate::cli::Exit;
+use super::context::{Context, Done, Failure, GROUP_FILE, is_running, say};
 use crate::config::{Auto, Config, Influx, MissingLimits, PilotClass};
-use crate::host::{disk, memory, power, thermal, topology};
+use crate::host::{disk, files, memory, power, thermal, topology};
 use crate::metrics::{Answer, probe};
 use crate::observe::facts::{Facts, read_facts};
 use crate::remote;
-use crate::report::Status;
 use crate::state;
-use crate::units::{Bytes, float};
-use std::path::Path;
+use crate::units::{Bytes, Exit, float};
+use std::path::{Path, PathBuf};
 
-/// How a finding is meant.
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     Good,
     /// Works, but not as well as it could, or gives away more than usual.
-    Careful,
-    Bad,
+    Note,
+    Bad(Exit),
 }
 
-/// Collects what was found, and the worst of it.
-struct Findings {
-    exit: Exit,
+struct Finding {
+    verdict: Verdict,
     text: String,
 }
 
-impl Findings {
-    fn add(&mut self, verdict: Verdict, subject: &str, text: impl AsRef<str>) {
-        let mark = match verdict {
-            Verdict::Good => "ok  ",
-            Verdict::Careful => "note",
-            Verdict::Bad => "BAD ",
-        };
-        self.text
-            .push_str(&format!("{mark} {subject:<14} {}\n", text.as_ref()));
-    }
-
-    fn bad(&mut self, exit: Exit, subject: &str, text: impl AsRef<str>) {
-        self.add(Verdict::Bad, subject, text);
-        if self.exit == Exit::Done {
-            self.exit = exit;
-        }
+fn good(text: impl Into<String>) -> Finding {
+    let text = text.into();
+    Finding {
+        verdict: Verdict::Good,
+        text,
     }
 }
 
-pub fn check(place: &Place, offline: bool) -> Exit {
-    let mut findings = Findings {
-        exit: Exit::Done,
-        text: String::new(),
+fn note(text: impl Into<String>) -> Finding {
+    let text = text.into();
+    Finding {
+        verdict: Verdict::Note,
+        text,
+    }
+}
+
+fn bad(exit: Exit, text: impl Into<String>) -> Finding {
+    let text = text.into();
+    Finding {
+        verdict: Verdict::Bad(exit),
+        text,
+    }
+}
+
+/// What the looks are about.
+struct Machine<'a> {
+    context: &'a Context,
+    /// The default one where the file has problems.
+    config: Config,
+    problems: Option<Failure>,
+    /// `None`: not asked.
+    engine: Option<Result<Facts, Failure>>,
+}
+
+impl Machine<'_> {
+    fn facts(&self) -> Option<&Facts> {
+        self.engine.as_ref()?.as_ref().ok()
+    }
+}
+
+type Look = fn(&Machine) -> Vec<Finding>;
+
+/// What a configuration says by itself.
+const OFFLINE: [(&str, Look); 2] = [("configuration", configuration), ("rights", rights)];
+/// What this machine, its engine and the servers say.
+const ONLINE: [(&str, Look); 12] = [
+    ("run directory", |machine| {
+        directory(machine, &machine.context.dirs.run)
+    }),
+    ("state directory", |machine| {
+        directory(machine, &machine.context.dirs.state)
+    }),
+    ("group", group),
+    ("engine", engine),
+    ("mounts", mounts),
+    ("limits", limits),
+    ("protection", protection),
+    ("room", room),
+    ("disk", disk),
+    ("sensors", sensors),
+    ("metrics", metrics),
+    ("joined", joined),
+];
+
+pub fn check(context: &Context) -> Done {
+    let offline = context.options.offline;
+    let (config, problems) = match context.config() {
+        Ok(config) => (config, None),
+        Err(failure) => (Config::default(), Some(failure)),
     };
-    let config = configuration(place, &mut findings);
-    if !offline {
-        directories(place, &mut findings);
-        let facts = engine(place, &config, &mut findings);
-        if let Some(facts) = &facts {
-            mounts(place, facts, &mut findings);
-            limits(facts, &config, &mut findings);
-            protection(place, facts, &mut findings);
-            room(facts, &config, &mut findings);
+    let engine = (!offline).then(|| {
+        let engine = context.engine(&config)?;
+        Ok(read_facts(&engine, Path::new("/"), context.is_root)?)
+    });
+    let machine = Machine {
+        context,
+        config,
+        problems,
+        engine,
+    };
+    let online = ONLINE.iter().filter(|_| !offline);
+    let mut first_bad = None;
+    for (subject, look) in OFFLINE.iter().chain(online) {
+        for Finding { verdict, text } in look(&machine) {
+            let mark = match verdict {
+                Verdict::Good => "ok  ",
+                Verdict::Note => "note",
+                Verdict::Bad(exit) => {
+                    first_bad.get_or_insert_with(|| (exit, format!("{subject}: {text}")));
+                    "BAD "
+                }
+            };
+            say(&format!("{mark} {subject:<14} {text}\n"))?;
         }
-        sensors(&mut findings);
-        config
-            .influxdb
-            .iter()
-            .for_each(|target| metrics(target, &mut findings));
-        joined(place, &config, &mut findings);
     }
-    say(&findings.text);
-    findings.exit
+    let Some((exit, first)) = first_bad else {
+        return say(match machine.config.pilots.is_empty() {
+            true => "nothing to run yet: add a [[pilot]], `plancton config --default` shows how\n",
+            false => "ready\n",
+        });
+    };
+    say(&format!("first: {first}\n"))?;
+    Err(Failure::new(exit, ""))
 }
 
-fn configuration(place: &Place, findings: &mut Findings) -> Config {
-    let file = &place.dirs.config;
-    if place.options.config.is_none() && !file.exists() {
-        findings.add(
-            Verdict::Careful,
-            "configuration",
-            format!(
-                "{} is not there; the defaults hold, and no pilot is configured",
-                file.display()
-            ),
-        );
-        return Config::default();
+fn configuration(machine: &Machine) -> Vec<Finding> {
+    if let Some(failure) = &machine.problems {
+        let problems = failure.text.lines();
+        return problems.map(|line| bad(failure.exit, line)).collect();
     }
-    match super::read_config(file) {
-        Err(problems) => {
-            for problem in problems.lines() {
-                findings.bad(Exit::Configuration, "configuration", problem);
-            }
-            Config::default()
-        }
-        Ok(config) => {
-            findings.add(
-                Verdict::Good,
-                "configuration",
-                format!("{}, {} pilot classes", file.display(), config.pilots.len()),
-            );
-            if config.pilots.is_empty() {
-                findings.add(
-                    Verdict::Careful,
-                    "configuration",
-                    "no [[pilot]]: nothing will run; `plancton config --default` shows how to add one",
-                );
-            }
-            for pilot in &config.pilots {
-                rights(pilot, findings);
-            }
-            config
-        }
+    let Some(file) = machine.context.config_file() else {
+        let file = machine.context.dirs.config.display();
+        return vec![note(format!(
+            "{file} is not there; the defaults hold, and no pilot is configured"
+        ))];
+    };
+    match machine.config.pilots.len() {
+        0 => vec![
+            good(file.display().to_string()),
+            note(
+                "no [[pilot]]: nothing will run; `plancton config --default` shows how to add one",
+            ),
+        ],
+        1 => vec![good(format!("{}, 1 pilot class", file.display()))],
+        more => vec![good(format!("{}, {more} pilot classes", file.display()))],
     }
 }
+
+/// Who may write there has the machine.
+const SYSTEM_PLACES: [&str; 13] = [
+    "/", "/etc", "/usr", "/bin", "/lib", "/boot", "/dev", "/proc", "/sys", "/var", "/run", "/root",
+    "/home",
+];
 
 /// What gives the machine away to whoever wrote the image.
-fn rights(pilot: &PilotClass, findings: &mut Findings) {
-    let writable = || {
-        pilot
-            .mounts
-            .iter()
-            .filter(|mount| !mount.read_only)
+fn rights(machine: &Machine) -> Vec<Finding> {
+    let given = |pilot: &PilotClass| {
+        let writable = pilot.mounts.iter().filter(|mount| !mount.read_only);
+        let system = writable
             .map(|mount| mount.source.as_str())
+            .filter(|source| SYSTEM_PLACES.contains(source) || source.ends_with("docker.sock"));
+        let fields = pilot.host_config.as_object();
+        let whole = [
+            (pilot.privileged, "privileged"),
+            (pilot.network == "host", "the host's network"),
+            (
+                fields.is_some_and(|fields| !fields.is_empty()),
+                "raw host-config",
+            ),
+        ];
+        let whole = whole.iter().filter(|(is_given, _)| *is_given);
+        whole
+            .map(|(_, what)| (*what).to_owned())
+            .chain(
+                pilot
+                    .cap_add
+                    .iter()
+                    .map(|name| format!("the capability {name}")),
+            )
+            .chain(system.map(|source| format!("{source} to write to")))
+            .collect::<Vec<_>>()
+            .join(", ")
     };
-    let system = |source: &&str| {
-        [
-            "/", "/etc", "/usr", "/bin", "/lib", "/boot", "/dev", "/proc", "/sys", "/var", "/run",
-            "/root", "/home",
-        ]
-        .contains(source)
-            || source.ends_with("docker.sock")
-    };
-    let mut given: Vec<String> = Vec::new();
-    if pilot.privileged {
-        given.push("privileged".to_owned());
-    }
-    if pilot.network == "host" {
-        given.push("the host's network".to_owned());
-    }
-    given.extend(
-        pilot
-            .cap_add
-            .iter()
-            .map(|name| format!("the capability {name}")),
-    );
-    if pilot
-        .host_config
-        .as_object()
-        .is_some_and(|raw| !raw.is_empty())
-    {
-        given.push("raw host-config".to_owned());
-    }
-    given.extend(
-        writable()
-            .filter(system)
-            .map(|source| format!("{source} to write to")),
-    );
-    if !given.is_empty() {
-        findings.add(
-            Verdict::Careful,
-            "rights",
+    let pilots = machine.config.pilots.iter();
+    let pilots = pilots.map(|pilot| (&pilot.name, given(pilot)));
+    let pilots = pilots.filter(|(_, given)| !given.is_empty());
+    pilots
+        .map(|(name, given)| {
+            note(format!(
+                "pilots of '{name}' get {given}: their image can take over this machine"
+            ))
+        })
+        .collect()
+}
+
+fn directory(machine: &Machine, directory: &Path) -> Vec<Finding> {
+    let mut above = directory.ancestors();
+    let nearest = above.find(|path| path.exists()).unwrap_or(Path::new("/"));
+    match rustix::fs::access(nearest, rustix::fs::Access::WRITE_OK) {
+        Ok(()) => vec![good(directory.display().to_string())],
+        Err(_) if is_running(&machine.context.dirs.run) => Vec::new(),
+        Err(error) => vec![bad(
+            Exit::Failed,
             format!(
-                "pilots of '{}' get {}: their image can take over this machine",
-                pilot.name,
-                given.join(", ")
+                "{}: {error}; run as its owner, or give another --run-dir and --state-dir",
+                nearest.display()
             ),
-        );
+        )],
     }
 }
 
-fn directories(place: &Place, findings: &mut Findings) {
-    for (subject, directory) in [
-        ("run directory", &place.dirs.run),
-        ("state directory", &place.dirs.state),
-    ] {
-        let nearest = directory
-            .ancestors()
-            .find(|path| path.exists())
-            .unwrap_or(Path::new("/"));
-        let writable = rustix::fs::access(nearest, rustix::fs::Access::WRITE_OK);
-        match (writable, run::is_running(&place.dirs.run)) {
-            (Ok(()), _) => findings.add(Verdict::Good, subject, directory.display().to_string()),
-            (Err(_), true) => {}
-            (Err(error), false) => findings.bad(
-                Exit::Failed,
-                subject,
-                format!(
-                    "{}: {error}; run as its owner, or give another --run-dir and --state-dir",
-                    nearest.display()
-                ),
-            ),
-        }
+fn group(machine: &Machine) -> Vec<Finding> {
+    let groups = files::read_text_up_to(Path::new(GROUP_FILE), 1 << 20).unwrap_or_default();
+    let is_there = groups.lines().any(|line| line.starts_with("plancton:"));
+    if is_there || !machine.context.is_root {
+        return Vec::new();
     }
-    if place.is_root && !in_group_file("plancton") {
-        findings.add(
-            Verdict::Careful,
-            "group",
-            "there is no group plancton: only root can drain or snooze; `groupadd --system plancton` and `usermod -aG plancton USER` change that",
-        );
-    }
+    vec![note(
+        "there is no group plancton: only root can drain or snooze; `groupadd --system plancton` and `usermod -aG plancton USER` change that",
+    )]
 }
 
-fn in_group_file(group: &str) -> bool {
-    let text = std::fs::read_to_string("/etc/group").unwrap_or_default();
-    text.lines()
-        .any(|line| line.split(':').next() == Some(group))
-}
-
-fn engine(place: &Place, config: &Config, findings: &mut Findings) -> Option<Facts> {
-    let engine = match place.engine(config) {
-        Ok(engine) => engine,
-        Err(exit) => {
-            findings.bad(exit, "engine", "no socket to look at");
-            return None;
-        }
-    };
-    match read_facts(&engine, Path::new("/"), place.is_root) {
-        Err(error) => {
-            findings.bad(Exit::EngineUnavailable, "engine", error.to_string());
-            None
-        }
-        Ok(facts) => {
-            let text = format!(
-                "{} {} (API {}) on {}",
-                facts.name,
-                facts.version,
-                facts.api,
-                engine.socket().display()
-            );
-            findings.add(Verdict::Good, "engine", text);
-            if let Some(why) = &facts.unsupported {
-                findings.bad(Exit::EngineUnavailable, "engine", why);
-            }
-            Some(facts)
+fn engine(machine: &Machine) -> Vec<Finding> {
+    match &machine.engine {
+        None => Vec::new(),
+        Some(Err(failure)) => vec![bad(failure.exit, &failure.text)],
+        Some(Ok(facts)) => {
+            let text = format!("{} {} (API {})", facts.name, facts.version, facts.api);
+            let unsupported = facts.unsupported.iter();
+            let unsupported = unsupported.map(|why| bad(Exit::EngineUnavailable, why));
+            std::iter::once(good(text)).chain(unsupported).collect()
         }
     }
 }
 
 /// In a container of its own the daemon sees of the machine only what is mounted.
-fn mounts(place: &Place, facts: &Facts, findings: &mut Findings) {
-    if !["/.dockerenv", "/run/.containerenv"]
-        .iter()
-        .any(|mark| Path::new(mark).exists())
-    {
-        return;
-    }
-    // The fifth word of a line is where it is mounted; those of the container itself do not outlive it.
-    let mounted = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let points: Vec<&Path> = mounted
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(Path::new)
-        .collect();
-    let is_mounted = |path: &Path| {
-        points
-            .iter()
-            .any(|point| *point != Path::new("/") && path.starts_with(point))
+fn mounts(machine: &Machine) -> Vec<Finding> {
+    let marks = ["/.dockerenv", "/run/.containerenv"];
+    let is_contained = marks.iter().any(|mark| Path::new(mark).exists());
+    let Some(facts) = machine.facts().filter(|_| is_contained) else {
+        return Vec::new();
     };
-    let (run, state, data) = (&place.dirs.run, &place.dirs.state, &facts.data_root);
-    for (path, mode, without) in [
-        (run, "", "`status` and the lock end with this container"),
+    // The fifth word of a line is where it is mounted; those of the container itself do not outlive it.
+    let mounted = files::read_text_up_to(Path::new("/proc/self/mountinfo"), 1 << 20);
+    let mounted = mounted.unwrap_or_default();
+    let points = mounted.lines().filter_map(|line| line.split(' ').nth(4));
+    let points: Vec<&str> = points.filter(|point| *point != "/").collect();
+    let dirs = &machine.context.dirs;
+    let places = [
         (
-            state,
+            &dirs.run,
+            "",
+            "`status` and the lock end with this container",
+        ),
+        (
+            &dirs.state,
             "",
             "a drain ends with this container, and images stay behind",
         ),
-        (data, ":ro", "the disk's reserve is not watched"),
-    ] {
-        if !is_mounted(path) {
-            let text = format!("{without}; mount it: -v {0}:{0}{mode}", path.display());
-            findings.bad(
+        (&facts.data_root, ":ro", "the disk's reserve is not watched"),
+    ];
+    let places = places
+        .into_iter()
+        .filter(|(path, ..)| !points.iter().any(|point| path.starts_with(point)));
+    let mut findings: Vec<Finding> = places
+        .map(|(path, mode, without)| {
+            let path = path.display();
+            bad(
                 Exit::Failed,
-                "mounts",
-                format!("{} is not the machine's: {text}", path.display()),
-            );
-        }
-    }
-    let groups = facts
-        .parent
-        .as_ref()
-        .ok()
-        .and_then(|group| group.file("cpu", "")?.parent().map(Path::to_owned));
-    let is_read_only = |path: &std::path::PathBuf| {
-        rustix::fs::statvfs(path)
-            .is_ok_and(|seen| seen.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+                format!("{path} is not the machine's: {without}; mount it: -v {path}:{path}{mode}"),
+            )
+        })
+        .collect();
+    let group = facts.parent.as_ref().ok();
+    let groups = group.and_then(|group| Some(group.file("cpu", "")?.parent()?.to_owned()));
+    let is_read_only = |path: &PathBuf| {
+        let read_only = rustix::fs::StatVfsMountFlags::RDONLY;
+        rustix::fs::statvfs(path).is_ok_and(|seen| seen.f_flag.contains(read_only))
     };
     if let Some(groups) = groups.filter(is_read_only) {
-        let text = format!(
-            "{} can't be written, and the owner is not protected",
-            groups.display()
-        );
-        findings.bad(
+        findings.push(bad(
             Exit::Failed,
-            "mounts",
-            format!("{text}; mount it: -v /sys/fs/cgroup:/sys/fs/cgroup"),
-        );
+            format!(
+                "{} can't be written, and the owner is not protected; mount it: -v /sys/fs/cgroup:/sys/fs/cgroup",
+                groups.display()
+            ),
+        ));
     }
+    findings
 }
 
-fn limits(facts: &Facts, config: &Config, findings: &mut Findings) {
-    let warn = config.share.missing_limits == MissingLimits::Warn;
-    for what in &facts.missing {
+fn limits(machine: &Machine) -> Vec<Finding> {
+    let Some(facts) = machine.facts() else {
+        return Vec::new();
+    };
+    let missing = facts.missing.iter().map(|what| {
         let text = format!(
             "the engine cannot hold the {what} limit (the kernel lacks it, or its cgroup controller is off)"
         );
-        match warn {
-            true => findings.add(Verdict::Careful, "limits", text),
-            false => findings.bad(
+        match machine.config.share.missing_limits {
+            MissingLimits::Warn => note(text),
+            _ => bad(
                 Exit::Failed,
-                "limits",
                 format!("{text}; missing-limits = \"warn\" runs pilots all the same"),
             ),
         }
-    }
-    if facts.missing.is_empty() {
-        findings.add(
-            Verdict::Good,
-            "limits",
-            "CPU, memory and number of processes",
-        );
+    });
+    let mut findings: Vec<Finding> = missing.collect();
+    if findings.is_empty() {
+        findings.push(good("CPU, memory and number of processes"));
     }
     if !facts.swap_limit {
-        findings.add(
-            Verdict::Careful,
-            "limits",
+        findings.push(note(
             "swap is not accounted: a pilot may swap beyond its memory; boot with swapaccount=1 to change that",
-        );
+        ));
     }
+    findings
 }
 
-fn protection(place: &Place, facts: &Facts, findings: &mut Findings) {
+fn protection(machine: &Machine) -> Vec<Finding> {
+    let Some(facts) = machine.facts() else {
+        return Vec::new();
+    };
     // A daemon that runs has looked at a pilot; nothing else is proof.
-    let told = state::read_status(&place.addressed().run)
-        .ok()
-        .flatten()
-        .filter(|_| run::is_running(&place.addressed().run));
-    if let Some(Status { protection, .. }) = told {
-        let verdict = if protection.level == "none" {
-            Verdict::Careful
-        } else {
-            Verdict::Good
-        };
-        findings.add(
-            verdict,
-            "protection",
-            format!("{}: {}", protection.level, protection.text),
-        );
-        return;
+    let run = machine.context.addressed().run;
+    let status = state::read_status(&run).ok().flatten();
+    if let Some(status) = status.filter(|_| is_running(&run)) {
+        let text = format!("{}: {}", status.protection.level, status.protection.text);
+        return vec![match status.protection.level.as_str() {
+            "none" => note(text),
+            _ => good(text),
+        }];
     }
-    match &facts.parent {
-        Err(why) => findings.add(Verdict::Careful, "protection", format!("none: {why}; one core is kept free instead")),
-        Ok(_) if !has_idle_groups() => findings.add(
-            Verdict::Careful,
-            "protection",
-            "none: this kernel has no idle groups; Linux 5.15 and newer have. One core is kept free instead",
-        ),
-        Ok(_) => findings.add(Verdict::Good, "protection", "an idle group can be made; the first pilot proves it"),
-    }
-}
-
-/// `cpu.idle` came with Linux 5.15 for both versions of cgroups.
-fn has_idle_groups() -> bool {
+    // `cpu.idle` came with Linux 5.15 for both versions of cgroups.
     let release = rustix::system::uname()
         .release()
         .to_string_lossy()
         .into_owned();
     let mut numbers = release
-        .split(|c: char| !c.is_ascii_digit())
-        .filter_map(|part| part.parse::<u32>().ok());
-    numbers
-        .next()
-        .zip(numbers.next())
-        .is_some_and(|version| version >= (5, 15))
+        .split(['.', '-'])
+        .map_while(|part| part.parse::<u32>().ok());
+    let has_idle_groups = (numbers.next(), numbers.next()) >= (Some(5), Some(15));
+    vec![match &facts.parent {
+        Err(why) => note(format!("none: {why}; one core is kept free instead")),
+        Ok(_) if !has_idle_groups => note(
+            "none: this kernel has no idle groups; Linux 5.15 and newer have. One core is kept free instead",
+        ),
+        Ok(_) => good("an idle group can be made; the first pilot proves it"),
+    }]
 }
 
-fn room(facts: &Facts, config: &Config, findings: &mut Findings) {
-    let cores =
-        topology::read_topology(Path::new("/")).map_or(0, |topology| topology.count_cores(&[]));
-    let cores = match config.share.cpus {
-        Auto::Fixed(cpus) => cpus.min(float(cores as u64)),
-        Auto::Auto => float(cores as u64),
+fn room(machine: &Machine) -> Vec<Finding> {
+    let share = &machine.config.share;
+    let topology = topology::read_topology(Path::new("/"));
+    let cores = topology.map_or(0.0, |topology| float(topology.count_cores(&[]) as u64));
+    let cores = match share.cpus {
+        Auto::Fixed(cpus) => cpus.min(cores),
+        Auto::Auto => cores,
     };
     let memory = memory::read_memory(Path::new("/")).map_or(Bytes(0), |memory| memory.total);
-    let left = memory.0.saturating_sub(config.share.reserve_memory.0);
-    for pilot in &config.pilots {
-        let fits = pilot.cpus <= cores && pilot.memory.0 <= left;
-        let text = format!(
-            "'{}' takes {} cores and {}; this machine gives at most {cores} cores and {}",
-            pilot.name,
-            pilot.cpus,
-            pilot.memory,
-            Bytes(left)
-        );
-        let (verdict, then) = if fits {
-            (Verdict::Good, "")
-        } else {
-            (
-                Verdict::Careful,
-                ": it never fits; make it smaller, or lower the reserves in [share]",
-            )
-        };
-        findings.add(verdict, "room", text + then);
-    }
-    match disk::read_disk(&facts.data_root) {
-        Ok(disk) if disk.free < config.share.reserve_disk => findings.bad(
+    let memory = Bytes(memory.0.saturating_sub(share.reserve_memory.0));
+    let pilots = machine
+        .config
+        .pilots
+        .iter()
+        .filter(|_| machine.facts().is_some());
+    pilots
+        .map(|pilot| {
+            let text = format!(
+                "'{}' takes {} cores and {}; this machine gives at most {cores} cores and {memory}",
+                pilot.name, pilot.cpus, pilot.memory
+            );
+            match pilot.cpus <= cores && pilot.memory <= memory {
+                true => good(text),
+                false => note(
+                    text + ": it never fits; make it smaller, or lower the reserves in [share]",
+                ),
+            }
+        })
+        .collect()
+}
+
+fn disk(machine: &Machine) -> Vec<Finding> {
+    let Some(facts) = machine.facts() else {
+        return Vec::new();
+    };
+    let (place, reserve) = (facts.data_root.display(), machine.config.share.reserve_disk);
+    vec![match disk::read_disk(&facts.data_root) {
+        Ok(disk) if disk.free < reserve => bad(
             Exit::Failed,
-            "disk",
             format!(
-                "{}: {} free, {} are reserved; free some space or lower reserve-disk",
-                facts.data_root.display(),
-                disk.free,
-                config.share.reserve_disk
+                "{place}: {} free, {reserve} are reserved; free some space or lower reserve-disk",
+                disk.free
             ),
         ),
-        Ok(disk) => findings.add(
-            Verdict::Good,
-            "disk",
-            format!("{}: {} free", facts.data_root.display(), disk.free),
-        ),
-        Err(error) => findings.add(
-            Verdict::Careful,
-            "disk",
-            format!("{error}: the reserve is not watched"),
-        ),
-    }
+        Ok(disk) => good(format!("{place}: {} free", disk.free)),
+        Err(error) => note(format!("{error}: the reserve is not watched")),
+    }]
 }
 
-/// Asks a target to take nothing at all: that shows address, certificate, credentials and database.
-fn metrics(target: &Influx, findings: &mut Findings) {
-    let (code, said) = match probe(target) {
-        Answer::Status { code, message, .. } => (code, format!("status {code}: {message}")),
-        Answer::Failed(why) => (0, why),
-    };
-    let (verdict, way_out) = match code {
-        // There are servers that call an empty batch a bad one.
-        200..=299 | 400 => (Verdict::Good, "it takes them"),
-        404 if target.bucket.is_empty() => (
-            Verdict::Careful,
-            "the first points create it, if the user may do that",
-        ),
-        401 | 403 => (
-            Verdict::Bad,
-            "see to user and password, or to the token and its rights",
-        ),
-        _ => (
-            Verdict::Bad,
-            "see to the server and the keys of [[influxdb]]; pilots run without metrics",
-        ),
-    };
-    let text = if verdict == Verdict::Good {
-        way_out.to_owned()
-    } else {
-        format!("{said}; {way_out}")
-    };
-    match verdict {
-        Verdict::Bad => findings.bad(
-            Exit::Failed,
-            "metrics",
-            format!("{}: {text}", target.title()),
-        ),
-        _ => findings.add(verdict, "metrics", format!("{}: {text}", target.title())),
-    }
-}
-
-fn joined(place: &Place, config: &Config, findings: &mut Findings) {
-    let Some(joined) = remote::read_joined(&place.dirs.state) else {
-        return;
-    };
-    let read = remote::fetch(&joined, &config.allow).and_then(|fetched| {
-        remote::read(&fetched.text, &joined.url, config).map_err(|problems| problems.join("; "))
-    });
-    match read {
-        Ok(offer) => {
-            let text = format!(
-                "{}: {} classes for this machine",
-                joined.url,
-                offer.pilots.len()
-            );
-            findings.add(Verdict::Good, "joined", text);
-            offer
-                .refused
-                .iter()
-                .for_each(|why| findings.add(Verdict::Careful, "joined", why));
-        }
-        Err(why) => {
-            let text = format!(
-                "{}: {why}; what was accepted last stays in force",
-                joined.url
-            );
-            findings.bad(Exit::Failed, "joined", text);
-        }
-    }
-}
-
-fn sensors(findings: &mut Findings) {
+fn sensors(_: &Machine) -> Vec<Finding> {
     let power = power::read_power(Path::new("/"));
     let battery = match (power.has_battery, power.on_battery) {
         (false, _) => "no battery",
@@ -503,5 +414,57 @@ fn sensors(findings: &mut Findings) {
     let heat = heat.map_or("no processor temperature".to_owned(), |celsius| {
         format!("processor at {celsius:.0} °C")
     });
-    findings.add(Verdict::Good, "sensors", format!("{battery}, {heat}"));
+    vec![good(format!("{battery}, {heat}"))]
+}
+
+fn metrics(machine: &Machine) -> Vec<Finding> {
+    machine.config.influxdb.iter().map(target).collect()
+}
+
+/// Asks a target to take nothing at all: that shows address, certificate, credentials and database.
+fn target(target: &Influx) -> Finding {
+    let title = target.title();
+    let (code, said) = match probe(target) {
+        Answer::Status { code, message, .. } => (code, format!("status {code}: {message}")),
+        Answer::Failed(why) => (0, why),
+    };
+    match code {
+        // There are servers that call an empty batch a bad one.
+        200..=299 | 400 => good(format!("{title}: it takes them")),
+        404 if target.bucket.is_empty() => note(format!(
+            "{title}: {said}; the first points create it, if the user may do that"
+        )),
+        401 | 403 => bad(
+            Exit::Failed,
+            format!("{title}: {said}; see to user and password, or to the token and its rights"),
+        ),
+        _ => bad(
+            Exit::Failed,
+            format!(
+                "{title}: {said}; see to the server and the keys of [[influxdb]]; pilots run without metrics"
+            ),
+        ),
+    }
+}
+
+fn joined(machine: &Machine) -> Vec<Finding> {
+    let Some(joined) = remote::read_joined(&machine.context.dirs.state) else {
+        return Vec::new();
+    };
+    let (config, url) = (&machine.config, &joined.url);
+    let read = remote::fetch(&joined, &config.allow).and_then(|fetched| {
+        remote::read(&fetched.text, url, config).map_err(|problems| problems.join("; "))
+    });
+    match read {
+        Ok(offer) => {
+            let classes = offer.pilots.len();
+            let text = format!("{url}: {classes} classes for this machine");
+            let refused = offer.refused.iter().map(note);
+            std::iter::once(good(text)).chain(refused).collect()
+        }
+        Err(why) => vec![bad(
+            Exit::Failed,
+            format!("{url}: {why}; what was accepted last stays in force"),
+        )],
+    }
 }

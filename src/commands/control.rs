@@ -1,125 +1,163 @@
 //! What the owner asks of a running daemon, as files in its control directory: it is woken by them at once.
 
-use super::{Place, fail, remove, run, say, wait_until};
-use crate::cli::{Exit, parse_by};
+use super::context::{Context, Done, Failure, complain, is_running, say, wait_until};
+use super::remove;
 use crate::clock;
 use crate::decide::{Drain, Snooze};
-use crate::state::{self, StateError, control};
-use crate::units::format_rough;
-use std::path::Path;
+use crate::state::{self, Dirs, control};
+use crate::units::{Exit, clean_line, format_rough, parse_duration};
+use jiff::civil::Time;
+use jiff::{Timestamp, Zoned};
 use std::time::Duration;
 
 /// A daemon that does not carry a force-stop out within this time, and so much more a pilot, is not waited for.
-const FORCE_STOP_PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(10);
 const PATIENCE_PER_PILOT: Duration = Duration::from_millis(300);
 
-pub fn request_drain(state: &Path, stop: bool, by: Option<f64>) -> Result<(), StateError> {
-    control::request_drain(
-        state,
-        &Drain {
-            stop,
-            by,
-            since: clock::now().epoch,
-        },
-    )
-}
-
-pub fn drain(place: &Place, stop: bool, by: Option<&str>) -> Exit {
-    let by = match by
-        .map(|text| parse_by(text, &jiff::Zoned::now()))
+pub fn drain(context: &Context) -> Done {
+    let by = context.options.by.as_ref();
+    let by = by.map(|text| parse_by(&clean_line(text, 40), &Zoned::now()));
+    let by = by
         .transpose()
-    {
-        Ok(by) => by,
-        Err(error) => return fail(Exit::Usage, error),
+        .map_err(|why| Failure::new(Exit::Usage, why))?;
+    let now = clock::now().epoch;
+    let drain = Drain {
+        stop: context.options.stop,
+        by,
+        since: now,
     };
-    if let Err(exit) = run::control_directory(place) {
-        return exit;
-    }
-    let dirs = place.addressed();
-    if let Err(error) = request_drain(&dirs.state, stop, by) {
-        return fail(Exit::Failed, error);
-    }
-    let then = if stop {
-        "; the daemon ends with the last one"
-    } else {
-        ""
-    };
+    let dirs = prepared(context)?;
+    control::request_drain(&dirs.state, &drain)?;
     let until = by.map_or(String::new(), |by| {
-        let left = Duration::from_secs_f64((by - clock::now().epoch).max(0.0));
+        let left = Duration::from_secs_f64((by - now).max(0.0));
         format!("; what still runs in {} is stopped", format_rough(left))
     });
+    let then = match drain.stop {
+        true => "; the daemon ends with the last one",
+        false => "",
+    };
     say(&format!(
         "draining: nothing is started, running pilots may finish{until}{then}\n`plancton resume` ends the drain\n"
-    ));
-    tell_when_idle(&dirs.run);
-    Exit::Done
+    ))?;
+    say_when_idle(&dirs)
 }
 
-pub fn snooze(place: &Place, duration: Duration) -> Exit {
-    if let Err(exit) = run::control_directory(place) {
-        return exit;
-    }
-    let dirs = place.addressed();
+pub fn snooze(context: &Context) -> Done {
+    let duration = context.options.duration.unwrap_or_default();
     let until = clock::now().epoch + duration.as_secs_f64();
-    match control::request_snooze(&dirs.state, &Snooze { until }) {
-        Ok(()) => {
-            say(&format!(
-                "snoozing for {}: pilots are paused, nothing is started\n`plancton resume` ends it sooner\n",
-                format_rough(duration)
-            ));
-            tell_when_idle(&dirs.run);
-            Exit::Done
-        }
-        Err(error) => fail(Exit::Failed, error),
-    }
+    let dirs = prepared(context)?;
+    control::request_snooze(&dirs.state, &Snooze { until })?;
+    say(&format!(
+        "snoozing for {}: pilots are paused, nothing is started\n`plancton resume` ends it sooner\n",
+        format_rough(duration)
+    ))?;
+    say_when_idle(&dirs)
 }
 
-pub fn resume(place: &Place) -> Exit {
-    if let Err(exit) = run::control_directory(place) {
-        return exit;
-    }
-    let dirs = place.addressed();
-    match control::resume(&dirs.state) {
-        Ok(()) => {
-            say("no drain or snooze is in force any more\n");
-            tell_when_idle(&dirs.run);
-            Exit::Done
-        }
-        Err(error) => fail(Exit::Failed, error),
-    }
+pub fn resume(context: &Context) -> Done {
+    let dirs = prepared(context)?;
+    control::resume(&dirs.state)?;
+    say("no drain or snooze is in force any more\n")?;
+    say_when_idle(&dirs)
 }
 
-fn tell_when_idle(run: &Path) {
-    if !run::is_running(run) {
-        say("(no daemon runs now; the next one finds it so)\n");
+/// Whose daemon is asked; one that never ran has no control directory yet.
+fn prepared(context: &Context) -> Result<Dirs, Failure> {
+    let dirs = context.addressed();
+    if dirs == context.dirs && !control::directory(&dirs.state).is_dir() {
+        context.prepare()?;
     }
+    Ok(dirs)
+}
+
+fn say_when_idle(dirs: &Dirs) -> Done {
+    if is_running(&dirs.run) {
+        return Ok(());
+    }
+    say("(no daemon is running now; the next one finds it so)\n")
 }
 
 /// Every pilot goes now, and the daemon ends. Where no daemon carries it out, this command does.
-pub fn force_stop(place: &Place) -> Exit {
-    let dirs = place.addressed();
-    if run::is_running(&dirs.run) {
-        let pilots = state::read_status(&dirs.run)
-            .ok()
-            .flatten()
-            .map_or(0, |status| status.pilots.len());
-        let patience =
-            FORCE_STOP_PATIENCE + PATIENCE_PER_PILOT * u32::try_from(pilots).unwrap_or(u32::MAX);
-        if let Err(error) = control::request_force_stop(&dirs.state) {
-            return fail(Exit::Failed, error);
+pub fn force_stop(context: &Context) -> Done {
+    let dirs = context.addressed();
+    if is_running(&dirs.run) {
+        let status = state::read_status(&dirs.run).ok().flatten();
+        let pilots = status.map_or(0, |status| status.pilots.len());
+        let patience = PATIENCE + PATIENCE_PER_PILOT * u32::try_from(pilots).unwrap_or(u32::MAX);
+        control::request_force_stop(&dirs.state)?;
+        if wait_until(patience, || !is_running(&dirs.run)) {
+            return say("plancton has removed its pilots and ended\n");
         }
-        if wait_until(patience, || !run::is_running(&dirs.run)) {
-            say("plancton has removed its pilots and ended\n");
-            return Exit::Done;
-        }
-        super::complain(format!(
+        complain(&format!(
             "the daemon has not carried it out within {} s; removing the pilots here",
             patience.as_secs()
         ));
     }
-    let exit = remove::remove_own(place, remove::Grace::None);
-    if exit == Exit::Done && !run::is_running(&dirs.run) {
-        let _ = control::clear(&dirs.state, control::Request::ForceStop);
+    remove::remove_own(context)?;
+    if !is_running(&dirs.run) {
+        // What is left of the request would end the next daemon.
+        control::clear(&dirs.state, control::Request::ForceStop)?;
     }
-    exit
+    Ok(())
+}
+
+/// The TIME of `drain --by`, in seconds since 1970: `18:00` (its next occurrence where `now` is), a duration from now, or
+/// RFC 3339. Errors: a sentence.
+fn parse_by(text: &str, now: &Zoned) -> Result<f64, String> {
+    let hint = |_| {
+        format!(
+            "'{text}' is not a time; write 18:00, a duration such as 2h, or 2030-01-31T18:00:00+01:00"
+        )
+    };
+    let at = if let Ok(duration) = parse_duration(text) {
+        now.timestamp() + duration
+    } else if let Ok(time) = text.parse::<Time>() {
+        let today = now.with().time(time).build().map_err(hint)?;
+        let next = if today > *now {
+            Ok(today)
+        } else {
+            today.tomorrow()
+        };
+        next.map_err(hint)?.timestamp()
+    } else {
+        text.parse::<Timestamp>().map_err(hint)?
+    };
+    if at < now.timestamp() {
+        return Err(format!("'{text}' is over already"));
+    }
+    Ok(at.as_duration().as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times() {
+        let now: Zoned = "2026-03-28T20:00:00+01:00[+01:00]".parse().unwrap();
+        for (text, expected) in [
+            ("21:30", "2026-03-28T21:30:00+01:00"),
+            ("18:00", "2026-03-29T18:00:00+01:00"),
+            ("20:00", "2026-03-29T20:00:00+01:00"),
+            ("06:05", "2026-03-29T06:05:00+01:00"),
+            ("2h", "2026-03-28T22:00:00+01:00"),
+            ("0", "2026-03-28T20:00:00+01:00"),
+            ("2026-04-01T00:00:00Z", "2026-04-01T00:00:00Z"),
+        ] {
+            let expected: Timestamp = expected.parse().unwrap();
+            let expected = expected.as_duration().as_secs_f64();
+            assert_eq!(parse_by(text, &now), Ok(expected), "{text}");
+        }
+        for bad in [
+            "",
+            "tomorrow",
+            "24:00",
+            "12:60",
+            "12:5",
+            "-1:00",
+            "2026-01-01T00:00:00Z",
+        ] {
+            assert!(parse_by(bad, &now).is_err(), "{bad}");
+        }
+    }
 }

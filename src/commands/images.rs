@@ -1,124 +1,93 @@
-//! `pull`: looks for newer images now, through the daemon where one runs, else right here. `log`: what failed pilots said.
+//! `pull`: looks for newer images now, through the daemon where one runs, else right here. `log`: what pilots said.
 
-use super::{Place, fail, remove, run, say};
+use super::context::{Context, Done, failed, is_running, say};
+use super::remove;
 use crate::act::{Caller, builtin};
-use crate::cli::Exit;
 use crate::clock;
-use crate::config::PilotClass;
-use crate::report::Finished;
 use crate::state::{self, control};
+use crate::units::clean_text;
 use std::sync::Arc;
 
 /// Lines and bytes that are shown of a pilot that is still there.
 const LOG: (usize, usize) = (200, 256 << 10);
 
-pub fn pull(place: &Place) -> Exit {
-    let dirs = place.addressed();
-    if run::is_running(&dirs.run) {
-        return match control::request_pull(&dirs.state) {
-            Ok(()) => {
-                say(
-                    "the daemon looks for newer images now, unless a rule of the owner's holds pilots back\n\
-                     `plancton status` shows a pull under way\n",
-                );
-                Exit::Done
-            }
-            Err(error) => fail(Exit::Failed, error),
-        };
-    }
-    match pull_here(place) {
-        Ok(exit) | Err(exit) => exit,
-    }
-}
-
-fn pull_here(place: &Place) -> Result<Exit, Exit> {
-    let (config, _) = place.config()?;
-    let engine = place.engine(&config)?;
-    place
-        .dirs
-        .prepare(std::path::Path::new("/etc/group"))
-        .map_err(|error| fail(Exit::Failed, error))?;
-    let builtin_tag = builtin::tag().map_err(|error| fail(Exit::Failed, error))?;
-    let (state, pulling) = (place.dirs.state.clone(), Arc::default());
-    let hands = Caller {
-        engine: Arc::clone(&engine),
-        state,
-        pulling,
-        dry_run: false,
-        builtin_tag,
-    };
-    let mut exit = Exit::Done;
-    let classes: Vec<&PilotClass> = config
-        .pilots
-        .iter()
-        .filter(|class| class.is_refreshable())
-        .collect();
-    if classes.is_empty() {
-        say("no class has an image that is pulled by a tag\n");
-    }
-    for class in classes {
-        let fetch = hands.fetch(
-            class,
-            &config.pilots,
-            config.share.pull_per_day.0,
-            clock::now().epoch,
+pub fn pull(context: &Context) -> Done {
+    let dirs = context.addressed();
+    if is_running(&dirs.run) {
+        control::request_pull(&dirs.state)?;
+        return say(
+            "the daemon looks for newer images now, unless a rule of the owner's holds pilots back\n\
+             `plancton status` shows a pull under way\n",
         );
+    }
+    let config = context.config()?;
+    let engine = context.engine(&config)?;
+    context.prepare()?;
+    let caller = Caller {
+        engine: Arc::clone(&engine),
+        state: context.dirs.state.clone(),
+        pulling: Arc::default(),
+        dry_run: false,
+        builtin_tag: builtin::tag().map_err(failed)?,
+    };
+    let (per_day, now) = (config.share.pull_per_day.0, clock::now().epoch);
+    let mut problems = Vec::new();
+    let classes = config.pilots.iter().filter(|class| class.is_refreshable());
+    for class in classes.clone() {
+        let fetch = caller.fetch(class, &config.pilots, per_day, now);
         match fetch.run(&engine, class) {
-            Ok(()) => say(&format!("{} is here\n", class.image)),
-            Err(why) => exit = fail(Exit::Failed, format!("{}: {why}", class.image)),
+            Ok(()) => say(&format!("{} is here\n", class.image))?,
+            Err(why) => problems.push(format!("{}: {why}", class.image)),
         }
     }
-    Ok(exit)
+    if classes.count() == 0 {
+        say("no class has an image that is pulled by a tag\n")?;
+    }
+    match problems.is_empty() {
+        true => Ok(()),
+        false => Err(failed(problems.join("\n"))),
+    }
 }
 
 /// The last words of one pilot, or of the one that failed last.
-pub fn log(place: &Place, wanted: Option<&str>) -> Exit {
-    let status = state::read_status(&place.addressed().run)
-        .ok()
-        .flatten()
-        .unwrap_or_default();
-    let is_wanted =
-        |gone: &&Finished| wanted.map_or(!gone.kind.is_well(), |wanted| gone.name == wanted);
-    if let Some(gone) = status.gone.iter().find(is_wanted) {
-        let (kind, lived, code) = (gone.kind.name(), gone.lived, gone.exit_code);
-        say(&format!(
-            "{}: {kind} after {lived:.0} s, exit code {code}\n",
-            gone.name
-        ));
-        let words = crate::units::clean_text(&gone.log_tail, usize::MAX);
-        say(if words.is_empty() {
-            "(it left no words that were kept)\n"
-        } else {
-            &words
+pub fn log(context: &Context) -> Done {
+    let wanted = context
+        .options
+        .argument
+        .as_ref()
+        .map(|word| word.to_string_lossy());
+    let status = state::read_status(&context.addressed().run).ok().flatten();
+    let finished = status
+        .unwrap_or_default()
+        .gone
+        .into_iter()
+        .find(|finished| match &wanted {
+            Some(wanted) => finished.name == *wanted,
+            None => !finished.kind.is_well(),
         });
-        say(if words.is_empty() || words.ends_with('\n') {
-            ""
-        } else {
-            "\n"
-        });
-        return Exit::Done;
-    }
-    match wanted {
-        None => {
-            say(
+    let words = match (finished, wanted) {
+        (Some(finished), _) => {
+            let (kind, code) = (finished.kind.name(), finished.exit_code);
+            let (name, lived) = (&finished.name, finished.lived);
+            say(&format!(
+                "{name}: {kind} after {lived:.0} s, exit code {code}\n"
+            ))?;
+            finished.log_tail
+        }
+        (None, Some(wanted)) => {
+            let (engine, pilot) = remove::find(context, &wanted)?;
+            let words = engine.logs(&pilot.id, LOG.0, LOG.1)?;
+            String::from_utf8_lossy(&words).into_owned()
+        }
+        (None, None) => {
+            return say(
                 "no pilot has failed since the daemon started, as far as it remembers (the last 20)\n",
             );
-            Exit::Done
         }
-        Some(wanted) => log_of_running(place, wanted),
-    }
-}
-
-fn log_of_running(place: &Place, wanted: &str) -> Exit {
-    let (engine, pilot) = match remove::find(place, wanted) {
-        Ok(found) => found,
-        Err(exit) => return exit,
     };
-    match engine.logs(&pilot.id, LOG.0, LOG.1) {
-        Ok(words) => {
-            say(&String::from_utf8_lossy(&words));
-            Exit::Done
-        }
-        Err(error) => fail(Exit::EngineUnavailable, error),
+    let words = clean_text(&words, LOG.1);
+    match words.trim_end() {
+        "" => say("(it left no words that were kept)\n"),
+        words => say(&format!("{words}\n")),
     }
 }

@@ -1,293 +1,236 @@
 //! `run`, and the loop in the background where there is no systemd: `start`, `stop`.
 
-use super::{Place, complain, fail, say, wait_until};
-use crate::cli::Exit;
+use super::context::{Context, Done, Failure, complain, failed, say, wait_until};
+use crate::clock;
 use crate::config::Config;
 use crate::daemon::{self, Start};
+use crate::decide::Drain;
 use crate::remote::{self, Joined};
 use crate::state::{self, Probe, control};
-use crate::units::count_pilots;
+use crate::units::{Exit, count_pilots};
 use rustix::process::{Pid, Signal, kill_process};
-use std::fs::{File, OpenOptions};
+use std::ffi::OsString;
+use std::fs::OpenOptions;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 /// How long `start` waits for the first turn, and `stop` for the end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The loop in the foreground.
-pub fn run(place: &Place, once: bool, dry_run: bool, drain: bool, record: Option<&Path>) -> Exit {
-    match prepare(place, once, dry_run, record) {
-        Ok(start) => {
-            if drain
-                && let Err(error) = super::control::request_drain(&start.dirs.state, false, None)
-            {
-                return fail(Exit::Failed, error);
-            }
-            log::info!(
-                "plancton {} on {}",
-                env!("CARGO_PKG_VERSION"),
-                start.engine.socket().display()
-            );
-            daemon::run(start).unwrap_or_else(|error| {
-                fail(Exit::Failed, format!("the loop can't start: {error}"))
-            })
-        }
-        Err(exit) => exit,
+pub fn run(context: &Context) -> Done {
+    let start = prepare(context)?;
+    if context.options.drain {
+        let drain = Drain {
+            since: clock::now().epoch,
+            ..Drain::default()
+        };
+        control::request_drain(&start.dirs.state, &drain)?;
+    }
+    log::info!(
+        "plancton {} on {}",
+        env!("CARGO_PKG_VERSION"),
+        start.engine.socket().display()
+    );
+    match daemon::run(start) {
+        Ok(Exit::Done) => Ok(()),
+        Ok(exit) => Err(Failure::new(exit, "")),
+        Err(error) => Err(failed(format!("the loop can't start: {error}"))),
     }
 }
 
-fn prepare(place: &Place, once: bool, dry_run: bool, record: Option<&Path>) -> Result<Start, Exit> {
-    let (config, config_file) = place.config()?;
-    let engine = place.engine(&config)?;
-    let dirs = place.dirs.clone();
-    dirs.prepare(Path::new("/etc/group"))
-        .map_err(|error| fail(Exit::Failed, error))?;
-    let lock = state::take_lock(&dirs.run).map_err(|error| fail(Exit::Failed, error))?;
-    join_deployed(&dirs.state, &config)?;
-    let record = record.map(open_record).transpose()?;
-    let instance = place.instance(&config);
+fn prepare(context: &Context) -> Result<Start, Failure> {
+    let options = &context.options;
+    let config = context.config()?;
+    let engine = context.engine(&config)?;
+    context.prepare()?;
+    let lock = state::take_lock(&context.dirs.run)?;
+    join_deployed(&context.dirs.state, &config)?;
+    let record = options.record.as_deref().map(|file| {
+        let opened = OpenOptions::new().create(true).append(true).open(file);
+        opened.map_err(|error| {
+            failed(format!(
+                "{}: {error}; nothing is recorded there",
+                file.display()
+            ))
+        })
+    });
     Ok(Start {
+        instance: context.instance(&config),
         config,
-        config_file,
-        dirs,
+        config_file: context.config_file().map(Path::to_owned),
+        dirs: context.dirs.clone(),
         engine,
-        instance,
         host: crate::host::name(),
-        once,
-        dry_run,
-        record,
+        once: options.once,
+        dry_run: options.dry_run,
+        record: record.transpose()?,
         lock,
     })
 }
 
 /// The url that came with this daemon's deployment, as in a container; the first look at it is the loop's.
-fn join_deployed(state: &Path, config: &Config) -> Result<(), Exit> {
-    let Some(url) = std::env::var("PLANCTON_CONFIG_URL")
-        .ok()
-        .filter(|url| !url.is_empty())
-    else {
+fn join_deployed(state: &Path, config: &Config) -> Done {
+    let url = std::env::var("PLANCTON_CONFIG_URL").unwrap_or_default();
+    if url.is_empty() {
         return Ok(());
-    };
+    }
     remote::check_url(&url, &config.allow)
-        .map_err(|why| fail(Exit::Configuration, format!("PLANCTON_CONFIG_URL: {why}")))?;
+        .map_err(|why| Failure::new(Exit::Configuration, format!("PLANCTON_CONFIG_URL: {why}")))?;
     let joined = Joined {
         url,
         is_trusted: true,
         ..Joined::default()
     };
-    if remote::read_joined(state).as_ref() == Some(&joined) {
-        return Ok(());
+    if remote::read_joined(state).as_ref() != Some(&joined) {
+        remote::write_joined(state, &joined)?;
     }
-    remote::write_joined(state, &joined).map_err(|error| fail(Exit::Failed, error))
-}
-
-fn open_record(file: &Path) -> Result<File, Exit> {
-    let opened = OpenOptions::new().create(true).append(true).open(file);
-    opened.map_err(|error| {
-        fail(
-            Exit::Failed,
-            format!("{}: {error}; nothing is recorded there", file.display()),
-        )
-    })
+    Ok(())
 }
 
 /// The loop in the background. With the unit loaded systemd has it; without, it is ours.
-pub fn start(place: &Place) -> Exit {
-    if let Some(exit) = systemctl(place, "start") {
-        return exit;
+pub fn start(context: &Context) -> Done {
+    if let Some(done) = systemctl(context, "start") {
+        return done;
     }
-    if let Probe::Held(pid) = state::probe_lock(&place.dirs.run) {
+    let dirs = &context.dirs;
+    if let Probe::Held(pid) = state::probe_lock(&dirs.run) {
         let pid = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
-        say(&format!("plancton runs already{pid}\n"));
-        return Exit::Done;
+        return say(&format!("plancton is already running{pid}\n"));
     }
-    if let Err(exit) = place.config() {
-        return exit;
+    context.config()?;
+    context.prepare()?;
+    let log = dirs.state.join("plancton.log");
+    let shown = log.display();
+    spawn(context, &log)
+        .map_err(|error| failed(format!("{shown}: {error}; nothing was started")))?;
+    let turned = || state::read_status(&dirs.run).is_ok_and(|status| status.is_some());
+    if !wait_until(PATIENCE, turned) {
+        return Err(failed(format!(
+            "the loop has not turned within {} s; {shown} says why",
+            PATIENCE.as_secs()
+        )));
     }
-    if let Err(error) = place.dirs.prepare(Path::new("/etc/group")) {
-        return fail(Exit::Failed, error);
-    }
-    let log = place.dirs.state.join("plancton.log");
-    match spawn(place, &log) {
-        Ok(()) => {}
-        Err(error) => {
-            return fail(
-                Exit::Failed,
-                format!("{}: {error}; nothing was started", log.display()),
-            );
-        }
-    }
-    let turned = || state::read_status(&place.dirs.run).is_ok_and(|status| status.is_some());
-    if wait_until(PATIENCE, turned) {
-        say(&format!(
-            "plancton runs; `plancton status` shows what it does, {} is its log\n",
-            log.display()
-        ));
-        return Exit::Done;
-    }
-    fail(
-        Exit::Failed,
-        format!(
-            "the loop has not turned within {} s; {} says why",
-            PATIENCE.as_secs(),
-            log.display()
-        ),
-    )
+    say(&format!(
+        "plancton runs; `plancton status` shows what it does, {shown} is its log\n"
+    ))
 }
 
-fn spawn(place: &Place, log: &Path) -> std::io::Result<()> {
+/// `plancton run` in the same place as this command; what it says goes to the file.
+pub fn spawn(context: &Context, log: &Path) -> std::io::Result<Child> {
     let out = OpenOptions::new().create(true).append(true).open(log)?;
     let mut command = Command::new(std::env::current_exe()?);
     command
-        .args(forwarded(place))
+        .args(forwarded(context))
         .arg("run")
         .stdin(Stdio::null())
         .stdout(out.try_clone()?)
         .stderr(out);
     // A group of its own: the terminal's Ctrl-C and hang-up are not for it.
-    command.current_dir("/").process_group(0).spawn().map(drop)
+    command.current_dir("/").process_group(0).spawn()
 }
 
-/// The options of this call, for a process that is to work in the same place.
-pub fn forwarded(place: &Place) -> Vec<std::ffi::OsString> {
-    let options = &place.options;
-    let mut arguments = Vec::new();
-    let mut add = |name: &str, value: Option<std::ffi::OsString>| {
-        if let Some(value) = value {
-            arguments.extend([name.into(), value]);
-        }
+/// The options of this call that say where to work.
+fn forwarded(context: &Context) -> Vec<OsString> {
+    let options = &context.options;
+    let path = |path: &Option<std::path::PathBuf>| {
+        let absolute = path.as_ref().map(std::path::absolute);
+        absolute.and_then(Result::ok).map(OsString::from)
     };
-    let absolute = |path: &Path| {
-        std::path::absolute(path)
-            .unwrap_or_else(|_| path.to_owned())
-            .into_os_string()
-    };
-    add("--config", options.config.as_deref().map(absolute));
-    add("--engine", options.engine.as_ref().map(Into::into));
-    add("--instance", options.instance.as_ref().map(Into::into));
-    add("--run-dir", options.run_dir.as_deref().map(absolute));
-    add("--state-dir", options.state_dir.as_deref().map(absolute));
-    arguments
+    let given = [
+        ("--config", path(&options.config)),
+        ("--engine", options.engine.as_ref().map(OsString::from)),
+        ("--instance", options.instance.as_ref().map(OsString::from)),
+        ("--run-dir", path(&options.run_dir)),
+        ("--state-dir", path(&options.state_dir)),
+    ];
+    let given = given
+        .into_iter()
+        .filter_map(|(name, value)| Some([name.into(), value?]));
+    given.flatten().collect()
 }
 
 /// Ends the loop. Pilots outlive it.
-pub fn stop(place: &Place) -> Exit {
-    if let Some(exit) = systemctl(place, "stop") {
-        return exit;
+pub fn stop(context: &Context) -> Done {
+    if let Some(done) = systemctl(context, "stop") {
+        return done;
     }
-    let Probe::Held(pid) = state::probe_lock(&place.dirs.run) else {
-        say("plancton does not run\n");
-        return Exit::Done;
+    let run = &context.dirs.run;
+    let Probe::Held(pid) = state::probe_lock(run) else {
+        return say("plancton is not running\n");
     };
-    let left = state::read_status(&place.dirs.run)
-        .ok()
-        .flatten()
-        .map_or(0, |status| status.pilots.len());
-    let pid = pid
-        .and_then(|pid| i32::try_from(pid).ok())
-        .and_then(Pid::from_raw);
-    let Some(pid) = pid else {
-        return fail(
-            Exit::Failed,
-            format!(
-                "{}: the lock names no pid; end the daemon by hand",
-                place.dirs.run.display()
-            ),
-        );
-    };
-    if let Err(error) = kill_process(pid, Signal::TERM) {
-        return fail(
-            Exit::Failed,
-            format!("pid {pid}: {error}; it was not ended"),
-        );
-    }
+    let status = state::read_status(run).ok().flatten();
+    let pid = pid.ok_or_else(|| {
+        failed(format!(
+            "{}: the lock names no pid; end the daemon by hand",
+            run.display()
+        ))
+    })?;
+    signal(pid, Signal::TERM)?;
     if !wait_until(PATIENCE, || {
-        !matches!(state::probe_lock(&place.dirs.run), Probe::Held(_))
+        !matches!(state::probe_lock(run), Probe::Held(_))
     }) {
-        return fail(
-            Exit::Failed,
-            format!("pid {pid} has not ended within {} s", PATIENCE.as_secs()),
-        );
+        let seconds = PATIENCE.as_secs();
+        return Err(failed(format!(
+            "pid {pid} has not ended within {seconds} s"
+        )));
     }
-    say("plancton has ended");
-    match left {
-        0 => say("; no pilot is left\n"),
+    match status.map_or(0, |status| status.pilots.len()) {
+        0 => say("plancton has ended; no pilot is left\n"),
         left => say(&format!(
-            "; {} go on until done or past their ttl\n\
+            "plancton has ended; {} go on until done or past their ttl\n\
              `plancton start` takes them over again, `plancton force-stop` removes them now\n",
             count_pilots(left)
         )),
     }
-    Exit::Done
+}
+
+pub fn signal(pid: u32, signal: Signal) -> Done {
+    let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let sent = raw.map(|pid| kill_process(pid, signal));
+    match sent {
+        Some(Ok(())) => Ok(()),
+        Some(Err(error)) => Err(failed(format!("pid {pid}: {error}; no signal was sent"))),
+        None => Err(failed(format!("pid {pid} is no process"))),
+    }
 }
 
 /// `None`: there is no unit of ours here, or other directories were asked for.
-fn systemctl(place: &Place, verb: &str) -> Option<Exit> {
-    let ours = place.is_root && place.options == crate::cli::Options::default();
-    if !ours || !Path::new("/run/systemd/system").is_dir() {
+fn systemctl(context: &Context, verb: &str) -> Option<Done> {
+    let is_plain = context.is_root && forwarded(context).is_empty();
+    if !is_plain || !Path::new("/run/systemd/system").is_dir() {
         return None;
     }
-    let quiet = |arguments: &[&str]| {
-        Command::new("systemctl")
-            .args(arguments)
-            .stderr(Stdio::null())
-            .output()
-    };
-    let shown = quiet(&[
+    let mut show = Command::new("systemctl");
+    show.args([
         "show",
         "--property=LoadState",
         "--value",
         "plancton.service",
-    ])
-    .ok()?;
+    ]);
+    let shown = show.stderr(Stdio::null()).output().ok()?;
     if shown.stdout.trim_ascii() != b"loaded" {
         return None;
     }
-    complain(format!(
+    complain(&format!(
         "systemd has the unit: systemctl {verb} plancton.service"
     ));
-    match Command::new("systemctl")
-        .args([verb, "plancton.service"])
-        .status()
-    {
-        Ok(status) if status.success() => Some(Exit::Done),
-        Ok(_) => Some(fail(
-            Exit::Failed,
+    let mut command = Command::new("systemctl");
+    Some(match command.args([verb, "plancton.service"]).status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(_) => Err(failed(
             "systemctl failed; `journalctl -u plancton` says why",
         )),
-        Err(error) => Some(fail(Exit::Failed, format!("systemctl: {error}"))),
-    }
-}
-
-/// True while a daemon holds the directory.
-pub fn is_running(run: &Path) -> bool {
-    match state::probe_lock(run) {
-        Probe::Held(_) => true,
-        Probe::Free => false,
-        // A user looking at root's: its status file goes away with it.
-        Probe::Unknown => state::read_status(run).is_ok_and(|status| status.is_some()),
-    }
+        Err(error) => Err(failed(format!("systemctl: {error}"))),
+    })
 }
 
 /// Has a daemon that runs read its configuration again; false: there is none.
-pub fn reload(place: &Place) -> bool {
-    let Probe::Held(Some(pid)) = state::probe_lock(&place.dirs.run) else {
-        return false;
-    };
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    pid.is_some_and(|pid| kill_process(pid, Signal::HUP).is_ok())
-}
-
-/// Makes sure that a request can be written: a daemon that never ran has no control directory.
-pub fn control_directory(place: &Place) -> Result<(), Exit> {
-    let dirs = place.addressed();
-    if dirs == place.dirs && !control::directory(&dirs.state).is_dir() {
-        return dirs
-            .prepare(Path::new("/etc/group"))
-            .map_err(|error| fail(Exit::Failed, error));
+pub fn reload(context: &Context) -> bool {
+    match state::probe_lock(&context.dirs.run) {
+        Probe::Held(Some(pid)) => signal(pid, Signal::HUP).is_ok(),
+        _ => false,
     }
-    Ok(())
 }

@@ -1,71 +1,79 @@
 //! `status`, `why` and `health`: what the daemon wrote about itself at its last turn.
 
-use super::{Place, fail, run, say, screen, view};
-use crate::cli::Exit;
+use super::context::{Context, Done, Failure, complain, failed, is_running, say};
+use super::view;
 use crate::clock;
 use crate::report::Status;
 use crate::state::{self, control};
+use crate::units::Exit;
 use crate::wait::{Signals, wait};
 use std::io::IsTerminal;
 
 /// The status of a daemon that runs, else the exit code for it with a sentence that says what now.
-fn read(place: &Place) -> Result<Status, Exit> {
-    let dirs = place.addressed();
-    match state::read_status(&dirs.run) {
-        Ok(Some(status)) if run::is_running(&dirs.run) => Ok(status),
-        Ok(_) => {
-            let now = clock::now().epoch;
-            let asked = control::read(&dirs.state, now).asked;
-            if asked.drain.is_some() {
-                say(
-                    "a drain is in force; a daemon that starts here launches nothing until `plancton resume`\n",
-                );
-            }
-            say(
-                "plancton does not run; `plancton start` starts it, `plancton try` shows what it does\n",
-            );
-            Err(Exit::NotRunning)
-        }
-        Err(error) => Err(fail(Exit::Failed, error)),
+fn read(context: &Context) -> Result<Status, Failure> {
+    let dirs = context.addressed();
+    let status = state::read_status(&dirs.run)?;
+    if let Some(status) = status.filter(|_| is_running(&dirs.run)) {
+        return Ok(status);
     }
+    let asked = control::read(&dirs.state, clock::now().epoch).asked;
+    if asked.drain.is_some() {
+        say(
+            "a drain is in force; a daemon that starts here launches nothing until `plancton resume`\n",
+        )?;
+    }
+    say(
+        "plancton is not running; `plancton start` starts it, `plancton try` shows what it does\n",
+    )?;
+    Err(Failure::new(Exit::NotRunning, ""))
 }
 
-pub fn status(place: &Place, json: bool, watch: bool) -> Exit {
-    if watch {
-        return watch_status(place);
+pub fn status(context: &Context) -> Done {
+    if context.options.watch {
+        return watch(context);
     }
-    match read(place) {
-        Ok(status) if json => {
-            say(&(serde_json::to_string_pretty(&status).unwrap_or_default() + "\n"));
-            Exit::Done
-        }
-        Ok(status) => {
-            let whole = view::Screen {
-                height: None,
-                ..screen()
-            };
-            say(&view::render(&status, clock::now().epoch, &whole));
-            Exit::Done
-        }
-        Err(exit) => exit,
+    let status = read(context)?;
+    if context.options.json {
+        return say(&(serde_json::to_string_pretty(&status).unwrap_or_default() + "\n"));
     }
+    let whole = view::Screen {
+        height: None,
+        ..screen()
+    };
+    say(&view::render(&status, clock::now().epoch, &whole))
 }
 
 /// Redraws in place once a second; Ctrl-C ends it.
-fn watch_status(place: &Place) -> Exit {
-    let Ok(mut signals) = Signals::catch() else {
-        return fail(Exit::Failed, "no signal handler could be set");
-    };
+fn watch(context: &Context) -> Done {
+    let mut signals = Signals::catch().map_err(failed)?;
     let mut drawing = Drawing::begin();
     while !signals.wants_end() {
-        let status = match read(place) {
-            Ok(status) => status,
-            Err(exit) => return exit,
-        };
-        drawing.show(&view::render(&status, clock::now().epoch, &screen()));
+        let status = read(context)?;
+        drawing.show(&view::render(&status, clock::now().epoch, &screen()))?;
         wait(Some(1.0), &mut signals, None, [None; 3]);
     }
-    Exit::Done
+    Ok(())
+}
+
+/// What is drawn on: the terminal's size, and colour where it is wanted (`NO_COLOR`).
+pub fn screen() -> view::Screen {
+    let out = std::io::stdout();
+    let terminal = out.is_terminal();
+    let size = rustix::termios::tcgetwinsize(&out)
+        .ok()
+        .filter(|size| terminal && size.ws_col > 0);
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+        || std::env::var_os("TERM").is_some_and(|term| term == *"dumb");
+    view::Screen {
+        width: size.map_or(80, |size| size.ws_col),
+        height: size.map(|size| size.ws_row),
+        colour: if terminal && !plain {
+            view::Colour::On
+        } else {
+            view::Colour::Off
+        },
+        zone: jiff::tz::TimeZone::system(),
+    }
 }
 
 /// A text that is drawn over and over: in place on a terminal, one after the other elsewhere.
@@ -77,17 +85,17 @@ impl Drawing {
     pub fn begin() -> Drawing {
         let terminal = std::io::stdout().is_terminal();
         if terminal {
-            say("\x1b[?25l\x1b[2J");
+            let _ = say("\x1b[?25l\x1b[2J");
         }
         Drawing { terminal }
     }
 
-    pub fn show(&mut self, text: &str) {
+    pub fn show(&mut self, text: &str) -> Done {
         if self.terminal {
             // Each line clears what was behind it, so that nothing flickers.
-            say(&format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n")));
+            say(&format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n")))
         } else {
-            say(&format!("{text}\n"));
+            say(&format!("{text}\n"))
         }
     }
 }
@@ -95,32 +103,31 @@ impl Drawing {
 impl Drop for Drawing {
     fn drop(&mut self) {
         if self.terminal {
-            say("\x1b[?25h");
+            let _ = say("\x1b[?25h");
         }
     }
 }
 
-pub fn why(place: &Place) -> Exit {
-    match read(place) {
-        Ok(status) => {
-            say(&view::render_why(&status, clock::now().epoch, &screen()));
-            Exit::Done
-        }
-        Err(exit) => exit,
-    }
+pub fn why(context: &Context) -> Done {
+    say(&view::render_why(
+        &read(context)?,
+        clock::now().epoch,
+        &screen(),
+    ))
 }
 
 /// Whether the loop turns, whatever the engine does.
-pub fn health(place: &Place) -> Exit {
-    match read(place) {
-        Ok(status) if status.is_stale(clock::now().epoch) => {
-            let late = clock::now().epoch - status.tick;
-            fail(
-                Exit::Failed,
-                format!("the loop has not turned for {late:.0} s"),
-            )
-        }
-        Ok(_) => Exit::Done,
-        Err(_) => Exit::Failed,
+pub fn health(context: &Context) -> Done {
+    let status = read(context).map_err(|failure| {
+        complain(&failure.text);
+        failed("")
+    })?;
+    let now = clock::now().epoch;
+    match status.is_stale(now) {
+        false => Ok(()),
+        true => Err(failed(format!(
+            "the loop has not turned for {:.0} s",
+            now - status.tick
+        ))),
     }
 }

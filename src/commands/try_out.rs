@@ -1,256 +1,172 @@
 //! `try`: the loop with the built-in pilot for a while, in directories of its own, then every trace of it removed. What
 //! it starts is `plancton run`; what it shows is what `status --watch` shows.
 
-use super::{Place, fail, pilot, remove, run, say, screen, status::Drawing, view};
-use crate::cli::{Exit, Options};
+use super::context::{Context, Done, Failure, failed, say};
+use super::pilot::{Counted, parse_result};
+use super::status::{Drawing, screen};
+use super::{remove, run, view};
+use crate::cli::Options;
 use crate::clock;
 use crate::report::Status;
-use crate::state::{self, Dirs, Scope};
-use crate::units::{count_pilots, format_rough};
+use crate::state;
+use crate::units::{count_pilots, float, format_rough};
 use crate::wait::{Signals, wait};
+use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
-const DEFAULT: Duration = Duration::from_secs(60);
+const TIME: Duration = Duration::from_secs(60);
 /// Where no terminal can be redrawn, a line this often.
 const LINE_EVERY: Duration = Duration::from_secs(5);
+const CONFIGURATION: &str = include_str!("try.toml");
 
-const CONFIGURATION: &str = "\
-[loop]
-interval = \"2s\"
-[[pilot]]
-name = \"builtin\"
-image = \"builtin\"
-command = [\"pilot\", \"--for\", \"15s\"]
-memory = \"64MiB\"
-pids = 32
-ttl = \"10m\"
-stop-grace = \"1s\"
-read-only = true
-network = \"none\"
-";
-
-pub fn run(place: &Place, duration: Option<Duration>) -> Exit {
-    let id = std::process::id();
-    let base = std::env::temp_dir().join(format!("plancton-try-{id}"));
-    let options = Options {
-        config: Some(
-            place
-                .options
-                .config
-                .clone()
-                .unwrap_or_else(|| base.join("config.toml")),
-        ),
-        instance: Some(format!("try-{id}")),
+pub fn try_out(context: &Context) -> Done {
+    let name = format!("try-{}", std::process::id());
+    let base = std::env::temp_dir().join(format!("plancton-{name}"));
+    let given = &context.options;
+    let own = Context::new(Options {
+        config: given.config.clone().or(Some(base.join("config.toml"))),
+        instance: Some(name),
         run_dir: Some(base.join("run")),
         state_dir: Some(base.join("state")),
-        ..place.options.clone()
-    };
-    let dirs = Dirs {
-        run: base.join("run"),
-        state: base.join("state"),
-        config: base.join("config.toml"),
-        scope: Scope::Given,
-    };
-    let own = Place {
-        options,
-        dirs,
-        is_root: place.is_root,
-    };
+        ..given.clone()
+    });
     // Before anything is there that a signal could leave behind.
-    let Ok(mut signals) = Signals::catch() else {
-        return fail(
-            Exit::Failed,
-            "no signal handler could be set; nothing was started",
-        );
-    };
-    let shown = show(&own, &base, duration.unwrap_or(DEFAULT), &mut signals);
-    let exit = remove::purge_quietly(&own, remove::Keep::Nothing);
+    let mut signals = Signals::catch().map_err(failed)?;
+    let shown = show(&own, &base, &mut signals);
+    let purged = remove::purge_everything(&own);
     let removed = std::fs::remove_dir_all(&base);
-    match shown {
-        Ok(tally) if exit == Exit::Done && (removed.is_ok() || !base.exists()) => {
-            say(&tally.summary());
-            tally.exit()
-        }
-        Ok(_) => fail(
-            Exit::Failed,
-            "not everything could be removed; `plancton purge` removes what is left",
-        ),
-        Err(exit) => exit,
+    let seen = shown?;
+    if purged.is_err() || (removed.is_err() && base.exists()) {
+        let why = purged
+            .err()
+            .map_or(String::new(), |failure| failure.text + "\n");
+        let text = "not everything could be removed; `plancton purge` removes what is left";
+        return Err(failed(why + text));
+    }
+    say(&seen.summary())?;
+    match seen.done() {
+        0 => Err(failed("")),
+        _ => Ok(()),
     }
 }
 
 /// Starts the loop, and draws until the time is over, a signal comes or the loop ends.
-fn show(
-    place: &Place,
-    base: &Path,
-    duration: Duration,
-    signals: &mut Signals,
-) -> Result<Tally, Exit> {
-    let failed = |error: std::io::Error| {
-        fail(
-            Exit::Failed,
-            format!("{}: {error}; nothing was started", base.display()),
-        )
-    };
+fn show(context: &Context, base: &Path, signals: &mut Signals) -> Result<Seen, Failure> {
+    let nothing = |error| failed(format!("{}: {error}; nothing was started", base.display()));
     std::fs::create_dir(base)
         .and_then(|()| std::fs::write(base.join("config.toml"), CONFIGURATION))
-        .map_err(failed)?;
-    let (config, _) = place.config()?;
+        .map_err(nothing)?;
     // A missing engine is said at once, not shown as a state for a minute.
-    place
-        .engine(&config)?
-        .ping()
-        .map_err(|error| fail(Exit::EngineUnavailable, error))?;
-    let log = base.join("log");
-    let mut child = spawn(place, &log).map_err(failed)?;
-    let tally = follow(place, &mut child, duration, signals);
-    let ended = child.try_wait().ok().flatten();
-    if ended.is_none() {
-        end(&mut child);
-    }
-    match ended {
-        Some(status) if !status.success() => {
+    context.engine(&context.config()?)?.ping()?;
+    let log: PathBuf = base.join("log");
+    let mut child = run::spawn(context, &log).map_err(nothing)?;
+    let seen = follow(context, &mut child, signals);
+    match child.try_wait() {
+        Ok(Some(status)) if !status.success() => {
             let text = std::fs::read_to_string(&log).unwrap_or_default();
             let last = text.lines().last().unwrap_or("it said nothing");
-            Err(fail(
-                Exit::Failed,
-                format!("the loop has ended by itself: {last}"),
-            ))
+            return Err(failed(format!("the loop has ended by itself: {last}")));
         }
-        _ => Ok(tally),
+        Ok(Some(_)) => {}
+        _ => {
+            let _ = run::signal(child.id(), Signal::TERM);
+            let _ = child.wait();
+        }
     }
+    seen
 }
 
-fn spawn(place: &Place, log: &PathBuf) -> std::io::Result<Child> {
-    let out = std::fs::File::create(log)?;
-    let mut command = Command::new("/proc/self/exe");
-    command
-        .args(run::forwarded(place))
-        .arg("run")
-        .stdin(Stdio::null())
-        .stdout(out.try_clone()?)
-        .stderr(out);
-    // The terminal's Ctrl-C is for us, who clean up.
-    command.process_group(0).spawn()
-}
-
-fn end(child: &mut Child) {
-    let pid = i32::try_from(child.id())
-        .ok()
-        .and_then(rustix::process::Pid::from_raw);
-    if let Some(pid) = pid {
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-    }
-    let _ = child.wait();
-}
-
-fn follow(place: &Place, child: &mut Child, duration: Duration, signals: &mut Signals) -> Tally {
-    let start = Instant::now();
-    let mut tally = Tally::default();
-    let terminal = std::io::stdout().is_terminal();
-    let mut drawing = terminal.then(Drawing::begin);
-    let mut next_line = Instant::now();
+fn follow(context: &Context, child: &mut Child, signals: &mut Signals) -> Result<Seen, Failure> {
+    let (start, duration) = (Instant::now(), context.options.duration.unwrap_or(TIME));
+    let mut seen = Seen::default();
+    let is_terminal = std::io::stdout().is_terminal();
+    let mut drawing = is_terminal.then(Drawing::begin);
+    let mut next_line = start;
     while start.elapsed() < duration && !signals.wants_end() && matches!(child.try_wait(), Ok(None))
     {
-        if let Ok(Some(status)) = state::read_status(&place.dirs.run) {
-            tally.take(&status);
+        if let Ok(Some(status)) = state::read_status(&context.dirs.run) {
             let left = format_rough(duration.saturating_sub(start.elapsed()));
+            seen.take(status);
             if let Some(drawing) = &mut drawing {
-                let text = view::render(&status, clock::now().epoch, &screen());
+                let text = view::render(&seen.last, clock::now().epoch, &screen());
                 drawing.show(&format!(
                     "plancton try: {left} left, Ctrl-C ends it sooner\n\n{text}"
-                ));
+                ))?;
             } else if Instant::now() >= next_line {
                 next_line += LINE_EVERY;
-                say(&format!("{left} left: {}\n", tally.line(&status)));
+                say(&format!("{left} left: {}\n", seen.line()))?;
             }
         }
         wait(Some(0.5), signals, None, [None; 3]);
     }
-    tally.seconds = start.elapsed().as_secs_f64();
-    tally
+    seen.seconds = start.elapsed().as_secs_f64();
+    Ok(seen)
 }
 
 /// What was seen while it ran.
 #[derive(Default)]
-struct Tally {
+struct Seen {
     seconds: f64,
-    cpu_seconds: f64,
-    counts: BTreeMap<String, u64>,
+    last: Status,
     /// By pilot: what it computed.
-    results: BTreeMap<String, pilot::Summary>,
-    reason: String,
-    protected: bool,
+    results: BTreeMap<String, Counted>,
 }
 
-impl Tally {
-    fn take(&mut self, status: &Status) {
-        self.cpu_seconds = status.given_seconds;
-        self.counts.clone_from(&status.counts);
-        self.reason.clone_from(&status.reason.text);
-        self.protected = status.protection.level == "verified";
-        for gone in &status.gone {
-            if let Some(summary) = gone.log_tail.lines().find_map(pilot::parse_result) {
-                self.results.insert(gone.name.clone(), summary);
-            }
+impl Seen {
+    fn take(&mut self, status: Status) {
+        for finished in &status.gone {
+            let result = finished.log_tail.lines().find_map(parse_result);
+            self.results
+                .extend(result.map(|result| (finished.name.clone(), result)));
         }
+        self.last = status;
     }
 
-    fn line(&self, status: &Status) -> String {
-        let done = self.counts.get("done").copied().unwrap_or(0);
+    fn done(&self) -> usize {
+        let done = self.last.counts.get("done").copied().unwrap_or(0);
+        usize::try_from(done).unwrap_or(usize::MAX)
+    }
+
+    fn line(&self) -> String {
         format!(
-            "{} running, {done} done, {:.0} CPU seconds given; {}",
-            count_pilots(status.pilots.len()),
-            self.cpu_seconds,
-            self.reason
+            "{} running, {} done, {:.0} CPU seconds given; {}",
+            count_pilots(self.last.pilots.len()),
+            self.done(),
+            self.last.given_seconds,
+            self.last.reason.text
         )
     }
 
     fn summary(&self) -> String {
-        let done = self.counts.get("done").copied().unwrap_or(0);
-        let sum = |what: fn(&pilot::Summary) -> u64| self.results.values().map(what).sum::<u64>();
         let mut text = format!(
             "\nIn {:.0} s {} did their work, and {:.0} CPU seconds were given.\n",
             self.seconds,
-            count_pilots(usize::try_from(done).unwrap_or(0)),
-            self.cpu_seconds
+            count_pilots(self.done()),
+            self.last.given_seconds
         );
-        if !self.results.is_empty() {
-            text.push_str(&format!(
-                "They looked at {} numbers and found {} primes, {} pairs of twins; the largest gap was {}.\n",
-                sum(|result| result.to - result.from),
-                sum(|result| result.primes),
-                sum(|result| result.twins),
-                self.results.values().map(|result| result.largest_gap).max().unwrap_or(0),
-            ));
-            if let Some(result) = self.results.values().next() {
-                text.push_str(&format!(
-                    "Check one: plancton pilot --from {} --to {}\n  {result}\n",
-                    result.from, result.to
-                ));
-            }
-        }
-        if self.protected {
-            text.push_str(
-                "They ran in an idle group: the kernel gave them only what nobody else wanted.\n",
+        let results = self.results.values();
+        if let Some(one) = results.clone().next() {
+            let numbers: u64 = results.clone().map(|result| result.to - result.from).sum();
+            let primes: u64 = results.map(|result| result.primes).sum();
+            text += &format!(
+                "They looked at {:.2} billion numbers and found {primes} primes.\n\
+                 Check one: plancton pilot --from {} --to {}\n  {one}\n",
+                float(numbers) / 1e9,
+                one.from,
+                one.to
             );
         }
-        if done == 0 {
-            text.push_str(&format!("No pilot was done: {}\n", self.reason));
+        if self.last.protection.level == "verified" {
+            text +=
+                "They ran in an idle group: the kernel gave them only what nobody else wanted.\n";
+        }
+        if self.done() == 0 {
+            text += &format!("No pilot was done: {}\n", self.last.reason.text);
         }
         text + "Every trace of it was removed from the engine and from this machine.\n"
-    }
-
-    fn exit(&self) -> Exit {
-        if self.counts.get("done").is_some_and(|done| *done > 0) {
-            Exit::Done
-        } else {
-            Exit::Failed
-        }
     }
 }

@@ -5,7 +5,7 @@ use super::keys::{Allow, EngineKeys, Influx, Loop, Owner, PilotClass, Section, S
 use super::values::{Auto, Read, Toml, Value, Wrong, found, quote};
 use super::when::Hours;
 use super::{Config, When};
-use crate::cli::nearest;
+use crate::units::nearest;
 use toml::de::DeTable;
 
 /// One kind of table.

@@ -15,7 +15,7 @@ pub use keys::{Allow, EngineKeys, Influx, Loop, Owner, PilotClass, Share, parse_
 pub use mounts::{Device, Handed, Mount};
 pub use remote::{Offer, read_offer};
 pub use values::{Auto, Image, MissingLimits, OnBattery, WhenBusy};
-pub use when::{Hours, parse_minute};
+pub use when::Hours;
 
 use keys::Section;
 use toml::de::DeTable;

@@ -172,7 +172,7 @@ fn the_nearest_key() {
         ("wallpaper", None),
     ] {
         assert_eq!(
-            crate::cli::nearest(name, Share::KEYS.iter().copied()),
+            crate::units::nearest(name, Share::KEYS.iter().copied()),
             expected,
             "{name}"
         );

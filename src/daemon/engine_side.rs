@@ -2,12 +2,12 @@
 
 use super::{Daemon, Done};
 use crate::act::group;
-use crate::cli::Exit;
 use crate::clock;
 use crate::decide::{EngineState, Observation, PilotState};
 use crate::engine::{Engine, Error, EventStream};
 use crate::executor::Lane;
 use crate::observe::facts::{Facts, read_facts};
+use crate::units::Exit;
 use std::path::Path;
 use std::sync::Arc;
 

@@ -7,9 +7,9 @@ mod send;
 mod uplink;
 
 use crate::config::Influx;
-use crate::decide::{Decision, EndKind, Finished, MemoryUse, Observation};
+use crate::decide::{Decision, Observation};
 use crate::engine::Counters;
-use crate::report::{self, Sink, Status};
+use crate::report::{Sink, Status};
 use points::{Tally, View};
 use std::time::Duration;
 use uplink::SenderThread;
@@ -19,63 +19,6 @@ pub use queue::Answer;
 /// What a target says to an empty batch, for `check`.
 pub fn probe(target: &Influx) -> Answer {
     send::write(target, "", None)
-}
-
-/// Every line that a target gets that is told nothing of the owner, made from a status without figures.
-pub fn example(instance: &str, target: &Influx) -> Vec<String> {
-    let view = View {
-        instance: instance.to_owned(),
-        host: target.host_alias.clone(),
-        owner: false,
-    };
-    let class = || "CLASS".to_owned();
-    let (name, log_tail) = ("plancton-CLASS-xxxxxx".to_owned(), String::new());
-    let gone = Finished {
-        name,
-        class: class(),
-        kind: EndKind::Done,
-        at: 0.0,
-        lived: 0.0,
-        exit_code: 0,
-        log_tail,
-    };
-    let status = Status {
-        pilots: vec![report::Pilot {
-            class: class(),
-            ..report::Pilot::default()
-        }],
-        sinks: vec![Sink {
-            url: "SINK".to_owned(),
-            ..Sink::default()
-        }],
-        cpus: report::Cpus {
-            pilots: Some(0.0),
-            ..report::Cpus::default()
-        },
-        memory: report::Memory {
-            pilots: Some(0),
-            ..report::Memory::default()
-        },
-        ..Status::default()
-    };
-    let seen = Observation {
-        memory: Some(MemoryUse::default()),
-        ..Observation::default()
-    };
-    let mut points = view.ends(0, &[gone]);
-    points.extend(view.sample(&status, &seen, Counters::default(), &Tally::default()));
-    let mut lines = String::new();
-    points
-        .iter()
-        .for_each(|point| line::encode(point, &mut lines));
-    lines
-        .lines()
-        .map(|line| {
-            line.rsplit_once(' ')
-                .map_or(line, |(line, _)| line)
-                .to_owned()
-        })
-        .collect()
 }
 
 /// How long the daemon's end waits for the last flush.

@@ -55,7 +55,7 @@ impl Told {
         let listed = |list: &[String], what: &str| {
             (!list.is_empty()).then(|| format!("{what}: {}", list.join("; ")))
         };
-        let waiting = "a newer one asks for more; `plancton accept` shows and accepts it";
+        let waiting = "a newer one asks for more; `plancton join` the same address again to see and accept it";
         self.problem(
             "joined",
             remote.and_then(|remote| listed(&remote.waiting, waiting)),

@@ -9,19 +9,19 @@ use std::time::{Instant, SystemTime};
 #[test]
 fn stop_leaves_the_pilots_and_start_takes_them_over() {
     let instance = Instance::new(&config("1s", 2, &sleeper()));
-    instance.say(&["stop"]).must(0, &["does not run"]);
+    instance.say(&["stop"]).must(0, &["is not running"]);
     instance
         .say(&["start"])
         .must(0, &["plancton runs", "plancton status"]);
     let pilots = instance.wait_running(2);
-    instance.say(&["start"]).must(0, &["runs already"]);
+    instance.say(&["start"]).must(0, &["already running"]);
     instance.wait_status("both in status", PATIENCE, |status| {
         status["pilots"].as_array().unwrap().len() == 2
     });
     instance
         .say(&["stop"])
         .must(0, &["2 pilots go on", "plancton force-stop"]);
-    instance.say(&["status"]).must(3, &["does not run"]);
+    instance.say(&["status"]).must(3, &["is not running"]);
     assert_eq!(instance.running_ids(), pilots);
 
     instance.say(&["start"]).must(0, &[]);

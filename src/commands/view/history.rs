@@ -1,7 +1,7 @@
 //! What this machine gave, by day: as text with small bars, as JSON and as CSV. Pure.
 
 use super::{Pen, Screen, clean, ink, number, rough};
-use crate::record::{Hours, Seconds, Sums, by_day, local, total};
+use crate::record::{Hours, Sums, by_day, local, total};
 use crate::units::{float, whole};
 use jiff::ToSpan;
 use jiff::civil::Date;
@@ -206,49 +206,6 @@ pub fn json(days: &Days) -> Value {
         .map(|(date, sums)| json!({"date": date.to_string(), "sums": sums}))
         .collect();
     json!({"days": rows, "total": total(known.map(|(_, sums)| sums))})
-}
-
-/// One figure a line, so that columns stay what they are whatever there is to tell.
-pub fn csv(days: &Days) -> String {
-    let mut text = String::from("date,figure,of,value\n");
-    for (date, sums) in days
-        .iter()
-        .filter_map(|(date, sums)| Some((date, sums.as_ref()?)))
-    {
-        let mut line = |figure: &str, of: &str, value: u64| {
-            text += &format!("{date},{figure},{},{value}\n", quote(of))
-        };
-        let seconds = |seconds: Seconds| u64::from(seconds);
-        line("observed-seconds", "", seconds(sums.observed_seconds));
-        line("given-cpu-seconds", "", seconds(sums.given_cpu_seconds));
-        line("owner-cpu-seconds", "", seconds(sums.owner_cpu_seconds));
-        for (name, class) in &sums.classes {
-            line("core-seconds", name, seconds(class.core_seconds));
-            class
-                .ended
-                .iter()
-                .for_each(|(kind, count)| line(&format!("pilots-{}", kind.name()), name, *count));
-        }
-        sums.held_back_seconds
-            .iter()
-            .for_each(|(code, time)| line("held-back-seconds", &word(code), seconds(*time)));
-    }
-    text
-}
-
-/// A spreadsheet takes what begins with such a sign for a formula.
-fn quote(text: &str) -> String {
-    let text = clean(text);
-    let text = if text.starts_with(['=', '+', '-', '@']) {
-        format!("'{text}")
-    } else {
-        text
-    };
-    if text.contains([',', '"']) {
-        format!("\"{}\"", text.replace('"', "\"\""))
-    } else {
-        text
-    }
 }
 
 #[cfg(test)]

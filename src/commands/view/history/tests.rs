@@ -4,6 +4,7 @@ use super::super::{Colour, Screen, page};
 use super::*;
 use crate::decide::{Code, EndKind};
 use crate::record::Class;
+use crate::record::Seconds;
 use std::collections::BTreeMap;
 
 /// 2026-05-04 14:00:00 UTC, a Monday.
@@ -135,33 +136,6 @@ fn for_scripts() {
         2_001
     );
     assert_eq!(json["total"]["held_back_seconds"]["memory-pressure"], 15);
-    let text = csv(&days);
-    assert_eq!(
-        text.lines()
-            .filter(|line| line.starts_with("date,"))
-            .count(),
-        1
-    );
-    assert!(
-        text.lines().all(|line| line.split(',').count() == 4),
-        "{text}"
-    );
-    for line in [
-        "2026-05-01,given-cpu-seconds,,14400",
-        "2026-05-04,pilots-owner,sim,2",
-        "2026-05-04,held-back-seconds,busy,1200",
-    ] {
-        assert!(text.lines().any(|found| found == line), "{line} in {text}");
-    }
-    for (name, quoted) in [
-        ("a", "a"),
-        ("a,b", "\"a,b\""),
-        ("a\"b", "\"a\"\"b\""),
-        ("=1+1", "'=1+1"),
-        ("a\nb", "a b"),
-    ] {
-        assert_eq!(quote(name), quoted);
-    }
 }
 
 #[test]
