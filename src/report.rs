@@ -5,7 +5,7 @@
 mod build;
 mod told;
 
-pub use build::{LoopCost, Seen, status, word};
+pub use build::{LoopCost, Seen, patience, status, word};
 pub use told::Told;
 
 pub use crate::act::images::Pull;

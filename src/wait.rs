@@ -1,5 +1,5 @@
-//! Everything that can wake the loop, in one poll: signals, control files, the end of a pilot, a call that has landed.
-//! Nothing here spins, and nothing is read that was not announced.
+//! Everything that can wake the loop, in one poll: signals, control files, a job that has come back. Nothing here spins,
+//! and nothing is read that was not announced.
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify;
@@ -42,11 +42,6 @@ impl Signals {
     pub fn take_reload(&self) -> bool {
         self.reload.swap(false, Ordering::Relaxed)
     }
-
-    fn drain(&mut self) {
-        let mut bytes = [0u8; 64];
-        while matches!(self.pipe.read(&mut bytes), Ok(count) if count > 0) {}
-    }
 }
 
 /// Watches a directory of control files.
@@ -63,28 +58,16 @@ impl Watch {
         inotify::add_watch(&fd, directory, changes)?;
         Ok(Watch(fd))
     }
-
-    fn drain(&self) {
-        let mut bytes = [0u8; 4096];
-        while matches!(rustix::io::read(&self.0, &mut bytes), Ok(count) if count > 0) {}
-    }
 }
 
-/// What woke the loop; several may be true at once.
-#[derive(Debug, Default)]
-pub struct Woken {
-    pub control: bool,
-    /// Of the other sources, as they were given.
-    pub ready: [bool; 3],
-}
-
-/// Waits for one of them, or `seconds` (`None`: for ever).
+/// Waits for a signal, a change of the control files, a job that has come back, or `seconds` (`None`: for ever). True:
+/// the control files have changed.
 pub fn wait(
     seconds: Option<f64>,
     signals: &mut Signals,
     control: Option<&Watch>,
-    others: [Option<BorrowedFd<'_>>; 3],
-) -> Woken {
+    jobs: Option<BorrowedFd<'_>>,
+) -> bool {
     let timeout = seconds.map(|seconds| {
         // One millisecond more than asked: a poll that returns just before its time would go round twice.
         let millis = crate::units::whole(seconds.clamp(0.0, 1e6) * 1_000.0) + 1;
@@ -92,33 +75,26 @@ pub fn wait(
             [millis / 1_000, millis % 1_000 * 1_000_000].map(|n| i64::try_from(n).unwrap_or(0));
         Timespec { tv_sec, tv_nsec }
     });
-    let [landed, events, list] = others;
-    let sources = [
+    let fds = [
+        jobs,
         Some(signals.pipe.as_fd()),
         control.map(|watch| watch.0.as_fd()),
-        landed,
-        events,
-        list,
     ];
-    let mut fds: Vec<PollFd> = sources
-        .iter()
+    let mut fds: Vec<PollFd> = fds
+        .into_iter()
         .flatten()
-        .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
+        .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
         .collect();
     // EINTR is a signal, and its pipe says which.
     let _ = poll(&mut fds, timeout.as_ref());
-    let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
-    let [signalled, control_ready, ready @ ..] =
-        sources.map(|source| source.is_some() && ready.next() == Some(true));
     drop(fds);
-    if signalled {
-        signals.drain();
+    let mut bytes = [0u8; 4096];
+    while matches!(signals.pipe.read(&mut bytes), Ok(count) if count > 0) {}
+    let mut changed = false;
+    while let Some(watch) = control
+        && matches!(rustix::io::read(&watch.0, &mut bytes), Ok(count) if count > 0)
+    {
+        changed = true;
     }
-    if let Some(watch) = control.filter(|_| control_ready) {
-        watch.drain();
-    }
-    Woken {
-        control: control_ready,
-        ready,
-    }
+    changed
 }

@@ -2,11 +2,10 @@
 
 use super::context::{Context, Done, failed, is_running, say};
 use super::remove;
-use crate::act::{Caller, builtin};
-use crate::clock;
+use crate::act::builtin;
+use crate::act::images::{self, Images, Pulling};
 use crate::state::{self, control};
 use crate::units::clean_text;
-use std::sync::Arc;
 
 /// Lines and bytes that are shown of a pilot that is still there.
 const LOG: (usize, usize) = (200, 256 << 10);
@@ -23,19 +22,18 @@ pub fn pull(context: &Context) -> Done {
     let config = context.config()?;
     let engine = context.engine(&config)?;
     context.prepare()?;
-    let caller = Caller {
-        engine: Arc::clone(&engine),
+    let builtin_tag = builtin::tag().map_err(failed)?;
+    let images = Images {
         state: context.dirs.state.clone(),
-        pulling: Arc::default(),
-        dry_run: false,
-        builtin_tag: builtin::tag().map_err(failed)?,
+        pull_per_day: config.share.pull_per_day.0,
+        wanted: images::names(&config.pilots, &builtin_tag),
+        builtin_tag,
+        pulling: Pulling::default(),
     };
-    let (per_day, now) = (config.share.pull_per_day.0, clock::now().epoch);
     let mut problems = Vec::new();
     let classes = config.pilots.iter().filter(|class| class.is_refreshable());
     for class in classes.clone() {
-        let fetch = caller.fetch(class, &config.pilots, per_day, now);
-        match fetch.run(&engine, class) {
+        match images::fetch(&engine, class, &images) {
             Ok(()) => say(&format!("{} is here\n", class.image))?,
             Err(why) => problems.push(format!("{}: {why}", class.image)),
         }

@@ -2,7 +2,7 @@
 //! Only pilots are touched, and other instances' only by root where the machine's owner was promised an end.
 
 use super::context::{Context, Done, Failure, complain, failed, is_running, say, wait_until};
-use crate::act::{group, handed};
+use crate::act::{files, group};
 use crate::clock;
 use crate::decide::{Pilot, PilotState};
 use crate::engine::{Engine, Outcome};
@@ -263,7 +263,7 @@ fn remove_pilots(context: &Context, found: Found, grace: Grace) -> (usize, Vec<S
         match why {
             Some(why) => problems.push(format!("{}: {why}", pilot.name)),
             None => {
-                handed::take_back(&context.dirs.run, &pilot.name);
+                files::take_back(&context.dirs.run, &pilot.name);
                 removed += 1;
             }
         }

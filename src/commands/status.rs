@@ -50,7 +50,7 @@ fn watch(context: &Context) -> Done {
     while !signals.wants_end() {
         let status = read(context)?;
         drawing.show(&view::render(&status, clock::now().epoch, &screen()))?;
-        wait(Some(1.0), &mut signals, None, [None; 3]);
+        wait(Some(1.0), &mut signals, None, None);
     }
     Ok(())
 }

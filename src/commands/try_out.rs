@@ -101,7 +101,7 @@ fn follow(context: &Context, child: &mut Child, signals: &mut Signals) -> Result
                 say(&format!("{left} left: {}\n", seen.line()))?;
             }
         }
-        wait(Some(0.5), signals, None, [None; 3]);
+        wait(Some(0.5), signals, None, None);
     }
     seen.seconds = start.elapsed().as_secs_f64();
     Ok(seen)

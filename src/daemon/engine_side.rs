@@ -1,100 +1,117 @@
-//! The engine's side of the loop: greeting it, asking for the list, its events, and what holds when it does not answer.
+//! The engine's side of the loop: the one question a tick, the events, and what holds when the engine does not answer.
 
-use super::{Daemon, Done};
+use super::jobs::Finished;
+use super::{Daemon, clock};
 use crate::act::group;
-use crate::clock;
 use crate::decide::{EngineState, Observation, PilotState};
-use crate::engine::{Engine, Error, EventStream};
-use crate::executor::Lane;
+use crate::engine::{Engine, Error, EventStream, Listed};
+use crate::executor::{Lane, Outbox};
 use crate::observe::facts::{Facts, read_facts};
 use crate::units::Exit;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Seconds until the list is read again when it did not show an announced end, and how often.
 const SOON: f64 = 0.01;
 const MOST_LOOKS: u8 = 60;
 
-/// The engine's first answers, the stream of its events, and whether the parent group is ready.
-pub(super) struct Greeting {
-    facts: Facts,
-    events: Result<EventStream, Error>,
+#[derive(Default)]
+pub(super) struct EngineSide {
+    /// `None`: it was not asked yet, or could not be reached since.
+    pub facts: Option<Facts>,
+    pub state: EngineState,
+    /// Boot second at which the question under way was asked.
+    pub asked_at: Option<f64>,
+    /// The list that waits for its tick, and the boot second at which it was asked for.
+    pub list: Option<(Vec<Listed>, f64)>,
+    pub follows_events: bool,
+    /// Pilots whose end was announced, and how often a list still showed them running.
+    pub ending: Vec<(String, u8)>,
+}
+
+/// What one question brings: the facts of an engine that was not known, whether the parent group is ready, and the list of
+/// one that can be used.
+pub(super) struct Look {
+    facts: Option<Facts>,
     prepared: Result<(), String>,
+    list: Vec<Listed>,
 }
 
 impl Daemon {
-    /// An engine may announce an end before its list knows of it: then the list is read again at once.
-    pub(super) fn look_again_soon(&mut self, observation: &Observation) {
-        let pilots = observation.pilots.as_deref().unwrap_or(&[]);
-        // What other instances end can wait for the next tick.
-        let runs = |id: &str| {
-            pilots
-                .iter()
-                .any(|p| p.own && p.id.as_str() == id && p.state == PilotState::Running)
-        };
-        self.ending.retain_mut(|(id, seen)| {
-            *seen += 1;
-            *seen <= MOST_LOOKS && runs(id)
-        });
-        if !self.ending.is_empty() {
-            let soon = observation.at.boot + SOON;
-            self.next_tick = Some(self.next_tick.map_or(soon, |at| at.min(soon)));
-        }
-    }
-
-    pub(super) fn read_events(&mut self) {
-        let Some(events) = &mut self.events else {
-            return;
-        };
-        match events.read() {
-            // A hint only: the next list tells the truth.
-            Ok(seen) => {
-                self.changed |= !seen.is_empty();
-                self.ending.extend(seen.into_iter().map(|id| (id, 0)));
-            }
-            Err(error) => {
-                log::debug!("events: {error}; the next tick opens the stream again");
-                self.events = None;
-            }
-        }
-    }
-
-    pub(super) fn read_list(&mut self) {
-        match self.lister.read() {
-            None => {}
-            Some(Ok(list)) => {
-                self.engine_state = EngineState::Up;
-                self.told.problem("engine", None);
-                self.list = self.asking.take().map(|asked_at| (list, asked_at));
-            }
-            Some(Err(error)) => self.engine_failed(&error),
-        }
-    }
-
-    pub(super) fn greeted(&mut self, greeting: Greeting) {
-        self.asking = None;
-        self.told.problem("group", greeting.prepared.err());
-        self.events = greeting.events.ok();
-        self.engine_state = match &greeting.facts.unsupported {
-            Some(why) => EngineState::Unsupported(why.clone()),
-            None => EngineState::Up,
-        };
-        self.told.problem("engine", None);
-        self.changed = greeting.facts.unsupported.is_none();
-        self.facts = Some(greeting.facts);
-        if !self.changed {
+    /// Sends for what the next tick needs. An engine that has not answered the last question is not asked another.
+    pub(super) fn ask(&mut self) {
+        let now = clock::now().boot;
+        if let Some(asked_at) = self.engine.asked_at {
+            // A command that came meanwhile is at least told.
+            let text = format!(
+                "no answer for {:.0} s; pilots stay as they are",
+                now - asked_at
+            );
+            self.engine.state = EngineState::Down(text);
+            self.changed = false;
+            self.next_tick = self.next_tick.map(|_| now + self.interval());
             self.tick(None);
+            return;
         }
+        self.engine.asked_at = Some(now);
+        (self.next_tick, self.changed) = (Some(now + self.interval()), false);
+        let question = Question {
+            engine: Arc::clone(&self.start.engine),
+            root: self.root.clone(),
+            memory_limit: self.memory_limit(),
+            dry_run: self.start.dry_run,
+            is_known: self
+                .engine
+                .facts
+                .as_ref()
+                .is_some_and(|facts| facts.unsupported.is_none()),
+        };
+        self.executor.go(Lane::Look, move || {
+            Finished::Looked(Box::new(question.ask()))
+        });
+    }
+
+    pub(super) fn looked(&mut self, look: Look) {
+        let asked_at = self.engine.asked_at.take().unwrap_or(0.0);
+        self.told.problem("engine", None);
+        if let Some(facts) = look.facts {
+            self.told.problem("group", look.prepared.err());
+            self.engine.facts = Some(facts);
+        }
+        let unsupported = self
+            .engine
+            .facts
+            .as_ref()
+            .and_then(|facts| facts.unsupported.clone());
+        if let Some(why) = unsupported {
+            self.engine.state = EngineState::Unsupported(why);
+            self.tick(None);
+            return;
+        }
+        self.engine.state = EngineState::Up;
+        self.engine.list = Some((look.list, asked_at));
+        if !self.engine.follows_events {
+            self.follow_events();
+        }
+    }
+
+    /// Events are followed by a thread of their own, which blocks on the engine and rings the loop.
+    fn follow_events(&mut self) {
+        let (engine, outbox) = (Arc::clone(&self.start.engine), self.executor.outbox());
+        let thread = std::thread::Builder::new().name("events".to_owned());
+        let started = thread
+            .stack_size(256 * 1024)
+            .spawn(move || follow(&engine, &outbox));
+        self.engine.follows_events = started.is_ok();
     }
 
     /// The engine is a state, never an exit: pilots stay as they are, and it is asked again at the next tick.
     pub(super) fn engine_failed(&mut self, error: &Error) {
-        self.asking = None;
-        self.events = None;
+        self.engine.asked_at = None;
         if error.is_unreachable() {
-            self.facts = None;
+            self.engine.facts = None;
         }
-        self.engine_state = EngineState::Down(error.to_string());
+        self.engine.state = EngineState::Down(error.to_string());
         self.told.problem("engine", Some(error.to_string()));
         self.changed = false;
         self.tick(None);
@@ -103,59 +120,75 @@ impl Daemon {
         }
     }
 
-    /// Sends for what the next tick needs. An engine that has not answered the last question is not asked another.
-    pub(super) fn ask(&mut self) {
-        let now = clock::now().boot;
-        if let Some(error) = self.lister.give_up() {
-            self.engine_failed(&error);
-            return;
-        }
-        if let Some(asked_at) = self.asking {
-            // A command that came meanwhile is at least told.
-            self.changed = false;
-            let text = format!(
-                "no answer for {:.0} s; pilots stay as they are",
-                now - asked_at
-            );
-            self.engine_state = EngineState::Down(text);
-            self.tick(None);
-            return;
-        }
-        let interval = self.start.config.loop_.interval.as_secs_f64();
-        (self.asking, self.next_tick, self.changed) = (Some(now), Some(now + interval), false);
-        let known = self
-            .facts
-            .as_ref()
-            .is_some_and(|facts| facts.unsupported.is_none());
-        if known && self.events.is_some() && self.lister.is_ready() {
-            if let Err(error) = self.lister.ask() {
-                self.engine_failed(&error);
-            }
-            return;
-        }
-        let engine = Arc::clone(&self.hands.engine);
-        let (root, limit, dry_run) = (self.root.clone(), self.memory_limit(), self.start.dry_run);
-        let is_root = rustix::process::geteuid().is_root();
-        self.executor.go(Lane::Look, move || {
-            Done::Greeted(Box::new(greet(&engine, &root, is_root, limit, dry_run)))
+    /// An engine may announce an end before its list knows of it: then the list is read again at once.
+    pub(super) fn look_again_soon(&mut self, observation: &Observation) {
+        let pilots = observation.pilots.as_deref().unwrap_or(&[]);
+        // What other instances end can wait for the next tick.
+        let running = pilots
+            .iter()
+            .filter(|pilot| pilot.own && pilot.state == PilotState::Running);
+        let runs = |id: &str| running.clone().any(|pilot| pilot.id.as_str() == id);
+        self.engine.ending.retain_mut(|(id, seen)| {
+            *seen += 1;
+            *seen <= MOST_LOOKS && runs(id)
         });
+        if !self.engine.ending.is_empty() {
+            let soon = observation.at.boot + SOON;
+            self.next_tick = Some(self.next_tick.map_or(soon, |at| at.min(soon)));
+        }
     }
 }
 
-fn greet(
-    engine: &Engine,
-    root: &Path,
-    is_root: bool,
-    limit: Option<u64>,
+struct Question {
+    engine: Arc<Engine>,
+    root: PathBuf,
+    memory_limit: Option<u64>,
     dry_run: bool,
-) -> Result<Greeting, Error> {
-    let facts = read_facts(engine, root, is_root)?;
-    let ours = facts.layout.filter(|_| facts.parent.is_ok() && !dry_run);
-    let prepared = ours.map_or(Ok(()), |layout| group::prepare(root, layout, limit));
-    let events = EventStream::open(engine);
-    Ok(Greeting {
-        facts,
-        events,
-        prepared,
-    })
+    is_known: bool,
+}
+
+impl Question {
+    fn ask(&self) -> Result<Look, Error> {
+        let mut look = Look {
+            facts: None,
+            prepared: Ok(()),
+            list: Vec::new(),
+        };
+        if !self.is_known {
+            let is_root = rustix::process::geteuid().is_root();
+            let facts = read_facts(&self.engine, &self.root, is_root)?;
+            if let Some(layout) = facts.our_layout().filter(|_| !self.dry_run) {
+                look.prepared = group::prepare(&self.root, layout, self.memory_limit);
+            }
+            look.facts = Some(facts);
+        }
+        let is_usable = look
+            .facts
+            .as_ref()
+            .is_none_or(|facts| facts.unsupported.is_none());
+        if is_usable {
+            look.list = self.engine.list()?;
+        }
+        Ok(look)
+    }
+}
+
+fn follow(engine: &Engine, outbox: &Outbox<Finished>) {
+    let mut stream = match EventStream::open(engine) {
+        Ok(stream) => stream,
+        Err(error) => return outbox.post(Finished::EventsEnded(error.to_string())),
+    };
+    loop {
+        let mut fds = [rustix::event::PollFd::new(
+            &stream,
+            rustix::event::PollFlags::IN,
+        )];
+        let _ = rustix::event::poll(&mut fds, None);
+        match stream.read() {
+            Ok(ended) => ended
+                .into_iter()
+                .for_each(|id| outbox.post(Finished::Ended(id))),
+            Err(error) => return outbox.post(Finished::EventsEnded(error.to_string())),
+        }
+    }
 }

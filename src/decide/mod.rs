@@ -53,15 +53,11 @@ pub enum Action {
     Unpause {
         id: PilotId,
     },
-    /// Read how an ended pilot ended, then remove it.
+    /// Read how an ended pilot ended, then remove it. Without a name it never ran.
     Remove {
         id: PilotId,
         name: String,
         class: String,
-    },
-    /// Remove what never ran: a stale `created` or a dead container.
-    Discard {
-        id: PilotId,
     },
     /// The parent group has lost its priority, or is gone.
     MendGroup,

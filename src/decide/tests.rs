@@ -226,7 +226,7 @@ impl World {
                 });
                 return;
             }
-            Action::Fetch { .. } | Action::Discard { .. } | Action::MendGroup => return,
+            Action::Fetch { .. } | Action::MendGroup => return,
         };
         self.log.push((self.now, kind, self.running()));
     }
@@ -579,7 +579,9 @@ fn created_pilots_are_left_for_two_minutes_and_dead_ones_removed() {
         .actions
         .iter()
         .filter_map(|action| {
-            if let Action::Discard { id } = action {
+            if let Action::Remove { id, name, .. } = action
+                && name.is_empty()
+            {
                 Some(id)
             } else {
                 None

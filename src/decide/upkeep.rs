@@ -41,9 +41,7 @@ pub(super) fn stop(tick: &mut Tick, memory: &mut Memory, pilot: &Pilot, cause: C
         },
     );
     tick.actions.push(match pilot.state {
-        PilotState::Created => Action::Discard {
-            id: pilot.id.clone(),
-        },
+        PilotState::Created => removal(pilot),
         state => Action::Terminate {
             id: pilot.id.clone(),
             paused: state == PilotState::Paused,
@@ -78,9 +76,7 @@ pub(super) fn finish_stopping(tick: &mut Tick, memory: &mut Memory) {
         }
         (stopping.killed, stopping.kill_at) = (true, tick.now + interval);
         tick.actions.push(match pilot.state {
-            PilotState::Created => Action::Discard {
-                id: pilot.id.clone(),
-            },
+            PilotState::Created => removal(pilot),
             state => Action::Kill {
                 id: pilot.id.clone(),
                 paused: state == PilotState::Paused,
@@ -106,12 +102,8 @@ pub(super) fn clear_ended(tick: &mut Tick, memory: &mut Memory) {
                     class,
                 }
             }
-            PilotState::Dead => Action::Discard {
-                id: pilot.id.clone(),
-            },
-            PilotState::Created if stale && !starting => Action::Discard {
-                id: pilot.id.clone(),
-            },
+            PilotState::Dead => removal(pilot),
+            PilotState::Created if stale && !starting => removal(pilot),
             _ => continue,
         };
         if memory.is_free(&pilot.id, tick.now) {
@@ -127,5 +119,14 @@ pub(super) fn clear_ended(tick: &mut Tick, memory: &mut Memory) {
             }
             tick.actions.push(action);
         }
+    }
+}
+
+/// It never ran: there is nothing to be told of its end.
+fn removal(pilot: &Pilot) -> Action {
+    Action::Remove {
+        id: pilot.id.clone(),
+        name: String::new(),
+        class: String::new(),
     }
 }

@@ -16,6 +16,7 @@ mod types;
 
 pub use containers::CreateOutcome;
 pub use error::Error;
+#[allow(unused_imports)]
 pub use lister::Lister;
 pub use stream::{EventStream, Progress};
 pub use types::{Info, Inspected, Labels, Listed};

@@ -1,8 +1,7 @@
 //! What the engine says about itself, once a connection: what it can hold, where its groups are, what is missing.
 
 use crate::engine::{Engine, Error, Info};
-use crate::host::cgroup::{Group, Layout, find_parent};
-use crate::host::disk::has_project_quota;
+use crate::host::cgroup::{Driver, Group, Layout, find_parent};
 use std::path::{Path, PathBuf};
 
 #[derive(Clone, Debug)]
@@ -11,8 +10,6 @@ pub struct Facts {
     pub version: String,
     pub api: String,
     pub data_root: PathBuf,
-    /// What a container writes to its own layer can be bounded.
-    pub layer_quota: bool,
     /// `None`: no cgroups on this host that pilots would be in.
     pub layout: Option<Layout>,
     /// The parent group is ours to write.
@@ -22,6 +19,22 @@ pub struct Facts {
     /// Limits that the engine says it cannot hold.
     pub missing: Vec<&'static str>,
     pub swap_limit: bool,
+}
+
+impl Facts {
+    /// The layout of the parent group, if that is ours to make and mend.
+    pub fn our_layout(&self) -> Option<Layout> {
+        self.layout.filter(|_| self.parent.is_ok())
+    }
+
+    /// The parent group as the engine's `CgroupParent` names it; `None`: the engine's own.
+    pub fn parent_name(&self) -> Option<String> {
+        let layout = self.our_layout()?;
+        Some(match layout.driver {
+            Driver::Cgroupfs => format!("/{}", layout.parent_name()),
+            Driver::Systemd => layout.parent_name().to_owned(),
+        })
+    }
 }
 
 /// Asks the engine. Errors: it cannot be reached or is too old.
@@ -79,8 +92,6 @@ fn facts_of(info: &Info, server: &str, api: &str, root: &Path, is_root: bool) ->
         version: info.server_version.clone(),
         api: api.to_owned(),
         data_root: PathBuf::from(&info.docker_root_dir),
-        layer_quota: info.driver == "overlay2"
-            && has_project_quota(root, Path::new(&info.docker_root_dir)),
         layout,
         parent,
         unsupported,

@@ -2,14 +2,15 @@
 //! with it. What is secret stays in memory, and out of images, layers, environments and logs.
 
 use crate::config::{Handed, PilotClass};
+use crate::host::files;
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Configuration and credentials, no data.
-const LARGEST: u64 = 16 << 20;
+const LARGEST: usize = 16 << 20;
 /// TMPFS_MAGIC and RAMFS_MAGIC of include/uapi/linux/magic.h.
 const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 
@@ -34,26 +35,21 @@ pub fn hand_out(run: &Path, pilot: &str, class: &PilotClass) -> Result<(), Fault
     if class.files.is_empty() {
         return Ok(());
     }
-    let copied = check_in_memory(run).and_then(|()| copy_all(run, pilot, class));
+    let copied = copy_all(run, pilot, class);
     if copied.is_err() {
         take_back(run, pilot);
     }
     copied
 }
 
-fn check_in_memory(run: &Path) -> Result<(), Fault> {
-    let found = rustix::fs::statfs(run).map_err(|error| refused(run, &error.into()))?;
-    if u64::try_from(found.f_type).is_ok_and(|kind| IN_MEMORY.contains(&kind)) {
-        return Ok(());
-    }
-    let text = "files are handed over in memory only, and this is a disk; give a --run-dir on a tmpfs such as below /run";
-    Err(Fault::Refused(format!("{}: {text}", run.display())))
-}
-
 fn copy_all(run: &Path, pilot: &str, class: &PilotClass) -> Result<(), Fault> {
-    let place = directory(run).join(pilot);
+    let found = rustix::fs::statfs(run).map_err(|error| refused(run, &error.into()))?;
+    if !u64::try_from(found.f_type).is_ok_and(|kind| IN_MEMORY.contains(&kind)) {
+        let text = "files are handed over in memory only, and this is a disk; give a --run-dir on a tmpfs such as below /run";
+        return Err(Fault::Refused(format!("{}: {text}", run.display())));
+    }
     // The directory is for us alone: the pilot reaches its copies through the mounts.
-    for dir in [directory(run), place] {
+    for dir in [directory(run), directory(run).join(pilot)] {
         match rustix::fs::mkdir(&dir, Mode::RWXU) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
             Err(error) => return Err(refused(&dir, &error.into())),
@@ -75,38 +71,20 @@ fn copy_one(
     group: Option<u32>,
 ) -> Result<(), Fault> {
     let source = Path::new(&file.source);
-    let content = read_source(source).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Fault::Missing(file.source.clone()),
-        _ => refused(source, &error),
+    let content = files::read(source, LARGEST).map_err(|error| match error.is_missing() {
+        true => Fault::Missing(file.source.clone()),
+        false => Fault::Refused(format!("{error}; see to `files` of this class")),
     })?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let write = || -> io::Result<()> {
         let to = rustix::fs::open(copy, flags, Mode::RUSR | Mode::WUSR)?;
-        rustix::fs::fchown(&to, user.map(Uid::from_raw), group.map(Gid::from_raw))?;
+        io::Write::write_all(&mut File::from(to.try_clone()?), &content)?;
+        // Given away last: whoever is not its owner may not change its mode.
         rustix::fs::fchmod(&to, Mode::from_raw_mode(file.mode))?;
-        io::Write::write_all(&mut File::from(to), &content)
+        rustix::fs::fchown(&to, user.map(Uid::from_raw), group.map(Gid::from_raw))?;
+        Ok(())
     };
     write().map_err(|error| refused(copy, &error))
-}
-
-fn read_source(source: &Path) -> io::Result<Vec<u8>> {
-    // A fifo in its place must not hold the start up.
-    let file = File::from(rustix::fs::open(
-        source,
-        OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?);
-    let refuse = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
-    if !file.metadata()?.is_file() {
-        return refuse("not a plain file");
-    }
-    let mut content = Vec::new();
-    file.take(LARGEST + 1).read_to_end(&mut content)?;
-    if content.len() as u64 > LARGEST {
-        refuse("larger than 16MiB; mount it instead")
-    } else {
-        Ok(content)
-    }
 }
 
 fn refused(path: &Path, error: &io::Error) -> Fault {
@@ -129,7 +107,7 @@ pub fn take_back(run: &Path, pilot: &str) {
 
 /// What was left behind by a crash: copies for pilots that are not there.
 pub fn sweep(run: &Path, pilots: &BTreeSet<&str>) {
-    for name in crate::host::files::read_names(&directory(run)) {
+    for name in files::read_names(&directory(run)) {
         if !pilots.contains(name.as_str()) {
             take_back(run, &name);
         }

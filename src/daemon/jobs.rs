@@ -1,0 +1,98 @@
+//! What jobs bring back, and what becomes of it.
+
+use super::{Daemon, LaunchResult, News, clock};
+use crate::commands::context::read_config;
+use crate::config::Config;
+use crate::engine::Error;
+use crate::executor::Lane;
+
+pub(super) enum Finished {
+    Looked(Box<Result<super::engine_side::Look, Error>>),
+    /// A pilot has ended, or the stream of events has.
+    Ended(String),
+    EventsEnded(String),
+    /// The parent group.
+    Prepared(Result<(), String>),
+    Recorded(Result<(), String>),
+    /// The configuration was read again.
+    Configured(Result<Config, String>),
+    /// Whether what was joined has changed.
+    Fetched(Result<bool, String>),
+    News(Option<News>),
+}
+
+impl Daemon {
+    /// What has come back since the last turn, and signals.
+    pub(super) fn take_in(&mut self) {
+        for finished in self.executor.finished() {
+            match finished {
+                Finished::Looked(look) => match *look {
+                    Ok(look) => self.looked(look),
+                    Err(error) => self.engine_failed(&error),
+                },
+                Finished::Ended(id) => {
+                    self.changed = true;
+                    self.engine.ending.push((id, 0));
+                }
+                Finished::EventsEnded(why) => {
+                    log::debug!("{why}; a next tick opens the stream again");
+                    self.engine.follows_events = false;
+                }
+                Finished::Prepared(result) => self.told.problem("group", result.err()),
+                Finished::Recorded(result) => self.told.problem("history", result.err()),
+                Finished::Configured(result) => self.configured(result),
+                Finished::Fetched(result) => {
+                    if result == Ok(true) {
+                        self.adopt();
+                    }
+                    self.remote.looked(&self.start.dirs.state, &self.local);
+                    self.told.problem("remote configuration", result.err());
+                }
+                Finished::News(news) => {
+                    self.changed |= news.is_some();
+                    self.swept &= !news.as_ref().is_some_and(leaves_files);
+                    self.news.extend(news);
+                }
+            }
+        }
+        if self.signals.take_reload() {
+            self.reload();
+        }
+        let (state, now) = (&self.start.dirs.state, clock::now().boot);
+        if let Some(job) = self.remote.job(state, &self.local, now) {
+            self.executor
+                .go(Lane::Web, move || Finished::Fetched(job()));
+        }
+    }
+
+    fn reload(&mut self) {
+        self.manager.reloading(clock::now().awake);
+        match self.start.config_file.clone() {
+            Some(file) => self.executor.go(Lane::File, move || {
+                Finished::Configured(read_config(&file).map_err(|problems| problems.to_string()))
+            }),
+            None => self.configured(Ok(self.local.clone())),
+        }
+    }
+
+    fn configured(&mut self, result: Result<Config, String>) {
+        let refused = result.as_ref().err();
+        let stays = |problems| format!("{problems}; the configuration read last stays in force");
+        self.told.problem("configuration", refused.map(stays));
+        if let Ok(config) = result {
+            log::info!("the configuration was read again");
+            self.local = config;
+            self.adopt();
+        }
+        self.manager.ready();
+    }
+}
+
+/// It may have files of its own, and there is no pilot whose end takes them back.
+fn leaves_files(news: &News) -> bool {
+    match news {
+        News::Launched { result, .. } => matches!(result, LaunchResult::Lost(_)),
+        News::Removed { name, .. } => name.is_empty(),
+        _ => false,
+    }
+}

@@ -1,0 +1,236 @@
+//! The control groups of the running pilots, and of their parent: what they use, whether their limits hold and whether they
+//! run at idle priority. A pilot's limits are read back once; its group is kept for as long as it runs.
+
+use super::SHORTEST_WINDOW;
+use super::facts::Facts;
+use crate::decide::{Pilot, PilotState, Protection};
+use crate::host::cgroup::{Group, Limits, Setting, find_container};
+use crate::units::{Bytes, PilotId};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// A running pilot whose group is in no known place after this long is somewhere else, in seconds.
+const FOUND_WITHIN: f64 = 10.0;
+
+#[derive(Default)]
+pub struct Groups {
+    /// A pilot was seen to run in the idle group: true as long as the group stays idle.
+    verified: bool,
+    /// CPU seconds counted pilot by pilot, where no parent group counts them.
+    counted: f64,
+    running: BTreeMap<PilotId, Running>,
+}
+
+/// A running pilot's group, and what was read from it.
+#[derive(Default)]
+struct Running {
+    group: Option<Group>,
+    in_parent: bool,
+    first_seen: f64,
+    unlimited: Option<String>,
+    /// Its limits as the kernel holds them, for people; empty: not read yet.
+    limits: String,
+    /// Boot second and CPU seconds of the last look.
+    usage: Option<(f64, f64)>,
+    /// CPU seconds of its group that are in the sum already.
+    counted: f64,
+}
+
+impl Groups {
+    /// Finds the groups of pilots that have just started, and reads their limits back.
+    pub fn look(
+        &mut self,
+        root: &Path,
+        pilots: &mut [Pilot],
+        facts: &Facts,
+        contended: bool,
+        now: f64,
+    ) {
+        let mut before = std::mem::take(&mut self.running);
+        for pilot in pilots.iter_mut() {
+            if !matches!(pilot.state, PilotState::Running | PilotState::Paused) {
+                continue;
+            }
+            let new = || Running {
+                first_seen: now,
+                ..Running::default()
+            };
+            let mut running = before.remove(&pilot.id).unwrap_or_else(new);
+            // Again until its limits were read: a group that is just being made has not all of its files yet.
+            if running.limits.is_empty() {
+                running.find(root, facts, pilot);
+            }
+            pilot.unlimited.clone_from(&running.unlimited);
+            pilot.used = if contended {
+                running.cores_used(now)
+            } else {
+                None
+            };
+            running.usage = running.usage.filter(|_| contended);
+            self.running.insert(pilot.id.clone(), running);
+        }
+    }
+
+    pub fn ids(&self) -> Vec<&str> {
+        self.running.keys().map(PilotId::as_str).collect()
+    }
+
+    /// Limits as read back from one of our own pilots; empty: from none yet.
+    pub fn limits(&self, pilots: &[Pilot]) -> String {
+        let own = pilots.iter().filter(|pilot| pilot.own);
+        let mut limits = own.filter_map(|pilot| Some(&self.running.get(&pilot.id)?.limits));
+        limits
+            .find(|text| !text.is_empty())
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    pub fn protection(&mut self, facts: Option<&Facts>, pilots: &[Pilot], now: f64) -> Protection {
+        let protection = self.read_protection(facts, pilots, now);
+        self.verified = match protection {
+            Protection::Verified => true,
+            Protection::Prepared => self.verified,
+            Protection::Lost | Protection::None(_) => false,
+        };
+        if self.verified {
+            Protection::Verified
+        } else {
+            protection
+        }
+    }
+
+    fn read_protection(&self, facts: Option<&Facts>, pilots: &[Pilot], now: f64) -> Protection {
+        let Some(facts) = facts else {
+            return Protection::None("the engine was not asked yet".to_owned());
+        };
+        let parent = match &facts.parent {
+            Ok(parent) => parent,
+            Err(why) => return Protection::None(why.clone()),
+        };
+        match parent.read_cpu_idle() {
+            Ok(Some(true)) => {}
+            Ok(None) if parent.exists() => {
+                return Protection::None(
+                    "this kernel has no idle groups (Linux 5.15 and newer have)".to_owned(),
+                );
+            }
+            Ok(Some(false) | None) => return Protection::Lost,
+            Err(error) => return Protection::None(error.to_string()),
+        }
+        let own = pilots
+            .iter()
+            .filter(|pilot| pilot.own && pilot.state == PilotState::Running);
+        let known: Vec<_> = own
+            .filter_map(|pilot| Some((pilot, self.running.get(&pilot.id)?)))
+            .collect();
+        let is_outside =
+            |running: &Running| !running.in_parent && now - running.first_seen > FOUND_WITHIN;
+        match known.iter().find(|(_, running)| is_outside(running)) {
+            Some((pilot, _)) => {
+                Protection::None(format!("{} does not run in the idle group", pilot.name))
+            }
+            None if known.iter().any(|(_, running)| running.in_parent) => Protection::Verified,
+            None => Protection::Prepared,
+        }
+    }
+
+    /// CPU seconds of all pilots so far: the parent group's counter where there is one, else what was counted pilot by
+    /// pilot. `None`: pilots run whose use cannot be read.
+    pub fn used_seconds(&mut self, facts: Option<&Facts>, now: f64) -> Option<f64> {
+        match facts.map(|facts| &facts.parent) {
+            Some(Ok(parent)) if parent.exists() => return parent.read_usage_seconds().ok(),
+            Some(Ok(_)) | None => return Some(0.0),
+            Some(Err(_)) => {}
+        }
+        for running in self.running.values_mut() {
+            // A group that is gone between the list and this look has ended: its last moments are not worth a gap.
+            let used = running.used_seconds().unwrap_or(running.counted);
+            self.counted += (used - running.counted).max(0.0);
+            running.counted = used;
+        }
+        let is_hidden =
+            |running: &Running| running.group.is_none() && now - running.first_seen > FOUND_WITHIN;
+        (!self.running.values().any(is_hidden)).then_some(self.counted)
+    }
+
+    /// Bytes that pilots use, without page cache.
+    pub fn used_memory(&self, facts: Option<&Facts>) -> Option<u64> {
+        match facts.map(|facts| &facts.parent) {
+            Some(Ok(parent)) if parent.exists() => parent.read_memory_used().ok(),
+            Some(Ok(_)) | None => Some(0),
+            Some(Err(_)) => {
+                let read = |running: &Running| running.group.as_ref()?.read_memory_used().ok();
+                Some(self.running.values().filter_map(read).sum())
+            }
+        }
+    }
+}
+
+impl Running {
+    fn find(&mut self, root: &Path, facts: &Facts, pilot: &Pilot) {
+        let Some(layout) = facts.layout else { return };
+        let parent = facts.parent.is_ok().then(|| layout.parent_name());
+        self.group =
+            parent.and_then(|parent| find_container(root, layout, Some(parent), &pilot.id));
+        self.in_parent = self.group.is_some();
+        if self.group.is_none() {
+            self.group = find_container(root, layout, None, &pilot.id);
+        }
+        self.counted = self.used_seconds().unwrap_or(0.0);
+        let Some(group) = &self.group else { return };
+        if let Ok(limits) = group.read_limits() {
+            self.unlimited = unlimited(&limits, pilot).filter(|_| group.has_processes());
+            self.limits = format!(
+                "{} cores, {} of memory, {} processes",
+                limits
+                    .cpus
+                    .number()
+                    .map_or(NO_LIMIT.to_owned(), |cpus| cpus.to_string()),
+                limits
+                    .memory_bytes
+                    .number()
+                    .map_or(NO_LIMIT.to_owned(), |bytes| Bytes(bytes).to_string()),
+                limits
+                    .pids
+                    .number()
+                    .map_or(NO_LIMIT.to_owned(), |pids| pids.to_string()),
+            );
+        }
+    }
+
+    fn used_seconds(&self) -> Option<f64> {
+        self.group.as_ref()?.read_usage_seconds().ok()
+    }
+
+    fn cores_used(&mut self, now: f64) -> Option<f64> {
+        let used = self.used_seconds()?;
+        let (at, before) = self.usage.replace((now, used))?;
+        (now - at >= SHORTEST_WINDOW).then(|| (used - before).max(0.0) / (now - at))
+    }
+}
+
+const NO_LIMIT: &str = "no limit";
+
+/// Names the first limit that was asked for and does not hold. Swap accounting alone is often off, and then the memory
+/// limit holds all the same.
+fn unlimited(limits: &Limits, pilot: &Pilot) -> Option<String> {
+    let (cpus, memory, pids) = (limits.cpus, limits.memory_bytes, limits.pids);
+    let checks = [
+        (
+            "CPU",
+            matches!(cpus, Setting::At(cores) if cores <= pilot.cpus * 1.02 + 0.01),
+            format!("{cpus:?}"),
+        ),
+        (
+            "memory",
+            pilot.memory == 0 || matches!(memory, Setting::At(bytes) if bytes <= pilot.memory),
+            format!("{memory:?}"),
+        ),
+        ("pids", matches!(pids, Setting::At(_)), format!("{pids:?}")),
+    ];
+    let (what, _, found) = checks.iter().find(|(_, holds, _)| !holds)?;
+    Some(format!(
+        "the {what} limit of {} does not hold (it is {found})",
+        pilot.name
+    ))
+}
