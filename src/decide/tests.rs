@@ -574,6 +574,12 @@ fn created_pilots_are_left_for_two_minutes_and_dead_ones_removed() {
     foreign.id = PilotId::new(&"f".repeat(64)).unwrap();
     foreign.own = false;
     world.pilots.push(foreign);
+    let expected: Vec<PilotId> = world
+        .pilots
+        .iter()
+        .filter(|p| p.own && ["old", "dead"].contains(&p.name.as_str()))
+        .map(|p| p.id.clone())
+        .collect();
     let decision = world.tick();
     let touched: Vec<&PilotId> = decision
         .actions
@@ -588,13 +594,7 @@ fn created_pilots_are_left_for_two_minutes_and_dead_ones_removed() {
             }
         })
         .collect();
-    let expected: Vec<&PilotId> = world
-        .pilots
-        .iter()
-        .filter(|p| p.own && ["old", "dead"].contains(&p.name.as_str()))
-        .map(|p| &p.id)
-        .collect();
-    assert_eq!(touched, expected);
+    assert_eq!(touched, expected.iter().collect::<Vec<_>>());
 }
 
 #[test]
