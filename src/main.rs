@@ -15,6 +15,7 @@ mod observe;
 mod record;
 mod remote;
 mod report;
+mod site;
 mod state;
 mod systemd;
 mod units;

@@ -8,8 +8,8 @@ mod told;
 pub use build::{LoopCost, Seen, patience, status, word};
 pub use told::Told;
 
-pub use crate::act::images::Pull;
 pub use crate::decide::{Drain, Finished, Reason, Snooze, State};
+pub use crate::site::Pull;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

@@ -1,52 +1,14 @@
 //! Brings images here, and takes away those that were replaced: what came with us goes with us, as soon as nobody uses it.
 
 use super::{builtin, credentials};
-use crate::config::{Image, ImageRef, PilotClass};
-use crate::engine::{Engine, Outcome, Progress};
+use crate::config::{Config, Image, ImageRef, PilotClass};
+use crate::engine::{Outcome, Progress};
 use crate::host::files;
+use crate::site::{Pull, Site};
 use crate::units::{Bytes, whole};
 use crate::{clock, state};
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-/// A pull under way, for `status`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Pull {
-    pub image: String,
-    /// Bytes that came over the network, and that will in all as far as is known.
-    pub bytes: u64,
-    pub total: u64,
-}
-
-/// Read by the loop while a job writes it.
-#[derive(Clone, Debug, Default)]
-pub struct Pulling(Arc<Mutex<Option<Pull>>>);
-
-impl Pulling {
-    pub fn read(&self) -> Option<Pull> {
-        self.lock().clone()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Pull>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What fetching and tidying need to know.
-#[derive(Clone, Debug)]
-pub struct Images {
-    /// Where what we brought to this engine is written down.
-    pub state: PathBuf,
-    /// Bytes; 0: no bound.
-    pub pull_per_day: u64,
-    pub builtin_tag: String,
-    /// The images of all classes: what is not among them may go.
-    pub wanted: Vec<String>,
-    pub pulling: Pulling,
-}
+use std::path::Path;
 
 /// What containers of a class are created from.
 pub fn name(class: &PilotClass, builtin_tag: &str) -> String {
@@ -56,31 +18,25 @@ pub fn name(class: &PilotClass, builtin_tag: &str) -> String {
     }
 }
 
-/// The images of all classes. The built-in one stays for the next time: it costs no network, and `purge` knows it.
-pub fn names(classes: &[PilotClass], builtin_tag: &str) -> Vec<String> {
-    let named = classes.iter().map(|class| name(class, builtin_tag));
-    named.chain([builtin::name(builtin_tag)]).collect()
-}
-
 /// Brings the image of a class here. What was not here before is written down before it comes, so that a crash in between
 /// leaves a name too many there and never an image that nobody removes.
-pub fn fetch(engine: &Engine, class: &PilotClass, images: &Images) -> Result<(), String> {
+pub fn fetch(site: &Site, config: &Config, class: &PilotClass) -> Result<(), String> {
+    let (engine, state) = (&site.engine, &site.dirs.state);
     let text = |error: crate::engine::Error| error.to_string();
-    let image = name(class, &images.builtin_tag);
-    let remember =
-        |image: &str| state::add_image(&images.state, image).map_err(|error| error.to_string());
+    let image = name(class, &site.builtin_tag);
+    let remember = |image: &str| state::add_image(state, image).map_err(|error| error.to_string());
     let before = engine.image(&image).map_err(text)?;
     if before.is_some() && class.image == Image::Builtin {
         return Ok(());
     }
-    let known = state::read_images(&images.state).map_err(|error| error.to_string())?;
+    let known = state::read_images(state).map_err(|error| error.to_string())?;
     let is_ours = before.is_none() || known.contains(&image);
     if is_ours {
         remember(&image)?;
     }
-    let brought = bring(engine, class, images, &image);
+    let brought = bring(site, config, class, &image);
     if brought.is_err() && before.is_none() {
-        let _ = state::remove_image(&images.state, &image);
+        let _ = state::remove_image(state, &image);
     }
     brought?;
     let now = engine.image(&image).map_err(text)?;
@@ -89,16 +45,17 @@ pub fn fetch(engine: &Engine, class: &PilotClass, images: &Images) -> Result<(),
         remember(&old.id)?;
         log::info!("{image}: new pilots use the new image, the old one goes with its last pilot");
     }
-    tidy(engine, images);
+    tidy(site, config);
     Ok(())
 }
 
-fn bring(engine: &Engine, class: &PilotClass, images: &Images, name: &str) -> Result<(), String> {
+fn bring(site: &Site, config: &Config, class: &PilotClass, name: &str) -> Result<(), String> {
+    let engine = &site.engine;
     match &class.image {
         Image::Builtin => {
             let tar = builtin::archive()
                 .map_err(|error| format!("our own binary can't be read: {error}"))?;
-            let tag = &images.builtin_tag;
+            let tag = &site.builtin_tag;
             let made = engine.import(builtin::REPOSITORY, tag, &builtin::CHANGES, &tar);
             made.map(drop).map_err(|error| error.to_string())
         }
@@ -111,23 +68,23 @@ fn bring(engine: &Engine, class: &PilotClass, images: &Images, name: &str) -> Re
         }
         Image::Named(image) => {
             let auth = credentials::read(class, image)?;
-            let pulled = pull(engine, images, image, name, auth.as_deref());
-            *images.pulling.lock() = None;
+            let pulled = pull(site, config, image, name, auth.as_deref());
+            site.set_pull(None);
             pulled
         }
     }
 }
 
 fn pull(
-    engine: &Engine,
-    images: &Images,
+    site: &Site,
+    config: &Config,
     image: &ImageRef,
     name: &str,
     auth: Option<&str>,
 ) -> Result<(), String> {
     let day = whole(clock::now().epoch / 86_400.0);
-    let today = state::read_pulled(&images.state, day);
-    let per_day = images.pull_per_day;
+    let today = state::read_pulled(&site.dirs.state, day);
+    let per_day = config.share.pull_per_day.0;
     let bounded = |bytes: u64| match per_day > 0 && bytes > per_day {
         true => Err(format!(
             "pull-per-day ({}) is used up; it goes on tomorrow, or raise it",
@@ -143,17 +100,19 @@ fn pull(
             let layer = (progress.current.unwrap_or(0), progress.total.unwrap_or(0));
             layers.insert(progress.id.clone(), layer);
             bytes = layers.values().map(|(done, _)| done).sum();
-            *images.pulling.lock() = Some(Pull {
+            site.set_pull(Some(Pull {
                 image: name.to_owned(),
                 bytes,
                 total: layers.values().map(|(_, total)| total).sum(),
-            });
+            }));
         }
         bounded(today + bytes)
     };
-    let pulled = engine.pull(&image.name, image.pull_tag(), auth, &mut on_progress);
+    let pulled = site
+        .engine
+        .pull(&image.name, image.pull_tag(), auth, &mut on_progress);
     if bytes > 0
-        && let Err(error) = state::write_pulled(&images.state, day, today + bytes)
+        && let Err(error) = state::write_pulled(&site.dirs.state, day, today + bytes)
     {
         log::warn!("{error}");
     }
@@ -161,9 +120,16 @@ fn pull(
 }
 
 /// Removes images that came with us and that no class names any more, unless a container uses them.
-pub fn tidy(engine: &Engine, images: &Images) {
-    for image in state::read_images(&images.state).unwrap_or_default() {
-        if images.wanted.contains(&image) {
+pub fn tidy(site: &Site, config: &Config) {
+    let (engine, state) = (&site.engine, &site.dirs.state);
+    let wanted = config
+        .pilots
+        .iter()
+        .map(|class| name(class, &site.builtin_tag));
+    // The built-in one stays for the next time: it costs no network, and `purge` knows it.
+    let wanted: Vec<String> = wanted.chain([builtin::name(&site.builtin_tag)]).collect();
+    for image in state::read_images(state).unwrap_or_default() {
+        if wanted.contains(&image) {
             continue;
         }
         // Somebody has given an image of ours another name: it is theirs now.
@@ -183,7 +149,7 @@ pub fn tidy(engine: &Engine, images: &Images) {
                 "removed"
             };
             log::info!("{image}: {what}");
-            let _ = state::remove_image(&images.state, &image);
+            let _ = state::remove_image(state, &image);
         }
     }
 }

@@ -9,79 +9,70 @@ pub mod images;
 pub mod spec;
 
 use crate::clock;
-use crate::config::PilotClass;
+use crate::config::{Config, MissingLimits, PilotClass};
 use crate::decide::{Action, Ended, LaunchResult, News};
 use crate::engine::{CreateOutcome, Engine, Error, Inspected, Outcome};
 use crate::executor::Lane;
+use crate::site::Site;
 use crate::units::PilotId;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// What is kept of the end of a failed pilot's log: lines and bytes.
 const LOG_TAIL: (usize, usize) = (20, 8 * 1024);
 
-/// What jobs need to know beside their action.
-#[derive(Clone, Debug)]
-pub struct Setting {
-    pub instance: String,
-    /// Name of this machine, as pilots are told.
-    pub host: String,
-    pub boot_id: String,
-    /// Where copies of files are.
-    pub run: PathBuf,
-    /// Parent group for the engine; `None`: the engine's own.
-    pub parent: Option<String>,
-    pub cpuset: String,
-    /// A limit that the engine left out makes the launch fail.
-    pub refuse_missing_limits: bool,
-    pub images: images::Images,
-}
-
 /// A call and the lane it takes.
 pub type Job = (Lane, Box<dyn FnOnce() -> Option<News> + Send>);
 
-/// The job of an action; `None`: it is not the engine's (the group), or its class has just gone.
+/// The job of an action; `parent`: the parent group for the engine. `None`: it is not the engine's (the group), or its class
+/// has just gone.
 pub fn job(
     action: &Action,
-    classes: &[PilotClass],
-    engine: &Arc<Engine>,
-    setting: &Arc<Setting>,
+    site: &Arc<Site>,
+    config: &Arc<Config>,
+    parent: Option<String>,
 ) -> Option<Job> {
-    let (engine, setting) = (Arc::clone(engine), Arc::clone(setting));
-    let class = |name: &str| classes.iter().find(|class| class.name == name).cloned();
+    let (site, config) = (Arc::clone(site), Arc::clone(config));
+    let class = |name: &str| {
+        let mut classes = config.pilots.iter();
+        classes.find(|class| class.name == name).cloned()
+    };
     Some(match action.clone() {
         Action::Launch { class: of, name } => {
             let class = class(&of)?;
-            let job = move || Some(launch(&engine, name, &class, &setting));
-            (Lane::Start, Box::new(job))
+            let launch = Launch {
+                class,
+                name,
+                parent,
+                site,
+                config,
+            };
+            (Lane::Start, Box::new(move || Some(launch.run())))
         }
         Action::Fetch { class: of } => {
             let class = class(&of)?;
             let job = move || {
-                let result = images::fetch(&engine, &class, &setting.images);
-                Some(News::Fetched {
-                    class: class.name,
-                    result,
-                })
+                let result = images::fetch(&site, &config, &class);
+                let class = class.name;
+                Some(News::Fetched { class, result })
             };
             (Lane::Image, Box::new(job))
         }
-        Action::Terminate { id, paused } => signal(engine, id, "TERM", paused),
-        Action::Kill { id, paused } => signal(engine, id, "KILL", paused),
-        Action::Pause { id } => (
-            Lane::Urgent,
-            Box::new(move || Some(changed(engine.pause(&id), "pause", id))),
-        ),
-        Action::Unpause { id } => (
-            Lane::Urgent,
-            Box::new(move || Some(changed(engine.unpause(&id), "unpause", id))),
-        ),
+        Action::Terminate { id, paused } => signal(site, id, "TERM", paused),
+        Action::Kill { id, paused } => signal(site, id, "KILL", paused),
+        Action::Pause { id } => {
+            let job = move || Some(changed(site.engine.pause(&id), "pause", id));
+            (Lane::Urgent, Box::new(job))
+        }
+        Action::Unpause { id } => {
+            let job = move || Some(changed(site.engine.unpause(&id), "unpause", id));
+            (Lane::Urgent, Box::new(job))
+        }
         Action::Remove { id, name, class } => {
             let job = move || {
-                let news = remove(&engine, id, name, class);
+                let news = remove(&site.engine, id, name, class);
                 if let News::Removed { name, .. } = &news {
-                    files::take_back(&setting.run, name);
-                    images::tidy(&engine, &setting.images);
+                    files::take_back(&site.dirs.run, name);
+                    images::tidy(&site, &config);
                 }
                 Some(news)
             };
@@ -108,65 +99,75 @@ pub fn describe(action: &Action, name: impl Fn(&PilotId) -> String) -> String {
     }
 }
 
-fn launch(engine: &Engine, name: String, class: &PilotClass, setting: &Setting) -> News {
-    let result = match files::hand_out(&setting.run, &name, class) {
-        Ok(()) => create_and_start(engine, &name, class, setting),
-        Err(files::Fault::Missing(source)) => LaunchResult::MountMissing(source),
-        Err(files::Fault::Refused(why)) => LaunchResult::Failed(why),
-    };
-    // After a lost reply there may be a pilot that uses them: the list tells, and its end takes them back.
-    if !matches!(result, LaunchResult::Started(_) | LaunchResult::Lost(_)) {
-        files::take_back(&setting.run, &name);
-    }
-    News::Launched {
-        class: class.name.clone(),
-        name,
-        at: clock::now().boot,
-        result,
-    }
+/// What a pilot is made of.
+struct Launch {
+    class: PilotClass,
+    name: String,
+    parent: Option<String>,
+    site: Arc<Site>,
+    config: Arc<Config>,
 }
 
-fn create_and_start(
-    engine: &Engine,
-    name: &str,
-    class: &PilotClass,
-    setting: &Setting,
-) -> LaunchResult {
-    let body = spec::create_body(name, class, setting, clock::now());
-    let (id, warnings) = match engine.create(name, &body) {
-        Ok(CreateOutcome::Created { id, warnings }) => (id, warnings),
-        Ok(CreateOutcome::NoImage) => return LaunchResult::NoImage,
-        Ok(CreateOutcome::NameTaken) => {
-            return LaunchResult::Failed(format!("the name {name} is taken"));
+impl Launch {
+    fn run(self) -> News {
+        let run = &self.site.dirs.run;
+        let result = match files::hand_out(run, &self.name, &self.class) {
+            Ok(()) => self.create_and_start(),
+            Err(files::Fault::Missing(source)) => LaunchResult::MountMissing(source),
+            Err(files::Fault::Refused(why)) => LaunchResult::Failed(why),
+        };
+        // After a lost reply there may be a pilot that uses them: the list tells, and its end takes them back.
+        if !matches!(result, LaunchResult::Started(_) | LaunchResult::Lost(_)) {
+            files::take_back(run, &self.name);
         }
-        Err(error) if error.reply_lost() => return LaunchResult::Lost(error.to_string()),
-        Err(error) => return refused(class, error.to_string()),
-    };
-    if let Some(warning) = spec::dropped_limit(&warnings).filter(|_| setting.refuse_missing_limits)
-    {
-        let text = format!(
-            "the engine left a limit out ({warning}); missing-limits = \"warn\" accepts that"
-        );
-        return give_up(engine, &id, class, text);
+        let (class, name, at) = (self.class.name.clone(), self.name, clock::now().boot);
+        News::Launched {
+            class,
+            name,
+            at,
+            result,
+        }
     }
-    match engine.start(&id) {
-        Ok(Outcome::Done) => LaunchResult::Started(id),
-        Ok(Outcome::Gone) => {
-            LaunchResult::Failed(format!("{name} was removed by somebody before its start"))
-        }
-        Ok(Outcome::Busy(why)) => give_up(engine, &id, class, why),
-        Err(error) if error.reply_lost() || error.is_unreachable() => {
-            LaunchResult::Lost(error.to_string())
-        }
-        Err(error) => give_up(engine, &id, class, error.to_string()),
-    }
-}
 
-/// Removes a container that is not to be started.
-fn give_up(engine: &Engine, id: &PilotId, class: &PilotClass, text: String) -> LaunchResult {
-    match engine.remove(id) {
-        Ok(_) => refused(class, text),
-        Err(error) => LaunchResult::Lost(format!("{text}; and removing it: {error}")),
+    fn create_and_start(&self) -> LaunchResult {
+        let (engine, name) = (&self.site.engine, &self.name);
+        let body = spec::create_body(self, clock::now());
+        let (id, warnings) = match engine.create(name, &body) {
+            Ok(CreateOutcome::Created { id, warnings }) => (id, warnings),
+            Ok(CreateOutcome::NoImage) => return LaunchResult::NoImage,
+            Ok(CreateOutcome::NameTaken) => {
+                return LaunchResult::Failed(format!("the name {name} is taken"));
+            }
+            Err(error) if error.reply_lost() => return LaunchResult::Lost(error.to_string()),
+            Err(error) => return refused(&self.class, error.to_string()),
+        };
+        let refuse = self.config.share.missing_limits == MissingLimits::Refuse;
+        if let Some(warning) = spec::dropped_limit(&warnings).filter(|_| refuse) {
+            let way_out = "missing-limits = \"warn\" accepts that";
+            return self.give_up(
+                &id,
+                format!("the engine left a limit out ({warning}); {way_out}"),
+            );
+        }
+        match engine.start(&id) {
+            Ok(Outcome::Done) => LaunchResult::Started(id),
+            Ok(Outcome::Gone) => {
+                LaunchResult::Failed(format!("{name} was removed by somebody before its start"))
+            }
+            Ok(Outcome::Busy(why)) => self.give_up(&id, why),
+            Err(error) if error.reply_lost() || error.is_unreachable() => {
+                LaunchResult::Lost(error.to_string())
+            }
+            Err(error) => self.give_up(&id, error.to_string()),
+        }
+    }
+
+    /// Removes a container that is not to be started.
+    fn give_up(&self, id: &PilotId, text: String) -> LaunchResult {
+        match self.site.engine.remove(id) {
+            Ok(_) => refused(&self.class, text),
+            Err(error) => LaunchResult::Lost(format!("{text}; and removing it: {error}")),
+        }
     }
 }
 
@@ -191,12 +192,12 @@ fn refused(class: &PilotClass, text: String) -> LaunchResult {
 
 /// A paused pilot is woken after the signal: with a TERM its handler runs, and KILL alone did not reach frozen
 /// processes with old runtimes on cgroup v1.
-fn signal(engine: Arc<Engine>, id: PilotId, signal: &'static str, paused: bool) -> Job {
+fn signal(site: Arc<Site>, id: PilotId, signal: &'static str, paused: bool) -> Job {
     let job = move || {
-        let sent = engine.kill(&id, signal);
+        let sent = site.engine.kill(&id, signal);
         if paused {
             // It may have been woken or have ended meanwhile, and that is as good.
-            let _ = engine.unpause(&id);
+            let _ = site.engine.unpause(&id);
         }
         // Outcomes such as "not running" and "gone" are shown by the next list.
         sent.err().map(|error| failed(id, signal, error))

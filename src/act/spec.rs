@@ -1,8 +1,9 @@
 //! The body of a create call, pure: what a class says, and what every pilot gets whether its class says so or not
 //! (limits, an idle parent, no capabilities, a bounded log, our labels).
 
-use super::{Setting, files, images};
+use super::{Launch, files, images};
 use crate::config::{Device, Mount, PilotClass};
+use crate::site::Site;
 use crate::units::{Moment, whole};
 use serde_json::{Map, Value, json};
 
@@ -18,14 +19,15 @@ pub const LABEL_DEADLINE: &str = "io.plancton.deadline";
 pub const LABEL_VERSION: &str = "io.plancton.version";
 
 /// The whole body of `POST /containers/create`.
-pub fn create_body(name: &str, class: &PilotClass, setting: &Setting, now: Moment) -> Value {
+pub(super) fn create_body(launch: &Launch, now: Moment) -> Value {
+    let (class, site) = (&launch.class, &launch.site);
     let mut body = json!({
-        "Image": images::name(class, &setting.images.builtin_tag),
+        "Image": images::name(class, &site.builtin_tag),
         "User": class.user,
-        "Env": env(class, setting, now),
-        "Labels": labels(class, setting, now),
+        "Env": env(class, site, now),
+        "Labels": labels(class, site, now),
         "StopTimeout": class.stop_grace.as_secs(),
-        "HostConfig": host_config(name, class, setting),
+        "HostConfig": host_config(launch),
     });
     let mut set = |key: &str, value: Value| {
         if let Some(body) = body.as_object_mut() {
@@ -40,7 +42,7 @@ pub fn create_body(name: &str, class: &PilotClass, setting: &Setting, now: Momen
     }
     // A pilot in somebody else's network has that one's name.
     if !class.network.starts_with("container:") {
-        set("Hostname", json!(hostname(&setting.host, name)));
+        set("Hostname", json!(hostname(&site.host, &launch.name)));
     }
     body
 }
@@ -66,13 +68,13 @@ fn hostname(host: &str, name: &str) -> String {
     format!("plancton-{}-{id}", host.trim_matches('-'))
 }
 
-fn env(class: &PilotClass, setting: &Setting, now: Moment) -> Vec<String> {
+fn env(class: &PilotClass, site: &Site, now: Moment) -> Vec<String> {
     let ours = [
         ("PLANCTON_CLASS", class.name.clone()),
         ("PLANCTON_DEADLINE", deadline(class, now).to_string()),
         ("PLANCTON_CPUS", class.cpus.to_string()),
         ("PLANCTON_MEMORY_BYTES", class.memory.0.to_string()),
-        ("PLANCTON_HOST", setting.host.clone()),
+        ("PLANCTON_HOST", site.host.clone()),
     ];
     let ours = ours.iter().map(|(key, value)| format!("{key}={value}"));
     let theirs = class
@@ -82,24 +84,25 @@ fn env(class: &PilotClass, setting: &Setting, now: Moment) -> Vec<String> {
     ours.chain(theirs).collect()
 }
 
-fn labels(class: &PilotClass, setting: &Setting, now: Moment) -> Value {
+fn labels(class: &PilotClass, site: &Site, now: Moment) -> Value {
     let expires = whole(now.awake + class.ttl.as_secs_f64());
     json!({
-        LABEL_INSTANCE: setting.instance,
+        LABEL_INSTANCE: site.instance,
         LABEL_CLASS: class.name,
         LABEL_CPUS: class.cpus.to_string(),
         LABEL_MEMORY: class.memory.0.to_string(),
         LABEL_PIDS: class.pids.to_string(),
         LABEL_GRACE: class.stop_grace.as_secs_f64().to_string(),
-        LABEL_EXPIRES: format!("{}:{expires}", setting.boot_id),
+        LABEL_EXPIRES: format!("{}:{expires}", site.boot_id),
         LABEL_DEADLINE: deadline(class, now).to_string(),
         LABEL_VERSION: env!("CARGO_PKG_VERSION"),
     })
 }
 
-fn host_config(name: &str, class: &PilotClass, setting: &Setting) -> Value {
+fn host_config(launch: &Launch) -> Value {
+    let class = &launch.class;
     let copies = class.files.iter().enumerate().map(|(index, file)| {
-        let source = files::copy_path(&setting.run, name, index);
+        let source = files::copy_path(&launch.site.dirs.run, &launch.name, index);
         json!({"Type": "bind", "Source": source, "Target": file.target, "ReadOnly": true})
     });
     let mounts: Vec<Value> = class.mounts.iter().map(mount).chain(copies).collect();
@@ -127,11 +130,11 @@ fn host_config(name: &str, class: &PilotClass, setting: &Setting) -> Value {
         "Devices": class.devices.iter().map(device).collect::<Vec<Value>>(),
         "Tmpfs": tmpfs.collect::<Map<String, Value>>(),
     });
-    if let Some(parent) = &setting.parent {
+    if let Some(parent) = &launch.parent {
         set["CgroupParent"] = json!(parent);
     }
-    if !setting.cpuset.is_empty() {
-        set["CpusetCpus"] = json!(setting.cpuset);
+    if !launch.config.share.cpuset.is_empty() {
+        set["CpusetCpus"] = json!(launch.config.share.cpuset);
     }
     // The raw part first: what Plancton sets itself can't be overridden by it.
     let mut map: Map<String, Value> = class.host_config.as_object().cloned().unwrap_or_default();

@@ -1,9 +1,11 @@
 //! What every command works with: its options, where the directories, the configuration and the engine are, and the way
 //! out to the terminal. Knows no command.
 
+use crate::act::builtin;
 use crate::cli::Options;
 use crate::config::{self, Config};
 use crate::engine::{self, Engine};
+use crate::site::Site;
 use crate::state::{self, Dirs, Probe, StateError};
 use crate::units::Exit;
 use std::fmt::Display;
@@ -181,6 +183,13 @@ impl Context {
         // Where none may be used, the first one says so.
         let found = sockets.iter().find(may_be_used).or(sockets.first());
         Ok(found.cloned().unwrap_or(docker))
+    }
+
+    /// Errors: our own binary can't be read.
+    pub fn site(&self, engine: Arc<Engine>, config: &Config) -> Result<Site, Failure> {
+        let tag = builtin::tag().map_err(failed)?;
+        let (dirs, instance) = (self.dirs.clone(), self.instance(config));
+        Ok(Site::new(engine, dirs, instance, tag))
     }
 
     pub fn instance(&self, config: &Config) -> String {

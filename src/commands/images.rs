@@ -2,8 +2,7 @@
 
 use super::context::{Context, Done, failed, is_running, say};
 use super::remove;
-use crate::act::builtin;
-use crate::act::images::{self, Images, Pulling};
+use crate::act::images;
 use crate::state::{self, control};
 use crate::units::clean_text;
 
@@ -22,18 +21,11 @@ pub fn pull(context: &Context) -> Done {
     let config = context.config()?;
     let engine = context.engine(&config)?;
     context.prepare()?;
-    let builtin_tag = builtin::tag().map_err(failed)?;
-    let images = Images {
-        state: context.dirs.state.clone(),
-        pull_per_day: config.share.pull_per_day.0,
-        wanted: images::names(&config.pilots, &builtin_tag),
-        builtin_tag,
-        pulling: Pulling::default(),
-    };
+    let site = context.site(engine, &config)?;
     let mut problems = Vec::new();
     let classes = config.pilots.iter().filter(|class| class.is_refreshable());
     for class in classes.clone() {
-        match images::fetch(&engine, class, &images) {
+        match images::fetch(&site, &config, class) {
             Ok(()) => say(&format!("{} is here\n", class.image))?,
             Err(why) => problems.push(format!("{}: {why}", class.image)),
         }

@@ -14,6 +14,7 @@ use std::fs::OpenOptions;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long `start` waits for the first turn, and `stop` for the end.
@@ -27,12 +28,12 @@ pub fn run(context: &Context) -> Done {
             since: clock::now().epoch,
             ..Drain::default()
         };
-        control::request_drain(&start.dirs.state, &drain)?;
+        control::request_drain(&start.site.dirs.state, &drain)?;
     }
     log::info!(
         "plancton {} on {}",
         env!("CARGO_PKG_VERSION"),
-        start.engine.socket().display()
+        start.site.engine.socket().display()
     );
     match daemon::run(start) {
         Ok(Exit::Done) => Ok(()),
@@ -48,7 +49,7 @@ fn prepare(context: &Context) -> Result<Start, Failure> {
     context.prepare()?;
     let lock = state::take_lock(&context.dirs.run)?;
     join_deployed(&context.dirs.state, &config)?;
-    let record = options.record.as_deref().map(|file| {
+    let recording = options.record.as_deref().map(|file| {
         let opened = OpenOptions::new().create(true).append(true).open(file);
         opened.map_err(|error| {
             failed(format!(
@@ -58,15 +59,12 @@ fn prepare(context: &Context) -> Result<Start, Failure> {
         })
     });
     Ok(Start {
-        instance: context.instance(&config),
+        site: Arc::new(context.site(engine, &config)?),
         config,
         config_file: context.config_file().map(Path::to_owned),
-        dirs: context.dirs.clone(),
-        engine,
-        host: crate::host::name(),
         once: options.once,
         dry_run: options.dry_run,
-        record: record.transpose()?,
+        recording: recording.transpose()?,
         lock,
     })
 }

@@ -7,8 +7,8 @@ use crate::decide::{EngineState, Observation, PilotState};
 use crate::engine::{Engine, Error, EventStream, Listed};
 use crate::executor::{Lane, Outbox};
 use crate::observe::facts::{Facts, read_facts};
+use crate::site::Site;
 use crate::units::Exit;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Seconds until the list is read again when it did not show an announced end, and how often.
@@ -55,19 +55,17 @@ impl Daemon {
         }
         self.engine.asked_at = Some(now);
         (self.next_tick, self.changed) = (Some(now + self.interval()), false);
-        let question = Question {
-            engine: Arc::clone(&self.start.engine),
-            root: self.root.clone(),
-            memory_limit: self.memory_limit(),
-            dry_run: self.start.dry_run,
-            is_known: self
-                .engine
-                .facts
-                .as_ref()
-                .is_some_and(|facts| facts.unsupported.is_none()),
-        };
+        let (site, memory_limit) = (Arc::clone(&self.site), self.memory_limit());
+        let facts = self.engine.facts.as_ref();
+        let is_known = facts.is_some_and(|facts| facts.unsupported.is_none());
+        let prepare = (!self.start.dry_run).then_some(memory_limit);
         self.executor.go(Lane::Look, move || {
-            Finished::Looked(Box::new(question.ask()))
+            let look = if is_known {
+                look(&site)
+            } else {
+                greet(&site, prepare)
+            };
+            Finished::Looked(Box::new(look))
         });
     }
 
@@ -97,7 +95,7 @@ impl Daemon {
 
     /// Events are followed by a thread of their own, which blocks on the engine and rings the loop.
     fn follow_events(&mut self) {
-        let (engine, outbox) = (Arc::clone(&self.start.engine), self.executor.outbox());
+        let (engine, outbox) = (Arc::clone(&self.site.engine), self.executor.outbox());
         let thread = std::thread::Builder::new().name("events".to_owned());
         let started = thread
             .stack_size(256 * 1024)
@@ -139,38 +137,35 @@ impl Daemon {
     }
 }
 
-struct Question {
-    engine: Arc<Engine>,
-    root: PathBuf,
-    memory_limit: Option<u64>,
-    dry_run: bool,
-    is_known: bool,
+fn look(site: &Site) -> Result<Look, Error> {
+    let list = site.engine.list()?;
+    Ok(Look {
+        facts: None,
+        prepared: Ok(()),
+        list,
+    })
 }
 
-impl Question {
-    fn ask(&self) -> Result<Look, Error> {
-        let mut look = Look {
-            facts: None,
-            prepared: Ok(()),
-            list: Vec::new(),
-        };
-        if !self.is_known {
-            let is_root = rustix::process::geteuid().is_root();
-            let facts = read_facts(&self.engine, &self.root, is_root)?;
-            if let Some(layout) = facts.our_layout().filter(|_| !self.dry_run) {
-                look.prepared = group::prepare(&self.root, layout, self.memory_limit);
-            }
-            look.facts = Some(facts);
-        }
-        let is_usable = look
-            .facts
-            .as_ref()
-            .is_none_or(|facts| facts.unsupported.is_none());
-        if is_usable {
-            look.list = self.engine.list()?;
-        }
-        Ok(look)
-    }
+/// `prepare`: make the parent group, with this bound on its memory.
+fn greet(site: &Site, prepare: Option<Option<u64>>) -> Result<Look, Error> {
+    let facts = read_facts(
+        &site.engine,
+        &site.root,
+        rustix::process::geteuid().is_root(),
+    )?;
+    let prepared = match facts.our_layout().zip(prepare) {
+        Some((layout, limit)) => group::prepare(&site.root, layout, limit),
+        None => Ok(()),
+    };
+    let list = match &facts.unsupported {
+        Some(_) => Vec::new(),
+        None => site.engine.list()?,
+    };
+    Ok(Look {
+        facts: Some(facts),
+        prepared,
+        list,
+    })
 }
 
 fn follow(engine: &Engine, outbox: &Outbox<Finished>) {

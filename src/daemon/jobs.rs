@@ -45,7 +45,8 @@ impl Daemon {
                     if result == Ok(true) {
                         self.adopt();
                     }
-                    self.remote.looked(&self.start.dirs.state, &self.local);
+                    self.remote
+                        .looked(&self.site.dirs.state, &self.start.config);
                     self.told.problem("remote configuration", result.err());
                 }
                 Finished::News(news) => {
@@ -58,8 +59,8 @@ impl Daemon {
         if self.signals.take_reload() {
             self.reload();
         }
-        let (state, now) = (&self.start.dirs.state, clock::now().boot);
-        if let Some(job) = self.remote.job(state, &self.local, now) {
+        let (state, now) = (&self.site.dirs.state, clock::now().boot);
+        if let Some(job) = self.remote.job(state, &self.start.config, now) {
             self.executor
                 .go(Lane::Web, move || Finished::Fetched(job()));
         }
@@ -71,7 +72,7 @@ impl Daemon {
             Some(file) => self.executor.go(Lane::File, move || {
                 Finished::Configured(read_config(&file).map_err(|problems| problems.to_string()))
             }),
-            None => self.configured(Ok(self.local.clone())),
+            None => self.configured(Ok(self.start.config.clone())),
         }
     }
 
@@ -81,7 +82,7 @@ impl Daemon {
         self.told.problem("configuration", refused.map(stays));
         if let Ok(config) = result {
             log::info!("the configuration was read again");
-            self.local = config;
+            self.start.config = config;
             self.adopt();
         }
         self.manager.ready();

@@ -76,17 +76,18 @@ impl Groups {
     }
 
     /// Limits as read back from one of our own pilots; empty: from none yet.
-    pub fn limits(&self, pilots: &[Pilot]) -> String {
-        let own = pilots.iter().filter(|pilot| pilot.own);
-        let mut limits = own.filter_map(|pilot| Some(&self.running.get(&pilot.id)?.limits));
+    pub fn limits(&self, own: &[&Pilot]) -> String {
+        let mut limits = own
+            .iter()
+            .filter_map(|pilot| Some(&self.running.get(&pilot.id)?.limits));
         limits
             .find(|text| !text.is_empty())
             .cloned()
             .unwrap_or_default()
     }
 
-    pub fn protection(&mut self, facts: Option<&Facts>, pilots: &[Pilot], now: f64) -> Protection {
-        let protection = self.read_protection(facts, pilots, now);
+    pub fn protection(&mut self, facts: Option<&Facts>, own: &[&Pilot], now: f64) -> Protection {
+        let protection = self.read_protection(facts, own, now);
         self.verified = match protection {
             Protection::Verified => true,
             Protection::Prepared => self.verified,
@@ -99,7 +100,7 @@ impl Groups {
         }
     }
 
-    fn read_protection(&self, facts: Option<&Facts>, pilots: &[Pilot], now: f64) -> Protection {
+    fn read_protection(&self, facts: Option<&Facts>, own: &[&Pilot], now: f64) -> Protection {
         let Some(facts) = facts else {
             return Protection::None("the engine was not asked yet".to_owned());
         };
@@ -117,10 +118,10 @@ impl Groups {
             Ok(Some(false) | None) => return Protection::Lost,
             Err(error) => return Protection::None(error.to_string()),
         }
-        let own = pilots
+        let running = own
             .iter()
-            .filter(|pilot| pilot.own && pilot.state == PilotState::Running);
-        let known: Vec<_> = own
+            .filter(|pilot| pilot.state == PilotState::Running);
+        let known: Vec<_> = running
             .filter_map(|pilot| Some((pilot, self.running.get(&pilot.id)?)))
             .collect();
         let is_outside =

@@ -7,25 +7,28 @@ mod pilots;
 
 pub use pilots::read_pilot;
 
-use crate::config::{Owner, Share, parse_cpuset};
-use crate::decide::{Control, CpuUse, EngineState, MemoryUse, News, Observation};
+use crate::config::{Config, Owner, Share, parse_cpuset};
+use crate::decide::{CpuUse, MemoryUse, Observation, Pilot};
 use crate::engine::Listed;
 use crate::host::topology::{self, Topology};
 use crate::host::{cpu, disk, files, memory, power, pressure, processes, thermal};
-use crate::units::{LocalTime, Moment, clean_line, float};
+use crate::site::Site;
+use crate::units::{clean_line, float};
 use facts::Facts;
 use groups::Groups;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 /// A rate over less than this is noise: /proc/stat counts hundredths of a second.
 const SHORTEST_WINDOW: f64 = 0.9;
+/// Where an administrator's programs put hold files; the owner's are in the run directory.
+const HOLDS: &str = "/etc/plancton/inhibit.d";
 /// Characters of the reason in a hold file.
 const LONGEST_HOLD: usize = 120;
 
 /// What is kept from reading to reading.
 pub struct Observer {
-    root: PathBuf,
-    hold_dirs: Vec<PathBuf>,
+    site: Arc<Site>,
     sensors: thermal::Sensors,
     topology: Option<Topology>,
     /// The sample before, and the CPU seconds that pilots had used by then.
@@ -35,92 +38,68 @@ pub struct Observer {
     given_seconds: f64,
     programs: processes::Programs,
     groups: Groups,
-}
-
-/// What comes from elsewhere into an observation.
-pub struct Input<'a> {
-    pub now: Moment,
-    pub local: LocalTime,
-    pub facts: Option<&'a Facts>,
-    pub engine: EngineState,
-    /// The list, and the boot second at which it was asked for.
-    pub list: Option<(&'a [Listed], f64)>,
-    pub news: Vec<News>,
-    pub control: Control,
-    pub share: &'a Share,
-    pub owner: &'a Owner,
-    pub instance: &'a str,
-    pub boot_id: &'a str,
     /// The owner is short of CPU: it matters what each pilot gets.
     pub contended: bool,
-    /// Seconds between regular ticks.
-    pub interval: f64,
 }
 
 impl Observer {
-    pub fn new(root: &Path, hold_dirs: Vec<PathBuf>) -> Observer {
+    pub fn new(site: Arc<Site>) -> Observer {
         Observer {
-            root: root.to_owned(),
-            hold_dirs,
-            sensors: thermal::Sensors::discover(root),
-            topology: topology::read_topology(root),
+            sensors: thermal::Sensors::discover(&site.root),
+            topology: topology::read_topology(&site.root),
+            site,
             before: None,
             cpu: None,
             smooth: cpu::Smoothed::default(),
             given_seconds: 0.0,
             programs: processes::Programs::default(),
             groups: Groups::default(),
+            contended: false,
         }
     }
 
-    pub fn observe(&mut self, input: Input) -> Observation {
-        let now = input.now.boot;
-        let mut pilots = input.list.map(|(list, _)| {
-            let read = |listed| read_pilot(listed, input.instance, input.boot_id);
-            list.iter().map(read).collect::<Vec<_>>()
-        });
-        if let (Some(pilots), Some(facts)) = (&mut pilots, input.facts) {
+    /// Fills in what is read here. `seen` has what only the loop knows: the clocks, the engine's state, news and commands.
+    pub fn observe(
+        &mut self,
+        mut seen: Observation,
+        list: Option<&[Listed]>,
+        facts: Option<&Facts>,
+        config: &Config,
+    ) -> Observation {
+        let now = seen.at.boot;
+        let (share, owner, _) = config.effective(seen.local.weekday, seen.local.minute);
+        let read = |listed| read_pilot(listed, &self.site.instance, &self.site.boot_id);
+        let mut pilots: Option<Vec<Pilot>> = list.map(|list| list.iter().map(read).collect());
+        if let (Some(pilots), Some(facts)) = (&mut pilots, facts) {
             self.groups
-                .look(&self.root, pilots, facts, input.contended, now);
+                .look(&self.site.root, pilots, facts, self.contended, now);
         }
-        let listed = pilots.as_deref().unwrap_or(&[]);
-        let protection = self.groups.protection(input.facts, listed, now);
-        let used = self.groups.used_seconds(input.facts, now);
-        let shortest = if input.contended || self.cpu.is_none() {
+        let own: Vec<&Pilot> = pilots.iter().flatten().filter(|pilot| pilot.own).collect();
+        seen.protection = self.groups.protection(facts, &own, now);
+        seen.limits = self.groups.limits(&own);
+        let is_watched = self.contended || self.cpu.is_none();
+        let shortest = if is_watched {
             0.0
         } else {
-            input.interval / 2.0
+            config.loop_.interval.as_secs_f64() / 2.0
         };
-        self.sample_cpu(now, used, shortest);
-        let power = power::read_power(&self.root);
-        let (cores, threads) = self.count_cores(input.share);
-        Observation {
-            at: input.now,
-            local: input.local,
-            cores,
-            threads,
-            has_battery: power.has_battery,
-            cpu: self.cpu,
-            given_seconds: self.given_seconds,
-            memory: self.read_memory(input.facts),
-            disk_free: input
-                .facts
-                .and_then(|facts| disk::read_disk(&facts.data_root).ok())
-                .map(|disk| disk.free.0),
-            on_battery: power.on_battery,
-            charge: power.charge_percent,
-            temperature: self.sensors.read_celsius(),
-            memory_pressure: pressure::read_percent(&self.root, "memory"),
-            program: self.read_program(input.owner),
-            hold: self.read_hold(),
-            engine: input.engine,
-            protection,
-            limits: self.groups.limits(listed),
-            listed_at: input.list.map_or(0.0, |(_, asked_at)| asked_at),
-            pilots,
-            news: input.news,
-            control: input.control,
-        }
+        self.sample_cpu(now, facts, shortest.max(SHORTEST_WINDOW));
+        seen.pilots = pilots;
+        seen.cpu = self.cpu;
+        seen.given_seconds = self.given_seconds;
+        seen.memory = self.read_memory(facts);
+        (seen.cores, seen.threads) = self.count_cores(&share);
+        let disk = facts.and_then(|facts| disk::read_disk(&facts.data_root).ok());
+        seen.disk_free = disk.map(|disk| disk.free.0);
+        let power = power::read_power(&self.site.root);
+        seen.has_battery = power.has_battery;
+        seen.on_battery = power.on_battery;
+        seen.charge = power.charge_percent;
+        seen.temperature = self.sensors.read_celsius();
+        seen.memory_pressure = pressure::read_percent(&self.site.root, "memory");
+        seen.program = self.read_program(&owner);
+        seen.hold = self.read_hold();
+        seen
     }
 
     /// Cores that pilots may run on, and all that are online.
@@ -141,15 +120,15 @@ impl Observer {
 
     /// Between regular ticks the last rate stands, unless the owner's need is being watched: what the engine itself needs
     /// for a handful of starts would look like the owner's otherwise.
-    fn sample_cpu(&mut self, now: f64, used: Option<f64>, shortest: f64) {
-        let shortest = shortest.max(SHORTEST_WINDOW);
+    fn sample_cpu(&mut self, now: f64, facts: Option<&Facts>, shortest: f64) {
+        let used = self.groups.used_seconds(facts, now);
         if self
             .before
             .is_some_and(|(sample, _)| now - sample.boot_seconds < shortest)
         {
             return;
         }
-        let Ok(sample) = cpu::read_sample(&self.root, now) else {
+        let Ok(sample) = cpu::read_sample(&self.site.root, now) else {
             self.cpu = None;
             return;
         };
@@ -177,12 +156,12 @@ impl Observer {
             .as_ref()
             .is_none_or(|topology| topology.count_threads(&[]) != sample.cpus_online)
         {
-            self.topology = topology::read_topology(&self.root);
+            self.topology = topology::read_topology(&self.site.root);
         }
     }
 
     fn read_memory(&self, facts: Option<&Facts>) -> Option<MemoryUse> {
-        let read = memory::read_memory(&self.root).ok()?;
+        let read = memory::read_memory(&self.site.root).ok()?;
         let (total, available) = (read.total.0, read.available.0);
         let pilots = self.groups.used_memory(facts);
         let foreign = total
@@ -199,18 +178,18 @@ impl Observer {
     fn read_program(&mut self, owner: &Owner) -> Option<String> {
         let ids = self.groups.ids();
         self.programs
-            .find_running(&self.root, &owner.pause_while_running, &ids)
+            .find_running(&self.site.root, &owner.pause_while_running, &ids)
             .ok()
             .flatten()
     }
 
     /// The first `*.hold` file: its first line says why.
     fn read_hold(&self) -> Option<String> {
-        let holds = self.hold_dirs.iter().flat_map(|dir| {
+        let dirs = [self.site.dirs.run.join("inhibit.d"), PathBuf::from(HOLDS)];
+        let holds = dirs.iter().flat_map(|dir| {
             let names = files::read_names(dir).into_iter();
-            names
-                .filter(|name| name.ends_with(".hold"))
-                .map(|name| (dir.join(&name), name))
+            let names = names.filter(|name| name.ends_with(".hold"));
+            names.map(|name| (dir.join(&name), name))
         });
         let mut read = holds.filter_map(|(file, name)| Some((files::read_text(&file).ok()?, name)));
         let (text, name) = read.next()?;

@@ -1,23 +1,23 @@
 //! From an observation and its decision to the status file. Pure.
 
 use super::{
-    Cpus, Disk, Engine, Loop, Memory, Others, Pilot, Protection, Pull, Remote, SCHEMA, Sink,
-    Status, Told,
+    Cpus, Disk, Engine, Loop, Memory, Others, Pilot, Protection, Remote, SCHEMA, Sink, Status, Told,
 };
-use crate::daemon::Start;
+use crate::config::Config;
 use crate::decide::{self, Decision, Expiry, Observation};
 use crate::engine::Listed;
 use crate::observe::facts::Facts;
+use crate::site::Site;
 
 /// What a status is made of.
 pub struct Seen<'a> {
-    pub start: &'a Start,
+    pub site: &'a Site,
+    pub config: &'a Config,
     pub observation: &'a Observation,
     pub decision: &'a Decision,
     pub list: &'a [Listed],
     /// The pilots of the status before: an engine that does not answer is not one without pilots.
     pub last_rows: &'a [Pilot],
-    pub pull: Option<Pull>,
     pub facts: Option<&'a Facts>,
     pub memory: &'a decide::Memory,
     pub told: &'a Told,
@@ -70,7 +70,7 @@ pub fn status(seen: &Seen) -> Status {
     let (observation, decision) = (seen.observation, seen.decision);
     let now = observation.at;
     let facts = seen.facts;
-    let interval = seen.start.config.loop_.interval.as_secs_f64();
+    let interval = seen.config.loop_.interval.as_secs_f64();
     let pilots = observation.pilots.as_deref().unwrap_or(&[]);
     let others = || {
         pilots
@@ -80,7 +80,7 @@ pub fn status(seen: &Seen) -> Status {
     Status {
         schema: SCHEMA,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        instance: seen.start.instance.clone(),
+        instance: seen.site.instance.clone(),
         pid: std::process::id(),
         since: now.epoch - (now.boot - seen.cost.since),
         tick: now.epoch,
@@ -94,7 +94,7 @@ pub fn status(seen: &Seen) -> Status {
         memory: memory(seen),
         disk: observation.disk_free.map(|free| Disk {
             free,
-            reserve: seen.start.config.share.reserve_disk.0,
+            reserve: seen.config.share.reserve_disk.0,
         }),
         pilots: match &observation.pilots {
             Some(pilots) => pilots
@@ -113,12 +113,12 @@ pub fn status(seen: &Seen) -> Status {
             name: facts.map_or(String::new(), |facts| facts.name.clone()),
             version: facts.map_or(String::new(), |facts| facts.version.clone()),
             api: facts.map_or(String::new(), |facts| facts.api.clone()),
-            socket: seen.start.engine.socket().display().to_string(),
+            socket: seen.site.engine.socket().display().to_string(),
         },
         counts: seen.memory.counts.clone(),
         given_seconds: observation.given_seconds,
         gone: seen.memory.gone.iter().cloned().collect(),
-        pull: seen.pull.clone(),
+        pull: seen.site.pull(),
         problems: seen.told.problems(),
         sinks: seen.sinks.to_vec(),
         remote: seen.remote.cloned(),
@@ -179,7 +179,7 @@ fn memory(seen: &Seen) -> Memory {
         given: seen.decision.capacity.memory_given,
         pilots: memory.and_then(|memory| memory.pilots),
         foreign: memory.map(|memory| memory.foreign),
-        reserve: seen.start.config.share.reserve_memory.0,
+        reserve: seen.config.share.reserve_memory.0,
     }
 }
 
