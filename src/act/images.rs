@@ -2,7 +2,7 @@
 
 use super::{builtin, credentials};
 use crate::config::{Config, Image, ImageRef, PilotClass};
-use crate::engine::{Outcome, Progress};
+use crate::engine::Outcome;
 use crate::host::files;
 use crate::site::{Pull, Site};
 use crate::units::{Bytes, whole};
@@ -57,7 +57,7 @@ fn bring(site: &Site, config: &Config, class: &PilotClass, name: &str) -> Result
                 .map_err(|error| format!("our own binary can't be read: {error}"))?;
             let tag = &site.builtin_tag;
             let made = engine.import(builtin::REPOSITORY, tag, &builtin::CHANGES, &tar);
-            made.map(drop).map_err(|error| error.to_string())
+            made.map_err(|error| error.to_string())
         }
         Image::Named(_) if !class.image_archive.is_empty() => {
             let archive = Path::new(&class.image_archive);
@@ -95,17 +95,14 @@ fn pull(
     bounded(today)?;
     let mut layers = BTreeMap::new();
     let mut bytes = 0;
-    let mut on_progress = |progress: &Progress| {
-        if progress.status == "Downloading" {
-            let layer = (progress.current.unwrap_or(0), progress.total.unwrap_or(0));
-            layers.insert(progress.id.clone(), layer);
-            bytes = layers.values().map(|(done, _)| done).sum();
-            site.set_pull(Some(Pull {
-                image: name.to_owned(),
-                bytes,
-                total: layers.values().map(|(_, total)| total).sum(),
-            }));
-        }
+    let mut on_progress = |layer: &str, done: u64, total: u64| {
+        layers.insert(layer.to_owned(), (done, total));
+        bytes = layers.values().map(|(done, _)| done).sum();
+        site.set_pull(Some(Pull {
+            image: name.to_owned(),
+            bytes,
+            total: layers.values().map(|(_, total)| total).sum(),
+        }));
         bounded(today + bytes)
     };
     let pulled = site
@@ -116,7 +113,7 @@ fn pull(
     {
         log::warn!("{error}");
     }
-    pulled.map(drop).map_err(|error| error.to_string())
+    pulled.map_err(|error| error.to_string())
 }
 
 /// Removes images that came with us and that no class names any more, unless a container uses them.

@@ -4,7 +4,7 @@ use super::jobs::Finished;
 use super::{Daemon, clock};
 use crate::act::group;
 use crate::decide::{EngineState, Observation, PilotState};
-use crate::engine::{Engine, Error, EventStream, Listed};
+use crate::engine::{Engine, Error, Listed};
 use crate::executor::{Lane, Outbox};
 use crate::observe::facts::{Facts, read_facts};
 use crate::site::Site;
@@ -169,21 +169,6 @@ fn greet(site: &Site, prepare: Option<Option<u64>>) -> Result<Look, Error> {
 }
 
 fn follow(engine: &Engine, outbox: &Outbox<Finished>) {
-    let mut stream = match EventStream::open(engine) {
-        Ok(stream) => stream,
-        Err(error) => return outbox.post(Finished::EventsEnded(error.to_string())),
-    };
-    loop {
-        let mut fds = [rustix::event::PollFd::new(
-            &stream,
-            rustix::event::PollFlags::IN,
-        )];
-        let _ = rustix::event::poll(&mut fds, None);
-        match stream.read() {
-            Ok(ended) => ended
-                .into_iter()
-                .for_each(|id| outbox.post(Finished::Ended(id))),
-            Err(error) => return outbox.post(Finished::EventsEnded(error.to_string())),
-        }
-    }
+    let error = engine.follow_events(&mut |id| outbox.post(Finished::Ended(id.to_owned())));
+    outbox.post(Finished::EventsEnded(error.to_string()));
 }

@@ -1,53 +1,45 @@
 //! The container engine behind its Unix socket: typed calls in, outcomes out. What an engine answers in the normal course of
 //! things (gone, already running, busy) is an outcome; an [`Error`] means that nothing, or nothing certain, is known.
-//! Calls block their thread until their deadline at the latest; this file holds the one way every call takes.
+//! Each call has a connection of its own and blocks its thread until its deadline at the latest; this file holds the one
+//! way that all of them take.
 
-mod call;
-mod containers;
-mod error;
+mod calls;
 mod http;
-mod images;
-mod lister;
 mod socket;
-mod stream;
 #[cfg(test)]
 mod tests;
 mod types;
 
-pub use containers::CreateOutcome;
-pub use error::Error;
-#[allow(unused_imports)]
-pub use lister::Lister;
-pub use stream::{EventStream, Progress};
-pub use types::{Info, Inspected, Labels, Listed};
+pub use calls::CreateOutcome;
+pub use types::{Error, Info, Inspected, Labels, Listed};
 
-use call::{Reply, Request, exchange};
-use error::Fault;
-use http::{Decoder, Method};
+use crate::units::{clean_line, format_duration};
+use http::Answer;
 use serde::de::DeserializeOwned;
-use socket::{Connection, Deadline};
+use serde_json::{Deserializer, Value};
+use socket::{Connection, explain_refusal};
+use std::io::{self, BufReader, ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use types::{ApiVersion, Ping};
-
-/// Every container of ours has it, whatever the instance.
-pub const INSTANCE_LABEL: &str = "io.plancton.instance";
 
 /// The newest version this client was written for: Docker 27. An engine that is newer is spoken to in this one.
-const NEWEST_API: ApiVersion = ApiVersion(1, 47);
+const NEWEST_API: (u16, u16) = (1, 47);
 /// Docker 20.10 and Podman 4: the first to say which cgroup version they use.
-const OLDEST_API: ApiVersion = ApiVersion(1, 41);
+const OLDEST_API: (u16, u16) = (1, 41);
+
+const MIB: u64 = 1024 * 1024;
+/// The engine's own words are cut here, in characters.
+const LONGEST_MESSAGE: usize = 1000;
 
 /// One engine; shared by the threads that call it.
 #[derive(Debug)]
 pub struct Engine {
     socket: PathBuf,
     timeout: Duration,
-    /// Kept alive from call to call; those in parallel make their own.
-    idle: Mutex<Option<Connection>>,
     /// `None` until asked, and again after an engine that was away or refused it: another one may have come back.
-    version: Mutex<Option<ApiVersion>>,
+    version: Mutex<Option<String>>,
     counters: Mutex<Counters>,
 }
 
@@ -72,16 +64,69 @@ pub enum Outcome {
     Busy(String),
 }
 
+struct Request<'a> {
+    method: &'static str,
+    /// For messages: `start 0123456789ab`.
+    call: String,
+    /// Without the version, percent-encoded.
+    path: String,
+    /// Whole lines.
+    headers: String,
+    body: Box<dyn Read + 'a>,
+    /// Bytes of the body.
+    length: u64,
+    /// Bytes that are taken of the answer's body.
+    limit: u64,
+    /// Instead of one deadline: how long nothing may move.
+    idle: Option<Duration>,
+}
+
+impl<'a> Request<'a> {
+    fn new(method: &'static str, call: impl Into<String>, path: impl Into<String>) -> Request<'a> {
+        Request {
+            method,
+            call: call.into(),
+            path: path.into(),
+            headers: String::new(),
+            body: Box::new(io::empty()),
+            length: 0,
+            limit: MIB,
+            idle: None,
+        }
+    }
+
+    fn send(&mut self, mut stream: &UnixStream, prefix: &str) -> io::Result<()> {
+        let Request {
+            method,
+            path,
+            headers,
+            length,
+            ..
+        } = self;
+        let head = format!(
+            "{method} {prefix}{path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: plancton\r\nConnection: close\r\n\
+             {headers}Content-Length: {length}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes())?;
+        match io::copy(&mut self.body.by_ref().take(self.length), &mut stream) {
+            Ok(count) if count < self.length => {
+                Err(io::Error::other("the file has become shorter"))
+            }
+            // An engine may refuse and close before it has read everything: its answer says why, the failed write does not.
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Engine {
     /// `timeout` is each call's deadline, connecting included. Nothing is connected yet.
     pub fn new(socket: impl Into<PathBuf>, timeout: Duration) -> Engine {
-        let (idle, version, counters) = Default::default();
         Engine {
             socket: socket.into(),
             timeout,
-            idle,
-            version,
-            counters,
+            version: Mutex::default(),
+            counters: Mutex::default(),
         }
     }
 
@@ -93,203 +138,206 @@ impl Engine {
         *lock(&self.counters)
     }
 
-    /// Asks who is there and agrees on a version anew.
-    pub fn ping(&self) -> Result<Ping, Error> {
-        self.negotiate(&mut Deadline::whole(self.timeout))
-    }
-
-    pub fn info(&self) -> Result<Info, Error> {
-        let info: Info = self
-            .call(Request::new(Method::Get, "info", "/info"))?
-            .ok()?
-            .json()?;
-        match info.server_version.is_empty() && info.cgroup_driver.is_empty() {
-            true => Err(self.error("info", Fault::garbage("it says nothing about the engine"))),
-            false => Ok(info),
-        }
-    }
-
-    /// `/_ping` is never versioned. HEAD, then GET for engines that know only that.
-    fn negotiate(&self, deadline: &mut Deadline) -> Result<Ping, Error> {
-        let not_an_engine = |why: String| self.error("ping", Fault::NotAnEngine(why));
-        let mut ping = |method| {
-            let sent = self.send(Request::new(method, "ping", "/_ping"), "", deadline);
-            sent.map_err(|error| match error.fault {
-                Fault::Garbage(_) | Fault::TooLarge { .. } => {
-                    not_an_engine(error.fault.to_string())
-                }
-                _ => error,
-            })
+    /// The server (`Docker/20.10.24 (linux)`, or empty) and the version that both sides speak, agreed on anew.
+    pub fn ping(&self) -> Result<(String, String), Error> {
+        let answer = match self.open(&mut Request::new("GET", "ping", "/_ping"), "") {
+            Err(Error::Refused(_, status @ ..500, _)) => {
+                return Err(self.not_an_engine(&format!("/_ping has status {status}")));
+            }
+            other => other?,
         };
-        let mut reply = ping(Method::Head)?;
-        if reply.status() != 200 {
-            reply = ping(Method::Get)?;
-        }
-        match reply.status() {
-            200 => {}
-            500.. => return Err(reply.refusal()),
-            other => return Err(not_an_engine(format!("/_ping has status {other}"))),
-        }
-        let theirs = reply
-            .head
-            .header("api-version")
-            .map_or(Ok(NEWEST_API), |text| {
-                ApiVersion::parse(text)
-                    .ok_or_else(|| not_an_engine(format!("'{text}' is not an API version")))
-            })?;
+        let header = |name| clean_line(answer.header(name).unwrap_or_default(), 100);
+        let theirs = match header("api-version") {
+            text if text.is_empty() => NEWEST_API,
+            text => parse_version(&text)
+                .ok_or_else(|| self.not_an_engine(&format!("'{text}' is not an API version")))?,
+        };
         if theirs < OLDEST_API {
-            let why = format!(
-                "the engine is too old: it speaks API {theirs}, needed is {OLDEST_API} (Docker 20.10, Podman 4); update it"
-            );
-            return Err(self.error("ping", Fault::Version(why)));
+            let (theirs, oldest) = (format_version(theirs), format_version(OLDEST_API));
+            return Err(self.unreachable(&format!(
+                "the engine is too old: it speaks API {theirs}, needed is {oldest} (Docker 20.10, Podman 4); update it"
+            )));
         }
-        let api_version = theirs.min(NEWEST_API);
-        *lock(&self.version) = Some(api_version);
-        Ok(Ping {
-            api_version,
-            server: reply.head.header("server").unwrap_or_default().to_owned(),
-        })
+        let version = format_version(theirs.min(NEWEST_API));
+        *lock(&self.version) = Some(version.clone());
+        Ok((header("server"), version))
     }
 
-    /// `/v1.41` for the path of a versioned call.
-    fn version_prefix(&self, deadline: &mut Deadline) -> Result<String, Error> {
-        let known = *lock(&self.version);
-        let version =
-            known.map_or_else(|| self.negotiate(deadline).map(|ping| ping.api_version), Ok)?;
-        Ok(format!("/v{version}"))
+    /// The body of a success.
+    fn read(&self, mut request: Request<'_>) -> Result<Vec<u8>, Error> {
+        let mut body = Vec::new();
+        let answer = self.call(&mut request)?;
+        let read = answer.take(request.limit).read_to_end(&mut body);
+        read.map_err(|error| self.broken_off(&request, &error))?;
+        Ok(body)
+    }
+
+    fn ask<T: DeserializeOwned>(&self, request: Request<'_>) -> Result<T, Error> {
+        let call = self.named(&request.call);
+        let unreadable = |error| Error::ReplyLost(format!("{call}: unreadable answer: {error}"));
+        serde_json::from_slice(&self.read(request)?).map_err(unreadable)
+    }
+
+    /// What there is to know about an object; `None`: it is not there.
+    fn find<T: DeserializeOwned>(&self, request: Request<'_>) -> Result<Option<T>, Error> {
+        match self.ask(request) {
+            Err(Error::Refused(_, 404, why)) if is_gone(&why) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// Changes an object.
+    fn settle(&self, request: Request<'_>) -> Result<Outcome, Error> {
+        // Docker before 23 says 500 for a race with the end, and for what is or is not paused already.
+        let busy = [
+            "not running",
+            "not paused",
+            "already paused",
+            "no such process",
+        ];
+        match self.read(request) {
+            Ok(_) => Ok(Outcome::Done),
+            Err(Error::Refused(_, 404, why)) if is_gone(&why) => Ok(Outcome::Gone),
+            Err(Error::Refused(_, 409, why)) => Ok(Outcome::Busy(why)),
+            Err(Error::Refused(_, 500, why)) if busy.iter().any(|word| why.contains(word)) => {
+                Ok(Outcome::Busy(why))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives the JSON objects of a stream to `each`; the engine splits and joins them across chunks at will.
+    fn stream(
+        &self,
+        mut request: Request<'_>,
+        each: &mut dyn FnMut(Value) -> io::Result<()>,
+    ) -> Result<(), Error> {
+        let mut stream = BufReader::new(self.call(&mut request)?);
+        loop {
+            let object = stream.by_ref().take(MIB);
+            let next = Deserializer::from_reader(object).into_iter().next();
+            let Some(object) = next else {
+                return Ok(());
+            };
+            let taken = object.map_err(io::Error::from).and_then(&mut *each);
+            taken.map_err(|error| self.broken_off(&request, &error))?;
+        }
     }
 
     /// The one way of every versioned call.
-    fn call(&self, request: Request<'_>) -> Result<Reply, Error> {
-        let mut deadline = match request.activity {
-            Some(allowed) => Deadline::per_step(allowed),
-            None => Deadline::whole(self.timeout),
-        };
-        let prefix = self.version_prefix(&mut deadline)?;
-        let reply = self.send(request, &prefix, &mut deadline)?;
-        if reply.status() == 400
-            && reply.says(&["is too old", "is too new"])
-            && reply.says(&["client version"])
+    fn call(&self, request: &mut Request<'_>) -> Result<Answer<Connection>, Error> {
+        let known = lock(&self.version).clone();
+        let version = known.map_or_else(|| Ok(self.ping()?.1), Ok)?;
+        let answer = self.open(request, &format!("/v{version}"));
+        if let Err(Error::Refused(_, 400, why)) = &answer
+            && ["client version", "is too "]
+                .iter()
+                .all(|words| why.contains(words))
         {
             *lock(&self.version) = None;
-            return Err(self.error(
-                "version",
-                Fault::Version(format!("no common API version: {}", reply.message())),
-            ));
+            return Err(self.unreachable(&format!("no common API version: {why}")));
         }
-        Ok(reply)
+        answer
     }
 
-    /// What there is to know about an object; `None` where a 404 says with one of the words that it is not there.
-    fn find<T: DeserializeOwned>(
-        &self,
-        request: Request<'_>,
-        gone: &[&str],
-    ) -> Result<Option<T>, Error> {
-        let reply = self.call(request)?;
-        if reply.status() == 404 && reply.says(gone) {
-            Ok(None)
-        } else {
-            reply.ok()?.json().map(Some)
-        }
-    }
-
-    /// Changes an object; `gone` as in `find`.
-    fn settle(&self, request: Request<'_>, gone: &[&str]) -> Result<Outcome, Error> {
-        let reply = self.call(request)?;
-        match reply.status() {
-            200 | 204 | 304 => Ok(Outcome::Done),
-            404 if reply.says(gone) => Ok(Outcome::Gone),
-            409 => Ok(Outcome::Busy(reply.message())),
-            // Docker before 23 for a race with the end, and for what is or is not paused already.
-            500 if reply.says(&[
-                "not running",
-                "not paused",
-                "already paused",
-                "no such process",
-            ]) =>
-            {
-                Ok(Outcome::Busy(reply.message()))
-            }
-            _ => Err(reply.refusal()),
-        }
-    }
-
-    fn send(
-        &self,
-        mut request: Request<'_>,
-        prefix: &str,
-        deadline: &mut Deadline,
-    ) -> Result<Reply, Error> {
+    /// Asks over a connection of its own. What comes back is a success, with its body still to be read.
+    fn open(&self, request: &mut Request<'_>, prefix: &str) -> Result<Answer<Connection>, Error> {
         let begun = Instant::now();
-        let result = self.send_repeated(&mut request, prefix, deadline);
-        self.count(begun, result.is_err());
-        result
-    }
-
-    fn count(&self, begun: Instant, failed: bool) {
+        let answered = self.connect(request.idle).and_then(|connection| {
+            let sent = request.send(&connection.stream, prefix);
+            let received = sent.and_then(|()| Answer::receive(connection));
+            received.map_err(|error| self.broken_off(request, &error))
+        });
         let mut counters = lock(&self.counters);
         counters.calls += 1;
-        counters.failed += u64::from(failed);
         counters.time += begun.elapsed();
-    }
-
-    fn send_repeated(
-        &self,
-        request: &mut Request<'_>,
-        prefix: &str,
-        deadline: &mut Deadline,
-    ) -> Result<Reply, Error> {
-        let path = format!("{prefix}{}", request.path);
-        let mut kept = if request.is_repeatable() {
-            self.take_idle()
-        } else {
-            None
-        };
-        loop {
-            let is_kept = kept.is_some();
-            let mut connection = kept
-                .take()
-                .map_or_else(|| self.connect(&request.name, deadline), Ok)?;
-            let mut head = Decoder::new(request.method, request.limit);
-            match exchange(&mut connection, &mut head, request, &path, deadline) {
-                Ok(body) => {
-                    if head.is_reusable() {
-                        *lock(&self.idle) = Some(connection);
-                    }
-                    return Ok(Reply {
-                        call: self.named(&request.name),
-                        head,
-                        body,
-                    });
-                }
-                // It was dead before a byte of the answer came: once more, on a fresh one.
-                Err(Fault::Closed(_) | Fault::Truncated(_)) if is_kept && !head.is_started() => {}
-                Err(fault) => return Err(self.error(&request.name, fault)),
-            }
+        drop(counters);
+        let mut answer = answered?;
+        if matches!(answer.status, 200..=204 | 304) {
+            return Ok(answer);
         }
+        let mut body = Vec::new();
+        let read = answer.by_ref().take(MIB).read_to_end(&mut body);
+        read.map_err(|error| self.broken_off(request, &error))?;
+        let call = self.named(&request.call);
+        Err(Error::Refused(call, answer.status, message(&body)))
     }
 
-    fn connect(&self, name: &str, deadline: &Deadline) -> Result<Connection, Error> {
-        Connection::open(&self.socket, deadline).map_err(|fault| {
+    fn connect(&self, idle: Option<Duration>) -> Result<Connection, Error> {
+        Connection::open(&self.socket, self.timeout, idle).map_err(|error| {
             *lock(&self.version) = None;
-            self.error(name, fault)
+            lock(&self.counters).failed += 1;
+            let allowed = format_duration(self.timeout);
+            self.unreachable(&match error.kind() {
+                ErrorKind::WouldBlock => format!("no connection within {allowed}"),
+                _ => explain_refusal(&self.socket, &error),
+            })
         })
     }
 
-    /// Anything to read between two calls is an end, or an answer to nothing.
-    fn take_idle(&self) -> Option<Connection> {
-        lock(&self.idle).take().filter(Connection::is_quiet)
+    /// What our own side says of an answer has the kind `Other`.
+    fn broken_off(&self, request: &Request<'_>, error: &io::Error) -> Error {
+        lock(&self.counters).failed += 1;
+        let allowed = format_duration(request.idle.unwrap_or(self.timeout));
+        let why = match error.kind() {
+            ErrorKind::Other => {
+                return Error::Refused(self.named(&request.call), 200, error.to_string());
+            }
+            ErrorKind::InvalidData if request.call == "ping" => {
+                return self.not_an_engine(&error.to_string());
+            }
+            ErrorKind::InvalidData => format!("unreadable answer: {error}"),
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => format!("no answer within {allowed}"),
+            ErrorKind::UnexpectedEof => "connection lost: the answer is cut off".to_owned(),
+            _ => format!("connection lost: {error}"),
+        };
+        Error::ReplyLost(self.named(&format!("{}: {why}", request.call)))
+    }
+
+    fn unreachable(&self, why: &str) -> Error {
+        Error::Unreachable(self.named(why))
+    }
+
+    fn not_an_engine(&self, why: &str) -> Error {
+        self.unreachable(&format!(
+            "not a container engine: {why}; name its socket with --engine"
+        ))
     }
 
     /// A call, for messages.
-    fn named(&self, name: &str) -> String {
-        format!("{}: {name}", self.socket.display())
+    fn named(&self, call: &str) -> String {
+        format!("{}: {call}", self.socket.display())
     }
+}
 
-    fn error(&self, name: &str, fault: Fault) -> Error {
-        Error::new(&self.socket, name, fault)
+fn format_version((major, minor): (u16, u16)) -> String {
+    format!("{major}.{minor}")
+}
+
+fn parse_version(text: &str) -> Option<(u16, u16)> {
+    let (major, minor) = text.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// The engine's own words: `{"message": …}` or plain text.
+fn message(body: &[u8]) -> String {
+    let json: Value = serde_json::from_slice(body).unwrap_or_default();
+    let plain = String::from_utf8_lossy(body);
+    let text = json
+        .get("message")
+        .and_then(Value::as_str)
+        .unwrap_or(&plain);
+    match clean_line(text, LONGEST_MESSAGE) {
+        text if text.is_empty() => "refused without a reason".to_owned(),
+        text => text,
     }
+}
+
+/// A 404 of a proxy or of an unknown path says nothing about the object: the engine's own names it.
+fn is_gone(why: &str) -> bool {
+    let why = why.to_lowercase();
+    let words = ["no such container", "no container with", "image"];
+    words.iter().any(|word| why.contains(word))
 }
 
 /// A thread that panicked left nothing half-done behind these locks.

@@ -1,34 +1,40 @@
-//! The client against a scripted fake: a thread that answers each request of each connection with the bytes it was given.
+//! The client against a scripted fake: a thread that answers each connection's request with the bytes it was given.
 
 use super::*;
 use crate::units::PilotId;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::io::{Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 
-/// Nothing in these tests may take longer.
 const PATIENCE: Duration = Duration::from_secs(5);
 const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+const PING: &str = "HTTP/1.1 200 OK\r\nAPI-Version: 1.41\r\nServer: Fake/1\r\n\r\nOK";
+const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+/// Holds the connection, silent, until the client leaves.
+const STALL: &str = "STALL";
 
 struct Fake {
     directory: PathBuf,
     thread: JoinHandle<Vec<String>>,
 }
 
-/// An answer to one request. Behind the last one the connection is closed; an empty one sends nothing.
-type Script = Vec<Vec<String>>;
-
 impl Fake {
-    /// One list of answers a connection, in order.
-    fn start(script: &[&[&str]]) -> (Fake, Engine) {
+    fn start(answers: &[&str]) -> (Fake, Engine) {
         let directory = new_directory();
         let socket = directory.join("engine.sock");
         let listener = UnixListener::bind(&socket).unwrap();
-        let owned = |answers: &&[&str]| answers.iter().map(|a| (*a).to_owned()).collect();
-        let script: Script = script.iter().map(owned).collect();
-        let thread = std::thread::spawn(move || serve(&listener, script));
+        let answers: Vec<String> = answers.iter().map(|text| (*text).to_owned()).collect();
+        let serve = move |answer: String| {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let request = read_request(&mut stream);
+            match answer.as_str() {
+                STALL => assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0),
+                text => stream.write_all(text.as_bytes()).unwrap(),
+            }
+            request
+        };
+        let thread = std::thread::spawn(|| answers.into_iter().map(serve).collect());
         let engine = Engine::new(socket, PATIENCE);
         (Fake { directory, thread }, engine)
     }
@@ -50,58 +56,25 @@ fn new_directory() -> PathBuf {
     directory
 }
 
-fn serve(listener: &UnixListener, script: Script) -> Vec<String> {
-    let mut requests = Vec::new();
-    for answers in script {
-        let mut fds = [PollFd::new(listener, PollFlags::IN)];
-        let patience = Timespec::try_from(PATIENCE).unwrap();
-        assert_eq!(poll(&mut fds, Some(&patience)), Ok(1), "nobody connects");
-        let (mut stream, _) = listener.accept().unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        for answer in answers {
-            let Some(request) = read_request(&mut stream) else {
-                break;
-            };
-            requests.push(request);
-            match answer.as_str() {
-                // Holds the connection, silent, until the client leaves.
-                "STALL" => assert_eq!(read_request(&mut stream), None),
-                text => stream.write_all(text.as_bytes()).unwrap(),
-            }
-        }
-    }
-    requests
-}
-
-/// The request line, with what follows it read too; `None` when the client is gone.
-fn read_request(stream: &mut UnixStream) -> Option<String> {
-    let mut head = Vec::new();
-    let mut byte = [0];
+/// The request line; the body is read too.
+fn read_request(stream: &mut UnixStream) -> String {
+    let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") {
-        if stream.read(&mut byte).unwrap_or(0) == 0 {
-            return None;
-        }
+        stream.read_exact(&mut byte).unwrap();
         head.push(byte[0]);
     }
     let head = String::from_utf8(head).unwrap();
-    let length = head
-        .lines()
-        .find_map(|l| l.strip_prefix("Content-Length: "));
-    let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+    assert!(head.contains("\r\nHost: localhost\r\n") && head.contains("Connection: close\r\n"));
+    let (_, length) = head.split_once("Content-Length: ").unwrap();
+    let mut body = vec![0; length.trim().parse().unwrap()];
     stream.read_exact(&mut body).unwrap();
     let line = head.lines().next().unwrap();
-    Some(line.trim_end_matches(" HTTP/1.1").to_owned())
+    line.trim_end_matches(" HTTP/1.1").to_owned()
 }
 
-const PING: &str =
-    "HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nServer: Fake/1\r\nContent-Length: 2\r\n\r\n";
-const NONE: &str = "HTTP/1.1 204 No Content\r\n\r\n";
-
 fn answer(status: u16, body: &str) -> String {
-    format!(
-        "HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    )
+    let length = body.len();
+    format!("HTTP/1.1 {status} X\r\nContent-Length: {length}\r\n\r\n{body}")
 }
 
 fn refusal(status: u16, message: &str) -> String {
@@ -112,8 +85,96 @@ fn id() -> PilotId {
     PilotId::new(ID).unwrap()
 }
 
-fn stalled(engine: &Engine) -> Engine {
-    Engine::new(engine.socket(), Duration::from_millis(200))
+/// Plays each answer to one call, and compares what came of it.
+fn table(call: impl Fn(&Engine) -> String, rows: &[(&str, &str)]) {
+    for (answer, outcome) in rows {
+        let (fake, engine) = Fake::start(&[PING, answer]);
+        let text = call(&engine);
+        assert_eq!(
+            text.split_once("engine.sock: ").unwrap_or(("", &text)).1,
+            *outcome
+        );
+        fake.finish();
+    }
+}
+
+fn text<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
+    result.map_or_else(|error| error.to_string(), |outcome| format!("{outcome:?}"))
+}
+
+/// (answer, status, body)
+const ANSWERS: [(&str, u16, &str); 5] = [
+    (
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nApi-Version: 1.41\r\n\r\nhello",
+        200,
+        "hello",
+    ),
+    (
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nhel\r\n002\r\nlo\r\n0\r\nA: b\r\nC: d\r\n\r\n",
+        200,
+        "hello",
+    ),
+    (
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 409 Conflict\r\ncontent-length: 2\r\n\r\n{}",
+        409,
+        "{}",
+    ),
+    (
+        "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n",
+        204,
+        "",
+    ),
+    ("HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nOK", 200, "OK"),
+];
+
+fn decode(first: &[u8], second: &[u8]) -> io::Result<(u16, String)> {
+    let (mut answer, mut body) = (Answer::receive(first.chain(second))?, String::new());
+    answer.read_to_string(&mut body)?;
+    Ok((answer.status, body))
+}
+
+#[test]
+fn every_split_gives_the_same_and_every_prefix_is_an_error() {
+    for (answer, status, body) in ANSWERS {
+        for cut in 0..=answer.len() {
+            let (first, second) = answer.as_bytes().split_at(cut);
+            assert_eq!(
+                decode(first, second).unwrap(),
+                (status, body.to_owned()),
+                "{cut} of {answer}"
+            );
+            if cut < answer.len() {
+                let error = decode(first, b"").unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::UnexpectedEof, "{cut} of {answer}");
+            }
+        }
+    }
+    let until_close = decode(b"HTTP/1.1 200 OK\r\n\r\nab", b"c").unwrap();
+    assert_eq!(until_close, (200, "abc".to_owned()));
+}
+
+#[test]
+fn garbage_is_told_from_an_end() {
+    let endless = "x".repeat(70_000);
+    for bad in [
+        "SSH-2.0-x\r\n",
+        "\0\0\0",
+        "HTTP/1.1 abc\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
+        &format!("HTTP/1.1 200 OK\r\nX: {endless}"),
+        &format!("{CHUNKED}x\r\n"),
+        &format!("{CHUNKED}\r\n"),
+        &format!("{CHUNKED}1\nx"),
+        &format!("{CHUNKED}1\r\nxy\r\n"),
+        &format!("{CHUNKED}-1\r\n"),
+        &format!("{CHUNKED}1;{endless}"),
+        &format!("{CHUNKED}fffffffffffffffff\r\n"),
+    ] {
+        let error = decode(bad.as_bytes(), b"").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidData, "{bad:.60}");
+    }
 }
 
 #[test]
@@ -123,148 +184,97 @@ fn versions_are_negotiated() {
         ("API-VERSION: 1.54\r\n", "v1.47"),
         ("", "v1.47"),
     ] {
-        let ping = format!("HTTP/1.1 200 OK\r\n{header}Content-Length: 2\r\n\r\n");
-        let (fake, engine) = Fake::start(&[&[
-            &ping,
-            &answer(200, r#"{"ServerVersion":"1"}"#),
-            &answer(200, "[]"),
-        ]]);
+        let ping = format!("HTTP/1.1 200 OK\r\n{header}Content-Length: 2\r\n\r\nOK");
+        let info = answer(200, r#"{"ServerVersion":"1","SecurityOptions":null}"#);
+        let (fake, engine) = Fake::start(&[&ping, &info, &answer(200, "null")]);
         assert!(engine.info().is_ok() && engine.info().is_err());
         let path = format!("GET /{version}/info");
-        assert_eq!(fake.finish(), ["HEAD /_ping", &path, &path]);
+        assert_eq!(fake.finish(), ["GET /_ping", &path, &path]);
         assert_eq!(engine.counters().calls, 3);
     }
-}
-
-#[test]
-fn ping_falls_back_to_get() {
-    let get = format!("{PING}OK");
-    let (fake, engine) = Fake::start(&[&["HTTP/1.1 405 X\r\n\r\n", &get]]);
-    let ping = engine.ping().unwrap();
-    assert_eq!(
-        (ping.api_version.to_string(), ping.server.as_str()),
-        ("1.41".into(), "Fake/1")
-    );
-    assert_eq!(fake.finish(), ["HEAD /_ping", "GET /_ping"]);
-}
-
-#[test]
-fn engines_too_old_or_too_new() {
-    let old = "HTTP/1.1 200 OK\r\nApi-Version: 1.30\r\n\r\n";
-    let (fake, engine) = Fake::start(&[&[old]]);
-    let error = engine.list().unwrap_err();
-    assert!(matches!(error.fault, Fault::Version(_)) && error.is_unreachable());
-    assert!(error.to_string().contains("1.30"), "{error}");
-    fake.finish();
-
-    let refused = refusal(
-        400,
-        "client version 1.41 is too old. Minimum supported API version is 1.60",
-    );
-    let (fake, engine) = Fake::start(&[&[PING, &refused, PING, &answer(200, "[]")]]);
+    let too_new = "client version 1.41 is too old. Minimum supported API version is 1.60";
+    let (fake, engine) = Fake::start(&[PING, &refusal(400, too_new), PING, &answer(200, "[]")]);
     let error = engine.list().unwrap_err();
     assert!(
-        error
-            .to_string()
-            .contains("Minimum supported API version is 1.60"),
+        error.is_unreachable() && error.to_string().contains("is 1.60"),
         "{error}"
     );
-    assert_eq!(*lock(&engine.version), None);
     assert_eq!(engine.list(), Ok(Vec::new()));
     assert_eq!(fake.finish().len(), 4);
 }
 
 #[test]
-fn a_dead_kept_connection_is_retried_once() {
-    // The second request is read and dropped without an answer: the fake closes behind an empty one.
-    let (fake, engine) = Fake::start(&[&[PING, ""], &[NONE]]);
-    assert_eq!(engine.start(&id()), Ok(Outcome::Done));
-    let start = format!("POST /v1.41/containers/{ID}/start");
-    assert_eq!(fake.finish(), ["HEAD /_ping", &start, &start]);
-
-    // Once: a fresh connection that dies too is an error.
-    let (fake, engine) = Fake::start(&[&[PING, ""], &[""]]);
-    let error = engine.start(&id()).unwrap_err();
-    assert!(error.reply_lost() && !error.is_unreachable(), "{error}");
-    assert_eq!(fake.finish().len(), 3);
-}
-
-#[test]
-fn a_lost_create_is_not_repeated() {
-    let (fake, engine) = Fake::start(&[&[PING], &[""]]);
-    let error = engine
-        .create("plancton-x", &serde_json::json!({}))
-        .unwrap_err();
-    assert!(error.reply_lost(), "{error}");
-    let requests = fake.finish();
-    assert_eq!(
-        requests,
-        [
-            "HEAD /_ping",
-            "POST /v1.41/containers/create?name=plancton-x"
-        ]
-    );
-}
-
-#[test]
-fn a_cut_answer_is_an_error() {
-    let head = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n[]";
-    let chunk = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n[]\r\n";
-    for cut in [head, chunk, "HTTP/1.1 200"] {
-        let (fake, engine) = Fake::start(&[&[PING, cut]]);
-        let error = engine.list().unwrap_err();
-        assert!(matches!(error.fault, Fault::Truncated(_)), "{error}");
-        assert_eq!(fake.finish().len(), 2);
-    }
-}
-
-#[test]
-fn a_chunked_list_is_checked_again() {
-    let ours = format!(r#"{{"Id":"{ID}","Labels":{{"io.plancton.instance":"system"}}}}"#);
-    let list = format!(r#"[{ours},{{"Id":"{ID}","Labels":null}}]"#);
-    let (first, second) = list.split_at(20);
-    let chunked = format!(
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{first}\r\n{:x}\r\n{second}\r\n0\r\n\r\n",
-        first.len(),
-        second.len()
-    );
-    let (fake, engine) = Fake::start(&[&[PING, &chunked, &answer(200, r#"[{"Id":"?"}]"#)]]);
-    assert_eq!(engine.list().unwrap().len(), 1);
-    assert!(matches!(
-        engine.list().unwrap_err().fault,
-        Fault::Garbage(_)
-    ));
-    let requests = fake.finish();
-    let filter = "filters=%7B%22label%22%3A%5B%22io.plancton.instance%22%5D%7D";
-    assert_eq!(
-        requests[1],
-        format!("GET /v1.41/containers/json?all=1&{filter}")
-    );
-}
-
-#[test]
-fn a_stall_ends_at_the_deadline() {
-    for stall in [&["STALL"][..], &[PING, "STALL"]] {
-        let (fake, engine) = Fake::start(&[stall]);
-        let engine = stalled(&engine);
-        let begun = Instant::now();
-        let error = engine.list().unwrap_err();
-        let took = begun.elapsed();
+fn what_is_not_an_engine() {
+    let directory = new_directory();
+    let [plain, dead] = ["plain", "dead"].map(|name| directory.join(name));
+    std::fs::write(&plain, "x").unwrap();
+    drop(UnixListener::bind(&dead).unwrap());
+    for (socket, why) in [
+        (plain, "not a socket"),
+        (dead, "refused"),
+        (directory.join("none"), "no such socket"),
+    ] {
+        let error = Engine::new(socket, PATIENCE).ping().unwrap_err();
         assert!(
-            matches!(error.fault, Fault::NoAnswer(_)) && error.reply_lost(),
+            error.is_unreachable() && error.to_string().contains(why),
             "{error}"
         );
+    }
+    std::fs::remove_dir_all(directory).unwrap();
+    for (ping, why) in [
+        ("SSH-2.0-OpenSSH\r\n", "not a container engine"),
+        (&answer(404, "no"), "/_ping has status 404"),
+        (
+            "HTTP/1.1 200 OK\r\nApi-Version: 1.30\r\n\r\n",
+            "speaks API 1.30",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nApi-Version: one\r\n\r\n",
+            "'one' is not an API version",
+        ),
+    ] {
+        let (fake, engine) = Fake::start(&[ping]);
+        let error = engine.list().unwrap_err();
         assert!(
-            took >= Duration::from_millis(200) && took < Duration::from_secs(2),
-            "{took:?}"
+            error.is_unreachable() && error.to_string().contains(why),
+            "{error}"
         );
-        drop(engine);
         fake.finish();
     }
 }
 
 #[test]
-fn a_full_backlog_ends_at_the_deadline() {
+fn replies_that_are_lost() {
+    let cut = format!("{CHUNKED}2\r\n[]\r\n");
+    for lost in [
+        "",
+        "HTTP/1.1 200",
+        "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n[]",
+        &cut,
+        &answer(200, "{}"),
+    ] {
+        let (fake, engine) = Fake::start(&[PING, lost]);
+        let error = engine.list().unwrap_err();
+        assert!(error.reply_lost(), "{error}");
+        assert_eq!(fake.finish().len(), 2, "nothing is asked twice");
+    }
+}
+
+#[test]
+fn a_stall_ends_at_the_deadline() {
+    let allowed = Duration::from_millis(200);
+    for stall in [&[STALL][..], &[PING, STALL]] {
+        let (fake, engine) = Fake::start(stall);
+        let begun = Instant::now();
+        let error = Engine::new(engine.socket(), allowed).list().unwrap_err();
+        let took = begun.elapsed();
+        assert!(
+            error.to_string().ends_with("no answer within 200ms") && error.reply_lost(),
+            "{error}"
+        );
+        assert!(took >= allowed && took < Duration::from_secs(2), "{took:?}");
+        fake.finish();
+    }
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socket};
     let directory = new_directory();
     let path = directory.join("full.sock");
@@ -272,9 +282,8 @@ fn a_full_backlog_ends_at_the_deadline() {
     bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
     listen(&listener, 0).unwrap();
     let _first = UnixStream::connect(&path).unwrap();
-    let engine = Engine::new(&path, Duration::from_millis(200));
-    let error = engine.ping().unwrap_err();
-    assert!(error.is_unreachable() && !error.reply_lost(), "{error}");
+    let error = Engine::new(&path, allowed).ping().unwrap_err();
+    assert!(error.is_unreachable(), "{error}");
     assert!(
         error.to_string().ends_with("no connection within 200ms"),
         "{error}"
@@ -283,272 +292,230 @@ fn a_full_backlog_ends_at_the_deadline() {
 }
 
 #[test]
-fn what_is_not_an_engine() {
-    let (fake, engine) = Fake::start(&[&["SSH-2.0-OpenSSH\r\n"]]);
-    assert!(matches!(
-        engine.list().unwrap_err().fault,
-        Fault::NotAnEngine(_)
-    ));
-    fake.finish();
-    let (fake, engine) = Fake::start(&[&["HTTP/1.1 404 X\r\n\r\n", &answer(404, "no")]]);
-    let error = engine.list().unwrap_err();
-    assert!(
-        error.to_string().contains("/_ping has status 404"),
-        "{error}"
+fn a_list_of_each_engine_is_checked_again() {
+    let docker = format!(
+        r#"[{{"Id":"{ID}","Names":["/p"],"State":"running","Created":1700000000,"Image":"x","Ports":[],
+        "Labels":{{"a":"b","io.plancton.instance":"system","io.plancton.stop-grace":"3"}}}},{{"Id":"{ID}","Labels":null}}]"#
     );
-    fake.finish();
-
-    let directory = new_directory();
-    let plain = directory.join("plain");
-    std::fs::write(&plain, "x").unwrap();
-    let error = Engine::new(&plain, PATIENCE).ping().unwrap_err();
-    assert!(matches!(error.fault, Fault::NotAnEngine(_)), "{error}");
-    let error = Engine::new(directory.join("none"), PATIENCE)
-        .ping()
-        .unwrap_err();
-    assert_eq!(error.fault, Fault::Missing, "{error}");
-    let dead = directory.join("dead.sock");
-    drop(UnixListener::bind(&dead).unwrap());
-    let error = Engine::new(&dead, PATIENCE).ping().unwrap_err();
-    assert!(
-        matches!(error.fault, Fault::Refused(_)) && error.is_unreachable(),
-        "{error}"
+    let (first, second) = docker.split_at(20);
+    let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
+    let docker = [CHUNKED, &chunk(first), &chunk(second), "0\r\n\r\n"].concat();
+    let sparse =
+        format!(r#"[{{"Id":"{ID}","Names":null,"Labels":{{"io.plancton.instance":""}}}}]"#);
+    let (fake, engine) = Fake::start(&[
+        PING,
+        &docker,
+        &answer(200, &sparse),
+        &answer(200, r#"[{"Id":"../x"}]"#),
+    ]);
+    let listed = engine.list().unwrap();
+    assert_eq!(
+        (listed.len(), listed[0].names.clone()),
+        (1, vec!["/p".to_owned()])
     );
-    std::fs::remove_dir_all(directory).unwrap();
-}
-
-/// Plays each answer to one call and compares the outcome's debug text, or finds the words in the error.
-fn table(call: impl Fn(&Engine) -> String, rows: &[(String, &str)]) {
-    let mut answers = vec![PING];
-    answers.extend(rows.iter().map(|(answer, _)| answer.as_str()));
-    let (fake, engine) = Fake::start(&[&answers]);
-    for (answer, outcome) in rows {
-        assert_eq!(call(&engine), *outcome, "{answer}");
-    }
-    assert_eq!(fake.finish().len(), answers.len());
-}
-
-fn text<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
-    match result {
-        Ok(outcome) => format!("{outcome:?}"),
-        Err(Error {
-            fault: Fault::Status(code, message),
-            ..
-        }) => format!("{code}: {message}"),
-        Err(other) => format!("{other:?}"),
-    }
-}
-
-#[test]
-fn outcomes_of_start_kill_and_pause() {
-    let gone = || refusal(404, &format!("No such container: {ID}"));
-    table(
-        |engine| text(engine.start(&id())),
-        &[
-            (NONE.to_owned(), "Done"),
-            ("HTTP/1.1 304 X\r\n\r\n".to_owned(), "Done"),
-            (refusal(409, "paused"), r#"Busy("paused")"#),
-            (gone(), "Gone"),
-            (answer(404, "page not found\n"), "404: page not found"),
-            (
-                refusal(404, "network x not found"),
-                "404: network x not found",
-            ),
-            (answer(500, ""), "500: refused without a reason"),
-        ],
+    assert_eq!(
+        (listed[0].created, listed[0].labels.grace.as_deref()),
+        (Some(1.7e9), Some("3"))
     );
-    table(
-        |engine| text(engine.kill(&id(), "TERM")),
-        &[
-            (NONE.to_owned(), "Done"),
-            (refusal(409, "is not running"), r#"Busy("is not running")"#),
-            (gone(), "Gone"),
-            (refusal(500, "broken"), "500: broken"),
-        ],
+    let listed = engine.list().unwrap();
+    assert_eq!(
+        (listed.len(), listed[0].names.len(), listed[0].created),
+        (1, 0, None)
     );
-    table(
-        |engine| text(engine.unpause(&id())),
-        &[
-            (
-                refusal(500, "Container x is not paused"),
-                r#"Busy("Container x is not paused")"#,
-            ),
-            (NONE.to_owned(), "Done"),
-        ],
+    assert!(engine.list().unwrap_err().reply_lost());
+    let filter = "filters=%7B%22label%22%3A%5B%22io.plancton.instance%22%5D%7D";
+    assert_eq!(
+        fake.finish()[1],
+        format!("GET /v1.41/containers/json?all=1&{filter}")
     );
 }
 
 #[test]
-fn outcomes_of_remove_and_inspect() {
-    let gone = || refusal(404, &format!("No such container: {ID}"));
+fn outcomes() {
+    let gone = refusal(404, &format!("No such container: {ID}"));
+    let none = "HTTP/1.1 204 No Content\r\n\r\n";
+    let start = |engine: &Engine| text(engine.start(&id()));
+    table(
+        start,
+        &[
+            (none, "Done"),
+            ("HTTP/1.1 304 Not Modified\r\n\r\n", "Done"),
+            (&gone, "Gone"),
+            (
+                &answer(404, "page not found"),
+                "start 0123456789ab: page not found (status 404)",
+            ),
+            (
+                &refusal(409, "is\\u001b[1m paused\\u202e\\n"),
+                r#"Busy("is[1m paused")"#,
+            ),
+            (
+                &refusal(500, "Container x is not running"),
+                r#"Busy("Container x is not running")"#,
+            ),
+            (
+                &refusal(500, ""),
+                "start 0123456789ab: refused without a reason (status 500)",
+            ),
+        ],
+    );
+    let busy = refusal(409, "You cannot remove a running container");
     table(
         |engine| text(engine.remove(&id())),
         &[
-            (NONE.to_owned(), "Done"),
-            (answer(200, "[]"), "Done"),
-            (gone(), "Done"),
+            (none, "Done"),
+            (&gone, "Done"),
+            (&refusal(409, "removal of x is already in progress"), "Done"),
+            (&busy, r#"Busy("You cannot remove a running container")"#),
+            (&refusal(500, "device busy"), r#"Busy("device busy")"#),
             (
-                refusal(409, "removal of container x is already in progress"),
-                "Done",
+                &refusal(400, "bad"),
+                "remove 0123456789ab: bad (status 400)",
             ),
-            (
-                refusal(409, "You cannot remove a running container"),
-                r#"Busy("You cannot remove a running container")"#,
-            ),
-            (refusal(500, "device busy"), r#"Busy("device busy")"#),
-            (refusal(400, "bad"), "400: bad"),
         ],
     );
+    let ended = r#""State":{"OOMKilled":true,"ExitCode":137,"StartedAt":"0001-01-01T00:00:00Z",
+        "FinishedAt":"2015-01-06T17:47:31.5+02:00"},"Config":null"#;
     table(
-        |engine| text(engine.inspect(&id()).map(|found| found.is_some())),
+        |engine| {
+            text(
+                engine
+                    .inspect(&id())
+                    .map(|found| found.map(|found| found.state)),
+            )
+        },
         &[
-            (answer(200, &format!(r#"{{"Id":"{ID}"}}"#)), "true"),
-            (gone(), "false"),
-            (answer(404, "page not found"), "404: page not found"),
-            (refusal(500, "x"), "500: x"),
+            (
+                &answer(200, &format!(r#"{{"Id":"{ID}",{ended}}}"#)),
+                "Some(State { running: false, pid: 0, oom_killed: true, exit_code: 137, error: \"\", started_at: None, \
+                 finished_at: Some(1420559251.5) })",
+            ),
+            (&gone, "None"),
+            (
+                &answer(404, "page not found"),
+                "inspect 0123456789ab: page not found (status 404)",
+            ),
         ],
     );
-}
-
-#[test]
-fn outcomes_of_create() {
     let created = answer(201, &format!(r#"{{"Id":"{ID}","Warnings":["no swap"]}}"#));
-    for (answer, outcome) in [
-        (
-            created,
-            format!(r#"Created {{ id: PilotId("{ID}"), warnings: ["no swap"] }}"#),
-        ),
-        (
-            refusal(409, "Conflict. The name is in use"),
-            "NameTaken".to_owned(),
-        ),
-        (
-            refusal(500, "the name x is already in use by y"),
-            "NameTaken".to_owned(),
-        ),
-        (
-            refusal(404, "No such image: x:latest"),
-            "NoImage".to_owned(),
-        ),
-        (
-            refusal(400, "minimum memory limit is 6MB"),
-            "400: minimum memory limit is 6MB".to_owned(),
-        ),
-    ] {
-        let (fake, engine) = Fake::start(&[&[PING], &[&answer]]);
-        assert_eq!(
-            text(engine.create("n", &serde_json::json!({"Image": "x"}))),
-            outcome
-        );
-        fake.finish();
-    }
+    let found = format!(r#"Created {{ id: PilotId("{ID}"), warnings: ["no swap"] }}"#);
+    table(
+        |engine| text(engine.create("n", &serde_json::json!({"Image": "x"}))),
+        &[
+            (&created, &found),
+            (&refusal(409, "Conflict. The name is in use"), "NameTaken"),
+            (
+                &refusal(500, "the name x is already in use by y"),
+                "NameTaken",
+            ),
+            (&refusal(404, "No such image: x:latest"), "NoImage"),
+            (
+                &refusal(400, "minimum memory limit is 6MB"),
+                "create n: minimum memory limit is 6MB (status 400)",
+            ),
+        ],
+    );
+    let log = "\u{1}\0\0\0\0\0\0\u{3}ab\n\u{2}\0\0\0\0\0\0\u{2}c\n";
+    let logs = |engine: &Engine| {
+        text(
+            engine
+                .logs(&id(), 5, 4)
+                .map(|log| String::from_utf8(log).unwrap()),
+        )
+    };
+    table(
+        logs,
+        &[
+            (&answer(200, log), r#""b\nc\n""#),
+            (&answer(200, "raw"), r#""raw""#),
+        ],
+    );
 }
 
 #[test]
 fn pulls() {
-    let found = answer(200, r#"{"Id":"sha256:1","RepoTags":["h:5000/x:2"]}"#);
-    let failed = "{\"status\":\"Pulling\",\"id\":\"2\"}\r\n{\"errorDetail\":{\"message\":\"manifest unknown\"},\"error\":\"e\"}\r\n";
-    let progress = r#"{"status":"Downloading","progressDetail":{"current":1,"total":2},"id":"l"}"#;
-    let missing = refusal(404, "No such image: h:5000/x:2");
-    for (stream, inspect, outcome) in [
-        (answer(200, progress), Some(&found), "sha256:1"),
-        (
-            answer(200, progress),
-            Some(&missing),
-            "the image is not there",
-        ),
-        (answer(200, failed), None, "manifest unknown"),
-        (answer(200, r#"{"message":"no route"}"#), None, "no route"),
+    let progress = r#"{"status":"Downloading","progressDetail":{"current":1,"total":2},"id":"l"}{"status":"x"}"#;
+    let failed = "{\"status\":\"Pulling\",\"id\":\"2\"}\r\n{\"errorDetail\":{\"message\":\"manifest\\u001b unknown\"},\"error\":\"e\"}\r\n";
+    for (stream, outcome) in [
+        (answer(200, progress), "()"),
+        (answer(200, failed), "manifest unknown"),
+        (answer(200, r#"{"error":"denied"}"#), "denied"),
+        (answer(200, r#"{"message":"no route"}"#), "no route"),
         (
             answer(200, r#"{"status":"x"#),
-            None,
-            "cut off in its last object",
+            "connection lost: the answer is cut off",
         ),
         (
             refusal(429, "toomanyrequests"),
-            None,
             "toomanyrequests (status 429)",
         ),
     ] {
-        let mut second = vec![stream.as_str()];
-        second.extend(inspect.map(String::as_str));
-        let (fake, engine) = Fake::start(&[&[PING], &second]);
+        let (fake, engine) = Fake::start(&[PING, &stream]);
         let mut seen = Vec::new();
-        let result = engine.pull("h:5000/x", "2", None, &mut |p| {
-            seen.push(p.clone());
+        let pulled = engine.pull("h:5000/x", "2", None, &mut |layer, current, total| {
+            seen.push((layer.to_owned(), current, total));
             Ok(())
         });
-        let text = result.map_or_else(|error| error.to_string(), |image| image.id);
-        assert!(text.contains(outcome), "{text}");
-        assert_eq!(
-            seen.iter().any(|p| p.total == Some(2)),
-            stream.contains("Downloading")
-        );
+        assert!(text(pulled).ends_with(outcome), "{outcome}");
+        let downloaded = [("l".to_owned(), 1, 2)];
+        assert_eq!(seen, downloaded[..usize::from(outcome == "()")]);
         let path = "POST /v1.41/images/create?fromImage=h%3A5000%2Fx&tag=2";
-        assert!(fake.finish().contains(&path.to_owned()));
+        assert_eq!(fake.finish()[1], path);
     }
 }
 
 #[test]
 fn imports_are_named_afterwards_where_the_tag_was_ignored() {
     let stream = answer(200, r#"{"status":"sha256:1"}"#);
-    let image = answer(200, r#"{"Id":"sha256:1"}"#);
     let missing = refusal(404, "No such image: r:t");
-    let tagged = answer(201, "");
-    let (fake, engine) = Fake::start(&[&[PING], &[&stream, &missing, &tagged, &image]]);
-    let imported = engine
-        .import("r", "t", &["CMD [\"/x\"]"], &[7; 200_000])
-        .unwrap();
-    assert_eq!(imported.id, "sha256:1");
-    let requests = fake.finish();
+    let (fake, engine) = Fake::start(&[PING, &stream, &missing, &answer(201, "")]);
     assert_eq!(
-        requests[1],
-        "POST /v1.41/images/create?fromSrc=-&repo=r&tag=t&changes=CMD%20%5B%22%2Fx%22%5D"
+        engine.import("r", "t", &["CMD [\"/x\"]"], &[7; 200_000]),
+        Ok(())
     );
+    let requests = fake.finish();
+    let create = "POST /v1.41/images/create?fromSrc=-&repo=r&tag=t&changes=CMD%20%5B%22%2Fx%22%5D";
+    assert_eq!(requests[1], create);
     assert_eq!(requests[3], "POST /v1.41/images/sha256:1/tag?repo=r&tag=t");
 }
 
 #[test]
-fn events_do_not_block() {
-    let event = format!(
-        r#"{{"Type":"container","Action":"die","Actor":{{"ID":"{ID}","Attributes":{{"io.plancton.instance":"system"}}}}}}"#
-    );
-    let (first, second) = event.split_at(30);
+fn events_tell_of_the_ends_of_ours() {
+    let event = |kind: &str, action: &str, label: &str| {
+        format!(
+            r#"{{"Type":"{kind}","Action":"{action}","Actor":{{"ID":"{action}","Attributes":{{"{label}":""}}}}}}"#
+        )
+    };
+    let stream = [
+        event("container", "die", "io.plancton.instance"),
+        event("container", "died", "io.plancton.instance"),
+        event("container", "start", "io.plancton.instance"),
+        event("image", "die", "io.plancton.instance"),
+        event("container", "die", "other"),
+    ]
+    .concat();
+    let (first, second) = stream.split_at(30);
     let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
-    let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
-    let stream = format!("{head}{}{}", chunk(first), chunk(second));
-    for (answer, end) in [
-        (stream, "the engine ended the stream"),
-        (refusal(500, "no"), "(status 500)"),
+    let cut = [CHUNKED, &chunk(first), &chunk(second)].concat();
+    for (answer, ends, error) in [
+        (
+            &*answer(200, &stream),
+            2,
+            "events: the engine ended the stream",
+        ),
+        (&cut, 2, "connection lost: the answer is cut off"),
+        (&refusal(500, "no"), 0, "(status 500)"),
+        (
+            &answer(200, "{oops"),
+            0,
+            "unreadable answer: key must be a string at line 1 column 2",
+        ),
     ] {
-        let (fake, engine) = Fake::start(&[&[PING], &[&answer]]);
-        let mut events = EventStream::open(&engine).unwrap();
-        let (mut seen, begun) = (Vec::new(), Instant::now());
-        let error = loop {
-            assert!(begun.elapsed() < PATIENCE);
-            match events.read() {
-                Ok(more) => seen.extend(more),
-                Err(error) => break error,
-            }
-        };
-        assert_eq!(
-            seen.iter().filter(|id| *id == ID).count(),
-            usize::from(answer.contains("die"))
-        );
-        assert!(error.to_string().contains(end), "{error}");
+        let (fake, engine) = Fake::start(&[PING, answer]);
+        let mut seen = Vec::new();
+        let found = engine.follow_events(&mut |id| seen.push(id.to_owned()));
+        assert_eq!(seen, ["die", "died"][..ends]);
+        assert!(found.to_string().ends_with(error), "{found}");
         assert!(fake.finish()[1].starts_with("GET /v1.41/events?filters=%7B"));
     }
-    let (fake, engine) = Fake::start(&[&[PING], &["STALL"]]);
-    let mut events = EventStream::open(&engine).unwrap();
-    assert_eq!(events.read(), Ok(Vec::new()));
-    drop((events, engine));
-    fake.finish();
-}
-
-#[test]
-fn logs_without_their_framing() {
-    let log = "\u{1}\0\0\0\0\0\0\u{3}ab\n\u{2}\0\0\0\0\0\0\u{2}c\n";
-    let (fake, engine) = Fake::start(&[&[PING, &answer(200, log)]]);
-    assert_eq!(engine.logs(&id(), 5, 4), Ok(b"b\nc\n".to_vec()));
-    assert!(fake.finish()[1].ends_with("/logs?stdout=1&stderr=1&tail=5"));
 }

@@ -1,35 +1,41 @@
 //! What the engine says, as types: only the fields that are used, and tolerant, because engines differ in what they leave out
 //! or send as null. Pure. Ids are checked here, so a list with an unreadable id is an error and not a shorter list.
 
-use super::error::Fault;
 use crate::units::PilotId;
 use serde::de::Error as _;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::fmt;
 
-/// `1.41`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ApiVersion(pub u16, pub u16);
-
-impl ApiVersion {
-    pub fn parse(text: &str) -> Option<ApiVersion> {
-        let (major, minor) = text.trim().split_once('.')?;
-        Some(ApiVersion(major.parse().ok()?, minor.parse().ok()?))
-    }
-}
-
-impl fmt::Display for ApiVersion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.0, self.1)
-    }
-}
-
+/// Why a call gave no outcome; names the socket, the call and what to do, because it ends up in `status`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ping {
-    /// What both sides speak, not the engine's maximum.
-    pub api_version: ApiVersion,
-    /// `Docker/20.10.24 (linux)`, `Libpod/4.3.1 (linux)`; may be empty.
-    pub server: String,
+pub enum Error {
+    /// No connection, or no common language. That is wrong with the engine as a whole: the text names no call, so that
+    /// it is one problem and not one a call.
+    Unreachable(String),
+    /// The request may have been carried out all the same: look before asking again.
+    ReplyLost(String),
+    /// The engine says no: the call, the status, and the engine's words.
+    Refused(String, u16, String),
+}
+
+impl Error {
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Error::Unreachable(_))
+    }
+
+    pub fn reply_lost(&self) -> bool {
+        matches!(self, Error::ReplyLost(_))
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Unreachable(text) | Error::ReplyLost(text) => f.write_str(text),
+            Error::Refused(call, 200, why) => write!(f, "{call}: {why}"),
+            Error::Refused(call, status, why) => write!(f, "{call}: {why} (status {status})"),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -38,8 +44,7 @@ pub struct Info {
     pub server_version: String,
     /// `systemd`, `cgroupfs` or `none`.
     pub cgroup_driver: String,
-    /// `1` or `2`; engines that do not say have version 1.
-    #[serde(default = "first_version")]
+    /// `1` or `2`.
     pub cgroup_version: String,
     #[serde(rename = "NCPU")]
     pub cpus: u64,
@@ -55,10 +60,6 @@ pub struct Info {
     pub pids_limit: bool,
 }
 
-fn first_version() -> String {
-    "1".to_owned()
-}
-
 /// One container of a list.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -72,7 +73,6 @@ pub struct Listed {
     #[serde(default)]
     pub state: String,
     /// Seconds since 1970.
-    #[serde(default)]
     pub created: Option<f64>,
     #[serde(default, deserialize_with = "or_default")]
     pub labels: Labels,
@@ -80,8 +80,11 @@ pub struct Listed {
     pub image: String,
 }
 
-/// Those that are ours, as `act::spec` writes them; a list is read at each tick, so that the others cost nothing.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+/// Every container of ours has it, whatever the instance.
+pub const INSTANCE_LABEL: &str = "io.plancton.instance";
+
+/// Those that are ours; a list is read at each tick, so that the others cost nothing.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Labels {
     #[serde(rename = "io.plancton.instance")]
@@ -92,12 +95,16 @@ pub struct Labels {
     pub cpus: Option<String>,
     #[serde(rename = "io.plancton.memory")]
     pub memory: Option<String>,
+    #[serde(rename = "io.plancton.pids")]
+    pub pids: Option<String>,
     #[serde(rename = "io.plancton.stop-grace")]
     pub grace: Option<String>,
     #[serde(rename = "io.plancton.expires")]
     pub expires: Option<String>,
     #[serde(rename = "io.plancton.deadline")]
     pub deadline: Option<String>,
+    #[serde(rename = "io.plancton.version")]
+    pub version: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -115,6 +122,8 @@ pub struct Inspected {
 #[serde(rename_all = "PascalCase", default)]
 pub struct State {
     pub running: bool,
+    /// Of the container's first process; 0 while it has none.
+    pub pid: u32,
     #[serde(rename = "OOMKilled")]
     pub oom_killed: bool,
     pub exit_code: i64,
@@ -153,18 +162,12 @@ pub struct Image {
     pub repo_tags: Vec<String>,
 }
 
-pub fn parse_json<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Fault> {
-    serde_json::from_slice(text).map_err(|error| Fault::garbage(error.to_string()))
-}
-
 /// RFC 3339 to seconds since 1970; `None` for what is not a time or, like the engine's zero `0001-01-01T00:00:00Z`, before 1970.
-pub fn parse_time(text: &str) -> Option<f64> {
-    let seconds = text
-        .parse::<jiff::Timestamp>()
-        .ok()?
-        .as_duration()
-        .as_secs_f64();
-    (seconds >= 0.0).then_some(seconds)
+fn epoch<'de, D: Deserializer<'de>>(from: D) -> Result<Option<f64>, D::Error> {
+    let text = Option::<String>::deserialize(from)?;
+    let time = text.and_then(|text| text.parse::<jiff::Timestamp>().ok());
+    let seconds = time.map(|time| time.as_duration().as_secs_f64());
+    Ok(seconds.filter(|seconds| *seconds >= 0.0))
 }
 
 fn or_default<'de, D, T>(from: D) -> Result<T, D::Error>
@@ -178,76 +181,4 @@ where
 fn checked_id<'de, D: Deserializer<'de>>(from: D) -> Result<PilotId, D::Error> {
     let text = String::deserialize(from)?;
     PilotId::new(&text).ok_or_else(|| D::Error::custom("an id is not 64 hexadecimal digits"))
-}
-
-fn epoch<'de, D: Deserializer<'de>>(from: D) -> Result<Option<f64>, D::Error> {
-    Ok(Option::<String>::deserialize(from)?.and_then(|text| parse_time(&text)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times() {
-        for (text, seconds) in [
-            ("1970-01-01T00:00:00Z", Some(0.0)),
-            ("2015-01-06T15:47:31Z", Some(1_420_559_251.0)),
-            ("2015-01-06T15:47:31.5Z", Some(1_420_559_251.5)),
-            ("2015-01-06T15:47:31.250000000Z", Some(1_420_559_251.25)),
-            ("2015-01-06T17:47:31.5+02:00", Some(1_420_559_251.5)),
-            ("2015-01-06T10:17:31-05:30", Some(1_420_559_251.0)),
-            ("0001-01-01T00:00:00Z", None),
-            ("", None),
-            ("yesterday", None),
-        ] {
-            assert_eq!(parse_time(text), seconds, "{text}");
-        }
-    }
-
-    #[test]
-    fn a_list_of_each_engine() {
-        let id = "ab".repeat(32);
-        let docker = format!(
-            r#"[{{"Id":"{id}","Names":["/p"],"State":"running","Created":1700000000,"Labels":{{"a":"b","io.plancton.class":"c"}},
-            "Image":"x","ImageID":"sha256:1","Ports":[],"HostConfig":{{"NetworkMode":"bridge"}}}}]"#
-        );
-        let listed: Vec<Listed> = parse_json(docker.as_bytes()).unwrap();
-        assert_eq!(listed[0].names, ["/p"]);
-        assert_eq!(listed[0].created, Some(1.7e9));
-        assert_eq!(listed[0].labels.class.as_deref(), Some("c"));
-        let sparse = format!(r#"[{{"Id":"{id}","Names":null,"Labels":null,"Created":null}}]"#);
-        let listed: Vec<Listed> = parse_json(sparse.as_bytes()).unwrap();
-        assert_eq!((listed[0].names.len(), listed[0].created), (0, None));
-        for bad in [r#"[{"Names":[]}]"#, r#"[{"Id":"../x"}]"#, "{}", "[", "null"] {
-            assert!(parse_json::<Vec<Listed>>(bad.as_bytes()).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn inspected_and_info() {
-        let text = format!(
-            r#"{{"Id":"{}","Created":"2015-01-06T15:47:31Z","State":{{"OOMKilled":true,"ExitCode":137,
-            "StartedAt":"0001-01-01T00:00:00Z","FinishedAt":"2015-01-06T15:47:32Z"}},"Config":null}}"#,
-            "0".repeat(64)
-        );
-        let found: Inspected = parse_json(text.as_bytes()).unwrap();
-        assert!(found.state.oom_killed && !found.state.running);
-        assert_eq!(found.state.exit_code, 137);
-        assert_eq!(found.state.started_at, None);
-        assert_eq!(found.state.finished_at, Some(1_420_559_252.0));
-        let info: Info = parse_json(br#"{"NCPU":4,"Warnings":null}"#).unwrap();
-        assert_eq!((info.cpus, info.cgroup_version.as_str()), (4, "1"));
-        let info: Info = parse_json(br#"{"CgroupVersion":"2","CpuCfsQuota":true}"#).unwrap();
-        assert!(info.cpu_cfs_quota && info.cgroup_version == "2");
-    }
-
-    #[test]
-    fn versions() {
-        assert!(ApiVersion::parse("1.9") < ApiVersion::parse("1.41"));
-        assert_eq!(ApiVersion::parse(" 1.41").unwrap().to_string(), "1.41");
-        for bad in ["", "1", "1.x", "v1.41"] {
-            assert_eq!(ApiVersion::parse(bad), None, "{bad}");
-        }
-    }
 }

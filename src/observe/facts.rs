@@ -39,15 +39,9 @@ impl Facts {
 
 /// Asks the engine. Errors: it cannot be reached or is too old.
 pub fn read_facts(engine: &Engine, root: &Path, is_root: bool) -> Result<Facts, Error> {
-    let ping = engine.ping()?;
+    let (server, api) = engine.ping()?;
     let info = engine.info()?;
-    Ok(facts_of(
-        &info,
-        &ping.server,
-        &ping.api_version.to_string(),
-        root,
-        is_root,
-    ))
+    Ok(facts_of(&info, &server, &api, root, is_root))
 }
 
 fn facts_of(info: &Info, server: &str, api: &str, root: &Path, is_root: bool) -> Facts {
