@@ -111,7 +111,10 @@ fn joined_changed_and_left() {
     });
     let (_, text) = said(&machine, &["check"]);
     assert!(
-        text.contains(&format!("ok   joined         {}: 1 classes", site.url())),
+        text.contains(&format!(
+            "ok   joined         {}: classes for this machine: 1",
+            site.url()
+        )),
         "{text}"
     );
     assert!(

@@ -1,15 +1,16 @@
 //! `check`: looks at everything that a daemon here will need, and names a fix for each problem. Changes nothing.
-//! Each row of the table is one look and the lines that come of it.
+//! Each row of the table is one look; the last line is what to do first.
 
-use super::context::{Context, Done, Failure, GROUP_FILE, is_running, say};
+use super::context::{Context, Done, Failure, is_running, no_engine, say};
 use crate::config::{Auto, Config, Influx, MissingLimits, PilotClass};
 use crate::host::{disk, files, memory, power, thermal, topology};
 use crate::metrics::{Answer, probe};
 use crate::observe::facts::{Facts, read_facts};
 use crate::remote;
-use crate::state;
 use crate::units::{Bytes, Exit, float};
-use std::path::{Path, PathBuf};
+use Verdict::{Bad, Good, Note};
+use rustix::fs::{Access, access, stat};
+use std::path::Path;
 
 enum Verdict {
     Good,
@@ -18,63 +19,25 @@ enum Verdict {
     Bad(Exit),
 }
 
-struct Finding {
-    verdict: Verdict,
-    text: String,
-}
+const BAD: Verdict = Bad(Exit::Failed);
 
-fn good(text: impl Into<String>) -> Finding {
-    let text = text.into();
-    Finding {
-        verdict: Verdict::Good,
-        text,
-    }
-}
+type Finding = (Verdict, String);
 
-fn note(text: impl Into<String>) -> Finding {
-    let text = text.into();
-    Finding {
-        verdict: Verdict::Note,
-        text,
-    }
-}
-
-fn bad(exit: Exit, text: impl Into<String>) -> Finding {
-    let text = text.into();
-    Finding {
-        verdict: Verdict::Bad(exit),
-        text,
-    }
-}
-
-/// What the looks are about.
-struct Machine<'a> {
+/// What is looked at. The default configuration stands for a broken one, and the engine is not asked offline.
+struct Seen<'a> {
     context: &'a Context,
-    /// The default one where the file has problems.
     config: Config,
-    problems: Option<Failure>,
-    /// `None`: not asked.
-    engine: Option<Result<Facts, Failure>>,
+    problem: Option<Failure>,
+    facts: Option<Result<Facts, Failure>>,
 }
 
-impl Machine<'_> {
-    fn facts(&self) -> Option<&Facts> {
-        self.engine.as_ref()?.as_ref().ok()
-    }
-}
+/// `None`: there is nothing to say.
+type Look = fn(&Seen) -> Option<Vec<Finding>>;
 
-type Look = fn(&Machine) -> Vec<Finding>;
-
-/// What a configuration says by itself.
-const OFFLINE: [(&str, Look); 2] = [("configuration", configuration), ("rights", rights)];
-/// What this machine, its engine and the servers say.
-const ONLINE: [(&str, Look); 12] = [
-    ("run directory", |machine| {
-        directory(machine, &machine.context.dirs.run)
-    }),
-    ("state directory", |machine| {
-        directory(machine, &machine.context.dirs.state)
-    }),
+const LOOKS: [(&str, Look); 13] = [
+    ("configuration", configuration),
+    ("rights", rights),
+    ("directories", directories),
     ("group", group),
     ("engine", engine),
     ("mounts", mounts),
@@ -86,339 +49,254 @@ const ONLINE: [(&str, Look); 12] = [
     ("metrics", metrics),
     ("joined", joined),
 ];
+/// So many of them are about the text of the configuration alone.
+const OFFLINE: usize = 2;
 
 pub fn check(context: &Context) -> Done {
-    let offline = context.options.offline;
-    let (config, problems) = match context.config() {
+    let (config, problem) = match context.config() {
         Ok(config) => (config, None),
         Err(failure) => (Config::default(), Some(failure)),
     };
-    let engine = (!offline).then(|| {
-        let engine = context.engine(&config)?;
-        Ok(read_facts(&engine, Path::new("/"), context.is_root)?)
-    });
-    let machine = Machine {
+    let (facts, looks) = match context.options.offline {
+        true => (None, OFFLINE),
+        false => (Some(ask(context, &config)), LOOKS.len()),
+    };
+    let seen = Seen {
         context,
         config,
-        problems,
-        engine,
+        problem,
+        facts,
     };
-    let online = ONLINE.iter().filter(|_| !offline);
     let mut first_bad = None;
-    for (subject, look) in OFFLINE.iter().chain(online) {
-        for Finding { verdict, text } in look(&machine) {
+    for (subject, look) in LOOKS.iter().take(looks) {
+        for (verdict, text) in look(&seen).unwrap_or_default() {
             let mark = match verdict {
-                Verdict::Good => "ok  ",
-                Verdict::Note => "note",
-                Verdict::Bad(exit) => {
-                    first_bad.get_or_insert_with(|| (exit, format!("{subject}: {text}")));
-                    "BAD "
-                }
+                Good => "ok  ",
+                Note => "note",
+                Bad(_) => "BAD ",
             };
             say(&format!("{mark} {subject:<14} {text}\n"))?;
+            if let (Bad(exit), None) = (verdict, &first_bad) {
+                first_bad = Some((exit, format!("first {subject}: {text}\n")));
+            }
         }
     }
-    let Some((exit, first)) = first_bad else {
-        return say(match machine.config.pilots.is_empty() {
-            true => "nothing to run yet: add a [[pilot]], `plancton config --default` shows how\n",
-            false => "ready\n",
-        });
-    };
-    say(&format!("first: {first}\n"))?;
-    Err(Failure::new(exit, ""))
+    if let Some((exit, text)) = first_bad {
+        say(&text)?;
+        return Err(Failure(exit, String::new()));
+    }
+    match seen.config.pilots.is_empty() {
+        true => say("first add a [[pilot]]: nothing will run without\n"),
+        false => say("ready\n"),
+    }
 }
 
-fn configuration(machine: &Machine) -> Vec<Finding> {
-    if let Some(failure) = &machine.problems {
-        let problems = failure.text.lines();
-        return problems.map(|line| bad(failure.exit, line)).collect();
+fn ask(context: &Context, config: &Config) -> Result<Facts, Failure> {
+    let engine = context.engine(config)?;
+    read_facts(&engine, Path::new("/"), context.is_root).map_err(no_engine)
+}
+
+impl Seen<'_> {
+    fn facts(&self) -> Option<&Facts> {
+        self.facts.as_ref()?.as_ref().ok()
     }
-    let Some(file) = machine.context.config_file() else {
-        let file = machine.context.dirs.config.display();
-        return vec![note(format!(
-            "{file} is not there; the defaults hold, and no pilot is configured"
-        ))];
-    };
-    match machine.config.pilots.len() {
-        0 => vec![
-            good(file.display().to_string()),
-            note(
-                "no [[pilot]]: nothing will run; `plancton config --default` shows how to add one",
-            ),
-        ],
-        1 => vec![good(format!("{}, 1 pilot class", file.display()))],
-        more => vec![good(format!("{}, {more} pilot classes", file.display()))],
+}
+
+fn configuration(seen: &Seen) -> Option<Vec<Finding>> {
+    if let Some(Failure(exit, problems)) = &seen.problem {
+        let lines = problems.lines();
+        return Some(lines.map(|line| (Bad(*exit), line.to_owned())).collect());
     }
+    let (file, classes) = (seen.context.dirs.config.display(), seen.config.pilots.len());
+    Some(vec![match seen.context.config_file() {
+        None => (Note, format!("{file} is not there; the defaults hold")),
+        Some(_) => (Good, format!("{file}, pilot classes: {classes}")),
+    }])
 }
 
 /// Who may write there has the machine.
-const SYSTEM_PLACES: [&str; 13] = [
-    "/", "/etc", "/usr", "/bin", "/lib", "/boot", "/dev", "/proc", "/sys", "/var", "/run", "/root",
-    "/home",
-];
+const SYSTEM: &str = "/ /etc /usr /bin /lib /boot /dev /proc /sys /var /run /root /home";
 
 /// What gives the machine away to whoever wrote the image.
-fn rights(machine: &Machine) -> Vec<Finding> {
-    let given = |pilot: &PilotClass| {
-        let writable = pilot.mounts.iter().filter(|mount| !mount.read_only);
-        let system = writable
-            .map(|mount| mount.source.as_str())
-            .filter(|source| SYSTEM_PLACES.contains(source) || source.ends_with("docker.sock"));
-        let fields = pilot.host_config.as_object();
-        let whole = [
-            (pilot.privileged, "privileged"),
-            (pilot.network == "host", "the host's network"),
-            (
-                fields.is_some_and(|fields| !fields.is_empty()),
-                "raw host-config",
-            ),
-        ];
-        let whole = whole.iter().filter(|(is_given, _)| *is_given);
-        whole
-            .map(|(_, what)| (*what).to_owned())
-            .chain(
-                pilot
-                    .cap_add
-                    .iter()
-                    .map(|name| format!("the capability {name}")),
-            )
-            .chain(system.map(|source| format!("{source} to write to")))
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
-    let pilots = machine.config.pilots.iter();
-    let pilots = pilots.map(|pilot| (&pilot.name, given(pilot)));
-    let pilots = pilots.filter(|(_, given)| !given.is_empty());
-    pilots
-        .map(|(name, given)| {
-            note(format!(
-                "pilots of '{name}' get {given}: their image can take over this machine"
-            ))
-        })
-        .collect()
-}
-
-fn directory(machine: &Machine, directory: &Path) -> Vec<Finding> {
-    let mut above = directory.ancestors();
-    let nearest = above.find(|path| path.exists()).unwrap_or(Path::new("/"));
-    match rustix::fs::access(nearest, rustix::fs::Access::WRITE_OK) {
-        Ok(()) => vec![good(directory.display().to_string())],
-        Err(_) if is_running(&machine.context.dirs.run) => Vec::new(),
-        Err(error) => vec![bad(
-            Exit::Failed,
-            format!(
-                "{}: {error}; run as its owner, or give another --run-dir and --state-dir",
-                nearest.display()
-            ),
-        )],
+fn rights(seen: &Seen) -> Option<Vec<Finding>> {
+    let mut findings = Vec::new();
+    for pilot in &seen.config.pilots {
+        let mut rights = Vec::new();
+        if pilot.privileged {
+            rights.push("privileged".to_owned());
+        }
+        if pilot.network == "host" {
+            rights.push("the host's network".to_owned());
+        }
+        for name in &pilot.cap_add {
+            rights.push(format!("the capability {name}"));
+        }
+        for field in pilot.host_config.as_object().into_iter().flatten() {
+            rights.push(format!("the engine's {}", field.0));
+        }
+        for mount in pilot.mounts.iter().filter(|mount| !mount.read_only) {
+            let source = &mount.source;
+            if SYSTEM.split(' ').any(|path| path == source) || source.ends_with(".sock") {
+                rights.push(format!("{source} to write to"));
+            }
+        }
+        if !rights.is_empty() {
+            let (name, rights) = (&pilot.name, rights.join(", "));
+            let risk = "their image can take over this machine";
+            findings.push((Note, format!("pilots of '{name}' get {rights}: {risk}")));
+        }
     }
+    Some(findings)
 }
 
-fn group(machine: &Machine) -> Vec<Finding> {
-    let groups = files::read_text_up_to(Path::new(GROUP_FILE), 1 << 20).unwrap_or_default();
+fn directories(seen: &Seen) -> Option<Vec<Finding>> {
+    let mut findings = Vec::new();
+    let dirs = &seen.context.dirs;
+    for directory in [&dirs.run, &dirs.state] {
+        let mut above = directory.ancestors();
+        let nearest = above.find(|path| path.exists())?;
+        let shown = nearest.display();
+        match access(nearest, Access::WRITE_OK) {
+            Ok(()) => findings.push((Good, directory.display().to_string())),
+            Err(_) if is_running(&dirs.run) => {}
+            Err(error) => {
+                let way_out = "run as its owner, or give another --run-dir and --state-dir";
+                findings.push((BAD, format!("{shown}: {error}; {way_out}")));
+            }
+        }
+    }
+    Some(findings)
+}
+
+fn group(seen: &Seen) -> Option<Vec<Finding>> {
+    let groups = files::read_text_up_to(Path::new("/etc/group"), 1 << 20).ok()?;
     let is_there = groups.lines().any(|line| line.starts_with("plancton:"));
-    if is_there || !machine.context.is_root {
-        return Vec::new();
-    }
-    vec![note(
-        "there is no group plancton: only root can drain or snooze; `groupadd --system plancton` and `usermod -aG plancton USER` change that",
-    )]
+    let text = "there is no group plancton: only root can drain or snooze; \
+                `groupadd --system plancton` and `usermod -aG plancton USER` change that";
+    (seen.context.is_root && !is_there).then(|| vec![(Note, text.to_owned())])
 }
 
-fn engine(machine: &Machine) -> Vec<Finding> {
-    match &machine.engine {
-        None => Vec::new(),
-        Some(Err(failure)) => vec![bad(failure.exit, &failure.text)],
-        Some(Ok(facts)) => {
+fn engine(seen: &Seen) -> Option<Vec<Finding>> {
+    Some(match seen.facts.as_ref()? {
+        Err(Failure(exit, text)) => vec![(Bad(*exit), text.clone())],
+        Ok(facts) => {
             let text = format!("{} {} (API {})", facts.name, facts.version, facts.api);
-            let unsupported = facts.unsupported.iter();
-            let unsupported = unsupported.map(|why| bad(Exit::EngineUnavailable, why));
-            std::iter::once(good(text)).chain(unsupported).collect()
+            let unsupported = facts.unsupported.clone();
+            let unsupported = unsupported.map(|why| (Bad(Exit::EngineUnavailable), why));
+            std::iter::once((Good, text)).chain(unsupported).collect()
         }
-    }
+    })
 }
 
-/// In a container of its own the daemon sees of the machine only what is mounted.
-fn mounts(machine: &Machine) -> Vec<Finding> {
+/// In a container of its own the daemon sees of the machine only what is mounted: all else is the container's, ends with
+/// it, and says nothing about the machine.
+fn mounts(seen: &Seen) -> Option<Vec<Finding>> {
     let marks = ["/.dockerenv", "/run/.containerenv"];
-    let is_contained = marks.iter().any(|mark| Path::new(mark).exists());
-    let Some(facts) = machine.facts().filter(|_| is_contained) else {
-        return Vec::new();
-    };
-    // The fifth word of a line is where it is mounted; those of the container itself do not outlive it.
-    let mounted = files::read_text_up_to(Path::new("/proc/self/mountinfo"), 1 << 20);
-    let mounted = mounted.unwrap_or_default();
-    let points = mounted.lines().filter_map(|line| line.split(' ').nth(4));
-    let points: Vec<&str> = points.filter(|point| *point != "/").collect();
-    let dirs = &machine.context.dirs;
-    let places = [
-        (
-            &dirs.run,
-            "",
-            "`status` and the lock end with this container",
-        ),
-        (
-            &dirs.state,
-            "",
-            "a drain ends with this container, and images stay behind",
-        ),
-        (&facts.data_root, ":ro", "the disk's reserve is not watched"),
-    ];
-    let places = places
-        .into_iter()
-        .filter(|(path, ..)| !points.iter().any(|point| path.starts_with(point)));
-    let mut findings: Vec<Finding> = places
-        .map(|(path, mode, without)| {
-            let path = path.display();
-            bad(
-                Exit::Failed,
-                format!("{path} is not the machine's: {without}; mount it: -v {path}:{path}{mode}"),
-            )
-        })
-        .collect();
-    let group = facts.parent.as_ref().ok();
-    let groups = group.and_then(|group| Some(group.file("cpu", "")?.parent()?.to_owned()));
-    let is_read_only = |path: &PathBuf| {
-        let read_only = rustix::fs::StatVfsMountFlags::RDONLY;
-        rustix::fs::statvfs(path).is_ok_and(|seen| seen.f_flag.contains(read_only))
-    };
-    if let Some(groups) = groups.filter(is_read_only) {
-        findings.push(bad(
-            Exit::Failed,
-            format!(
-                "{} can't be written, and the owner is not protected; mount it: -v /sys/fs/cgroup:/sys/fs/cgroup",
-                groups.display()
-            ),
-        ));
+    let (own, dirs) = (stat("/").ok()?.st_dev, &seen.context.dirs);
+    let places = [&dirs.run, &dirs.state, &seen.facts()?.data_root];
+    let is_mounted = |path: &Path| stat(path).is_ok_and(|found| found.st_dev != own);
+    let mut findings = Vec::new();
+    for path in places.into_iter().filter(|path| !is_mounted(path)) {
+        let path = path.display();
+        let text = format!("{path} is not the machine's; mount it: -v {path}:{path}");
+        findings.push((BAD, text));
     }
-    findings
+    let is_contained = marks.iter().any(|mark| Path::new(mark).exists());
+    is_contained.then_some(findings)
 }
 
-fn limits(machine: &Machine) -> Vec<Finding> {
-    let Some(facts) = machine.facts() else {
-        return Vec::new();
-    };
-    let missing = facts.missing.iter().map(|what| {
-        let text = format!(
-            "the engine cannot hold the {what} limit (the kernel lacks it, or its cgroup controller is off)"
-        );
-        match machine.config.share.missing_limits {
-            MissingLimits::Warn => note(text),
-            _ => bad(
-                Exit::Failed,
-                format!("{text}; missing-limits = \"warn\" runs pilots all the same"),
-            ),
-        }
-    });
-    let mut findings: Vec<Finding> = missing.collect();
+fn limits(seen: &Seen) -> Option<Vec<Finding>> {
+    let facts = seen.facts()?;
+    let mut findings = Vec::new();
+    for what in &facts.missing {
+        let why = "the kernel lacks it, or its cgroup controller is off";
+        let text = format!("the engine cannot hold the {what} limit ({why})");
+        let way_out = "missing-limits = \"warn\" runs pilots all the same";
+        findings.push(match seen.config.share.missing_limits {
+            MissingLimits::Warn => (Note, text),
+            _ => (BAD, format!("{text}; {way_out}")),
+        });
+    }
     if findings.is_empty() {
-        findings.push(good("CPU, memory and number of processes"));
+        findings.push((Good, "CPU, memory and number of processes".to_owned()));
     }
     if !facts.swap_limit {
-        findings.push(note(
-            "swap is not accounted: a pilot may swap beyond its memory; boot with swapaccount=1 to change that",
-        ));
+        let text = "a pilot may swap beyond its memory; boot with swapaccount=1 to change that";
+        findings.push((Note, text.to_owned()));
     }
-    findings
+    Some(findings)
 }
 
-fn protection(machine: &Machine) -> Vec<Finding> {
-    let Some(facts) = machine.facts() else {
-        return Vec::new();
-    };
+fn protection(seen: &Seen) -> Option<Vec<Finding>> {
+    let parent = &seen.facts()?.parent;
     // A daemon that runs has looked at a pilot; nothing else is proof.
-    let run = machine.context.addressed().run;
-    let status = state::read_status(&run).ok().flatten();
-    if let Some(status) = status.filter(|_| is_running(&run)) {
-        let text = format!("{}: {}", status.protection.level, status.protection.text);
-        return vec![match status.protection.level.as_str() {
-            "none" => note(text),
-            _ => good(text),
-        }];
-    }
-    // `cpu.idle` came with Linux 5.15 for both versions of cgroups.
-    let release = rustix::system::uname()
-        .release()
-        .to_string_lossy()
-        .into_owned();
-    let mut numbers = release
-        .split(['.', '-'])
-        .map_while(|part| part.parse::<u32>().ok());
-    let has_idle_groups = (numbers.next(), numbers.next()) >= (Some(5), Some(15));
-    vec![match &facts.parent {
-        Err(why) => note(format!("none: {why}; one core is kept free instead")),
-        Ok(_) if !has_idle_groups => note(
-            "none: this kernel has no idle groups; Linux 5.15 and newer have. One core is kept free instead",
+    let (level, text) = match (seen.context.status(), parent) {
+        (Some(status), _) => (status.protection.level, status.protection.text),
+        (None, Err(why)) => ("none".to_owned(), why.clone()),
+        (None, Ok(_)) => (
+            "possible".to_owned(),
+            "the first pilot proves it".to_owned(),
         ),
-        Ok(_) => good("an idle group can be made; the first pilot proves it"),
-    }]
+    };
+    let verdict = if level == "none" { Note } else { Good };
+    Some(vec![(verdict, format!("{level}: {text}"))])
 }
 
-fn room(machine: &Machine) -> Vec<Finding> {
-    let share = &machine.config.share;
-    let topology = topology::read_topology(Path::new("/"));
-    let cores = topology.map_or(0.0, |topology| float(topology.count_cores(&[]) as u64));
+fn room(seen: &Seen) -> Option<Vec<Finding>> {
+    let share = &seen.config.share;
+    let cores = topology::read_topology(Path::new("/"))?.count_cores(&[]);
     let cores = match share.cpus {
-        Auto::Fixed(cpus) => cpus.min(cores),
-        Auto::Auto => cores,
+        Auto::Fixed(cpus) => cpus.min(float(cores as u64)),
+        Auto::Auto => float(cores as u64),
     };
-    let memory = memory::read_memory(Path::new("/")).map_or(Bytes(0), |memory| memory.total);
-    let memory = Bytes(memory.0.saturating_sub(share.reserve_memory.0));
-    let pilots = machine
-        .config
-        .pilots
-        .iter()
-        .filter(|_| machine.facts().is_some());
-    pilots
-        .map(|pilot| {
-            let text = format!(
-                "'{}' takes {} cores and {}; this machine gives at most {cores} cores and {memory}",
-                pilot.name, pilot.cpus, pilot.memory
-            );
-            match pilot.cpus <= cores && pilot.memory <= memory {
-                true => good(text),
-                false => note(
-                    text + ": it never fits; make it smaller, or lower the reserves in [share]",
-                ),
+    let memory = memory::read_memory(Path::new("/")).ok()?.total.0;
+    let memory = Bytes(memory.saturating_sub(share.reserve_memory.0));
+    let given = format!("this machine gives at most {cores} cores and {memory}");
+    let look = |pilot: &PilotClass| {
+        let wanted = format!(
+            "'{}' takes {} cores and {}",
+            pilot.name, pilot.cpus, pilot.memory
+        );
+        let way_out = "it never fits; make it smaller, or lower the reserves in [share]";
+        match pilot.cpus <= cores && pilot.memory <= memory {
+            true => (Good, format!("{wanted}; {given}")),
+            false => (Note, format!("{wanted}; {given}: {way_out}")),
+        }
+    };
+    Some(seen.config.pilots.iter().map(look).collect())
+}
+
+fn disk(seen: &Seen) -> Option<Vec<Finding>> {
+    let (place, reserve) = (&seen.facts()?.data_root, seen.config.share.reserve_disk);
+    Some(vec![match disk::read_disk(place) {
+        Err(error) => (Note, format!("{error}: the reserve is not watched")),
+        Ok(disk) => {
+            let text = format!("{}: {} free", place.display(), disk.free);
+            let way_out = "are reserved; free some space or lower reserve-disk";
+            match disk.free < reserve {
+                true => (BAD, format!("{text}, {reserve} {way_out}")),
+                false => (Good, text),
             }
-        })
-        .collect()
+        }
+    }])
 }
 
-fn disk(machine: &Machine) -> Vec<Finding> {
-    let Some(facts) = machine.facts() else {
-        return Vec::new();
-    };
-    let (place, reserve) = (facts.data_root.display(), machine.config.share.reserve_disk);
-    vec![match disk::read_disk(&facts.data_root) {
-        Ok(disk) if disk.free < reserve => bad(
-            Exit::Failed,
-            format!(
-                "{place}: {} free, {reserve} are reserved; free some space or lower reserve-disk",
-                disk.free
-            ),
-        ),
-        Ok(disk) => good(format!("{place}: {} free", disk.free)),
-        Err(error) => note(format!("{error}: the reserve is not watched")),
-    }]
-}
-
-fn sensors(_: &Machine) -> Vec<Finding> {
+fn sensors(_: &Seen) -> Option<Vec<Finding>> {
     let power = power::read_power(Path::new("/"));
     let battery = match (power.has_battery, power.on_battery) {
         (false, _) => "no battery",
         (true, false) => "on mains power",
         (true, true) => "on its battery",
     };
-    let heat = thermal::Sensors::discover(Path::new("/")).read_celsius();
-    let heat = heat.map_or("no processor temperature".to_owned(), |celsius| {
-        format!("processor at {celsius:.0} °C")
-    });
-    vec![good(format!("{battery}, {heat}"))]
+    let heat = match thermal::Sensors::discover(Path::new("/")).read_celsius() {
+        Some(celsius) => format!("processor at {celsius:.0} °C"),
+        None => "no processor temperature".to_owned(),
+    };
+    Some(vec![(Good, format!("{battery}, {heat}"))])
 }
 
-fn metrics(machine: &Machine) -> Vec<Finding> {
-    machine.config.influxdb.iter().map(target).collect()
+fn metrics(seen: &Seen) -> Option<Vec<Finding>> {
+    Some(seen.config.influxdb.iter().map(target).collect())
 }
 
 /// Asks a target to take nothing at all: that shows address, certificate, credentials and database.
@@ -428,43 +306,38 @@ fn target(target: &Influx) -> Finding {
         Answer::Status { code, message, .. } => (code, format!("status {code}: {message}")),
         Answer::Failed(why) => (0, why),
     };
-    match code {
+    let (verdict, way_out) = match code {
         // There are servers that call an empty batch a bad one.
-        200..=299 | 400 => good(format!("{title}: it takes them")),
-        404 if target.bucket.is_empty() => note(format!(
-            "{title}: {said}; the first points create it, if the user may do that"
-        )),
-        401 | 403 => bad(
-            Exit::Failed,
-            format!("{title}: {said}; see to user and password, or to the token and its rights"),
+        200..=299 | 400 => return (Good, format!("{title}: it takes them")),
+        404 if target.bucket.is_empty() => (Note, "the first points create it"),
+        401 | 403 => (
+            BAD,
+            "see to user and password, or to the token and its rights",
         ),
-        _ => bad(
-            Exit::Failed,
-            format!(
-                "{title}: {said}; see to the server and the keys of [[influxdb]]; pilots run without metrics"
-            ),
+        _ => (
+            BAD,
+            "see to the server and [[influxdb]]; pilots run without metrics",
         ),
-    }
+    };
+    (verdict, format!("{title}: {said}; {way_out}"))
 }
 
-fn joined(machine: &Machine) -> Vec<Finding> {
-    let Some(joined) = remote::read_joined(&machine.context.dirs.state) else {
-        return Vec::new();
-    };
-    let (config, url) = (&machine.config, &joined.url);
-    let read = remote::fetch(&joined, &config.allow).and_then(|fetched| {
-        remote::read(&fetched.text, url, config).map_err(|problems| problems.join("; "))
+fn joined(seen: &Seen) -> Option<Vec<Finding>> {
+    let joined = remote::read_joined(&seen.context.dirs.state)?;
+    let url = &joined.url;
+    let read = remote::fetch(&joined, &seen.config.allow).and_then(|fetched| {
+        let read = remote::read(&fetched.text, url, &seen.config);
+        read.map_err(|problems| problems.join("; "))
     });
-    match read {
-        Ok(offer) => {
-            let classes = offer.pilots.len();
-            let text = format!("{url}: {classes} classes for this machine");
-            let refused = offer.refused.iter().map(note);
-            std::iter::once(good(text)).chain(refused).collect()
-        }
-        Err(why) => vec![bad(
-            Exit::Failed,
+    Some(match read {
+        Err(why) => vec![(
+            BAD,
             format!("{url}: {why}; what was accepted last stays in force"),
         )],
-    }
+        Ok(offer) => {
+            let text = format!("{url}: classes for this machine: {}", offer.pilots.len());
+            let refused = offer.refused.into_iter().map(|why| (Note, why));
+            std::iter::once((Good, text)).chain(refused).collect()
+        }
+    })
 }

@@ -4,66 +4,44 @@
 use crate::act::builtin;
 use crate::cli::Options;
 use crate::config::{self, Config};
-use crate::engine::{self, Engine};
+use crate::engine::Engine;
+use crate::host::files;
+use crate::report::Status;
 use crate::site::Site;
-use crate::state::{self, Dirs, Probe, StateError};
+use crate::state::{self, Dirs, Probe};
 use crate::units::Exit;
+use rustix::fs::{Access, access};
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Made where the service manager or the administrator keeps groups.
-pub const GROUP_FILE: &str = "/etc/group";
-
-pub struct Context {
-    pub options: Options,
-    pub dirs: Dirs,
-    pub is_root: bool,
-}
-
 /// Why a command does not end with 0, and what is said about it; empty: it was said already.
 #[derive(Debug)]
-pub struct Failure {
-    pub exit: Exit,
-    pub text: String,
-}
+pub struct Failure(pub Exit, pub String);
 
 pub type Done = Result<(), Failure>;
 
-impl Failure {
-    pub fn new(exit: Exit, text: impl Display) -> Failure {
-        let text = text.to_string();
-        Failure { exit, text }
+impl<E: Display> From<E> for Failure {
+    fn from(error: E) -> Failure {
+        Failure(Exit::Failed, error.to_string())
     }
 }
 
-/// Exit code 1.
-pub fn failed(text: impl Display) -> Failure {
-    Failure::new(Exit::Failed, text)
-}
-
-impl From<StateError> for Failure {
-    fn from(error: StateError) -> Failure {
-        failed(error)
-    }
-}
-
-impl From<engine::Error> for Failure {
-    fn from(error: engine::Error) -> Failure {
-        Failure::new(Exit::EngineUnavailable, error)
-    }
+/// For what only an engine that answers could have done.
+pub fn no_engine(error: impl Display) -> Failure {
+    Failure(Exit::EngineUnavailable, error.to_string())
 }
 
 /// To standard output. A command ends with its reader, without a word.
 pub fn say(text: &str) -> Done {
     let mut out = std::io::stdout().lock();
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    written.map_err(|error| match error.kind() {
-        ErrorKind::BrokenPipe => failed(""),
-        _ => failed(format!("standard output: {error}")),
-    })
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err("".into()),
+        Err(error) => Err(format!("standard output: {error}").into()),
+    }
 }
 
 /// To standard error, each line as `plancton: …`.
@@ -72,6 +50,14 @@ pub fn complain(text: &str) {
     for line in text.lines() {
         // There is nobody left who could be told.
         let _ = writeln!(out, "plancton: {line}");
+    }
+}
+
+/// What went wrong one by one.
+pub fn all_well(problems: &[String]) -> Done {
+    match problems {
+        [] => Ok(()),
+        problems => Err(problems.join("\n").into()),
     }
 }
 
@@ -101,7 +87,7 @@ pub fn is_running(run: &Path) -> bool {
 
 /// As of [`config::parse`], or why the file cannot be read.
 pub fn read_config(file: &Path) -> Result<Config, String> {
-    let bytes = crate::host::files::read(file, 1 << 20).map_err(|error| {
+    let bytes = files::read(file, 1 << 20).map_err(|error| {
         let more = if error.is_missing() {
             "; write one (`plancton config --default` is a beginning), or leave --config out"
         } else {
@@ -115,15 +101,28 @@ pub fn read_config(file: &Path) -> Result<Config, String> {
     config::parse(&text, &name).map_err(|problems| problems.join("\n"))
 }
 
+pub struct Context {
+    pub options: Options,
+    pub dirs: Dirs,
+    pub is_root: bool,
+}
+
 impl Context {
     pub fn new(options: Options) -> Context {
         let uid = rustix::process::geteuid();
         let dirs = Dirs::resolve(uid.as_raw(), |name| std::env::var_os(name), &options);
+        let is_root = uid.is_root();
         Context {
             options,
             dirs,
-            is_root: uid.is_root(),
+            is_root,
         }
+    }
+
+    /// What stands behind the command as text.
+    pub fn argument(&self) -> Option<String> {
+        let argument = self.options.argument.as_ref()?;
+        Some(argument.to_string_lossy().into_owned())
     }
 
     /// The file given, which must exist, or the usual one, which need not.
@@ -133,11 +132,11 @@ impl Context {
     }
 
     pub fn config(&self) -> Result<Config, Failure> {
-        let read = self.config_file().map(read_config).transpose();
-        read.map(Option::unwrap_or_default).map_err(|problems| {
-            let then = "nothing was started; `plancton config --default` shows every key";
-            Failure::new(Exit::Configuration, format!("{problems}\n{then}"))
-        })
+        match self.config_file().map(read_config) {
+            None => Ok(Config::default()),
+            Some(Ok(config)) => Ok(config),
+            Some(Err(problems)) => Err(Failure(Exit::Configuration, problems)),
+        }
     }
 
     pub fn engine(&self, config: &Config) -> Result<Arc<Engine>, Failure> {
@@ -146,48 +145,42 @@ impl Context {
     }
 
     /// --engine, then the configuration, then DOCKER_HOST, then the first of the usual sockets that may be used: a user's
-    /// own, then the machine's.
+    /// own, then the machine's. Where none may be used, the first one will say so.
     fn socket(&self, config: &Config) -> Result<PathBuf, Failure> {
-        let host = std::env::var("DOCKER_HOST").unwrap_or_default();
         let named = [
-            ("--engine", self.options.engine.as_deref()),
-            ("[engine] socket", Some(config.engine.socket.as_str())),
-            ("DOCKER_HOST", Some(host.as_str())),
+            ("--engine", self.options.engine.clone()),
+            ("[engine] socket", Some(config.engine.socket.clone())),
+            ("DOCKER_HOST", std::env::var("DOCKER_HOST").ok()),
         ];
-        let named = named
-            .into_iter()
-            .filter_map(|(from, text)| text.map(|text| (from, text)));
-        if let Some((from, text)) = named.into_iter().find(|(_, text)| !text.is_empty()) {
-            let path = text.strip_prefix("unix://").unwrap_or(text);
+        for (from, text) in named {
+            let text = text.unwrap_or_default();
+            let path = text.strip_prefix("unix://").unwrap_or(&text);
             if path.starts_with('/') {
-                return Ok(PathBuf::from(path));
+                return Ok(path.into());
             }
-            return Err(Failure::new(
-                Exit::Usage,
-                format!(
-                    "{from}: '{text}' is not a Unix socket; write it as unix:///PATH (engines elsewhere are not this machine)"
-                ),
-            ));
+            if !text.is_empty() {
+                let hint = "write it as unix:///PATH (engines elsewhere are not this machine)";
+                let text = format!("{from}: '{text}' is not a Unix socket; {hint}");
+                return Err(Failure(Exit::Usage, text));
+            }
         }
         let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|_| !self.is_root);
-        let own = own.map(PathBuf::from).into_iter();
-        let own = own.flat_map(|run| [run.join("docker.sock"), run.join("podman/podman.sock")]);
-        let machine = ["/var/run/docker.sock", "/run/podman/podman.sock"].map(PathBuf::from);
-        let [docker, _] = machine.clone();
-        let sockets: Vec<PathBuf> = own
-            .chain(machine)
-            .filter(|socket| socket.exists())
+        let own = own.iter().map(Path::new);
+        let mut usual: Vec<PathBuf> = own
+            .flat_map(|run| [run.join("docker.sock"), run.join("podman/podman.sock")])
             .collect();
-        let may_be_used =
-            |socket: &&PathBuf| rustix::fs::access(*socket, rustix::fs::Access::WRITE_OK).is_ok();
-        // Where none may be used, the first one says so.
-        let found = sockets.iter().find(may_be_used).or(sockets.first());
-        Ok(found.cloned().unwrap_or(docker))
+        usual.push("/var/run/docker.sock".into());
+        usual.push("/run/podman/podman.sock".into());
+        let usable = usual
+            .iter()
+            .find(|socket| access(*socket, Access::WRITE_OK).is_ok());
+        let found = usable.or_else(|| usual.iter().find(|socket| socket.exists()));
+        Ok(found.cloned().unwrap_or("/var/run/docker.sock".into()))
     }
 
     /// Errors: our own binary can't be read.
     pub fn site(&self, engine: Arc<Engine>, config: &Config) -> Result<Site, Failure> {
-        let tag = builtin::tag().map_err(failed)?;
+        let tag = builtin::tag()?;
         let (dirs, instance) = (self.dirs.clone(), self.instance(config));
         Ok(Site::new(engine, dirs, instance, tag))
     }
@@ -195,13 +188,11 @@ impl Context {
     pub fn instance(&self, config: &Config) -> String {
         let given = self.options.instance.as_ref();
         let configured = Some(&config.engine.instance).filter(|name| !name.is_empty());
-        given
-            .or(configured)
-            .cloned()
-            .unwrap_or_else(|| match self.is_root {
-                true => "system".to_owned(),
-                false => format!("user-{}", rustix::process::geteuid().as_raw()),
-            })
+        match given.or(configured) {
+            Some(name) => name.clone(),
+            None if self.is_root => "system".to_owned(),
+            None => format!("user-{}", rustix::process::geteuid().as_raw()),
+        }
     }
 
     /// Directories of the daemon that a command speaks to: one's own, else the machine's.
@@ -209,8 +200,15 @@ impl Context {
         self.dirs.clone().addressed(Dirs::machine())
     }
 
+    /// What that daemon says about itself, if it runs.
+    pub fn status(&self) -> Option<Status> {
+        let run = self.addressed().run;
+        let status = state::read_status(&run).ok()??;
+        is_running(&run).then_some(status)
+    }
+
     /// Makes the own directories, as a daemon does.
     pub fn prepare(&self) -> Done {
-        Ok(self.dirs.prepare(Path::new(GROUP_FILE))?)
+        Ok(self.dirs.prepare(Path::new("/etc/group"))?)
     }
 }

@@ -4,7 +4,7 @@ use super::context::{Context, Done, Failure, complain, is_running, say, wait_unt
 use super::remove;
 use crate::clock;
 use crate::decide::{Drain, Snooze};
-use crate::state::{self, Dirs, control};
+use crate::state::{Dirs, control};
 use crate::units::{Exit, clean_line, format_rough, parse_duration};
 use jiff::civil::Time;
 use jiff::{Timestamp, Zoned};
@@ -15,31 +15,23 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PATIENCE_PER_PILOT: Duration = Duration::from_millis(300);
 
 pub fn drain(context: &Context) -> Done {
+    let now = Zoned::now();
     let by = context.options.by.as_ref();
-    let by = by.map(|text| parse_by(&clean_line(text, 40), &Zoned::now()));
-    let by = by
-        .transpose()
-        .map_err(|why| Failure::new(Exit::Usage, why))?;
-    let now = clock::now().epoch;
-    let drain = Drain {
-        stop: context.options.stop,
-        by,
-        since: now,
-    };
+    let by = by.map(|text| parse_by(&clean_line(text, 40), &now));
+    let by = by.transpose().map_err(|why| Failure(Exit::Usage, why))?;
+    let since = now.timestamp().as_duration().as_secs_f64();
+    let stop = context.options.stop;
     let dirs = prepared(context)?;
-    control::request_drain(&dirs.state, &drain)?;
-    let until = by.map_or(String::new(), |by| {
-        let left = Duration::from_secs_f64((by - now).max(0.0));
-        format!("; what still runs in {} is stopped", format_rough(left))
-    });
-    let then = match drain.stop {
-        true => "; the daemon ends with the last one",
-        false => "",
-    };
-    say(&format!(
-        "draining: nothing is started, running pilots may finish{until}{then}\n`plancton resume` ends the drain\n"
-    ))?;
-    say_when_idle(&dirs)
+    control::request_drain(&dirs.state, &Drain { stop, by, since })?;
+    let mut text = "draining: nothing is started, running pilots may finish".to_owned();
+    if let Some(by) = by {
+        let left = format_rough(Duration::from_secs_f64(by - since));
+        text += &format!("; what still runs in {left} is stopped");
+    }
+    if stop {
+        text += "; the daemon ends with the last one";
+    }
+    say_asked(&dirs, &(text + "\n`plancton resume` ends the drain\n"))
 }
 
 pub fn snooze(context: &Context) -> Done {
@@ -47,18 +39,15 @@ pub fn snooze(context: &Context) -> Done {
     let until = clock::now().epoch + duration.as_secs_f64();
     let dirs = prepared(context)?;
     control::request_snooze(&dirs.state, &Snooze { until })?;
-    say(&format!(
-        "snoozing for {}: pilots are paused, nothing is started\n`plancton resume` ends it sooner\n",
-        format_rough(duration)
-    ))?;
-    say_when_idle(&dirs)
+    let duration = format_rough(duration);
+    let text = "pilots are paused, nothing is started\n`plancton resume` ends it sooner";
+    say_asked(&dirs, &format!("snoozing for {duration}: {text}\n"))
 }
 
 pub fn resume(context: &Context) -> Done {
     let dirs = prepared(context)?;
     control::resume(&dirs.state)?;
-    say("no drain or snooze is in force any more\n")?;
-    say_when_idle(&dirs)
+    say_asked(&dirs, "no drain or snooze is in force any more\n")
 }
 
 /// Whose daemon is asked; one that never ran has no control directory yet.
@@ -70,27 +59,27 @@ fn prepared(context: &Context) -> Result<Dirs, Failure> {
     Ok(dirs)
 }
 
-fn say_when_idle(dirs: &Dirs) -> Done {
-    if is_running(&dirs.run) {
-        return Ok(());
+fn say_asked(dirs: &Dirs, text: &str) -> Done {
+    say(text)?;
+    match is_running(&dirs.run) {
+        true => Ok(()),
+        false => say("(no daemon is running now; the next one finds it so)\n"),
     }
-    say("(no daemon is running now; the next one finds it so)\n")
 }
 
 /// Every pilot goes now, and the daemon ends. Where no daemon carries it out, this command does.
 pub fn force_stop(context: &Context) -> Done {
     let dirs = context.addressed();
     if is_running(&dirs.run) {
-        let status = state::read_status(&dirs.run).ok().flatten();
-        let pilots = status.map_or(0, |status| status.pilots.len());
+        let pilots = context.status().map_or(0, |status| status.pilots.len());
         let patience = PATIENCE + PATIENCE_PER_PILOT * u32::try_from(pilots).unwrap_or(u32::MAX);
         control::request_force_stop(&dirs.state)?;
         if wait_until(patience, || !is_running(&dirs.run)) {
             return say("plancton has removed its pilots and ended\n");
         }
+        let seconds = patience.as_secs();
         complain(&format!(
-            "the daemon has not carried it out within {} s; removing the pilots here",
-            patience.as_secs()
+            "the daemon has not done it within {seconds} s; removing the pilots here"
         ));
     }
     remove::remove_own(context)?;
@@ -104,21 +93,18 @@ pub fn force_stop(context: &Context) -> Done {
 /// The TIME of `drain --by`, in seconds since 1970: `18:00` (its next occurrence where `now` is), a duration from now, or
 /// RFC 3339. Errors: a sentence.
 fn parse_by(text: &str, now: &Zoned) -> Result<f64, String> {
-    let hint = |_| {
-        format!(
-            "'{text}' is not a time; write 18:00, a duration such as 2h, or 2030-01-31T18:00:00+01:00"
-        )
-    };
+    let hint = "write 18:00, a duration such as 2h, or 2030-01-31T18:00:00+01:00";
+    let hint = |_| format!("'{text}' is not a time; {hint}");
     let at = if let Ok(duration) = parse_duration(text) {
         now.timestamp() + duration
     } else if let Ok(time) = text.parse::<Time>() {
         let today = now.with().time(time).build().map_err(hint)?;
-        let next = if today > *now {
-            Ok(today)
+        let tomorrow = today.tomorrow().map_err(hint)?;
+        if today > *now {
+            today.timestamp()
         } else {
-            today.tomorrow()
-        };
-        next.map_err(hint)?.timestamp()
+            tomorrow.timestamp()
+        }
     } else {
         text.parse::<Timestamp>().map_err(hint)?
     };

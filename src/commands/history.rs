@@ -1,6 +1,6 @@
 //! `history` and `report`: what this machine gave, from the record in the state directory.
 
-use super::context::{Context, Done, Failure, complain, failed, say};
+use super::context::{Context, Done, Failure, complain, say};
 use super::status::screen;
 use super::view::{history as text, page};
 use crate::clock;
@@ -26,7 +26,7 @@ pub fn report(context: &Context) -> Done {
         return say(&page);
     }
     std::fs::write(&file, page)
-        .map_err(|error| failed(format!("{}: {error}; name another file", file.display())))?;
+        .map_err(|error| format!("{}: {error}; name another file", file.display()))?;
     say(&format!(
         "{} is written; open it in a browser\n",
         file.display()
@@ -39,7 +39,7 @@ fn read(context: &Context) -> Result<Hours, Failure> {
         complain(&format!("{bad} damaged lines of the record were left out"));
     }
     if hours.is_empty() {
-        return Err(failed(
+        return Err(Failure::from(
             "nothing is recorded yet; the daemon writes down once a minute what it gives: `plancton start`",
         ));
     }

@@ -53,15 +53,13 @@ const COMMANDS: [(&str, fn(&Context) -> Done); 26] = [
 /// Carries a command out, and says what went wrong.
 pub fn dispatch(options: Options) -> Exit {
     let context = Context::new(options);
-    let command = COMMANDS
-        .iter()
-        .find(|(name, _)| *name == context.options.command);
-    let done = command.map_or(Ok(()), |(_, carry_out)| carry_out(&context));
-    match done {
+    let is_wanted = |name: &str| name == context.options.command;
+    let command = COMMANDS.iter().find(|(name, _)| is_wanted(name));
+    match command.map_or(Ok(()), |(_, carry_out)| carry_out(&context)) {
         Ok(()) => Exit::Done,
         Err(failure) => {
-            complain(&failure.text);
-            failure.exit
+            complain(&failure.1);
+            failure.0
         }
     }
 }
@@ -70,14 +68,12 @@ fn config(context: &Context) -> Done {
     if context.options.default {
         return say(crate::config::DEFAULT_TEXT);
     }
-    let config = context.config()?;
-    let mut from = context
-        .config_file()
-        .map_or("built-in defaults".to_owned(), |file| {
-            file.display().to_string()
-        });
+    let mut from = match context.config_file() {
+        Some(file) => file.display().to_string(),
+        None => "built-in defaults".to_owned(),
+    };
     let mut remote = Remote::default();
-    let config = remote.adopt(&context.dirs.state, &config);
+    let config = remote.adopt(&context.dirs.state, &context.config()?);
     if let Some(told) = remote.told {
         from += &format!(" and {} ({})", told.url, told.hash);
     }
@@ -85,12 +81,12 @@ fn config(context: &Context) -> Done {
 }
 
 fn help(context: &Context) -> Done {
-    let topic = context.options.argument.clone().unwrap_or_default();
-    say(cli::help(&topic.to_string_lossy()).unwrap_or_default())
+    let topic = context.argument().unwrap_or_default();
+    say(cli::help(&topic).unwrap_or_default())
 }
 
 fn version(_: &Context) -> Done {
-    say(&format!("plancton {}\n", env!("CARGO_PKG_VERSION")))
+    say(concat!("plancton ", env!("CARGO_PKG_VERSION"), "\n"))
 }
 
 #[cfg(test)]

@@ -1,8 +1,7 @@
 //! The built-in pilot: counts the primes of a window by a plain segmented sieve, and checks itself first, so that a machine
 //! that computes wrongly says nothing. Everything it did stands in the line `result:` and can be computed again anywhere.
 
-use super::context::{Context, Done, failed, say};
-use crate::units::{float, format_duration, format_rough};
+use super::context::{Context, Done, say};
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -12,20 +11,10 @@ const BEGIN: u64 = 1_000_000_000_000;
 const LIMIT: u64 = 10_000_000_000_000;
 /// Numbers that are sieved at once; their marks fit into a second-level cache.
 const SEGMENT: u64 = 1 << 19;
-const PROGRESS_EVERY: Duration = Duration::from_secs(5);
-
-/// Counts that are known.
-const KNOWN: [Counted; 2] = [
-    Counted {
-        from: 0,
-        to: 1_000_000,
-        primes: 78_498,
-    },
-    Counted {
-        from: 1_000_000_000_000,
-        to: 1_000_001_000_000,
-        primes: 36_249,
-    },
+/// From, to, and how many primes are known to be between.
+const KNOWN: [(u64, u64, u64); 2] = [
+    (0, 1_000_000, 78_498),
+    (1_000_000_000_000, 1_000_001_000_000, 36_249),
 ];
 
 /// The primes in [from, to).
@@ -45,11 +34,8 @@ impl fmt::Display for Counted {
 
 /// Reads a `result:` line back; `None` for any other line.
 pub fn parse_result(line: &str) -> Option<Counted> {
-    let fields = line.trim().strip_prefix("result: kind=primes ")?;
-    let number = |name: &str| {
-        let mut words = fields.split(' ');
-        words.find_map(|word| word.strip_prefix(name)?.parse().ok())
-    };
+    let mut words = line.trim().strip_prefix("result: kind=primes ")?.split(' ');
+    let mut number = |name| words.next()?.strip_prefix(name)?.parse().ok();
     let (from, to, primes) = (number("from=")?, number("to=")?, number("primes=")?);
     (from <= to).then_some(Counted { from, to, primes })
 }
@@ -58,61 +44,43 @@ pub fn parse_result(line: &str) -> Option<Counted> {
 pub fn pilot(context: &Context) -> Done {
     let options = &context.options;
     let time = options.duration.unwrap_or(TIME);
-    let from = options.from.unwrap_or(BEGIN);
-    let to = options.to.unwrap_or(LIMIT);
-    if from >= to || to > LIMIT {
-        let why = format!("the end must be above the start and at most {LIMIT}");
-        return Err(failed(format!("no window goes from {from} to {to}: {why}")));
+    let (from, end) = (options.from.unwrap_or(BEGIN), options.to.unwrap_or(LIMIT));
+    if from >= end || end > LIMIT {
+        let hint = format!("the end must be above the start and at most {LIMIT}");
+        return Err(format!("no window goes from {from} to {end}: {hint}").into());
     }
-    let until = match options.to {
-        Some(to) => format!("to {to}"),
-        None => format!("for {}", format_duration(time)),
-    };
-    say(&format!("pilot: counting primes from {from} {until}\n"))?;
+    say(&format!("pilot: counting primes from {from}\n"))?;
     let sieve = Sieve::new();
-    for known in KNOWN {
-        let counted = sieve.count(known.from, known.to);
-        if counted != known.primes {
-            return Err(failed(format!(
-                "the self-check failed, this machine computes wrongly: expected '{known}', counted {counted}; nothing was computed"
-            )));
+    for (from, to, known) in KNOWN {
+        let counted = sieve.count(from, to);
+        if counted != known {
+            let wrong = format!("{counted} primes from {from} to {to} instead of {known}");
+            return Err(
+                format!("this machine computes wrongly: {wrong}; nothing was computed").into(),
+            );
         }
     }
     say("pilot: self-check passed, both counts as known\n")?;
-    let (begin, mut next_line) = (Instant::now(), PROGRESS_EVERY);
-    let mut sum = Counted {
-        from,
-        to: from,
-        primes: 0,
-    };
-    while sum.to < to && (options.to.is_some() || begin.elapsed() < time) {
-        let end = (sum.to + SEGMENT).min(to);
-        sum.primes += sieve.count_segment(sum.to, end);
-        sum.to = end;
-        if begin.elapsed() >= next_line {
-            next_line += PROGRESS_EVERY;
-            say(&format!(
-                "progress: {}, {:.2} billion numbers, {} primes\n",
-                format_rough(begin.elapsed()),
-                float(sum.to - from) / 1e9,
-                sum.primes
-            ))?;
-        }
+    let start = Instant::now();
+    let (mut to, mut primes) = (from, 0);
+    while to < end && (options.to.is_some() || start.elapsed() < time) {
+        let next = (to + SEGMENT).min(end);
+        primes += sieve.count_segment(to, next);
+        to = next;
     }
-    say(&format!("{sum}\n"))
+    say(&format!("{}\n", Counted { from, to, primes }))
 }
 
-/// The primes whose multiples are struck out.
-struct Sieve(Vec<usize>);
+/// The primes up to the root of [`LIMIT`], whose multiples are struck out.
+struct Sieve(Vec<u64>);
 
 impl Sieve {
-    /// Those up to the root of [`LIMIT`].
     fn new() -> Sieve {
-        let root = usize::try_from(LIMIT.isqrt()).unwrap_or(usize::MAX);
-        let mut is_composite = vec![false; root + 1];
+        let root = LIMIT.isqrt();
+        let mut is_composite = vec![false; index(root) + 1];
         let mut primes = Vec::new();
         for number in 2..=root {
-            if is_composite.get(number) == Some(&false) {
+            if is_composite.get(index(number)) == Some(&false) {
                 primes.push(number);
                 strike(&mut is_composite, number * number, number);
             }
@@ -121,35 +89,37 @@ impl Sieve {
     }
 
     fn count(&self, from: u64, to: u64) -> u64 {
-        let segments = (to - from).div_ceil(SEGMENT);
-        let begins = (0..segments).map(|number| from + number * SEGMENT);
-        begins
-            .map(|begin| self.count_segment(begin, (begin + SEGMENT).min(to)))
-            .sum()
+        let mut primes = 0;
+        let mut begin = from;
+        while begin < to {
+            let end = (begin + SEGMENT).min(to);
+            primes += self.count_segment(begin, end);
+            begin = end;
+        }
+        primes
     }
 
     fn count_segment(&self, from: u64, to: u64) -> u64 {
-        let index = |number: u64| usize::try_from(number - from).unwrap_or(usize::MAX);
-        let mut is_composite = vec![false; index(to)];
-        for prime in &self.0 {
-            let square = (prime * prime) as u64;
-            if square >= to {
-                break;
-            }
-            let first = from.next_multiple_of(*prime as u64).max(square);
-            strike(&mut is_composite, index(first), *prime);
+        let mut is_composite = vec![false; index(to - from)];
+        for prime in self.0.iter().take_while(|prime| *prime * *prime < to) {
+            let first = from.next_multiple_of(*prime).max(prime * prime);
+            strike(&mut is_composite, first - from, *prime);
         }
-        let primes = is_composite
-            .iter()
-            .filter(|is_composite| !**is_composite)
-            .count() as u64;
+        let primes = is_composite.iter().filter(|is_composite| !**is_composite);
         // 0 and 1 are neither.
-        primes - 2.min(to).saturating_sub(from)
+        primes.count() as u64 - 2.min(to).saturating_sub(from)
     }
 }
 
-fn strike(is_composite: &mut [bool], first: usize, step: usize) {
-    let multiples = is_composite.iter_mut().skip(first).step_by(step);
+fn index(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+fn strike(is_composite: &mut [bool], first: u64, step: u64) {
+    let multiples = is_composite
+        .iter_mut()
+        .skip(index(first))
+        .step_by(index(step));
     multiples.for_each(|is_composite| *is_composite = true);
 }
 
@@ -170,7 +140,7 @@ mod tests {
         for (from, to, primes) in [
             (0, 10_000_000, 664_579),
             (LIMIT - 1_000, LIMIT, 26),
-            (KNOWN[1].from, KNOWN[1].to, KNOWN[1].primes),
+            KNOWN[1],
         ] {
             assert_eq!(sieve.count(from, to), primes, "{from}..{to}");
         }
@@ -179,8 +149,7 @@ mod tests {
     #[test]
     fn lines() {
         let line = "result: kind=primes from=0 to=1000000 primes=78498";
-        assert_eq!(KNOWN[0].to_string(), line);
-        assert_eq!(parse_result(line), Some(KNOWN[0]));
+        assert_eq!(parse_result(line).unwrap().to_string(), line);
         for bad in [
             "",
             "progress: 5s",

@@ -1,6 +1,6 @@
 //! `status`, `why` and `health`: what the daemon wrote about itself at its last turn.
 
-use super::context::{Context, Done, Failure, complain, failed, is_running, say};
+use super::context::{Context, Done, Failure, complain, is_running, say};
 use super::view;
 use crate::clock;
 use crate::report::Status;
@@ -25,7 +25,7 @@ fn read(context: &Context) -> Result<Status, Failure> {
     say(
         "plancton is not running; `plancton start` starts it, `plancton try` shows what it does\n",
     )?;
-    Err(Failure::new(Exit::NotRunning, ""))
+    Err(Failure(Exit::NotRunning, String::new()))
 }
 
 pub fn status(context: &Context) -> Done {
@@ -45,7 +45,7 @@ pub fn status(context: &Context) -> Done {
 
 /// Redraws in place once a second; Ctrl-C ends it.
 fn watch(context: &Context) -> Done {
-    let mut signals = Signals::catch().map_err(failed)?;
+    let mut signals = Signals::catch()?;
     let mut drawing = Drawing::begin();
     while !signals.wants_end() {
         let status = read(context)?;
@@ -119,15 +119,12 @@ pub fn why(context: &Context) -> Done {
 /// Whether the loop turns, whatever the engine does.
 pub fn health(context: &Context) -> Done {
     let status = read(context).map_err(|failure| {
-        complain(&failure.text);
-        failed("")
+        complain(&failure.1);
+        Failure::from("")
     })?;
     let now = clock::now().epoch;
     match status.is_stale(now) {
         false => Ok(()),
-        true => Err(failed(format!(
-            "the loop has not turned for {:.0} s",
-            now - status.tick
-        ))),
+        true => Err(format!("the loop has not turned for {:.0} s", now - status.tick).into()),
     }
 }

@@ -1,20 +1,20 @@
 //! `try`: the loop with the built-in pilot for a while, in directories of its own, then every trace of it removed. What
 //! it starts is `plancton run`; what it shows is what `status --watch` shows.
 
-use super::context::{Context, Done, Failure, failed, say};
+use super::context::{Context, Done, Failure, no_engine, say};
 use super::pilot::{Counted, parse_result};
 use super::status::{Drawing, screen};
 use super::{remove, run, view};
 use crate::cli::Options;
 use crate::clock;
 use crate::report::Status;
-use crate::state;
-use crate::units::{count_pilots, float, format_rough};
+use crate::units::{count_pilots, format_rough};
 use crate::wait::{Signals, wait};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -26,91 +26,82 @@ const CONFIGURATION: &str = include_str!("try.toml");
 pub fn try_out(context: &Context) -> Done {
     let name = format!("try-{}", std::process::id());
     let base = std::env::temp_dir().join(format!("plancton-{name}"));
-    let given = &context.options;
+    let given = context.options.clone();
     let own = Context::new(Options {
-        config: given.config.clone().or(Some(base.join("config.toml"))),
+        config: given.config.or(Some(base.join("config.toml"))),
         instance: Some(name),
         run_dir: Some(base.join("run")),
         state_dir: Some(base.join("state")),
-        ..given.clone()
+        ..given
     });
     // Before anything is there that a signal could leave behind.
-    let mut signals = Signals::catch().map_err(failed)?;
-    let shown = show(&own, &base, &mut signals);
+    let mut signals = Signals::catch()?;
+    let seen = show(&own, &base, &mut signals);
     let purged = remove::purge_everything(&own);
-    let removed = std::fs::remove_dir_all(&base);
-    let seen = shown?;
+    let removed = fs::remove_dir_all(&base);
+    let seen = seen?;
     if purged.is_err() || (removed.is_err() && base.exists()) {
-        let why = purged
-            .err()
-            .map_or(String::new(), |failure| failure.text + "\n");
-        let text = "not everything could be removed; `plancton purge` removes what is left";
-        return Err(failed(why + text));
+        let why = purged.err().map_or(String::new(), |failure| failure.1);
+        let hint = "not everything could be removed; `plancton purge` removes what is left";
+        return Err(format!("{why}\n{hint}").into());
     }
     say(&seen.summary())?;
     match seen.done() {
-        0 => Err(failed("")),
+        0 => Err("".into()),
         _ => Ok(()),
     }
 }
 
 /// Starts the loop, and draws until the time is over, a signal comes or the loop ends.
 fn show(context: &Context, base: &Path, signals: &mut Signals) -> Result<Seen, Failure> {
-    let nothing = |error| failed(format!("{}: {error}; nothing was started", base.display()));
-    std::fs::create_dir(base)
-        .and_then(|()| std::fs::write(base.join("config.toml"), CONFIGURATION))
-        .map_err(nothing)?;
+    let nothing = |error| format!("{}: {error}; nothing was started", base.display());
+    fs::create_dir(base).map_err(nothing)?;
+    fs::write(base.join("config.toml"), CONFIGURATION).map_err(nothing)?;
     // A missing engine is said at once, not shown as a state for a minute.
-    context.engine(&context.config()?)?.ping()?;
-    let log: PathBuf = base.join("log");
+    let engine = context.engine(&context.config()?)?;
+    engine.ping().map_err(no_engine)?;
+    let log = base.join("log");
     let mut child = run::spawn(context, &log).map_err(nothing)?;
     let seen = follow(context, &mut child, signals);
-    match child.try_wait() {
-        Ok(Some(status)) if !status.success() => {
-            let text = std::fs::read_to_string(&log).unwrap_or_default();
-            let last = text.lines().last().unwrap_or("it said nothing");
-            return Err(failed(format!("the loop has ended by itself: {last}")));
-        }
-        Ok(Some(_)) => {}
-        _ => {
-            let _ = run::signal(child.id(), Signal::TERM);
-            let _ = child.wait();
-        }
+    if matches!(child.try_wait(), Ok(None)) {
+        run::signal(Some(child.id()), Signal::TERM);
+    } else if child.wait().is_ok_and(|status| !status.success()) {
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        let last = text.lines().last().unwrap_or("it said nothing");
+        return Err(format!("the loop has ended by itself: {last}").into());
     }
+    let _ = child.wait();
     seen
 }
 
 fn follow(context: &Context, child: &mut Child, signals: &mut Signals) -> Result<Seen, Failure> {
     let (start, duration) = (Instant::now(), context.options.duration.unwrap_or(TIME));
     let mut seen = Seen::default();
-    let is_terminal = std::io::stdout().is_terminal();
-    let mut drawing = is_terminal.then(Drawing::begin);
-    let mut next_line = start;
-    while start.elapsed() < duration && !signals.wants_end() && matches!(child.try_wait(), Ok(None))
-    {
-        if let Ok(Some(status)) = state::read_status(&context.dirs.run) {
-            let left = format_rough(duration.saturating_sub(start.elapsed()));
+    let mut drawing = std::io::stdout().is_terminal().then(Drawing::begin);
+    let mut next_line = Duration::ZERO;
+    while seen.lasted < duration && !signals.wants_end() && matches!(child.try_wait(), Ok(None)) {
+        if let Some(status) = context.status() {
             seen.take(status);
+            let left = format_rough(duration.saturating_sub(seen.lasted));
             if let Some(drawing) = &mut drawing {
                 let text = view::render(&seen.last, clock::now().epoch, &screen());
-                drawing.show(&format!(
-                    "plancton try: {left} left, Ctrl-C ends it sooner\n\n{text}"
-                ))?;
-            } else if Instant::now() >= next_line {
+                let head = format!("plancton try: {left} left, Ctrl-C ends it sooner");
+                drawing.show(&format!("{head}\n\n{text}"))?;
+            } else if seen.lasted >= next_line {
                 next_line += LINE_EVERY;
                 say(&format!("{left} left: {}\n", seen.line()))?;
             }
         }
         wait(Some(0.5), signals, None, None);
+        seen.lasted = start.elapsed();
     }
-    seen.seconds = start.elapsed().as_secs_f64();
     Ok(seen)
 }
 
 /// What was seen while it ran.
 #[derive(Default)]
 struct Seen {
-    seconds: f64,
+    lasted: Duration,
     last: Status,
     /// By pilot: what it computed.
     results: BTreeMap<String, Counted>,
@@ -120,8 +111,8 @@ impl Seen {
     fn take(&mut self, status: Status) {
         for finished in &status.gone {
             let result = finished.log_tail.lines().find_map(parse_result);
-            self.results
-                .extend(result.map(|result| (finished.name.clone(), result)));
+            let result = result.map(|result| (finished.name.clone(), result));
+            self.results.extend(result);
         }
         self.last = status;
     }
@@ -132,32 +123,23 @@ impl Seen {
     }
 
     fn line(&self) -> String {
-        format!(
-            "{} running, {} done, {:.0} CPU seconds given; {}",
-            count_pilots(self.last.pilots.len()),
-            self.done(),
-            self.last.given_seconds,
-            self.last.reason.text
-        )
+        let running = count_pilots(self.last.pilots.len());
+        let (done, given) = (self.done(), self.last.given_seconds);
+        let reason = &self.last.reason.text;
+        format!("{running} running, {done} done, {given:.0} CPU seconds given; {reason}")
     }
 
     fn summary(&self) -> String {
+        let (seconds, given) = (self.lasted.as_secs(), self.last.given_seconds);
+        let done = count_pilots(self.done());
         let mut text = format!(
-            "\nIn {:.0} s {} did their work, and {:.0} CPU seconds were given.\n",
-            self.seconds,
-            count_pilots(self.done()),
-            self.last.given_seconds
+            "\nIn {seconds} s {done} did their work, and {given:.0} CPU seconds were given.\n"
         );
-        let results = self.results.values();
-        if let Some(one) = results.clone().next() {
-            let numbers: u64 = results.clone().map(|result| result.to - result.from).sum();
-            let primes: u64 = results.map(|result| result.primes).sum();
+        if let Some(one) = self.results.values().next() {
+            let primes: u64 = self.results.values().map(|result| result.primes).sum();
+            let Counted { from, to, .. } = one;
             text += &format!(
-                "They looked at {:.2} billion numbers and found {primes} primes.\n\
-                 Check one: plancton pilot --from {} --to {}\n  {one}\n",
-                float(numbers) / 1e9,
-                one.from,
-                one.to
+                "They found {primes} primes. Check one: plancton pilot --from {from} --to {to}\n  {one}\n"
             );
         }
         if self.last.protection.level == "verified" {

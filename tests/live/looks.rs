@@ -84,7 +84,7 @@ fn status_has_every_field_of_the_contract() {
     instance.say(&["health"]).must(0, &[]);
     let check = instance.say(&["check"]);
     for words in [
-        "1 pilot classes",
+        "pilot classes: 1",
         "API 1.",
         "CPU, memory and number of processes",
         "sleeper",
