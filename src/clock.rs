@@ -1,8 +1,7 @@
-//! The three clocks, and this boot's id: read here and passed on as values.
+//! The three clocks: read here and passed on as values.
 
 use crate::units::{LocalTime, Moment};
 use rustix::time::{ClockId, clock_gettime};
-use std::path::Path;
 
 fn seconds(clock: ClockId) -> f64 {
     let time = clock_gettime(clock);
@@ -30,14 +29,6 @@ fn local_of(now: &jiff::Zoned) -> LocalTime {
         weekday: u8::try_from(now.weekday().to_monday_zero_offset()).unwrap_or(0),
         minute: u16::try_from(minute).unwrap_or(0),
     }
-}
-
-/// Tells one boot from the next, so that a ttl in awake seconds is never read on another boot's clock. Empty when
-/// /proc cannot be read: then only the wall clock counts.
-pub fn boot_id(root: &Path) -> String {
-    let text =
-        std::fs::read_to_string(root.join("proc/sys/kernel/random/boot_id")).unwrap_or_default();
-    text.trim().to_owned()
 }
 
 /// CPU seconds of this process so far.

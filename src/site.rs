@@ -1,6 +1,5 @@
 //! What a daemon knows from its start to its end: this machine, its engine, its directories. Shared by the loop and its jobs.
 
-use crate::clock;
 use crate::engine::Engine;
 use crate::state::Dirs;
 use serde::{Deserialize, Serialize};
@@ -41,7 +40,7 @@ impl Site {
             dirs,
             instance,
             host: crate::host::name(),
-            boot_id: clock::boot_id(&root),
+            boot_id: crate::host::boot_id(&root),
             root,
             builtin_tag,
             pulling: Mutex::default(),

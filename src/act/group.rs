@@ -2,7 +2,7 @@
 //! compete only among siblings. With the systemd driver all of it goes through systemd, which rewrites what it did not
 //! write; else through the cgroup files.
 
-use crate::host::cgroup::{Driver, Group, Layout, Version, find_parent};
+use crate::host::cgroup::{Driver, Group, Layout, Version, parent_group};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ const SLICE_INSTALLED: [&str; 3] = [
 /// Makes the group idle and bounds its memory (bytes; `None`: the machine is too small for a bound). Calling it again
 /// mends what was lost. Errors name the file or the call.
 pub fn prepare(root: &Path, layout: Layout, memory_limit: Option<u64>) -> Result<(), String> {
-    let group = find_parent(root, layout);
+    let group = parent_group(root, layout);
     if layout.driver == Driver::Systemd {
         prepare_slice(root, &group, memory_limit)?;
         if layout.version == Version::V2 {
@@ -31,7 +31,7 @@ pub fn prepare(root: &Path, layout: Layout, memory_limit: Option<u64>) -> Result
     }
     make(&group)?;
     write(&file(&group, "cpu", "cpu.idle")?, "1")?;
-    for (weight, _) in group.read_io_weights() {
+    for weight in group.io_weights() {
         // Not every scheduler takes the least weight, and without one there is nothing to lower.
         let _ = write(&weight, "1");
     }
@@ -71,9 +71,9 @@ fn prepare_slice(root: &Path, group: &Group, memory_limit: Option<u64>) -> Resul
 /// Removes the group, and the slice that we wrote. The groups of pilots that have just gone may be there for `patience`
 /// more. A group in use stays: that is no error.
 pub fn remove(root: &Path, layout: Layout, patience: Duration) {
-    let group = find_parent(root, layout);
+    let group = parent_group(root, layout);
     if layout.driver == Driver::Systemd {
-        if group.dirs().any(has_children) {
+        if group.dirs().iter().any(|dir| has_children(dir)) {
             return;
         }
         let _ = systemctl(&["stop", SLICE_NAME]);
@@ -86,7 +86,12 @@ pub fn remove(root: &Path, layout: Layout, patience: Duration) {
         return;
     }
     let start = Instant::now();
-    while group.dirs().any(|dir| dir.exists() && !is_removed(dir)) && start.elapsed() < patience {
+    while group
+        .dirs()
+        .iter()
+        .any(|dir| dir.exists() && !is_removed(dir))
+        && start.elapsed() < patience
+    {
         std::thread::sleep(Duration::from_millis(20));
     }
 }

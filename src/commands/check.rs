@@ -3,7 +3,7 @@
 
 use super::context::{Context, Done, Failure, is_running, no_engine, say};
 use crate::config::{Auto, Config, Influx, MissingLimits, PilotClass};
-use crate::host::{disk, files, memory, power, thermal, topology};
+use crate::host::{cpu, disk, memory, power, thermal};
 use crate::metrics::{Answer, probe};
 use crate::observe::facts::{Facts, read_facts};
 use crate::remote;
@@ -169,8 +169,7 @@ fn directories(seen: &Seen) -> Option<Vec<Finding>> {
 }
 
 fn group(seen: &Seen) -> Option<Vec<Finding>> {
-    let groups = files::read_text_up_to(Path::new("/etc/group"), 1 << 20).ok()?;
-    let is_there = groups.lines().any(|line| line.starts_with("plancton:"));
+    let is_there = crate::host::group_id(Path::new("/"), "plancton").is_some();
     let text = "there is no group plancton: only root can drain or snooze; \
                 `groupadd --system plancton` and `usermod -aG plancton USER` change that";
     (seen.context.is_root && !is_there).then(|| vec![(Note, text.to_owned())])
@@ -244,7 +243,7 @@ fn protection(seen: &Seen) -> Option<Vec<Finding>> {
 
 fn room(seen: &Seen) -> Option<Vec<Finding>> {
     let share = &seen.config.share;
-    let cores = topology::read_topology(Path::new("/"))?.count_cores(&[]);
+    let cores = cpu::read_topology(Path::new("/"))?.count_cores(&[]);
     let cores = match share.cpus {
         Auto::Fixed(cpus) => cpus.min(float(cores as u64)),
         Auto::Auto => float(cores as u64),
@@ -288,8 +287,8 @@ fn sensors(_: &Seen) -> Option<Vec<Finding>> {
         (true, false) => "on mains power",
         (true, true) => "on its battery",
     };
-    let heat = match thermal::Sensors::discover(Path::new("/")).read_celsius() {
-        Some(celsius) => format!("processor at {celsius:.0} °C"),
+    let heat = match thermal::Sensors::discover(Path::new("/")).read() {
+        Some(found) => format!("processor at {:.0} °C ({})", found.celsius, found.sensor),
         None => "no processor temperature".to_owned(),
     };
     Some(vec![(Good, format!("{battery}, {heat}"))])

@@ -39,7 +39,7 @@ fn find_all(context: &Context) -> Result<Found, Failure> {
         Config::default()
     });
     let (engine, instance) = (context.engine(&config)?, context.instance(&config));
-    let boot_id = clock::boot_id(Path::new("/"));
+    let boot_id = crate::host::boot_id(Path::new("/"));
     let listed = engine.list().map_err(no_engine)?;
     let pilots = listed.iter();
     let pilots = pilots

@@ -1,14 +1,12 @@
-//! Control groups on disk: where the parent's and a container's are, on v1, v2 and hybrid, with both drivers. What their
-//! files say is read in `readings`; they are written elsewhere.
+//! Control groups on disk: where the parent's and a pilot's are, on v1, v2 and hybrid, and what their files say. They are
+//! written elsewhere. A file that this kernel lacks is `None`; a group that is gone is an error for which
+//! `is_missing()` holds, because a pilot that ended must not look like one without limits.
 
-mod readings;
-
-pub use readings::{Limits, Setting};
-
-use super::files;
-use std::collections::BTreeSet;
-use std::os::unix::fs::MetadataExt;
+use super::files::{self, ReadError, Why};
+use crate::units::{PilotId, float};
 use std::path::{Path, PathBuf};
+
+const TOP: &str = "sys/fs/cgroup";
 
 /// What the engine's /info calls CgroupVersion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,58 +54,78 @@ impl Layout {
     }
 }
 
-/// One group: its directory in each mounted hierarchy, whether it exists there or not (one on v2).
+/// `None`: there is no limit, or the kernel has no such file (the accounting is missing), so that none holds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// Cores: quota over period.
+    pub cpus: Option<f64>,
+    pub memory_bytes: Option<u64>,
+    pub pids: Option<u64>,
+}
+
+/// One group: the same place in each mounted hierarchy (on v2 there is one), whether it exists there or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
     version: Version,
-    /// The hierarchy's name ("cpu,cpuacct", "systemd"; empty on v2), and the directory.
-    dirs: Vec<(String, PathBuf)>,
-}
-
-/// The mounted hierarchies, from the directories themselves: `cpu` may be a link to, or another mount of, `cpu,cpuacct`.
-fn read_hierarchies(root: &Path, version: Version) -> Vec<(String, PathBuf)> {
-    let top = root.join("sys/fs/cgroup");
-    if version == Version::V2 {
-        return vec![(String::new(), top)];
-    }
-    let names = files::read_names(&top).into_iter();
-    let (links, real): (Vec<_>, Vec<_>) = names
-        .map(|name| (top.join(&name), name))
-        .partition(|(path, _)| path.is_symlink());
-    let mut seen = BTreeSet::new();
-    let mut found = Vec::new();
-    for (path, name) in real.into_iter().chain(links) {
-        if let Ok(meta) = std::fs::metadata(&path)
-            && meta.is_dir()
-            && seen.insert((meta.dev(), meta.ino()))
-        {
-            found.push((name, path));
-        }
-    }
-    found
+    /// /sys/fs/cgroup
+    top: PathBuf,
+    /// From there, or from a hierarchy's directory, without a leading slash.
+    place: String,
 }
 
 /// Our parent group at top level.
-pub fn find_parent(root: &Path, layout: Layout) -> Group {
-    let hierarchies = read_hierarchies(root, layout.version);
-    Group::below(&hierarchies, layout.version, layout.parent_name())
+pub fn parent_group(root: &Path, layout: Layout) -> Group {
+    Group {
+        version: layout.version,
+        top: root.join(TOP),
+        place: layout.parent_name().to_owned(),
+    }
 }
 
-/// A container's group, wherever this engine and driver put it; `None` where it is in no known place (not started,
-/// ended, rootless). `parent` is the CgroupParent it was created with.
+#[allow(dead_code, reason = "observe is about to use it")]
+/// The group of the container that this process is the first of, as the kernel says. `None` where there is no such process
+/// (any more), or where it is in no group of its own.
+pub fn group_of_pid(root: &Path, pid: u32, id: &PilotId) -> Option<Group> {
+    let text = files::read_text(&root.join(format!("proc/{pid}/cgroup"))).ok()?;
+    // "4:cpu,cpuacct:/plancton/ID"; on v2 one line, without controllers.
+    let line_of = |controller: &str| {
+        let lines = text.lines();
+        let mut lines = lines.filter_map(|line| line.split_once(':')?.1.split_once(':'));
+        lines.find(|(controllers, _)| controllers.split(',').any(|name| name == controller))
+    };
+    let (version, (_, place)) = match line_of("cpu") {
+        Some(line) => (Version::V1, line),
+        None => (Version::V2, line_of("")?),
+    };
+    // From within a namespace of groups the way begins with as many `..` as lead to the top. Some runtimes and systemd in
+    // a container put the process one level below.
+    let place = place.trim_start_matches("/..").trim_start_matches('/');
+    let group = Group {
+        version,
+        top: root.join(TOP),
+        place: cut_behind(place, |name| name.contains(id.as_str()))?,
+    };
+    group.exists().then_some(group)
+}
+
+/// `path` up to the first name that is the wanted one.
+fn cut_behind(path: &str, is_wanted: impl Fn(&str) -> bool) -> Option<String> {
+    let mut names = path.split('/');
+    let count = names.position(is_wanted)? + 1;
+    let names: Vec<&str> = path.split('/').take(count).collect();
+    Some(names.join("/"))
+}
+
+/// Until the engine is asked for the pid: known places.
 pub fn find_container(
     root: &Path,
     layout: Layout,
     parent: Option<&str>,
-    id: &crate::units::PilotId,
+    id: &PilotId,
 ) -> Option<Group> {
-    let id = id.as_str();
-    let places = match parent {
-        Some(parent) => {
-            let parent = parent.trim_matches('/');
-            let names = ["ID", "docker-ID.scope", "libpod-ID", "libpod-ID.scope"];
-            names.map(|name| format!("{parent}/{name}"))
-        }
+    let names = match parent {
+        Some(parent) => ["ID", "docker-ID.scope", "libpod-ID", "libpod-ID.scope"]
+            .map(|name| format!("{}/{name}", parent.trim_matches('/'))),
         None => [
             "docker/ID",
             "system.slice/docker-ID.scope",
@@ -116,69 +134,200 @@ pub fn find_container(
         ]
         .map(str::to_owned),
     };
-    let hierarchies = read_hierarchies(root, layout.version);
-    let mut groups = places
-        .iter()
-        .map(|place| Group::below(&hierarchies, layout.version, &place.replace("ID", id)));
-    groups.find(Group::exists)
+    let places = names.iter().map(|name| name.replace("ID", id.as_str()));
+    places
+        .map(|place| parent_group(root, layout).at(place))
+        .find(Group::exists)
 }
 
+#[allow(dead_code, reason = "observe is about to use them")]
 impl Group {
-    fn below(hierarchies: &[(String, PathBuf)], version: Version, place: &str) -> Group {
-        let dirs = hierarchies.iter();
+    /// The same place with another container's id in it; `None` if there is no such group.
+    pub fn of_other(&self, from: &PilotId, to: &PilotId) -> Option<Group> {
+        let other = self.at(self.place.replace(from.as_str(), to.as_str()));
+        other.exists().then_some(other)
+    }
+
+    /// The group of this name that it is below, or is itself.
+    pub fn ancestor(&self, name: &str) -> Option<Group> {
+        Some(self.at(cut_behind(&self.place, |part| part == name)?))
+    }
+
+    fn at(&self, place: String) -> Group {
         Group {
-            version,
-            dirs: dirs
-                .map(|(name, top)| (name.clone(), top.join(place)))
-                .collect(),
+            place,
+            ..self.clone()
         }
     }
 
     /// In every hierarchy in which the group is or may be: what to make, or to remove.
-    pub fn dirs(&self) -> impl Iterator<Item = &Path> {
-        self.dirs.iter().map(|(_, dir)| dir.as_path())
+    pub fn dirs(&self) -> Vec<PathBuf> {
+        let tops = match self.version {
+            Version::V1 => files::read_names(&self.top),
+            Version::V2 => vec![String::new()],
+        };
+        let tops = tops.into_iter().map(|name| self.top.join(name));
+        tops.map(|top| top.join(&self.place)).collect()
     }
 
     pub fn exists(&self) -> bool {
-        self.dirs().any(Path::is_dir)
+        self.dirs().iter().any(|dir| dir.is_dir())
     }
 
     /// Where a controller's file is; `None` where that controller is not mounted. On v2 all are in one directory.
     pub fn file(&self, controller: &str, name: &str) -> Option<PathBuf> {
-        let serves = |hierarchy: &str| hierarchy.split(',').any(|part| part == controller);
-        let mut dirs = self.dirs.iter();
-        let (_, dir) =
-            dirs.find(|(hierarchy, _)| self.version == Version::V2 || serves(hierarchy))?;
-        Some(dir.join(name))
+        let top = match self.version {
+            Version::V1 => self.top.join(controller),
+            Version::V2 => self.top.clone(),
+        };
+        top.is_dir().then(|| top.join(&self.place).join(name))
+    }
+
+    /// Does a process live in it, or below it? A group that is on its way out loses its files one by one.
+    pub fn has_processes(&self) -> bool {
+        let name = self.pick("cgroup.procs", "cgroup.events");
+        let texts = self.dirs().into_iter();
+        let mut texts = texts.filter_map(|dir| files::read_text(&dir.join(name)).ok());
+        texts.any(|text| match self.version {
+            Version::V1 => !text.trim().is_empty(),
+            Version::V2 => files::find_number(&text, "populated") == Some(1),
+        })
+    }
+
+    /// CPU seconds used by the group and all below it, also by what ended.
+    pub fn read_usage_seconds(&self) -> Result<f64, ReadError> {
+        let (controller, name) = self.pick(("cpuacct", "cpuacct.usage"), ("cpu", "cpu.stat"));
+        let (path, text) = self.read(controller, name)?;
+        let seconds = match self.version {
+            Version::V1 => text.trim().parse().ok().map(|ns: u64| float(ns) / 1e9),
+            Version::V2 => files::find_number(&text, "usage_usec").map(|us| float(us) / 1e6),
+        };
+        seconds.ok_or_else(|| ReadError::malformed(&path, "cpu usage"))
+    }
+
+    /// Is the group's cpu.idle set? `None`: no such file (a kernel older than 5.15), so there is no idle priority.
+    pub fn read_cpu_idle(&self) -> Result<Option<bool>, ReadError> {
+        let value = self.read_number("cpu", "cpu.idle")?;
+        Ok(value.map(|value| value != 0))
+    }
+
+    /// Bytes that cannot be dropped without swapping, of the group and all below it: what MemAvailable of the machine
+    /// lacks because of it. On v1 shmem counts as cache; on v2 what the kernel needs for the group is counted too.
+    pub fn read_memory_used(&self) -> Result<u64, ReadError> {
+        const V1: &[&str] = &["total_rss", "total_shmem"];
+        const V2: &[&str] = &[
+            "anon",
+            "shmem",
+            "kernel_stack",
+            "pagetables",
+            "slab_unreclaimable",
+        ];
+        let (path, text) = self.read("memory", "memory.stat")?;
+        let keys = self.pick(V1, V2);
+        let sizes = keys.iter().filter_map(|key| files::find_number(&text, key));
+        let used = sizes.reduce(u64::saturating_add);
+        used.ok_or_else(|| ReadError::malformed(&path, "memory sizes"))
+    }
+
+    pub fn read_limits(&self) -> Result<Limits, ReadError> {
+        let memory = self.pick("memory.limit_in_bytes", "memory.max");
+        Ok(Limits {
+            cpus: self.read_cpu_quota()?,
+            memory_bytes: self.read_number("memory", memory)?,
+            pids: self.read_number("pids", "pids.max")?,
+        })
+    }
+
+    /// The files that hold a default I/O weight; none where the kernel has no I/O weights.
+    pub fn io_weights(&self) -> Vec<PathBuf> {
+        let (controller, names) = self.pick(
+            ("blkio", ["blkio.weight", "blkio.bfq.weight"]),
+            ("io", ["io.weight", "io.bfq.weight"]),
+        );
+        let files = names.iter().filter_map(|name| self.file(controller, name));
+        files.filter(|file| file.exists()).collect()
+    }
+
+    fn read_cpu_quota(&self) -> Result<Option<f64>, ReadError> {
+        let (quota, period) = match self.version {
+            Version::V1 => (
+                self.read_number("cpu", "cpu.cfs_quota_us")?,
+                self.read_number("cpu", "cpu.cfs_period_us")?,
+            ),
+            Version::V2 => {
+                let Some((path, text)) = self.read_if_there("cpu", "cpu.max")? else {
+                    return Ok(None);
+                };
+                let (quota, period) = text.split_once(' ').unwrap_or((&text, ""));
+                (parse_number(&path, quota)?, parse_number(&path, period)?)
+            }
+        };
+        let quota = quota.zip(period.filter(|period| *period > 0));
+        Ok(quota.map(|(quota, period)| float(quota) / float(period)))
+    }
+
+    /// `None` where there is no such file, or no limit.
+    fn read_number(&self, controller: &str, name: &str) -> Result<Option<u64>, ReadError> {
+        match self.read_if_there(controller, name)? {
+            Some((path, text)) => parse_number(&path, &text),
+            None => Ok(None),
+        }
+    }
+
+    fn read(&self, controller: &str, name: &str) -> Result<(PathBuf, String), ReadError> {
+        let path = self.file(controller, name);
+        let path = path.ok_or_else(|| ReadError::new(Path::new(name), Why::Missing))?;
+        files::read_text(&path).map(|text| (path, text))
+    }
+
+    /// `None` where the group is there, but not this file of it (or its controller is not mounted).
+    fn read_if_there(
+        &self,
+        controller: &str,
+        name: &str,
+    ) -> Result<Option<(PathBuf, String)>, ReadError> {
+        match self.read(controller, name) {
+            Err(error) if error.is_missing() && self.exists() => Ok(None),
+            read => read.map(Some),
+        }
+    }
+
+    fn pick<T>(&self, v1: T, v2: T) -> T {
+        match self.version {
+            Version::V1 => v1,
+            Version::V2 => v2,
+        }
+    }
+}
+
+/// `None` for "max", and for what v1 writes for it: -1, or the largest multiple of the page size.
+fn parse_number(path: &Path, text: &str) -> Result<Option<u64>, ReadError> {
+    match text.trim() {
+        "max" | "-1" => Ok(None),
+        number => match number.parse::<u64>() {
+            Ok(value) => Ok(Some(value).filter(|value| *value < 1 << 62)),
+            Err(_) => Err(ReadError::malformed(path, "number")),
+        },
     }
 }
 
 #[cfg(test)]
-pub mod tests {
+mod tests {
     use super::*;
-    use crate::host::tree::Tree;
-    use crate::units::PilotId;
+    use crate::host::tests::{GARBAGE, Tree};
 
-    pub const V1: Layout = Layout {
+    const V1: Layout = Layout {
         version: Version::V1,
         driver: Driver::Cgroupfs,
     };
-    pub const V2: Layout = Layout {
+    const V2: Layout = Layout {
         version: Version::V2,
         driver: Driver::Systemd,
     };
 
-    pub fn v1_tree() -> Tree {
-        let dirs = [
-            "cpu,cpuacct",
-            "memory",
-            "pids",
-            "blkio",
-            "systemd",
-            "unified",
-        ];
+    fn v1_tree() -> Tree {
         let tree = Tree::new(&[("sys/fs/cgroup/README", "not a hierarchy")]);
-        for dir in dirs {
+        for dir in ["cpu,cpuacct", "memory", "pids", "blkio", "systemd"] {
             tree.put(&format!("sys/fs/cgroup/{dir}/tasks"), "");
         }
         tree.link("sys/fs/cgroup/cpu", "cpu,cpuacct");
@@ -186,81 +335,176 @@ pub mod tests {
         tree
     }
 
+    /// "pids/pids.max=5" below the group's directory of that hierarchy; nothing before the slash on v2.
+    fn fill(tree: &Tree, place: &str, files: &[&str]) {
+        for (path, content) in files.iter().map(|file| file.split_once('=').unwrap()) {
+            let (hierarchy, name) = path.rsplit_once('/').unwrap_or(("", path));
+            tree.put(
+                &format!("sys/fs/cgroup/{hierarchy}/{place}/{name}"),
+                content,
+            );
+        }
+    }
+
     #[test]
-    fn layouts() {
+    fn layouts_and_the_parent() {
         for (version, driver, expected) in [
             ("2", "systemd", Some(V2)),
-            ("1", "cgroupfs", Some(V1)),
             ("", "cgroupfs", Some(V1)),
-            ("v2", "systemd", Some(V2)),
             ("2", "none", None),
             ("3", "systemd", None),
         ] {
             assert_eq!(Layout::parse(version, driver), expected);
         }
-    }
-
-    #[test]
-    fn the_parent_is_in_every_hierarchy_once() {
         let tree = v1_tree();
-        let at = |layout| -> Vec<String> {
-            let top = tree.path("sys/fs/cgroup");
-            let group = find_parent(tree.root(), layout);
-            let below = group.dirs().map(|dir| dir.strip_prefix(&top).unwrap());
-            below.map(|dir| dir.to_str().unwrap().to_owned()).collect()
-        };
-        let hierarchies = [
-            "blkio",
-            "cpu,cpuacct",
-            "memory",
-            "pids",
-            "systemd",
-            "unified",
-        ];
-        let (name, slice) = ("plancton", "plancton.slice");
-        assert_eq!(at(V1), hierarchies.map(|h| format!("{h}/{name}")));
-        let v1_systemd = Layout {
-            driver: Driver::Systemd,
-            ..V1
-        };
-        assert_eq!(at(v1_systemd), hierarchies.map(|h| format!("{h}/{slice}")));
-        assert_eq!(at(V2), [slice]);
-        // Separate mounts, as on the build machine, and no hierarchy at all.
-        let separate = Tree::new(&[("sys/fs/cgroup/cpu/", ""), ("sys/fs/cgroup/cpuacct/", "")]);
-        let group = find_parent(separate.root(), V1);
-        let usage = separate.path("sys/fs/cgroup/cpuacct/plancton/cpuacct.usage");
+        let group = parent_group(tree.root(), V1);
+        assert!(
+            !group.exists()
+                && group
+                    .dirs()
+                    .contains(&tree.path("sys/fs/cgroup/blkio/plancton"))
+        );
+        let usage = tree.path("sys/fs/cgroup/cpuacct/plancton/cpuacct.usage");
         assert_eq!(group.file("cpuacct", "cpuacct.usage"), Some(usage));
-        assert_eq!(group.file("memory", "memory.stat"), None);
-        assert!(group.read_memory_used().unwrap_err().is_missing());
-        let none = find_parent(&separate.path("sys"), V1);
-        assert!(!none.exists() && none.dirs().next().is_none());
+        assert_eq!(group.file("hugetlb", "x"), None);
+        let group = parent_group(tree.root(), V2);
+        assert_eq!(group.dirs(), [tree.path("sys/fs/cgroup/plancton.slice")]);
     }
 
+    /// The first three are shared/cases/group-of-a-rootless-engine; then Podman with crun, both engines at top level and
+    /// with our parent, systemd in a container, the daemon in a namespace of its own, and a container in a container.
     #[test]
-    fn containers_of_each_engine_and_driver() {
+    fn groups_are_where_the_kernel_says() {
         let id = PilotId::new(&"a1".repeat(32)).unwrap();
-        for (parent, place) in [
-            (Some("plancton"), "plancton/ID"),
-            (Some("/plancton/"), "plancton/ID"),
-            (Some("plancton.slice"), "plancton.slice/docker-ID.scope"),
-            (Some("plancton"), "plancton/libpod-ID"),
-            (Some("plancton.slice"), "plancton.slice/libpod-ID.scope"),
-            (None, "docker/ID"),
-            (None, "system.slice/docker-ID.scope"),
-            (None, "libpod_parent/libpod-ID"),
-            (None, "machine.slice/libpod-ID.scope"),
+        let other = PilotId::new(&"b2".repeat(32)).unwrap();
+        let user = "user.slice/user-1000.slice/user@1000.service/user.slice";
+        for (place, below) in [
+            (&*format!("{user}/docker-ID.scope"), ""),
+            (&*format!("{user}/libpod-ID.scope"), ""),
+            ("docker_limit.slice/docker-ID.scope", ""),
+            ("machine.slice/libpod-ID.scope", "/container"),
+            ("system.slice/docker-ID.scope", "/init.scope"),
+            ("plancton.slice/docker-ID.scope", ""),
+            ("docker/0123456789ab/docker/ID", ""),
+            ("plancton/ID", ""),
+            ("kubepods.slice/cri-containerd-ID.scope", ""),
         ] {
             let place = place.replace("ID", id.as_str());
-            for (tree, layout, hierarchy) in
-                [(v1_tree(), V1, "cpu,cpuacct/"), (Tree::new(&[]), V2, "")]
-            {
-                assert_eq!(find_container(tree.root(), layout, parent, &id), None);
-                tree.put(&format!("sys/fs/cgroup/{hierarchy}{place}/"), "");
-                let group = find_container(tree.root(), layout, parent, &id).unwrap();
-                let dir = tree.path(&format!("sys/fs/cgroup/{hierarchy}{place}"));
-                assert!(group.dirs().any(|d| d == dir), "{place}");
-                assert_eq!(group.file("cpu", "x"), Some(dir.join("x")));
+            for (tree, hierarchy, lines) in [
+                (Tree::new(&[]), "", "0::/PLACE\n"),
+                (Tree::new(&[]), "", "0::/../../PLACE\n"),
+                (
+                    v1_tree(),
+                    "cpu/",
+                    "9:name=systemd:/x\n4:cpuacct,cpu:/PLACE\n0::/x\n",
+                ),
+            ] {
+                let lines = lines.replace("PLACE", &format!("{place}{below}"));
+                tree.put("proc/77/cgroup", lines);
+                assert_eq!(group_of_pid(tree.root(), 77, &id), None, "{place}");
+                tree.put(&format!("sys/fs/cgroup/{hierarchy}{place}/cpu.stat"), "");
+                let group = group_of_pid(tree.root(), 77, &id).unwrap();
+                let file = tree.path(&format!("sys/fs/cgroup/{hierarchy}{place}/cpu.stat"));
+                assert_eq!(group.file("cpu", "cpu.stat"), Some(file));
+                // Another process has the number since; another pilot of the same kind.
+                assert_eq!(group_of_pid(tree.root(), 77, &other), None);
+                assert_eq!(group.of_other(&id, &other), None);
+                let sibling = place.replace(id.as_str(), other.as_str());
+                tree.put(&format!("sys/fs/cgroup/{hierarchy}{sibling}/"), "");
+                assert!(group.of_other(&id, &other).is_some());
+                let slice = place.starts_with("plancton.slice/");
+                assert_eq!(group.ancestor("plancton.slice").is_some(), slice);
             }
+        }
+        let tree = Tree::new(&[]);
+        for content in GARBAGE {
+            tree.put("proc/77/cgroup", content);
+            assert_eq!(group_of_pid(tree.root(), 77, &id), None);
+        }
+    }
+
+    const V1_FILES: [&str; 10] = [
+        "cpuacct/cpuacct.usage=2500000000\n",
+        "cpu/cpu.idle=1\n",
+        "cpu/cpu.cfs_quota_us=150000\n",
+        "cpu/cpu.cfs_period_us=100000\n",
+        "memory/memory.stat=rss 1\ntotal_rss 100\ntotal_shmem 32\ntotal_swap 7\n",
+        "memory/memory.limit_in_bytes=1000\n",
+        "pids/pids.max=512\n",
+        "blkio/blkio.bfq.weight=default 100\n8:0 200\n",
+        "memory/cgroup.procs=",
+        "pids/cgroup.procs=17\n18\n",
+    ];
+    const V2_FILES: [&str; 8] = [
+        "cpu.stat=usage_usec 2500000\nuser_usec 1\n",
+        "cpu.idle=1\n",
+        "cpu.max=150000 100000\n",
+        "memory.stat=anon 100\nfile 5000\nkernel_stack 3\npagetables 4\nshmem 20\nslab_reclaimable 9\nslab_unreclaimable 5\n",
+        "memory.max=1000\n",
+        "pids.max=512\n",
+        "io.weight=default 100\n",
+        "cgroup.events=populated 1\nfrozen 0\n",
+    ];
+
+    #[test]
+    fn files_of_both_versions() {
+        let unlimited_v1 = "9223372036854771712\n";
+        let v1_unlimited: [&str; 3] = [
+            "cpu/cpu.cfs_quota_us=-1",
+            &format!("memory/memory.limit_in_bytes={unlimited_v1}"),
+            "pids/pids.max=max",
+        ];
+        let v2_unlimited = ["cpu.max=max 100000", "memory.max=max\n", "pids.max=max\n"];
+        for (tree, layout, files, unlimited) in [
+            (v1_tree(), V1, V1_FILES.as_slice(), v1_unlimited),
+            (Tree::new(&[]), V2, &V2_FILES, v2_unlimited),
+        ] {
+            let (group, name) = (parent_group(tree.root(), layout), layout.parent_name());
+            assert!(group.read_limits().unwrap_err().is_missing() && !group.has_processes());
+            assert!(group.read_cpu_idle().unwrap_err().is_missing());
+            fill(&tree, name, &["cpu/x=", "memory/x=", "x="]);
+            let limits = |cpus, memory_bytes, pids| Limits {
+                cpus,
+                memory_bytes,
+                pids,
+            };
+            let none = limits(None, None, None);
+            assert_eq!(group.read_limits(), Ok(none));
+            assert_eq!(group.read_cpu_idle(), Ok(None));
+            assert!(group.read_memory_used().unwrap_err().is_missing());
+            assert!(group.io_weights().is_empty());
+            fill(&tree, name, files);
+            assert!(group.has_processes());
+            assert_eq!(group.read_usage_seconds(), Ok(2.5));
+            assert_eq!(
+                (group.read_cpu_idle(), group.read_memory_used()),
+                (Ok(Some(true)), Ok(132))
+            );
+            assert_eq!(group.io_weights().len(), 1);
+            let set = limits(Some(1.5), Some(1000), Some(512));
+            assert_eq!(group.read_limits(), Ok(set));
+            fill(&tree, name, &unlimited);
+            assert_eq!(group.read_limits(), Ok(none));
+        }
+    }
+
+    #[test]
+    fn garbage_in_any_file() {
+        let tree = Tree::new(&[]);
+        let group = parent_group(tree.root(), V2);
+        // "-1" is no limit.
+        for content in GARBAGE.into_iter().filter(|content| *content != b"-1") {
+            for file in V2_FILES {
+                let name = file.split('=').next().unwrap();
+                tree.put(&format!("sys/fs/cgroup/plancton.slice/{name}"), content);
+            }
+            assert!(group.read_usage_seconds().is_err() && group.read_cpu_idle().is_err());
+            assert!(group.read_memory_used().is_err() && group.read_limits().is_err());
+            assert!(!group.has_processes());
+        }
+        for text in ["50000 x", "max", "max 100000 1", "-5 100000"] {
+            tree.put("sys/fs/cgroup/plancton.slice/cpu.max", text);
+            assert!(group.read_cpu_quota().is_err(), "{text}");
         }
     }
 }

@@ -1,8 +1,10 @@
-//! How busy the machine is: /proc/stat to counters, two samples to a rate, rates to a smoothed load.
-//! The difference of kernel counters is clamped at 0, because iowait and hotplugged CPUs may count backwards.
+//! How busy the machine is (/proc/stat to counters, two samples to a rate, rates to a smoothed load), and which CPUs may
+//! be used and are threads of one core. The difference of kernel counters is clamped at 0, because hotplugged CPUs may
+//! count backwards. A pilot on the sibling thread slows the owner's thread whatever its priority: so cores are given.
 
 use super::files::{self, ReadError};
-use procfs::FromBufReadSI;
+use crate::units::{float, parse_cpu_list};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// One line a CPU and one number an interrupt: some 20 KiB at 96 CPUs.
@@ -15,20 +17,12 @@ const FALL_SECONDS: f64 = 30.0;
 /// CPU time of all CPUs since boot, as read at one instant.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CpuSample {
-    /// In ticks; user (guests are in it already), nice, system and interrupts. Stolen time is nobody's here: it
-    /// would count the pilots' own wish to run as foreign load.
-    pub busy_ticks: u64,
-    pub ticks_per_second: u64,
+    /// User (guests are in it already), nice, system and interrupts. Stolen time is nobody's here: it would count the
+    /// pilots' own wish to run as foreign load.
+    pub busy_seconds: f64,
     pub cpus_online: usize,
     /// The caller's boot clock, sleep included.
     pub boot_seconds: f64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct CpuRates {
-    /// Mean number of busy CPUs between the samples, pilots included.
-    pub total_busy_cores: f64,
-    pub elapsed_seconds: f64,
 }
 
 pub fn read_sample(root: &Path, boot_seconds: f64) -> Result<CpuSample, ReadError> {
@@ -37,38 +31,34 @@ pub fn read_sample(root: &Path, boot_seconds: f64) -> Result<CpuSample, ReadErro
     parse_stat(&text, boot_seconds).ok_or_else(|| ReadError::malformed(&path, "cpu counters"))
 }
 
+/// Only the lines that are needed: a kernel or lxcfs may leave out the others.
 fn parse_stat(text: &str, boot_seconds: f64) -> Option<CpuSample> {
-    let system = procfs::current_system_info();
-    let stats = procfs::KernelStats::from_buf_read(text.as_bytes(), system).ok()?;
-    let total = &stats.total;
-    let busy = [
-        total.user,
-        total.nice,
-        total.system,
-        total.irq.unwrap_or(0),
-        total.softirq.unwrap_or(0),
-    ];
-    Some(CpuSample {
-        busy_ticks: busy.into_iter().fold(0, u64::saturating_add),
-        ticks_per_second: procfs::ticks_per_second(),
-        cpus_online: stats.cpu_time.len(),
+    let total = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    let ticks: Result<Vec<u64>, _> = total.split_whitespace().map(str::parse).collect();
+    let ticks = ticks.ok().filter(|ticks| ticks.len() >= 4)?;
+    // User, nice, system, (idle, iowait,) irq, softirq.
+    let busy = [0, 1, 2, 5, 6].iter().filter_map(|at| ticks.get(*at));
+    let ticks_per_second = float(rustix::param::clock_ticks_per_second());
+    let cpus_online = parse_stat_cpus(text).len();
+    (cpus_online > 0).then_some(CpuSample {
+        busy_seconds: busy.map(|ticks| float(*ticks)).sum::<f64>() / ticks_per_second,
+        cpus_online,
         boot_seconds,
     })
 }
 
-/// `None` where no time has passed. Never more than the CPUs there were.
-pub fn rates(before: &CpuSample, after: &CpuSample) -> Option<CpuRates> {
-    let elapsed_seconds = after.boot_seconds - before.boot_seconds;
-    if !elapsed_seconds.is_finite() || elapsed_seconds <= 0.0 || after.ticks_per_second == 0 {
-        return None;
-    }
-    let ticks = after.busy_ticks.saturating_sub(before.busy_ticks);
-    let seconds = crate::units::float(ticks) / crate::units::float(after.ticks_per_second);
-    let cpus = u32::try_from(before.cpus_online.max(after.cpus_online)).ok()?;
-    Some(CpuRates {
-        total_busy_cores: (seconds / elapsed_seconds).min(f64::from(cpus)),
-        elapsed_seconds,
-    })
+fn parse_stat_cpus(text: &str) -> Vec<u32> {
+    let number = |line: &str| line.split(' ').next()?.strip_prefix("cpu")?.parse().ok();
+    text.lines().filter_map(number).collect()
+}
+
+/// Mean number of busy CPUs between the samples, pilots included; never more than there were. `None` where no time has
+/// passed.
+pub fn busy_cores(before: &CpuSample, after: &CpuSample) -> Option<f64> {
+    let elapsed = after.boot_seconds - before.boot_seconds;
+    let busy = (after.busy_seconds - before.busy_seconds).max(0.0);
+    let cpus = before.cpus_online.max(after.cpus_online);
+    (elapsed > 0.0).then(|| (busy / elapsed).min(float(cpus as u64)))
 }
 
 /// A load with fast rise and slow fall, at any interval: both are time constants, not shares a tick.
@@ -83,81 +73,129 @@ impl Smoothed {
 
     /// The first value is taken as it is; what is not a number, or took no time, changes nothing.
     pub fn update(&mut self, value: f64, elapsed_seconds: f64) {
-        if !value.is_finite() {
-            return;
-        }
-        let Some(current) = self.0 else {
-            self.0 = Some(value);
-            return;
+        let current = self.0.unwrap_or(value);
+        let constant = match value > current {
+            true => RISE_SECONDS,
+            false => FALL_SECONDS,
         };
-        if elapsed_seconds > 0.0 {
-            let constant = if value > current {
-                RISE_SECONDS
-            } else {
-                FALL_SECONDS
-            };
-            let weight = 1.0 - (-elapsed_seconds / constant).exp();
+        let weight = 1.0 - (-elapsed_seconds.max(0.0) / constant).exp();
+        if value.is_finite() {
             self.0 = Some(current + weight * (value - current));
         }
     }
 }
 
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topology {
+    /// The threads of each core that are online and on which this program (and so the pilots) may run, ascending; one entry
+    /// a core. Cores with one thread and with two may be mixed.
+    cores: Vec<Vec<u32>>,
+    /// CPUs in /proc/stat at that time: when there are others, it is time to read again. In a container of lxc there are
+    /// fewer than in /sys, and the owner's load is seen on those alone.
+    pub in_stat: usize,
+}
+
+/// Without a readable topology (some virtual machines, old kernels) every CPU of /proc/stat is a core of its own; `None`
+/// where that cannot be read either.
+pub fn read_topology(root: &Path) -> Option<Topology> {
+    let dir = root.join("sys/devices/system/cpu");
+    let read_list = |path: &Path| parse_cpu_list(&files::read_text(path).ok()?);
+    let stat = files::read_text_up_to(&root.join("proc/stat"), STAT_LIMIT).ok()?;
+    let in_stat = parse_stat_cpus(&stat);
+    let online = read_list(&dir.join("online")).filter(|cpus| !cpus.is_empty());
+    let status = files::read_text(&root.join("proc/self/status")).unwrap_or_default();
+    let mut status = status.lines();
+    let allowed = status.find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let allowed = allowed.and_then(parse_cpu_list);
+    let may_use = |cpu: &u32| allowed.as_ref().is_none_or(|cpus| cpus.contains(cpu));
+    let mut cores: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for cpu in online
+        .as_ref()
+        .unwrap_or(&in_stat)
+        .iter()
+        .copied()
+        .filter(may_use)
+    {
+        let siblings = read_list(&dir.join(format!("cpu{cpu}/topology/thread_siblings_list")));
+        // The first thread, which may be offline, stands for the core.
+        let siblings = siblings.filter(|list| list.contains(&cpu));
+        let core = siblings.and_then(|list| list.first().copied());
+        cores.entry(core.unwrap_or(cpu)).or_default().push(cpu);
+    }
+    Some(Topology {
+        cores: cores.into_values().collect(),
+        in_stat: in_stat.len(),
+    })
+}
+
+impl Topology {
+    /// Cores of which the cpuset holds at least one thread; all where it is empty.
+    pub fn count_cores(&self, cpuset: &[u32]) -> usize {
+        let inside = |core: &&Vec<u32>| core.iter().any(|cpu| holds(cpuset, *cpu));
+        self.cores.iter().filter(inside).count().min(self.in_stat)
+    }
+
+    /// Threads that the cpuset holds; all where it is empty.
+    pub fn count_threads(&self, cpuset: &[u32]) -> usize {
+        let threads = self.cores.iter().flatten();
+        let inside = threads.filter(|cpu| holds(cpuset, **cpu)).count();
+        inside.min(self.in_stat)
+    }
+}
+
+fn holds(cpuset: &[u32], cpu: u32) -> bool {
+    cpuset.is_empty() || cpuset.contains(&cpu)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::tree::{GARBAGE, Tree};
+    use crate::host::tests::{GARBAGE, Tree};
 
     const STAT: &str = "cpu  100 20 30 1000 50 3 2 500 80 10\ncpu0 50 10 15 500 25 1 1 250 40 5\n\
-        cpu2 50 10 15 500 25 2 1 250 40 5\nintr 5 1 0\nctxt 9\nbtime 1700000000\nprocesses 7\nprocs_running 1\n";
+        cpu2 50 10 15 500 25 2 1 250 40 5\nintr 5 1 0\nctxt 9\nbtime 1700000000\n";
 
     #[test]
-    fn counts_busy_and_idle() {
+    fn what_is_needed_of_stat() {
         let tree = Tree::new(&[("proc/stat", STAT)]);
         let sample = read_sample(tree.root(), 5.0).unwrap();
-        assert_eq!(sample.busy_ticks, 155);
-        assert_eq!((sample.cpus_online, sample.boot_seconds), (2, 5.0));
-        assert!(sample.ticks_per_second > 0);
-    }
-
-    #[test]
-    fn garbage_and_every_prefix_are_survived() {
-        let tree = Tree::new(&[]);
-        assert!(read_sample(tree.root(), 0.0).unwrap_err().is_missing());
+        let ticks = |sample: CpuSample| {
+            sample.busy_seconds * float(rustix::param::clock_ticks_per_second())
+        };
+        assert_eq!((ticks(sample).round(), sample.cpus_online), (155.0, 2));
+        // Without btime and ctxt (lxcfs), and of a kernel that counted four kinds of time.
+        let short = STAT.lines().take(3).collect::<Vec<_>>().join("\n");
+        assert_eq!(parse_stat(&short, 5.0), Some(sample));
+        let old = parse_stat("cpu 100 20 30 9\ncpu0 1 2 3 4\n", 5.0).unwrap();
+        assert_eq!(ticks(old).round(), 150.0);
         for content in GARBAGE {
             tree.put("proc/stat", content);
             assert!(read_sample(tree.root(), 0.0).is_err());
         }
-        let whole = parse_stat(STAT, 0.0);
-        let parsed: Vec<_> = (0..STAT.len())
-            .filter_map(|end| parse_stat(&STAT[..end], 0.0))
-            .collect();
-        assert!(parsed.len() < 30 && parsed.last() == whole.as_ref());
+        let prefixes = (0..STAT.len()).filter_map(|end| parse_stat(&STAT[..end], 0.0));
+        assert!(prefixes.count() > 0);
     }
 
     #[test]
     fn rates_are_clamped() {
-        let at = |busy_ticks, cpus_online, boot_seconds| CpuSample {
-            busy_ticks,
-            ticks_per_second: 100,
+        let at = |busy_seconds, cpus_online, boot_seconds| CpuSample {
+            busy_seconds,
             cpus_online,
             boot_seconds,
         };
-        let before = at(1_000, 2, 50.0);
+        let before = at(10.0, 2, 50.0);
         for (after, expected) in [
-            (at(2_000, 2, 60.0), Some(1.0)),
-            (at(2_000, 1, 60.0), Some(1.0)), // a CPU was unplugged
-            (at(9_000, 8, 60.0), Some(8.0)), // CPUs were plugged in
-            (at(9_000, 2, 60.0), Some(2.0)), // more than there were CPUs
-            (at(500, 2, 60.0), Some(0.0)),   // backwards
-            (at(2_000, 2, 50.0), None),
-            (at(2_000, 2, 40.0), None),
-            (at(2_000, 2, f64::NAN), None),
+            (at(20.0, 2, 60.0), Some(1.0)),
+            (at(20.0, 1, 60.0), Some(1.0)), // a CPU was unplugged
+            (at(90.0, 8, 60.0), Some(8.0)), // CPUs were plugged in
+            (at(90.0, 2, 60.0), Some(2.0)), // more than there were CPUs
+            (at(5.0, 2, 60.0), Some(0.0)),  // backwards
+            (at(20.0, 2, 50.0), None),
+            (at(20.0, 2, 40.0), None),
+            (at(20.0, 2, f64::NAN), None),
         ] {
-            let cores = rates(&before, &after).map(|r| r.total_busy_cores);
-            assert_eq!(cores, expected, "{after:?}");
+            assert_eq!(busy_cores(&before, &after), expected, "{after:?}");
         }
-        let elapsed = rates(&before, &at(1_000, 2, 60.0)).map(|r| r.elapsed_seconds);
-        assert_eq!(elapsed, Some(10.0));
     }
 
     #[test]
@@ -173,13 +211,84 @@ mod tests {
             assert!((after(1.0, 0.0, interval, times) - 0.7165).abs() < 1e-3);
         }
         let mut load = Smoothed::default();
-        assert_eq!(load.value(), None);
         load.update(f64::NAN, 10.0);
         assert_eq!(load.value(), None);
         load.update(2.0, 10.0);
-        for (value, elapsed) in [(f64::INFINITY, 10.0), (9.0, 0.0), (9.0, -5.0)] {
+        for (value, elapsed) in [
+            (f64::INFINITY, 10.0),
+            (9.0, 0.0),
+            (9.0, -5.0),
+            (9.0, f64::NAN),
+        ] {
             load.update(value, elapsed);
             assert_eq!(load.value(), Some(2.0));
         }
+    }
+
+    /// Online CPUs; siblings by CPU; those that we may use.
+    fn machine(online: &str, siblings: &str, allowed: &str) -> Tree {
+        let stat = (0..8)
+            .map(|cpu| format!("cpu{cpu} 1 2 3 4\n"))
+            .collect::<String>();
+        let tree = Tree::new(&[
+            ("sys/devices/system/cpu/online", online),
+            ("proc/stat", &stat),
+        ]);
+        for (cpu, list) in siblings.split_whitespace().enumerate() {
+            let dir = format!("sys/devices/system/cpu/cpu{cpu}/topology");
+            tree.put(&format!("{dir}/thread_siblings_list"), list);
+        }
+        tree.put(
+            "proc/self/status",
+            format!("Name:\tx\nCpus_allowed_list:\t{allowed}\n"),
+        );
+        tree
+    }
+
+    #[test]
+    fn cores_and_threads() {
+        let smt = machine("0-3\n", "0,2 1,3 0,2 1,3", "0-3");
+        let plain = machine("0-1\n", "0 1", "0-1");
+        // Two P cores with two threads each, four E cores.
+        let mixed = machine("0-7\n", "0-1 0-1 2-3 2-3 4 5 6 7", "0-7");
+        let offline = machine("0,2-3\n", "0,2 1,3 0,2 1,3", "0,2-3");
+        let first_offline = machine("1-3\n", "0-1 0-1 2-3 2-3", "1-3");
+        let no_topology = machine("0-3\n", "", "x");
+        // `taskset`, CPUAffinity= of the unit, a cpuset of the container.
+        let pinned = machine("0-7\n", "0-1 0-1 2-3 2-3 4 5 6 7", "1-2,6");
+        let cases: [(&Tree, &[u32], usize, usize); 12] = [
+            (&smt, &[], 2, 4),
+            (&smt, &[2, 3], 2, 2),
+            (&smt, &[9], 0, 0),
+            (&plain, &[], 2, 2),
+            (&mixed, &[], 6, 8),
+            (&mixed, &[4, 5, 6, 7], 4, 4),
+            (&mixed, &[1, 4], 2, 2),
+            (&offline, &[], 2, 3),
+            (&first_offline, &[], 2, 3),
+            (&no_topology, &[], 4, 4),
+            (&pinned, &[], 3, 3),
+            (&pinned, &[0, 1, 4, 6], 2, 2),
+        ];
+        for (tree, cpuset, cores, threads) in cases {
+            let found = read_topology(tree.root()).unwrap();
+            let counted = (found.count_cores(cpuset), found.count_threads(cpuset));
+            assert_eq!(counted, (cores, threads), "{found:?} {cpuset:?}");
+        }
+    }
+
+    #[test]
+    fn stat_says_how_many_cpus_there_are_for_us() {
+        let tree = Tree::new(&[("proc/stat", STAT)]);
+        for content in GARBAGE {
+            tree.put("sys/devices/system/cpu/online", content);
+            let found = read_topology(tree.root()).unwrap();
+            assert_eq!(found.cores, [vec![0], vec![2]]);
+        }
+        tree.put("sys/devices/system/cpu/online", "0-55");
+        assert_eq!(read_topology(tree.root()).unwrap().count_cores(&[]), 2);
+        tree.remove("proc/stat");
+        assert_eq!(read_topology(tree.root()), None);
+        assert!(read_topology(Path::new("/")).unwrap().count_cores(&[]) > 0);
     }
 }

@@ -1,89 +1,57 @@
-//! Capacity on the file system that holds a path.
+//! What can still be written to the file system that holds a path.
 
-use super::files::{self, ReadError};
-use crate::units::Bytes;
+use super::files::ReadError;
+use crate::units::{Bytes, float, whole};
 use std::path::Path;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Disk {
-    pub total: Bytes,
-    /// What a normal user can still write: blocks kept for root are not in it.
+    /// What a normal user can still write: the least of blocks (those kept for root are not in it) and of files, these
+    /// as their share of the whole size.
     pub free: Bytes,
+    /// It is the files (inodes) that run out.
+    pub by_files: bool,
 }
 
 pub fn read_disk(path: &Path) -> Result<Disk, ReadError> {
     let stat = rustix::fs::statvfs(path).map_err(|errno| ReadError::system(path, errno))?;
-    let bytes = |blocks: u64| Bytes(blocks.saturating_mul(stat.f_frsize));
-    Ok(Disk {
-        total: bytes(stat.f_blocks),
-        free: bytes(stat.f_bavail),
-    })
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+    Ok(least(
+        bytes(stat.f_bavail),
+        bytes(stat.f_blocks),
+        stat.f_favail,
+        stat.f_files,
+    ))
 }
 
-/// Whether the file system that holds `path` can bound what is written below a directory: xfs with project quotas on.
-pub fn has_project_quota(root: &Path, path: &Path) -> bool {
-    let text =
-        files::read_text_up_to(&root.join("proc/self/mountinfo"), 1 << 20).unwrap_or_default();
-    // Fields as in proc_pid_mountinfo(5): the mount point is the fifth, and behind a dash come type, source, options.
-    let mounts = text.lines().filter_map(|line| {
-        let (mount, file_system) = line.split_once(" - ")?;
-        let point = mount.split(' ').nth(4)?;
-        path.starts_with(point)
-            .then_some((point.len(), file_system))
-    });
-    mounts
-        .max_by_key(|(length, _)| *length)
-        .is_some_and(|(_, file_system)| {
-            let mut fields = file_system.split(' ');
-            let is_xfs = fields.next() == Some("xfs");
-            is_xfs
-                && fields.nth(1).is_some_and(|options| {
-                    options.split(',').any(|o| o == "prjquota" || o == "pquota")
-                })
-        })
+/// File systems that make inodes as they need them (btrfs) count none.
+fn least(free: u64, size: u64, files_free: u64, files: u64) -> Disk {
+    let by_files = match files {
+        0 => u64::MAX,
+        files => whole(float(size) * (float(files_free) / float(files))),
+    };
+    Disk {
+        free: Bytes(free.min(by_files)),
+        by_files: by_files < free,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::tree::Tree;
-
-    #[test]
-    fn project_quotas() {
-        let tree = Tree::new(&[]);
-        let line = |point: &str, rest: &str| {
-            format!("36 35 98:0 / {point} rw,noatime shared:1 - {rest}\n")
-        };
-        for (lines, expected) in [
-            (line("/", "xfs /dev/a rw,prjquota"), true),
-            (
-                line("/", "xfs /dev/a rw,pquota,x") + &line("/other", "ext4 /dev/b rw"),
-                true,
-            ),
-            (
-                line("/", "xfs /dev/a rw,prjquota") + &line("/data", "ext4 /dev/b rw"),
-                false,
-            ),
-            (line("/", "xfs /dev/a rw,noquota"), false),
-            (line("/", "ext4 /dev/a rw,prjquota"), false),
-            ("garbage - \n".to_owned(), false),
-        ] {
-            tree.put("proc/self/mountinfo", &lines);
-            assert_eq!(
-                has_project_quota(tree.root(), Path::new("/data/engine")),
-                expected,
-                "{lines}"
-            );
-        }
-    }
 
     #[test]
     fn room_of_a_path_or_why_not() {
-        let tree = Tree::new(&[("file", "")]);
-        let disk = read_disk(tree.root()).unwrap();
-        assert!(disk.total.0 > 0 && disk.free <= disk.total);
-        for absent in ["gone", "file/below"] {
-            assert!(read_disk(&tree.path(absent)).unwrap_err().is_missing());
+        for (files_free, files, free, by_files) in [
+            (900, 1_000, 50, false),
+            (10, 1_000, 1, true),
+            (0, 1_000, 0, true),
+            (0, 0, 50, false),
+        ] {
+            let free = Bytes(free);
+            assert_eq!(least(50, 100, files_free, files), Disk { free, by_files });
         }
+        assert!(read_disk(Path::new("/")).is_ok());
+        assert!(read_disk(Path::new("/none/such")).unwrap_err().is_missing());
     }
 }

@@ -24,8 +24,6 @@ pub enum Why {
     NotRegular,
     /// Longer than this many bytes.
     TooLong(usize),
-    /// More than this many entries in a directory.
-    TooMany(usize),
     /// Read, but not what was expected there.
     Malformed(&'static str),
     System(Errno),
@@ -68,7 +66,6 @@ impl fmt::Display for ReadError {
             Why::Missing => f.write_str("not there"),
             Why::NotRegular => f.write_str("not a regular file"),
             Why::TooLong(limit) => write!(f, "longer than {limit} bytes"),
-            Why::TooMany(limit) => write!(f, "more than {limit} entries"),
             Why::Malformed(expected) => write!(f, "no {expected} in it"),
             Why::System(Errno::ACCESS | Errno::PERM) => f.write_str("permission denied"),
             Why::System(errno) => errno.fmt(f),
@@ -90,21 +87,20 @@ pub fn open(path: &Path) -> Result<File, ReadError> {
 
 /// The whole of a plain file of at most `limit` bytes.
 pub fn read(path: &Path, limit: usize) -> Result<Vec<u8>, ReadError> {
-    let failed = |error: std::io::Error| {
+    let bytes = read_beginning(path, limit + 1)?;
+    match bytes.len() > limit {
+        true => Err(ReadError::new(path, Why::TooLong(limit))),
+        false => Ok(bytes),
+    }
+}
+
+/// At most so many bytes of a file that may be longer.
+pub fn read_beginning(path: &Path, most: usize) -> Result<Vec<u8>, ReadError> {
+    let mut bytes = Vec::with_capacity(PAGE.min(most));
+    let read = open(path)?.take(most as u64).read_to_end(&mut bytes);
+    read.map_err(|error| {
         ReadError::system(path, Errno::from_io_error(&error).unwrap_or(Errno::IO))
-    };
-    let mut file = open(path)?;
-    let mut bytes = vec![0; PAGE];
-    let first = file.read(&mut bytes).map_err(failed)?;
-    bytes.truncate(first);
-    // The kernel's own files come in pages of whole lines: one that fills less than half of the first has no more.
-    if first >= PAGE / 2 {
-        let rest = (limit + 1).saturating_sub(first) as u64;
-        file.take(rest).read_to_end(&mut bytes).map_err(failed)?;
-    }
-    if bytes.len() > limit {
-        return Err(ReadError::new(path, Why::TooLong(limit)));
-    }
+    })?;
     Ok(bytes)
 }
 
@@ -115,8 +111,8 @@ pub fn read_text(path: &Path) -> Result<String, ReadError> {
 
 /// As [`read_text`], for the few files that are longer.
 pub fn read_text_up_to(path: &Path, limit: usize) -> Result<String, ReadError> {
-    Ok(String::from_utf8(read(path, limit)?)
-        .unwrap_or_else(|garbage| String::from_utf8_lossy(garbage.as_bytes()).into_owned()))
+    let bytes = read(path, limit)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// A file that holds one word or line; `None` where it cannot be read.
@@ -154,7 +150,7 @@ pub fn read_names(dir: &Path) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::tree::{GARBAGE, Tree};
+    use crate::host::tests::{GARBAGE, Tree};
 
     #[test]
     fn only_regular_files_within_the_limit() {
@@ -163,72 +159,55 @@ mod tests {
         tree.fifo("fifo");
         tree.link("link", "plain");
         tree.link("dangling", "nothing");
-        let read = |name: &str| read_text_up_to(&tree.path(name), 9_999).map_err(|e| e.why);
         for (name, expected) in [
             ("plain", Ok("text\n".to_owned())),
             ("link", Ok("text\n".to_owned())),
             ("long", Err(Why::TooLong(9_999))),
             ("dir", Err(Why::NotRegular)),
             ("fifo", Err(Why::NotRegular)),
+            ("/dev/zero", Err(Why::NotRegular)),
             ("absent", Err(Why::Missing)),
             ("plain/below", Err(Why::Missing)),
             ("dangling", Err(Why::Missing)),
         ] {
-            assert_eq!(read(name), expected, "{name}");
+            let read = read_text_up_to(&tree.path(name), 9_999).map_err(|e| e.why);
+            assert_eq!(read, expected, "{name}");
         }
-        assert_eq!(read_text(&tree.path("long")), Ok(long));
         assert_eq!(
-            read_text(Path::new("/dev/zero")).map_err(|e| e.why),
-            Err(Why::NotRegular)
+            read_beginning(&tree.path("long"), 99).map(|b| b.len()),
+            Ok(99)
         );
+        assert_eq!(read_text(&tree.path("long")), Ok(long));
         assert!(!read_text(Path::new("/proc/self/stat")).unwrap().is_empty());
-    }
-
-    #[test]
-    fn numbers() {
-        let tree = Tree::new(&[]);
-        for (content, expected) in [
-            ("7\n", Some(7)),
-            ("max\n", None),
-            ("18446744073709551615", Some(u64::MAX)),
-            ("-1\n", None),
-            ("", None),
-            ("1 2", None),
-        ] {
-            tree.put("n", content);
-            assert_eq!(read_u64(&tree.path("n")), expected, "{content}");
-        }
-        let text = "anon 5\nanon_thp 6\nMemTotal:  7 kB\nbad x\n";
-        for (key, expected) in [
-            ("anon", Some(5)),
-            ("anon_thp", Some(6)),
-            ("MemTotal", Some(7)),
-            ("bad", None),
-            ("none", None),
-        ] {
-            assert_eq!(find_number(text, key), expected, "{key}");
-        }
-    }
-
-    #[test]
-    fn garbage_is_text_or_an_error_and_says_where() {
-        let tree = Tree::new(&[]);
-        for content in GARBAGE {
-            tree.put("n", content);
-            assert!(read_text(&tree.path("n")).is_ok());
-            assert_eq!(read_u64(&tree.path("n")), None);
-        }
-        let error = ReadError::malformed(&tree.path("n"), "number");
-        assert!(error.to_string().ends_with("/n: no number in it"));
         let error = read_text(&tree.path("gone")).unwrap_err();
         assert!(error.to_string().ends_with("/gone: not there") && error.is_missing());
     }
 
     #[test]
-    fn names_are_sorted_and_a_missing_directory_has_none() {
+    fn words_and_names() {
         let tree = Tree::new(&[("d/b", ""), ("d/a", ""), ("d/c/", "")]);
+        let number = "18446744073709551615";
+        for (content, expected) in [
+            ("7\n", Some(7)),
+            ("max\n", None),
+            (number, Some(u64::MAX)),
+            ("1 2", None),
+        ] {
+            tree.put("n", content);
+            assert_eq!(read_u64(&tree.path("n")), expected, "{content}");
+        }
+        for content in GARBAGE {
+            tree.put("n", content);
+            assert!(read_text(&tree.path("n")).is_ok());
+            assert_eq!(read_u64(&tree.path("n")), None);
+        }
+        let text = "anon 5\nanon_thp 6\nMemTotal:  7 kB\nbad x\n";
+        let numbers =
+            ["anon", "anon_thp", "MemTotal", "bad", "none"].map(|key| find_number(text, key));
+        assert_eq!(numbers, [Some(5), Some(6), Some(7), None, None]);
         assert_eq!(read_names(&tree.path("d")), ["a", "b", "c"]);
-        assert!(read_names(&tree.path("none")).is_empty());
-        assert!(read_names(&tree.path("d/a")).is_empty());
+        assert!(
+            read_names(&tree.path("none")).is_empty() && read_names(&tree.path("d/a")).is_empty()
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! /proc/meminfo to the few sizes that the share is computed from.
+//! /proc/meminfo to the few sizes that the share is computed from, and how much the owner waits for memory.
 
 use super::files::{self, ReadError};
 use crate::units::Bytes;
@@ -7,7 +7,7 @@ use std::path::Path;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
     pub total: Bytes,
-    /// What could be had without swapping (kernels before 3.14: free, buffers and cache).
+    /// What could be had without swapping .
     pub available: Bytes,
 }
 
@@ -20,29 +20,46 @@ pub fn read_memory(root: &Path) -> Result<Memory, ReadError> {
 fn parse_meminfo(text: &str) -> Option<Memory> {
     let size = |key| Some(Bytes(files::find_number(text, key)?.saturating_mul(1024)));
     let total = size("MemTotal").filter(|total| total.0 > 0)?;
-    let old_available = || {
-        let parts = ["MemFree", "Buffers", "Cached"].map(size);
-        let sum = |sum: u64, part: Option<Bytes>| Some(sum.saturating_add(part?.0));
-        parts.into_iter().try_fold(0, sum).map(Bytes)
-    };
-    Some(Memory {
-        total,
-        available: size("MemAvailable").or_else(old_available)?.min(total),
-    })
+    let available = size("MemAvailable")?.min(total);
+    Some(Memory { total, available })
+}
+
+/// Percent of the last 10 s in which at least one task waited for memory (Documentation/accounting/psi.rst). Of user.slice
+/// or system.slice, whichever waited more: without pilots, which have a group of their own; of the machine, throttled
+/// pilots included, where there are no such files. `None`: the kernel has none (before 4.20), or it is switched off.
+pub fn read_pressure_percent(root: &Path) -> Option<f64> {
+    let read = |path: &str| parse_pressure(&files::read_text(&root.join(path)).ok()?);
+    let owner = [
+        "sys/fs/cgroup/user.slice/memory.pressure",
+        "sys/fs/cgroup/system.slice/memory.pressure",
+    ];
+    let worst = owner.into_iter().filter_map(read).reduce(f64::max);
+    worst.or_else(|| read("proc/pressure/memory"))
+}
+
+fn parse_pressure(text: &str) -> Option<f64> {
+    let mut words = text
+        .lines()
+        .find_map(|line| line.strip_prefix("some "))?
+        .split_whitespace();
+    let percent = words.find_map(|word| word.strip_prefix("avg10="))?.parse();
+    percent
+        .ok()
+        .filter(|percent| (0.0..=100.0).contains(percent))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::tree::{GARBAGE, Tree};
+    use crate::host::tests::{GARBAGE, Tree};
 
     #[test]
-    fn sizes_with_and_without_the_newer_lines() {
-        let new = "MemTotal:  1000 kB\nMemFree: 100 kB\nMemAvailable:  600 kB\n";
-        let old = "MemTotal:  1000 kB\nMemFree: 100 kB\nBuffers: 20 kB\nCached:  300 kB\nSwapCached: 9 kB\n";
+    fn sizes() {
         for (text, expected) in [
-            (new, Some([1000, 600])),
-            (old, Some([1000, 420])),
+            (
+                "MemTotal:  1000 kB\nMemFree: 100 kB\nMemAvailable:  600 kB\n",
+                Some([1000, 600]),
+            ),
             ("MemTotal: 1000 kB\nMemFree: 100 kB\n", None),
             ("MemTotal: 0 kB\nMemAvailable: 0 kB\n", None),
             ("MemAvailable: 600 kB\n", None),
@@ -55,13 +72,45 @@ mod tests {
     }
 
     #[test]
-    fn missing_and_garbage_files() {
+    fn pressure_of_the_worse_slice() {
         let tree = Tree::new(&[]);
         assert!(read_memory(tree.root()).unwrap_err().is_missing());
         for content in GARBAGE {
             tree.put("proc/meminfo", content);
-            assert!(read_memory(tree.root()).is_err());
+            tree.put("proc/pressure/memory", content);
+            assert!(
+                read_memory(tree.root()).is_err() && read_pressure_percent(tree.root()).is_none()
+            );
         }
-        assert!(read_memory(Path::new("/")).unwrap().total.0 > 0);
+        for (slice, text, expected) in [
+            (
+                "proc/pressure/memory",
+                "some avg10=9.50 avg60=0\nfull avg10=8",
+                9.5,
+            ),
+            (
+                "sys/fs/cgroup/user.slice/memory.pressure",
+                "some avg10=1",
+                1.0,
+            ),
+            (
+                "sys/fs/cgroup/system.slice/memory.pressure",
+                "some avg10=3 total=1",
+                3.0,
+            ),
+            (
+                "sys/fs/cgroup/system.slice/memory.pressure",
+                "some avg10=nan",
+                1.0,
+            ),
+            (
+                "sys/fs/cgroup/system.slice/memory.pressure",
+                "full avg10=7",
+                1.0,
+            ),
+        ] {
+            tree.put(slice, text);
+            assert_eq!(read_pressure_percent(tree.root()), Some(expected), "{text}");
+        }
     }
 }

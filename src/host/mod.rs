@@ -8,10 +8,13 @@ pub mod disk;
 pub mod files;
 pub mod memory;
 pub mod power;
-pub mod pressure;
-pub mod processes;
+pub mod programs;
 pub mod thermal;
-pub mod topology;
+
+#[cfg(test)]
+pub mod tests;
+
+use std::path::Path;
 
 /// The machine's own name.
 pub fn name() -> String {
@@ -21,84 +24,19 @@ pub fn name() -> String {
         .into_owned()
 }
 
-#[cfg(test)]
-pub mod tree {
-    //! A made-up root for tests, below the temporary directory, removed when dropped.
+/// Tells one boot from the next, so that a ttl in awake seconds is never read on another boot's clock. Empty when it
+/// cannot be read: then only the wall clock counts.
+pub fn boot_id(root: &Path) -> String {
+    files::read_word(&root.join("proc/sys/kernel/random/boot_id")).unwrap_or_default()
+}
 
-    use std::path::{Path, PathBuf};
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-
-    pub struct Tree(PathBuf);
-
-    impl Tree {
-        /// Each pair is a path and the file's content; a path that ends in `/` is a directory.
-        pub fn new(entries: &[(&str, &str)]) -> Tree {
-            let unique = COUNT.fetch_add(1, Ordering::Relaxed);
-            let name = format!("plancton-host-{}-{unique}", std::process::id());
-            let tree = Tree(std::env::temp_dir().join(name));
-            std::fs::create_dir(&tree.0).unwrap();
-            for (path, content) in entries {
-                tree.put(path, content);
-            }
-            tree
-        }
-
-        pub fn root(&self) -> &Path {
-            &self.0
-        }
-
-        pub fn path(&self, path: &str) -> PathBuf {
-            self.0.join(path)
-        }
-
-        pub fn put(&self, path: &str, content: impl AsRef<[u8]>) {
-            let full = self.room_for(path);
-            if path.ends_with('/') {
-                std::fs::create_dir_all(full).unwrap();
-            } else {
-                std::fs::write(full, content).unwrap();
-            }
-        }
-
-        pub fn link(&self, path: &str, target: &str) {
-            std::os::unix::fs::symlink(target, self.room_for(path)).unwrap();
-        }
-
-        /// Something on which a careless read would wait for ever.
-        pub fn fifo(&self, path: &str) {
-            let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
-            let kind = rustix::fs::FileType::Fifo;
-            rustix::fs::mknodat(rustix::fs::CWD, self.room_for(path), kind, mode, 0).unwrap();
-        }
-
-        pub fn remove(&self, path: &str) {
-            std::fs::remove_file(self.path(path)).unwrap();
-        }
-
-        fn room_for(&self, path: &str) -> PathBuf {
-            let full = self.0.join(path);
-            std::fs::create_dir_all(full.parent().unwrap()).unwrap();
-            full
-        }
-    }
-
-    impl Drop for Tree {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
-
-    /// What no file of these should ever hold; every reader is tried on each.
-    pub const GARBAGE: [&[u8]; 8] = [
-        b"",
-        b"\n",
-        b"\0\xff\xfe garbage",
-        b"some",
-        b")(",
-        b"-1",
-        b"99999999999999999999999999 NaN inf",
-        b"cpu \xc3\xa9 -5,3-1,,0-4294967295 0-99999999999",
-    ];
+/// The id of a group of this machine's own file; others (of a directory service) are not asked.
+pub fn group_id(root: &Path, name: &str) -> Option<u32> {
+    let text = files::read_text_up_to(&root.join("etc/group"), 1 << 20).ok()?;
+    let fields = |line: &str| {
+        let mut fields = line.split(':');
+        let is_it = fields.next()? == name;
+        fields.nth(1)?.parse().ok().filter(|_| is_it)
+    };
+    text.lines().find_map(fields)
 }

@@ -1,84 +1,117 @@
 //! The temperature of the CPU package, and nothing else: a sensor of a disk, graphics or radio device is never read,
-//! because the read may wake the device. Sensors are found once (their names and labels cost no wake-up) and read each tick.
+//! because the read may wake the device. Sensors are found once (their names and labels cost no wake-up) and read each
+//! tick: those that are known to be the processor's, else the zones of the chip that it is on.
 
 use super::files::{self, read_word};
+use crate::units::float;
 use std::path::{Path, PathBuf};
 
 /// Sensors without a value say 0, 255 or a negative number; a CPU at 150 °C is none.
 const PLAUSIBLE_MILLIDEGREES: std::ops::Range<u64> = 1_000..150_000;
 
-/// Drivers of CPU sensors, and what the label of the package's input starts with, the best first. A driver
-/// without labels has one input. (Tdie before Tctl, which some AMD models raise by up to 27 °C.)
-const DRIVERS: [(&str, &[&str]); 5] = [
-    ("coretemp", &["Package id", "Core "]),
-    ("k10temp", &["Tdie", "Tctl"]),
-    ("zenpower", &["Tdie", "Tctl"]),
-    ("cpu_thermal", &[]),
-    ("cpu-thermal", &[]),
-];
+/// What words begin with in the names of zones of the chip that the processor is on.
+const CHIP: [&str; 6] = ["soc", "package", "core", "cluster", "big", "little"];
 
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Input {
+    /// The least one that gives a value is believed.
+    rank: u8,
+    name: String,
+    path: PathBuf,
+}
+
+/// By rank.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sensors {
-    inputs: Vec<PathBuf>,
+    inputs: Vec<Input>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Reading<'a> {
+    pub celsius: f64,
+    /// The driver's or zone's name.
+    pub sensor: &'a str,
 }
 
 impl Sensors {
-    /// Finds the CPU's sensors among the hwmon devices, else among the thermal zones.
     pub fn discover(root: &Path) -> Sensors {
         let class = root.join("sys/class/hwmon");
-        let devices = files::read_names(&class).into_iter();
-        let mut inputs: Vec<PathBuf> = devices
-            .flat_map(|name| find_inputs(&class.join(name)))
-            .collect();
-        if inputs.is_empty() {
-            let class = root.join("sys/class/thermal");
-            let zones = files::read_names(&class).into_iter();
-            inputs = zones
-                .map(|name| class.join(name))
-                .filter(|zone| read_word(&zone.join("type")).is_some_and(|t| is_cpu_zone(&t)))
-                .map(|zone| fixed(&zone).join("temp"))
-                .collect();
+        let mut inputs = Vec::new();
+        for device in files::read_names(&class) {
+            inputs.extend(find_inputs(&class.join(device)));
         }
+        let class = root.join("sys/class/thermal");
+        let names = files::read_names(&class).into_iter();
+        for zone in names.filter(|name| name.starts_with("thermal_zone")) {
+            let name = read_word(&class.join(&zone).join("type")).unwrap_or_default();
+            let path = fixed(&class.join(zone)).join("temp");
+            inputs.extend(rank_of(&name).map(|rank| Input { rank, name, path }));
+        }
+        inputs.sort_by_key(|input| input.rank);
         Sensors { inputs }
     }
 
-    /// Of the hottest package, in °C; `None` where no sensor gives a plausible value.
-    pub fn read_celsius(&self) -> Option<f64> {
-        let readings = self.inputs.iter().filter_map(|path| {
-            files::read_u64(path).filter(|value| PLAUSIBLE_MILLIDEGREES.contains(value))
-        });
-        Some(crate::units::float(readings.max()?) / 1000.0)
+    /// The hottest of the best sensors; `None` where none gives a plausible value.
+    pub fn read(&self) -> Option<Reading<'_>> {
+        let read = |input: &Input| {
+            let value = files::read_u64(&input.path);
+            value.filter(|value| PLAUSIBLE_MILLIDEGREES.contains(value))
+        };
+        let mut ranks = self.inputs.chunk_by(|a, b| a.rank == b.rank);
+        ranks.find_map(|inputs| {
+            let readings = inputs
+                .iter()
+                .filter_map(|input| read(input).zip(Some(input)));
+            let (value, input) = readings.max_by_key(|(value, _)| *value)?;
+            Some(Reading {
+                celsius: float(value) / 1000.0,
+                sensor: &input.name,
+            })
+        })
     }
 }
 
-/// The package inputs of one hwmon device; none for a device that is not a CPU.
-fn find_inputs(device: &Path) -> Vec<PathBuf> {
+/// The processor's inputs of one hwmon device: those with the best label; none for a device that is not of it.
+fn find_inputs(device: &Path) -> Vec<Input> {
     let name = read_word(&device.join("name")).unwrap_or_default();
-    let Some((_, wanted)) = DRIVERS.iter().find(|(driver, _)| *driver == name) else {
-        return Vec::new();
+    let (rank, labels): (u8, &[&str]) = match (name.as_str(), rank_of(&name)) {
+        ("coretemp", _) => (0, &["Package id", "Core ", ""]),
+        // Tctl is up to 27 °C above the truth on some models.
+        ("k10temp" | "zenpower", _) => (0, &["Tdie", "Tctl", ""]),
+        (_, Some(rank)) => (rank, &[""]),
+        // The controller of a board (of Dell, ThinkPad, Asus …) may say so of one of its inputs.
+        (_, None) => (1, &["CPU "]),
     };
     let device = fixed(device);
-    let labels: Vec<(PathBuf, String)> = files::read_names(&device)
-        .iter()
-        .filter_map(|file| {
-            let sensor = file
-                .strip_suffix("_label")
-                .filter(|s| s.starts_with("temp"))?;
-            let label = read_word(&device.join(file))?;
-            Some((device.join(format!("{sensor}_input")), label))
-        })
-        .collect();
-    let with = |start: &&str| -> Vec<PathBuf> {
-        let matching = labels.iter().filter(|(_, label)| label.starts_with(start));
-        matching.map(|(input, _)| input.clone()).collect()
+    let input_of = |sensor: &str| Input {
+        rank,
+        name: name.clone(),
+        path: device.join(format!("{sensor}_input")),
     };
-    let labelled = wanted.iter().map(with).find(|inputs| !inputs.is_empty());
-    labelled.unwrap_or_else(|| vec![device.join("temp1_input")])
+    let files = files::read_names(&device);
+    let sensors = files.iter().filter_map(|file| file.strip_suffix("_input"));
+    let with = |start: &&str| -> Vec<Input> {
+        let is_labelled = |sensor: &&str| {
+            let label = read_word(&device.join(format!("{sensor}_label"))).unwrap_or_default();
+            sensor.starts_with("temp") && (label + " ").starts_with(start)
+        };
+        sensors.clone().filter(is_labelled).map(input_of).collect()
+    };
+    let mut found = labels.iter().map(with);
+    found.find(|inputs| !inputs.is_empty()).unwrap_or_default()
 }
 
-fn is_cpu_zone(kind: &str) -> bool {
-    let is_cpu = kind.starts_with("cpu") && kind.ends_with("thermal");
-    is_cpu || kind == "x86_pkg_temp"
+/// By a name such as "x86_pkg_temp", "cpu0-thermal" (1: the processor), "bigcore0-thermal", "SOC0-therm" (2: its chip).
+fn rank_of(name: &str) -> Option<u8> {
+    let name = name.to_lowercase();
+    let mut words = name.split(|c: char| !c.is_ascii_alphabetic());
+    let is_of_chip = |word: &str| CHIP.iter().any(|start| word.starts_with(start));
+    match name {
+        _ if name.contains("gpu") => None,
+        _ if name.contains("cpu") || name.contains("pkg") => Some(1),
+        _ if words.any(is_of_chip) => Some(2),
+        _ => None,
+    }
 }
 
 /// The device's own directory: the number in hwmon3 may be another device's after a module was loaded again, which must not be read.
@@ -89,117 +122,86 @@ fn fixed(class_entry: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::tree::{GARBAGE, Tree};
+    use crate::host::tests::{GARBAGE, Tree};
 
-    /// "hwmon/hwmon0 name=coretemp temp1_label=Package_id_0" is one device below /sys/class.
-    fn machine(devices: &[&str]) -> Tree {
-        let tree = Tree::new(&[("sys/class/", "")]);
-        for device in devices {
-            let (dir, files) = device.split_once(' ').unwrap();
-            for file in files.split(' ') {
-                let (name, content) = file.split_once('=').unwrap();
-                let path = format!("sys/class/{dir}/{name}");
-                tree.put(&path, content.replace('_', " ") + "\n");
-            }
-        }
-        tree
-    }
-
-    const PACKAGE_0: &str = "hwmon/hwmon0 name=coretemp temp1_label=Package_id_0 temp1_input=51000 temp2_label=Core_0 temp2_input=90000";
-    const PACKAGE_1: &str = "hwmon/hwmon1 name=coretemp temp1_label=Package_id_1 temp1_input=62500";
-    const CORES: &str = "hwmon/hwmon0 name=coretemp temp2_label=Core_0 temp2_input=41000 temp3_label=Core_1 temp3_input=43000";
-    const AMD: &str = "hwmon/hwmon0 name=k10temp temp1_label=Tctl temp1_input=90000 temp2_label=Tdie temp2_input=70000";
-    const OLD_AMD: &str = "hwmon/hwmon0 name=k10temp temp1_input=44000";
-    const DISK: &str = "hwmon/hwmon2 name=nvme temp1_input=80000";
-    const OLD_DISK: &str = "hwmon/hwmon3 name=drivetemp temp1_input=80000";
-    const GRAPHICS: &str = "hwmon/hwmon4 name=amdgpu temp1_label=Package_id_9 temp1_input=81000";
-    const RADIO: &str = "thermal/thermal_zone0 type=iwlwifi_1 temp=66000";
-    const BOARD: &str = "thermal/thermal_zone1 type=acpitz temp=67000";
-    const ZONE: &str = "thermal/thermal_zone2 type=cpu0-thermal temp=48000";
-    const GRAPHICS_ZONE: &str = "thermal/thermal_zone3 type=gpu-thermal temp=58000";
+    /// Degrees and the sensor; then the devices. Two are shared/cases/heat-soc-zones (RK3588, RK3328), then boards by
+    /// NVIDIA, Qualcomm, MediaTek, Intel (Bay Trail) and a Dell laptop; never a disk, graphics or radio device.
+    const MACHINES: &str = "
+        - | 
+        62.5 coretemp | PACKAGE; hwmon/hwmon1 name=coretemp temp1_label=Package+id+1 temp1_input=62500; NVME; GPU; ZONE
+        51 coretemp | PACKAGE; NVME
+        70 k10temp | hwmon/hwmon0 name=k10temp temp1_label=Tctl temp1_input=90000 temp2_label=Tdie temp2_input=70000
+        44 k10temp | hwmon/hwmon0 name=k10temp temp1_input=44000
+        43 coretemp | hwmon/hwmon0 name=coretemp temp2_label=Core+0 temp2_input=41000 temp3_label=Core+1 temp3_input=43000
+        48 cpu0-thermal | NVME; RADIO; BOARD; ZONE; thermal/thermal_zone3 type=gpu-thermal temp=58000
+        48 cpu0-thermal | hwmon/hwmon0 name=coretemp temp1_input=255; ZONE
+        55 x86_pkg_temp | thermal/thermal_zone0 type=x86_pkg_temp temp=55000; BOARD
+        - | NVME; hwmon/hwmon3 name=drivetemp temp1_input=80000; GPU; RADIO; BOARD; thermal/cooling_device0 type=cpufreq-cpu0 temp=9000
+        - | hwmon/hwmon0 name=coretemp
+        92.5 bigcore0-thermal | hwmon/hwmon0 name=package_thermal temp1_input=91000; thermal/thermal_zone1 type=bigcore0-thermal temp=92500; thermal/thermal_zone0 type=package-thermal temp=91000; hwmon/hwmon3 name=gpu_thermal temp1_input=98000
+        88 soc-thermal | thermal/thermal_zone0 type=soc-thermal temp=88000; hwmon/hwmon0 name=soc_thermal temp1_input=88000
+        61 CPU-therm | thermal/thermal_zone0 type=CPU-therm temp=61000; thermal/thermal_zone1 type=GPU-therm temp=70000; thermal/thermal_zone2 type=tj-thermal temp=75000
+        77 cpu-1-2-usr | thermal/thermal_zone0 type=cpu-0-0-usr temp=70000; thermal/thermal_zone1 type=cpu-1-2-usr temp=77000; thermal/thermal_zone2 type=modem temp=90000
+        66 mtktscpu | thermal/thermal_zone0 type=mtktspmic temp=90000; thermal/thermal_zone1 type=mtktscpu temp=66000
+        58 soc_dts1 | thermal/thermal_zone0 type=soc_dts0 temp=57000; thermal/thermal_zone1 type=soc_dts1 temp=58000
+        64 dell_smm | hwmon/hwmon2 name=dell_smm temp1_label=CPU temp1_input=64000 temp2_label=Ambient temp2_input=70000; BOARD";
 
     #[test]
     fn machines() {
-        let cases: [(&[&str], Option<f64>); 9] = [
-            (&[], None),
-            (&[PACKAGE_0, PACKAGE_1, DISK, GRAPHICS, ZONE], Some(62.5)),
-            (&[PACKAGE_0], Some(51.0)),
-            (&[AMD, OLD_DISK], Some(70.0)),
-            (&[OLD_AMD], Some(44.0)),
-            (&[CORES], Some(43.0)),
-            (&[OLD_DISK, RADIO, BOARD, ZONE, GRAPHICS_ZONE], Some(48.0)),
-            (&[DISK, OLD_DISK, GRAPHICS, RADIO, BOARD], None),
-            (&["hwmon/hwmon0 name=coretemp"], None),
-        ];
-        for (devices, expected) in cases {
-            let tree = machine(devices);
+        for line in MACHINES.trim().lines() {
+            let (expected, devices) = line.split_once('|').unwrap();
+            let devices = devices
+                .replace("PACKAGE", "hwmon/hwmon0 name=coretemp temp1_label=Package+id+0 temp1_input=51000 temp2_label=Core+0 temp2_input=90000")
+                .replace("NVME", "hwmon/hwmon2 name=nvme temp1_input=80000")
+                .replace("GPU;", "hwmon/hwmon4 name=amdgpu temp1_label=Package+id+9 temp1_input=81000;")
+                .replace("RADIO", "thermal/thermal_zone0 type=iwlwifi_1 temp=66000")
+                .replace("BOARD", "thermal/thermal_zone1 type=acpitz temp=67000")
+                .replace("ZONE", "thermal/thermal_zone2 type=cpu0-thermal temp=48000");
+            let tree = Tree::of_devices(&devices);
             let sensors = Sensors::discover(tree.root());
-            assert_eq!(sensors.read_celsius(), expected, "{devices:?}");
+            let found = sensors
+                .read()
+                .map(|found| format!("{} {}", found.celsius, found.sensor));
+            assert_eq!(found.as_deref().unwrap_or("-"), expected.trim(), "{line}");
         }
-    }
-
-    #[test]
-    fn the_zone_of_intel_packages() {
-        let tree = Tree::new(&[
-            ("sys/class/thermal/thermal_zone0/type", "x86_pkg_temp\n"),
-            ("sys/class/thermal/thermal_zone0/temp", "55000\n"),
-        ]);
-        assert_eq!(Sensors::discover(tree.root()).read_celsius(), Some(55.0));
     }
 
     #[test]
     fn implausible_readings_are_none() {
-        let tree = Tree::new(&[("sys/class/hwmon/hwmon0/name", "cpu_thermal\n")]);
+        let tree = Tree::of_devices("hwmon/hwmon0 name=cpu_thermal temp1_input=0");
         let sensors = Sensors::discover(tree.root());
         let input = "sys/class/hwmon/hwmon0/temp1_input";
         let bad = ["0", "255", "255000", "150000", "-8000", "999", "max", "4.5"];
         for content in bad.map(str::as_bytes).into_iter().chain(GARBAGE) {
             tree.put(input, content);
-            assert_eq!(sensors.read_celsius(), None, "{content:?}");
+            assert_eq!(sensors.read(), None, "{content:?}");
         }
         tree.put(input, "149999\n");
-        assert_eq!(sensors.read_celsius(), Some(149.999));
+        assert_eq!(sensors.read().map(|found| found.celsius), Some(149.999));
         tree.remove(input);
-        assert_eq!(sensors.read_celsius(), None);
+        assert_eq!(sensors.read(), None);
         tree.fifo(input);
-        assert_eq!(sensors.read_celsius(), None);
+        assert_eq!(sensors.read(), None);
+        for content in GARBAGE {
+            tree.put("sys/class/hwmon/hwmon0/name", content);
+            tree.put("sys/class/thermal/thermal_zone0/type", content);
+            assert_eq!(Sensors::discover(tree.root()).read(), None);
+        }
     }
 
     #[test]
     fn a_device_that_takes_the_number_is_not_read() {
-        let tree = Tree::new(&[
-            (
-                "sys/devices/platform/coretemp.0/hwmon/hwmon0/name",
-                "coretemp",
-            ),
-            (
-                "sys/devices/platform/coretemp.0/hwmon/hwmon0/temp1_input",
-                "50000",
-            ),
-            ("sys/devices/pci/nvme0/hwmon0/name", "nvme"),
-            ("sys/devices/pci/nvme0/hwmon0/temp1_input", "40000"),
-            ("sys/class/hwmon/", ""),
-        ]);
+        let tree = Tree::new(&[("sys/class/hwmon/", "")]);
+        for (place, name) in [("platform/coretemp.0", "coretemp"), ("pci/nvme0", "nvme")] {
+            tree.put(&format!("sys/devices/{place}/hwmon0/name"), name);
+            tree.put(&format!("sys/devices/{place}/hwmon0/temp1_input"), "50000");
+        }
         let link = "sys/class/hwmon/hwmon0";
-        tree.link(link, "../../devices/platform/coretemp.0/hwmon/hwmon0");
+        tree.link(link, "../../devices/platform/coretemp.0/hwmon0");
         let sensors = Sensors::discover(tree.root());
         tree.remove(link);
         tree.link(link, "../../devices/pci/nvme0/hwmon0");
-        assert_eq!(sensors.read_celsius(), Some(50.0));
-    }
-
-    #[test]
-    fn garbage_in_names_and_types() {
-        for content in GARBAGE {
-            let tree = Tree::new(&[]);
-            tree.put("sys/class/hwmon/hwmon0/name", content);
-            tree.put("sys/class/hwmon/hwmon1/name", "coretemp");
-            tree.put("sys/class/hwmon/hwmon1/temp1_label", content);
-            tree.fifo("sys/class/hwmon/hwmon2/name");
-            tree.put("sys/class/thermal/thermal_zone0/type", content);
-            let sensors = Sensors::discover(tree.root());
-            assert_eq!(sensors.inputs.len(), 1);
-            assert_eq!(sensors.read_celsius(), None);
-        }
+        tree.put("sys/devices/pci/nvme0/hwmon0/temp1_input", "40000");
+        assert_eq!(sensors.read().map(|found| found.celsius), Some(50.0));
     }
 }

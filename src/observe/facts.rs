@@ -1,7 +1,7 @@
 //! What the engine says about itself, once a connection: what it can hold, where its groups are, what is missing.
 
 use crate::engine::{Engine, Error, Info};
-use crate::host::cgroup::{Driver, Group, Layout, find_parent};
+use crate::host::cgroup::{Driver, Group, Layout, parent_group};
 use std::path::{Path, PathBuf};
 
 #[derive(Clone, Debug)]
@@ -74,7 +74,7 @@ fn facts_of(info: &Info, server: &str, api: &str, root: &Path, is_root: bool) ->
             "only root can make an idle group beside the owner's; pilots run in the engine's own"
                 .to_owned(),
         ),
-        Some(layout) => Ok(find_parent(root, layout)),
+        Some(layout) => Ok(parent_group(root, layout)),
     };
     let held = [
         (info.memory_limit, "memory"),

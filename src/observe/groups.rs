@@ -4,7 +4,7 @@
 use super::SHORTEST_WINDOW;
 use super::facts::Facts;
 use crate::decide::{Pilot, PilotState, Protection};
-use crate::host::cgroup::{Group, Limits, Setting, find_container};
+use crate::host::cgroup::{Group, Limits, find_container};
 use crate::units::{Bytes, PilotId};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -185,15 +185,12 @@ impl Running {
                 "{} cores, {} of memory, {} processes",
                 limits
                     .cpus
-                    .number()
                     .map_or(NO_LIMIT.to_owned(), |cpus| cpus.to_string()),
                 limits
                     .memory_bytes
-                    .number()
                     .map_or(NO_LIMIT.to_owned(), |bytes| Bytes(bytes).to_string()),
                 limits
                     .pids
-                    .number()
                     .map_or(NO_LIMIT.to_owned(), |pids| pids.to_string()),
             );
         }
@@ -219,15 +216,15 @@ fn unlimited(limits: &Limits, pilot: &Pilot) -> Option<String> {
     let checks = [
         (
             "CPU",
-            matches!(cpus, Setting::At(cores) if cores <= pilot.cpus * 1.02 + 0.01),
+            matches!(cpus, Some(cores) if cores <= pilot.cpus * 1.02 + 0.01),
             format!("{cpus:?}"),
         ),
         (
             "memory",
-            pilot.memory == 0 || matches!(memory, Setting::At(bytes) if bytes <= pilot.memory),
+            pilot.memory == 0 || matches!(memory, Some(bytes) if bytes <= pilot.memory),
             format!("{memory:?}"),
         ),
-        ("pids", matches!(pids, Setting::At(_)), format!("{pids:?}")),
+        ("pids", matches!(pids, Some(_)), format!("{pids:?}")),
     ];
     let (what, _, found) = checks.iter().find(|(_, holds, _)| !holds)?;
     Some(format!(

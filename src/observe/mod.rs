@@ -10,8 +10,8 @@ pub use pilots::read_pilot;
 use crate::config::{Config, Owner, Share, parse_cpuset};
 use crate::decide::{CpuUse, MemoryUse, Observation, Pilot};
 use crate::engine::Listed;
-use crate::host::topology::{self, Topology};
-use crate::host::{cpu, disk, files, memory, power, pressure, processes, thermal};
+use crate::host::cpu::Topology;
+use crate::host::{cpu, disk, files, memory, power, programs, thermal};
 use crate::site::Site;
 use crate::units::{clean_line, float};
 use facts::Facts;
@@ -36,7 +36,6 @@ pub struct Observer {
     cpu: Option<CpuUse>,
     smooth: cpu::Smoothed,
     given_seconds: f64,
-    programs: processes::Programs,
     groups: Groups,
     /// The owner is short of CPU: it matters what each pilot gets.
     pub contended: bool,
@@ -46,13 +45,12 @@ impl Observer {
     pub fn new(site: Arc<Site>) -> Observer {
         Observer {
             sensors: thermal::Sensors::discover(&site.root),
-            topology: topology::read_topology(&site.root),
+            topology: cpu::read_topology(&site.root),
             site,
             before: None,
             cpu: None,
             smooth: cpu::Smoothed::default(),
             given_seconds: 0.0,
-            programs: processes::Programs::default(),
             groups: Groups::default(),
             contended: false,
         }
@@ -95,8 +93,8 @@ impl Observer {
         seen.has_battery = power.has_battery;
         seen.on_battery = power.on_battery;
         seen.charge = power.charge_percent;
-        seen.temperature = self.sensors.read_celsius();
-        seen.memory_pressure = pressure::read_percent(&self.site.root, "memory");
+        seen.temperature = self.sensors.read().map(|found| found.celsius);
+        seen.memory_pressure = memory::read_pressure_percent(&self.site.root);
         seen.program = self.read_program(&owner);
         seen.hold = self.read_hold();
         seen
@@ -134,9 +132,9 @@ impl Observer {
         };
         let before = self.before.replace((sample, used));
         self.cpu = before.and_then(|(before, used_before)| {
-            let rates = cpu::rates(&before, &sample)?;
+            let busy = cpu::busy_cores(&before, &sample)?;
             let used = (used? - used_before?).max(0.0);
-            let (busy, window) = (rates.total_busy_cores, rates.elapsed_seconds);
+            let window = now - before.boot_seconds;
             let pilots = (used / window).min(busy);
             let foreign = (busy - pilots).max(0.0);
             self.smooth.update(foreign, window);
@@ -154,9 +152,9 @@ impl Observer {
         if self
             .topology
             .as_ref()
-            .is_none_or(|topology| topology.count_threads(&[]) != sample.cpus_online)
+            .is_none_or(|topology| topology.in_stat != sample.cpus_online)
         {
-            self.topology = topology::read_topology(&self.site.root);
+            self.topology = cpu::read_topology(&self.site.root);
         }
     }
 
@@ -175,10 +173,9 @@ impl Observer {
         })
     }
 
-    fn read_program(&mut self, owner: &Owner) -> Option<String> {
+    fn read_program(&self, owner: &Owner) -> Option<String> {
         let ids = self.groups.ids();
-        self.programs
-            .find_running(&self.site.root, &owner.pause_while_running, &ids)
+        programs::find_running(&self.site.root, &owner.pause_while_running, &ids)
             .ok()
             .flatten()
     }
