@@ -91,15 +91,15 @@ pub fn check(context: &Context) -> Done {
     }
 }
 
-fn ask(context: &Context, config: &Config) -> Result<Facts, Failure> {
-    let engine = context.engine(config)?;
-    read_facts(&engine, Path::new("/"), context.is_root).map_err(no_engine)
-}
-
 impl Seen<'_> {
     fn facts(&self) -> Option<&Facts> {
         self.facts.as_ref()?.as_ref().ok()
     }
+}
+
+fn ask(context: &Context, config: &Config) -> Result<Facts, Failure> {
+    let engine = context.engine(config)?;
+    read_facts(&engine, Path::new("/"), context.is_root).map_err(no_engine)
 }
 
 fn configuration(seen: &Seen) -> Option<Vec<Finding>> {
@@ -114,58 +114,29 @@ fn configuration(seen: &Seen) -> Option<Vec<Finding>> {
     }])
 }
 
-/// Who may write there has the machine.
-const SYSTEM: &str = "/ /etc /usr /bin /lib /boot /dev /proc /sys /var /run /root /home";
-
-/// What gives the machine away to whoever wrote the image.
+/// What takes an image out of its box.
 fn rights(seen: &Seen) -> Option<Vec<Finding>> {
-    let mut findings = Vec::new();
-    for pilot in &seen.config.pilots {
-        let mut rights = Vec::new();
-        if pilot.privileged {
-            rights.push("privileged".to_owned());
-        }
-        if pilot.network == "host" {
-            rights.push("the host's network".to_owned());
-        }
-        for name in &pilot.cap_add {
-            rights.push(format!("the capability {name}"));
-        }
-        for field in pilot.host_config.as_object().into_iter().flatten() {
-            rights.push(format!("the engine's {}", field.0));
-        }
-        for mount in pilot.mounts.iter().filter(|mount| !mount.read_only) {
-            let source = &mount.source;
-            if SYSTEM.split(' ').any(|path| path == source) || source.ends_with(".sock") {
-                rights.push(format!("{source} to write to"));
-            }
-        }
-        if !rights.is_empty() {
-            let (name, rights) = (&pilot.name, rights.join(", "));
-            let risk = "their image can take over this machine";
-            findings.push((Note, format!("pilots of '{name}' get {rights}: {risk}")));
-        }
-    }
-    Some(findings)
+    let pilots = seen.config.pilots.iter();
+    let pilots = pilots.map(|pilot| (&pilot.name, pilot.granted().join(", ")));
+    let pilots = pilots.filter(|(_, granted)| !granted.is_empty());
+    let advice = "trust their image as you trust yourself";
+    let text = |(name, granted)| format!("pilots of '{name}' get {granted}: {advice}");
+    Some(pilots.map(|pilot| (Note, text(pilot))).collect())
 }
 
+/// Only what keeps a daemon from starting here.
 fn directories(seen: &Seen) -> Option<Vec<Finding>> {
-    let mut findings = Vec::new();
     let dirs = &seen.context.dirs;
+    let mut findings = Vec::new();
     for directory in [&dirs.run, &dirs.state] {
         let mut above = directory.ancestors();
         let nearest = above.find(|path| path.exists())?;
-        let shown = nearest.display();
-        match access(nearest, Access::WRITE_OK) {
-            Ok(()) => findings.push((Good, directory.display().to_string())),
-            Err(_) if is_running(&dirs.run) => {}
-            Err(error) => {
-                let way_out = "run as its owner, or give another --run-dir and --state-dir";
-                findings.push((BAD, format!("{shown}: {error}; {way_out}")));
-            }
+        if let Err(error) = access(nearest, Access::WRITE_OK) {
+            let way_out = "run as its owner, or give another --run-dir and --state-dir";
+            findings.push((BAD, format!("{}: {error}; {way_out}", nearest.display())));
         }
     }
-    Some(findings)
+    (!is_running(&dirs.run)).then_some(findings)
 }
 
 fn group(seen: &Seen) -> Option<Vec<Finding>> {

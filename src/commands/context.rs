@@ -63,16 +63,14 @@ pub fn all_well(problems: &[String]) -> Done {
 
 /// Polls until something is so, or the time is over: for commands that wait for a daemon or an engine.
 pub fn wait_until(limit: Duration, mut is_so: impl FnMut() -> bool) -> bool {
-    let start = Instant::now();
-    loop {
-        if is_so() {
-            return true;
-        }
-        if start.elapsed() >= limit {
+    let end = Instant::now() + limit;
+    while !is_so() {
+        if Instant::now() >= end {
             return false;
         }
         std::thread::sleep(Duration::from_millis(50));
     }
+    true
 }
 
 /// True while a daemon holds the run directory.
@@ -178,14 +176,18 @@ impl Context {
         Ok(found.cloned().unwrap_or("/var/run/docker.sock".into()))
     }
 
-    /// Errors: our own binary can't be read.
-    pub fn site(&self, engine: Arc<Engine>, config: &Config) -> Result<Site, Failure> {
-        let tag = builtin::tag()?;
-        let (dirs, instance) = (self.dirs.clone(), self.instance(config));
-        Ok(Site::new(engine, dirs, instance, tag))
+    /// Errors: as of [`Context::engine`], or our own binary can't be read.
+    pub fn site(&self, config: &Config) -> Result<Site, Failure> {
+        let (engine, dirs) = (self.engine(config)?, self.dirs.clone());
+        Ok(Site::new(
+            engine,
+            dirs,
+            self.instance(config),
+            builtin::tag()?,
+        ))
     }
 
-    pub fn instance(&self, config: &Config) -> String {
+    fn instance(&self, config: &Config) -> String {
         let given = self.options.instance.as_ref();
         let configured = Some(&config.engine.instance).filter(|name| !name.is_empty());
         match given.or(configured) {

@@ -1,7 +1,8 @@
 //! What the owner asks of a running daemon, as files in its control directory: it is woken by them at once.
 
-use super::context::{Context, Done, Failure, complain, is_running, say, wait_until};
-use super::remove;
+use super::context::{Context, Done, Failure, all_well, complain, is_running, say, wait_until};
+use super::{pilots, run};
+use crate::act::images;
 use crate::clock;
 use crate::decide::{Drain, Snooze};
 use crate::state::{Dirs, control};
@@ -67,27 +68,52 @@ fn say_asked(dirs: &Dirs, text: &str) -> Done {
     }
 }
 
+/// Through the daemon where one runs, else right here.
+pub fn pull(context: &Context) -> Done {
+    let dirs = context.addressed();
+    if is_running(&dirs.run) {
+        control::request_pull(&dirs.state)?;
+        say(
+            "the daemon looks for newer images now, unless a rule of the owner's holds pilots back\n",
+        )?;
+        return say("`plancton status` shows a pull under way\n");
+    }
+    let config = context.config()?;
+    let site = context.site(&config)?;
+    context.prepare()?;
+    let mut problems = Vec::new();
+    for class in config.pilots.iter().filter(|class| class.is_refreshable()) {
+        match images::fetch(&site, &config, class) {
+            Ok(()) => say(&format!("{} is here\n", class.image))?,
+            Err(why) => problems.push(format!("{}: {why}", class.image)),
+        }
+    }
+    all_well(&problems)
+}
+
 /// Every pilot goes now, and the daemon ends. Where no daemon carries it out, this command does.
 pub fn force_stop(context: &Context) -> Done {
     let dirs = context.addressed();
     if is_running(&dirs.run) {
         let pilots = context.status().map_or(0, |status| status.pilots.len());
         let patience = PATIENCE + PATIENCE_PER_PILOT * u32::try_from(pilots).unwrap_or(u32::MAX);
-        control::request_force_stop(&dirs.state)?;
-        if wait_until(patience, || !is_running(&dirs.run)) {
-            return say("plancton has removed its pilots and ended\n");
+        match control::request_force_stop(&dirs.state) {
+            Ok(()) if wait_until(patience, || !is_running(&dirs.run)) => {
+                return say("plancton has removed its pilots and ended\n");
+            }
+            Ok(()) => {
+                complain("the daemon has not done it; ending it, and removing the pilots here")
+            }
+            Err(error) if dirs != context.dirs => return Err(error.into()),
+            Err(error) => complain(&format!(
+                "{error}; ending the daemon, and removing the pilots here"
+            )),
         }
-        let seconds = patience.as_secs();
-        complain(&format!(
-            "the daemon has not done it within {seconds} s; removing the pilots here"
-        ));
+        run::end_daemon(context)?;
     }
-    remove::remove_own(context)?;
-    if !is_running(&dirs.run) {
-        // What is left of the request would end the next daemon.
-        control::clear(&dirs.state, control::Request::ForceStop)?;
-    }
-    Ok(())
+    pilots::remove_own(context)?;
+    // What is left of the request would end the next daemon.
+    Ok(control::clear(&dirs.state, control::Request::ForceStop)?)
 }
 
 /// The TIME of `drain --by`, in seconds since 1970: `18:00` (its next occurrence where `now` is), a duration from now, or

@@ -6,6 +6,7 @@ use super::run;
 use crate::config::Offer;
 use crate::remote::{self, Joined};
 use crate::units::{Exit, clean_line};
+use rustix::process::Signal;
 use std::io::IsTerminal;
 
 /// Of the lines that somebody else wrote.
@@ -50,7 +51,7 @@ fn consent(context: &Context, joined: &Joined, text: &str) -> Done {
     context.prepare()?;
     remote::write_joined(&context.dirs.state, joined)?;
     remote::put_in_force(&context.dirs.state, text)?;
-    let daemon = match run::reload(context) {
+    let daemon = match run::signal(&context.dirs.run, Signal::HUP) {
         true => "the daemon takes it over now",
         false => "`plancton start` starts the daemon",
     };
@@ -68,7 +69,7 @@ pub fn leave(context: &Context) -> Done {
             format!("{url}: {error}; it is still joined").into(),
         )
     })?;
-    run::reload(context);
+    run::signal(&context.dirs.run, Signal::HUP);
     say(&format!(
         "{url} is left: nothing is started for it any more\n"
     ))?;

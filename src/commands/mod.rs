@@ -5,10 +5,9 @@ mod check;
 pub mod context;
 mod control;
 mod history;
-mod images;
 mod join;
 mod pilot;
-mod remove;
+mod pilots;
 mod replay;
 mod run;
 mod status;
@@ -33,9 +32,9 @@ const COMMANDS: [(&str, fn(&Context) -> Done); 26] = [
     ("drain", control::drain),
     ("snooze", control::snooze),
     ("resume", control::resume),
-    ("kill", remove::kill),
-    ("log", images::log),
-    ("pull", images::pull),
+    ("kill", pilots::kill),
+    ("log", pilots::log),
+    ("pull", control::pull),
     ("force-stop", control::force_stop),
     ("join", join::join),
     ("leave", join::leave),
@@ -43,8 +42,8 @@ const COMMANDS: [(&str, fn(&Context) -> Done); 26] = [
     ("start", run::start),
     ("stop", run::stop),
     ("replay", replay::replay),
-    ("reap", remove::reap),
-    ("purge", remove::purge),
+    ("reap", pilots::reap),
+    ("purge", pilots::purge),
     ("pilot", pilot::pilot),
     ("help", help),
     ("version", version),

@@ -2,7 +2,6 @@
 //! that computes wrongly says nothing. Everything it did stands in the line `result:` and can be computed again anywhere.
 
 use super::context::{Context, Done, say};
-use std::fmt;
 use std::time::{Duration, Instant};
 
 const TIME: Duration = Duration::from_secs(20);
@@ -11,34 +10,13 @@ const BEGIN: u64 = 1_000_000_000_000;
 const LIMIT: u64 = 10_000_000_000_000;
 /// Numbers that are sieved at once; their marks fit into a second-level cache.
 const SEGMENT: u64 = 1 << 19;
+/// What a line with a result begins with.
+pub const RESULT: &str = "result: kind=primes";
 /// From, to, and how many primes are known to be between.
 const KNOWN: [(u64, u64, u64); 2] = [
     (0, 1_000_000, 78_498),
     (1_000_000_000_000, 1_000_001_000_000, 36_249),
 ];
-
-/// The primes in [from, to).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Counted {
-    pub from: u64,
-    pub to: u64,
-    pub primes: u64,
-}
-
-impl fmt::Display for Counted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counted { from, to, primes } = self;
-        write!(f, "result: kind=primes from={from} to={to} primes={primes}")
-    }
-}
-
-/// Reads a `result:` line back; `None` for any other line.
-pub fn parse_result(line: &str) -> Option<Counted> {
-    let mut words = line.trim().strip_prefix("result: kind=primes ")?.split(' ');
-    let mut number = |name| words.next()?.strip_prefix(name)?.parse().ok();
-    let (from, to, primes) = (number("from=")?, number("to=")?, number("primes=")?);
-    (from <= to).then_some(Counted { from, to, primes })
-}
 
 /// Counts until the time or the window is over.
 pub fn pilot(context: &Context) -> Done {
@@ -68,7 +46,7 @@ pub fn pilot(context: &Context) -> Done {
         primes += sieve.count_segment(to, next);
         to = next;
     }
-    say(&format!("{}\n", Counted { from, to, primes }))
+    say(&format!("{RESULT} from={from} to={to} primes={primes}\n"))
 }
 
 /// The primes up to the root of [`LIMIT`], whose multiples are struck out.
@@ -143,22 +121,6 @@ mod tests {
             KNOWN[1],
         ] {
             assert_eq!(sieve.count(from, to), primes, "{from}..{to}");
-        }
-    }
-
-    #[test]
-    fn lines() {
-        let line = "result: kind=primes from=0 to=1000000 primes=78498";
-        assert_eq!(parse_result(line).unwrap().to_string(), line);
-        for bad in [
-            "",
-            "progress: 5s",
-            "result: kind=primes from=0 to=9",
-            "result: kind=other from=0 to=9 primes=4",
-            "result: kind=primes from=9 to=0 primes=4",
-            "result: kind=primes from=0 to=-9 primes=4",
-        ] {
-            assert_eq!(parse_result(bad), None, "{bad}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `run`, and the loop in the background where there is no systemd: `start`, `stop`.
 
-use super::context::{Context, Done, Failure, complain, say, wait_until};
+use super::context::{Context, Done, Failure, complain, is_running, say, wait_until};
 use crate::clock;
 use crate::config::Config;
 use crate::daemon::{self, Start};
@@ -9,7 +9,7 @@ use crate::remote::{self, Joined};
 use crate::state::{self, Probe, Scope, control};
 use crate::units::{Exit, count_pilots};
 use rustix::process::{Pid, Signal, kill_process};
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, absolute};
 use std::process::{Child, Command, Stdio};
@@ -40,17 +40,16 @@ pub fn run(context: &Context) -> Done {
 
 fn prepare(context: &Context) -> Result<Start, Failure> {
     let config = context.config().map_err(nothing_started)?;
-    let engine = context.engine(&config)?;
+    let site = Arc::new(context.site(&config)?);
     context.prepare()?;
     let lock = state::take_lock(&context.dirs.run)?;
     join_deployed(&context.dirs.state, &config)?;
     let recording = context.options.record.as_ref().map(|file| {
-        let opened = OpenOptions::new().create(true).append(true).open(file);
-        let shown = file.display();
+        let (opened, shown) = (append(file), file.display());
         opened.map_err(|error| format!("{shown}: {error}; nothing is recorded there"))
     });
     Ok(Start {
-        site: Arc::new(context.site(engine, &config)?),
+        site,
         config,
         config_file: context.config_file().map(Path::to_owned),
         once: context.options.once,
@@ -58,6 +57,10 @@ fn prepare(context: &Context) -> Result<Start, Failure> {
         recording: recording.transpose()?,
         lock,
     })
+}
+
+fn append(file: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(file)
 }
 
 fn nothing_started(Failure(exit, text): Failure) -> Failure {
@@ -90,9 +93,8 @@ pub fn start(context: &Context) -> Done {
         return systemctl("start");
     }
     let dirs = &context.dirs;
-    if let Probe::Held(pid) = state::probe_lock(&dirs.run) {
-        let pid = pid.map_or(String::new(), |pid| format!(" (pid {pid})"));
-        return say(&format!("plancton is already running{pid}\n"));
+    if is_running(&dirs.run) {
+        return say(&format!("{} is already running\n", daemon_of(&dirs.run)));
     }
     context.config().map_err(nothing_started)?;
     context.prepare()?;
@@ -111,7 +113,7 @@ pub fn start(context: &Context) -> Done {
 /// `plancton run` in the same place as this command; what it says goes to the file.
 pub fn spawn(context: &Context, log: &Path) -> io::Result<Child> {
     let (dirs, options) = (&context.dirs, &context.options);
-    let out = OpenOptions::new().create(true).append(true).open(log)?;
+    let out = append(log)?;
     let mut command = Command::new(env::current_exe()?);
     command.arg("--run-dir").arg(absolute(&dirs.run)?);
     command.arg("--state-dir").arg(absolute(&dirs.state)?);
@@ -136,14 +138,12 @@ pub fn stop(context: &Context) -> Done {
         return systemctl("stop");
     }
     let run = &context.dirs.run;
-    let Probe::Held(pid) = state::probe_lock(run) else {
+    if !is_running(run) {
         return say("plancton is not running\n");
-    };
+    }
     let left = context.status().map_or(0, |status| status.pilots.len());
-    let is_held = || matches!(state::probe_lock(run), Probe::Held(_));
-    if !signal(pid, Signal::TERM) || !wait_until(PATIENCE, || !is_held()) {
-        let pid = pid.map_or("unknown".to_owned(), |pid| pid.to_string());
-        return Err(format!("the daemon (pid {pid}) has not ended; end it by hand").into());
+    if !signal(run, Signal::TERM) || !wait_until(PATIENCE, || !is_running(run)) {
+        return Err(format!("{} has not ended; end it by hand", daemon_of(run)).into());
     }
     if left == 0 {
         return say("plancton has ended; no pilot is left\n");
@@ -155,9 +155,41 @@ pub fn stop(context: &Context) -> Done {
     say("`plancton start` takes them over again, `plancton force-stop` removes them now\n")
 }
 
-/// Whether it was sent.
-pub fn signal(pid: Option<u32>, signal: Signal) -> bool {
-    let pid = pid.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+/// As `stop`, and without asking where that is of no use: a daemon that hangs, or can't be told.
+pub fn end_daemon(context: &Context) -> Done {
+    let run = &context.dirs.run;
+    if is_running(run) && has_unit(context) {
+        systemctl("stop")?;
+    }
+    for end in [Signal::TERM, Signal::KILL] {
+        if is_running(run) && signal(run, end) {
+            wait_until(PATIENCE, || !is_running(run));
+        }
+    }
+    match is_running(run) {
+        false => Ok(()),
+        true => Err(format!(
+            "{} runs on and can't be ended; nothing was removed",
+            daemon_of(run)
+        )
+        .into()),
+    }
+}
+
+/// `the daemon (pid 7)`
+fn daemon_of(run: &Path) -> String {
+    match state::probe_lock(run) {
+        Probe::Held(Some(pid)) => format!("the daemon (pid {pid})"),
+        _ => format!("the daemon of {}", run.display()),
+    }
+}
+
+/// To who holds the lock of a run directory; whether it was sent.
+pub fn signal(run: &Path, signal: Signal) -> bool {
+    let Probe::Held(Some(pid)) = state::probe_lock(run) else {
+        return false;
+    };
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     pid.is_some_and(|pid| kill_process(pid, signal).is_ok())
 }
 
@@ -183,13 +215,5 @@ fn systemctl(verb: &str) -> Done {
     {
         true => Ok(()),
         false => Err("systemctl failed; `journalctl -u plancton` says why".into()),
-    }
-}
-
-/// Has a daemon that runs read its configuration again; false: there is none.
-pub fn reload(context: &Context) -> bool {
-    match state::probe_lock(&context.dirs.run) {
-        Probe::Held(pid) => signal(pid, Signal::HUP),
-        _ => false,
     }
 }

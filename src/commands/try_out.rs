@@ -2,15 +2,14 @@
 //! it starts is `plancton run`; what it shows is what `status --watch` shows.
 
 use super::context::{Context, Done, Failure, no_engine, say};
-use super::pilot::{Counted, parse_result};
+use super::pilot::RESULT;
 use super::status::{Drawing, screen};
-use super::{remove, run, view};
+use super::{pilots, run, view};
 use crate::cli::Options;
 use crate::clock;
 use crate::report::Status;
 use crate::units::{count_pilots, format_rough};
 use crate::wait::{Signals, wait};
-use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::IsTerminal;
@@ -37,7 +36,7 @@ pub fn try_out(context: &Context) -> Done {
     // Before anything is there that a signal could leave behind.
     let mut signals = Signals::catch()?;
     let seen = show(&own, &base, &mut signals);
-    let purged = remove::purge_everything(&own);
+    let purged = pilots::purge_everything(&own);
     let removed = fs::remove_dir_all(&base);
     let seen = seen?;
     if purged.is_err() || (removed.is_err() && base.exists()) {
@@ -64,7 +63,7 @@ fn show(context: &Context, base: &Path, signals: &mut Signals) -> Result<Seen, F
     let mut child = run::spawn(context, &log).map_err(nothing)?;
     let seen = follow(context, &mut child, signals);
     if matches!(child.try_wait(), Ok(None)) {
-        run::signal(Some(child.id()), Signal::TERM);
+        run::end_daemon(context)?;
     } else if child.wait().is_ok_and(|status| !status.success()) {
         let text = fs::read_to_string(&log).unwrap_or_default();
         let last = text.lines().last().unwrap_or("it said nothing");
@@ -104,14 +103,15 @@ struct Seen {
     lasted: Duration,
     last: Status,
     /// By pilot: what it computed.
-    results: BTreeMap<String, Counted>,
+    results: BTreeMap<String, String>,
 }
 
 impl Seen {
     fn take(&mut self, status: Status) {
         for finished in &status.gone {
-            let result = finished.log_tail.lines().find_map(parse_result);
-            let result = result.map(|result| (finished.name.clone(), result));
+            let mut lines = finished.log_tail.lines();
+            let result = lines.find(|line| line.starts_with(RESULT));
+            let result = result.map(|line| (finished.name.clone(), line.to_owned()));
             self.results.extend(result);
         }
         self.last = status;
@@ -136,11 +136,10 @@ impl Seen {
             "\nIn {seconds} s {done} did their work, and {given:.0} CPU seconds were given.\n"
         );
         if let Some(one) = self.results.values().next() {
-            let primes: u64 = self.results.values().map(|result| result.primes).sum();
-            let Counted { from, to, .. } = one;
-            text += &format!(
-                "They found {primes} primes. Check one: plancton pilot --from {from} --to {to}\n  {one}\n"
-            );
+            let primes = |line: &String| line.split("primes=").nth(1)?.parse::<u64>().ok();
+            let primes: u64 = self.results.values().filter_map(primes).sum();
+            let again = "count again with `plancton pilot --from … --to …`";
+            text += &format!("They found {primes} primes; {again}:\n  {one}\n");
         }
         if self.last.protection.level == "verified" {
             text +=

@@ -239,7 +239,7 @@ impl PilotClass {
     }
 
     /// What it gets because [allow] names it.
-    fn granted(&self) -> Vec<String> {
+    pub fn granted(&self) -> Vec<String> {
         let mut granted = Vec::new();
         if self.privileged {
             granted.push("every power over this machine (privileged)".to_owned());

@@ -1,0 +1,260 @@
+//! Commands about pilots that ask the engine without the loop: `kill`, `log`, `reap`, `purge`, and `force-stop` where no
+//! daemon does it. Only pilots are touched, and other instances' only by root where the machine's owner was promised an end.
+
+use super::context::{Context, Done, Failure, all_well, complain, no_engine, say, wait_until};
+use super::run;
+use crate::act::{files, group};
+use crate::clock;
+use crate::config::Config;
+use crate::decide::{Pilot, PilotState};
+use crate::engine::{Engine, Outcome};
+use crate::observe::{facts::read_facts, read_pilot};
+use crate::site::Site;
+use crate::state::{self, Scope};
+use crate::units::{Exit, clean_text, count_pilots};
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Lines and bytes that are shown of a pilot that is still there.
+const LOG: (usize, usize) = (200, 256 << 10);
+/// What is removed when an engine is slow must not take for ever, packages wait for it: so long is waited for a grace …
+const LONGEST: Duration = Duration::from_secs(60);
+/// … and nothing more is begun after this time.
+const TIME_LIMIT: Duration = Duration::from_secs(120);
+const TOO_LATE: &str = "not removed, the time for it is over";
+/// How long the pilots' group has for getting empty.
+const GROUP_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Every Plancton pilot that there is.
+fn find_all(context: &Context) -> Result<(Site, Vec<Pilot>), Failure> {
+    // A broken configuration must not keep anybody from removing things: then the usual places are tried.
+    let config = context.config().unwrap_or_else(|failure| {
+        complain(&failure.1);
+        Config::default()
+    });
+    let site = context.site(&config)?;
+    let listed = site.engine.list().map_err(no_engine)?;
+    let read = |listed| read_pilot(listed, &site.instance, &site.boot_id);
+    let pilots = listed.iter().map(read).collect();
+    Ok((site, pilots))
+}
+
+/// One pilot of ours, by name or the beginning of its id.
+pub fn find(context: &Context, wanted: &str) -> Result<(Site, Pilot), Failure> {
+    let (site, mut pilots) = find_all(context)?;
+    let is_begin = |pilot: &Pilot| wanted.len() >= 4 && pilot.id.as_str().starts_with(wanted);
+    pilots.retain(|pilot| pilot.own && (pilot.name == wanted || is_begin(pilot)));
+    match (pilots.pop(), pilots.len()) {
+        (Some(pilot), 0) => Ok((site, pilot)),
+        (Some(_), more) => {
+            let text = format!("'{wanted}' fits {} pilots; write more of it", more + 1);
+            Err(Failure(Exit::Usage, text))
+        }
+        (None, _) => {
+            let text = format!("'{wanted}' is no pilot of '{}'", site.instance);
+            Err(format!("{text}; `plancton status` lists them").into())
+        }
+    }
+}
+
+pub fn kill(context: &Context) -> Done {
+    let (site, pilot) = find(context, &context.argument().unwrap_or_default())?;
+    site.engine.kill(&pilot.id, "KILL")?;
+    say(&format!("{} was killed\n", pilot.name))
+}
+
+/// The last words of one pilot, or of the one that failed last.
+pub fn log(context: &Context) -> Done {
+    let wanted = context.argument();
+    let status = state::read_status(&context.addressed().run).ok().flatten();
+    let mut finished = status.unwrap_or_default().gone.into_iter();
+    let finished = finished.find(|finished| match &wanted {
+        Some(wanted) => finished.name == *wanted,
+        None => !finished.kind.is_well(),
+    });
+    let words = if let Some(finished) = finished {
+        let (name, kind) = (finished.name, finished.kind.name());
+        let (lived, code) = (finished.lived, finished.exit_code);
+        say(&format!(
+            "{name}: {kind} after {lived:.0} s, exit code {code}\n"
+        ))?;
+        finished.log_tail
+    } else if let Some(wanted) = wanted {
+        let (site, pilot) = find(context, &wanted)?;
+        let words = site
+            .engine
+            .logs(&pilot.id, LOG.0, LOG.1)
+            .map_err(no_engine)?;
+        String::from_utf8_lossy(&words).into_owned()
+    } else {
+        return say("no pilot has failed since the daemon started, as far as it remembers\n");
+    };
+    let words = clean_text(&words, LOG.1);
+    match words.trim_end() {
+        "" => say("(it left no words that were kept)\n"),
+        words => say(&format!("{words}\n")),
+    }
+}
+
+/// Ends what is past its ttl, for the times when no daemon does. A ttl is a promise to the machine's owner, so that root
+/// keeps it for every instance: a user's daemon may have died with their session.
+pub fn reap(context: &Context) -> Done {
+    let now = clock::now();
+    let (site, mut pilots) = find_all(context)?;
+    pilots.retain(|pilot| speaks_for(context, pilot) && pilot.expiry.is_over(now));
+    let (removed, problems) = remove_pilots(&site, pilots, LONGEST);
+    say(&format!(
+        "removed: {} past their ttl\n",
+        count_pilots(removed)
+    ))?;
+    all_well(&problems)
+}
+
+/// Every pilot of this instance, at once.
+pub fn remove_own(context: &Context) -> Done {
+    let (site, mut pilots) = find_all(context)?;
+    pilots.retain(|pilot| pilot.own);
+    let (removed, problems) = remove_pilots(&site, pilots, Duration::ZERO);
+    say(&format!(
+        "removed: {} of this instance\n",
+        count_pilots(removed)
+    ))?;
+    all_well(&problems)
+}
+
+/// With its own directories an instance speaks for itself alone; the machine's daemon for the machine.
+fn speaks_for(context: &Context, pilot: &Pilot) -> bool {
+    pilot.own || (context.is_root && context.dirs.scope == Scope::Machine)
+}
+
+/// Everything that Plancton made: pilots (as root of every instance), images it brought, groups, its own files.
+pub fn purge(context: &Context) -> Done {
+    if context.options.dry_run {
+        return show_purge(context);
+    }
+    // A daemon that lives on would start pilots again, and be out of reach without its directories.
+    run::end_daemon(context)?;
+    let Err(Failure(exit, text)) = purge_everything(context) else {
+        return say("nothing of Plancton's is left on the engine or in its directories\n");
+    };
+    // Not to be run again: the program may be about to go.
+    let list = "`docker ps -a --filter label=io.plancton.instance`";
+    let mut left = format!("what is left: {list} and `docker rm -fv` of what it shows");
+    let images = state::read_images(&context.dirs.state).unwrap_or_default();
+    if !images.is_empty() {
+        left += &format!(", `docker rmi {}`", images.join(" "));
+    }
+    for directory in purged_directories(context) {
+        left += &format!(", `rm -r {}`", directory.display());
+    }
+    Err(Failure(exit, format!("{text}\n{left}")))
+}
+
+/// The same where no daemon runs, with a word only about what could not be removed.
+pub fn purge_everything(context: &Context) -> Done {
+    let start = Instant::now();
+    let (site, mut pilots) = find_all(context)?;
+    pilots.retain(|pilot| speaks_for(context, pilot));
+    let (_, mut problems) = remove_pilots(&site, pilots, LONGEST);
+    for image in state::read_images(&site.dirs.state).unwrap_or_default() {
+        let removed = match start.elapsed() > TIME_LIMIT {
+            true => Err(TOO_LATE.into()),
+            false => remove_image(&site, &image),
+        };
+        problems.extend(removed.err().map(|why| format!("{image}: {}", why.1)));
+    }
+    let facts = read_facts(&site.engine, &site.root, context.is_root);
+    if let Some(layout) = facts.ok().and_then(|facts| facts.our_layout()) {
+        group::remove(&site.root, layout, GROUP_PATIENCE);
+    }
+    all_well(&problems)?;
+    for directory in purged_directories(context) {
+        match std::fs::remove_dir_all(&directory) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            removed => removed.map_err(|error| format!("{}: {error}", directory.display()))?,
+        }
+    }
+    Ok(())
+}
+
+fn show_purge(context: &Context) -> Done {
+    let (site, pilots) = find_all(context)?;
+    for pilot in pilots.iter().filter(|pilot| speaks_for(context, pilot)) {
+        say(&format!("would remove the pilot {}\n", pilot.name))?;
+    }
+    for image in state::read_images(&site.dirs.state).unwrap_or_default() {
+        say(&format!("would remove the image {image}\n"))?;
+    }
+    for directory in purged_directories(context) {
+        say(&format!("would remove {}\n", directory.display()))?;
+    }
+    Ok(())
+}
+
+/// With --keep-state drains and logs stay, for packages that may come back.
+fn purged_directories(context: &Context) -> impl Iterator<Item = PathBuf> {
+    let state = (!context.options.keep_state).then(|| context.dirs.state.clone());
+    std::iter::once(context.dirs.run.clone()).chain(state)
+}
+
+/// An engine may take a moment to learn that the last container of an image is gone.
+fn remove_image(site: &Site, image: &str) -> Done {
+    let mut removed = site.engine.image_remove(image);
+    wait_until(Duration::from_secs(1), || {
+        let is_busy = matches!(removed, Ok(Outcome::Busy(_)));
+        if is_busy {
+            removed = site.engine.image_remove(image);
+        }
+        !is_busy
+    });
+    match removed? {
+        Outcome::Done | Outcome::Gone => state::remove_image(&site.dirs.state, image)?,
+        Outcome::Busy(_) => log::info!("{image} is used by somebody else and stays"),
+    }
+    Ok(())
+}
+
+/// SIGTERM to all, then SIGKILL to each when its grace (at most `longest`) is over, then removal with volumes. How many
+/// were removed, and what could not be.
+fn remove_pilots(site: &Site, pilots: Vec<Pilot>, longest: Duration) -> (usize, Vec<String>) {
+    let (start, engine) = (Instant::now(), &site.engine);
+    let runs = |pilot: &Pilot| matches!(pilot.state, PilotState::Running | PilotState::Paused);
+    for pilot in pilots.iter().filter(|pilot| runs(pilot)) {
+        if !longest.is_zero() {
+            signal(engine, pilot, "TERM");
+        }
+    }
+    let (mut removed, mut problems) = (0, Vec::new());
+    for pilot in pilots {
+        let grace = Duration::from_secs_f64(pilot.grace).min(longest);
+        wait_until(grace.saturating_sub(start.elapsed()), || {
+            let seen = engine.inspect(&pilot.id);
+            !runs(&pilot) || !matches!(seen, Ok(Some(seen)) if seen.state.running)
+        });
+        if pilot.state == PilotState::Paused {
+            signal(engine, &pilot, "KILL");
+        }
+        let outcome = match start.elapsed() > TIME_LIMIT {
+            true => Ok(Outcome::Busy(TOO_LATE.to_owned())),
+            false => engine.remove(&pilot.id),
+        };
+        match outcome {
+            Ok(Outcome::Done | Outcome::Gone) => {
+                files::take_back(&site.dirs.run, &pilot.name);
+                removed += 1;
+            }
+            Ok(Outcome::Busy(why)) => problems.push(format!("{}: {why}", pilot.name)),
+            Err(error) => problems.push(format!("{}: {error}", pilot.name)),
+        }
+    }
+    (removed, problems)
+}
+
+/// What is paused has to be woken for a signal.
+fn signal(engine: &Engine, pilot: &Pilot, signal: &'static str) {
+    let _ = engine.kill(&pilot.id, signal);
+    if pilot.state == PilotState::Paused {
+        let _ = engine.unpause(&pilot.id);
+    }
+}
