@@ -6,7 +6,9 @@ mod jobs;
 
 use crate::act::{self, files, group};
 use crate::config::Config;
-use crate::decide::{Action, Control, Decision, LaunchResult, Memory, News, Observation, decide};
+use crate::decide::{
+    Action, Control, Decision, LaunchResult, News, Observation, PolicyState, decide,
+};
 use crate::engine::Listed;
 use crate::executor::{Executor, Lane};
 use crate::metrics::Metrics;
@@ -66,7 +68,7 @@ struct Daemon {
     engine: EngineSide,
     observer: Observer,
     news: Vec<News>,
-    memory: Memory,
+    policy: PolicyState,
     told: Told,
     /// What this machine gave; a dry run gives nothing.
     history: Option<Recorder>,
@@ -112,7 +114,7 @@ impl Daemon {
     /// holds is still told.
     fn tick(&mut self, list: Option<(Vec<Listed>, f64)>) {
         let observation = self.observe(list.as_ref());
-        let decision = decide(&self.config, &mut self.memory, &observation);
+        let decision = decide(&self.config, &mut self.policy, &observation);
         self.act(&decision);
         let listed = list.map(|(list, _)| list).unwrap_or_default();
         self.sweep_files(&listed, &observation);
@@ -175,7 +177,7 @@ impl Daemon {
             }
         }
         if self.start.dry_run {
-            self.memory.forget_launches();
+            self.policy.forget_launches();
         }
     }
 
@@ -227,7 +229,7 @@ impl Daemon {
             list,
             last_rows: &self.last_rows,
             facts: self.engine.facts.as_ref(),
-            memory: &self.memory,
+            policy: &self.policy,
             told: &self.told,
             cost: &self.cost,
             sinks: &sinks,
@@ -283,7 +285,7 @@ impl Daemon {
     fn adopt(&mut self) {
         let config = self.remote.adopt(&self.site.dirs.state, &self.start.config);
         let before = std::mem::replace(&mut self.config, Arc::new(config));
-        self.memory
+        self.policy
             .forget_changed(&before, &self.config, clock::now().epoch);
         self.told.remote(self.remote.told.as_ref());
         self.metrics.aim(&self.config.influxdb);
@@ -377,7 +379,7 @@ impl Daemon {
             executor: Executor::new()?,
             engine: EngineSide::default(),
             news: Vec::new(),
-            memory: Memory::new(seed),
+            policy: PolicyState::new(seed),
             told,
             manager: Manager::find(|name| std::env::var_os(name)),
             last_rows: Vec::new(),

@@ -23,8 +23,8 @@ const LOG_TAIL: (usize, usize) = (20, 8 * 1024);
 /// A call and the lane it takes.
 pub type Job = (Lane, Box<dyn FnOnce() -> Option<News> + Send>);
 
-/// The job of an action; `parent`: the parent group for the engine. `None`: it is not the engine's (the group), or its class
-/// has just gone.
+/// The job of an action; `parent`: the parent group for the engine. `None`: it is not the engine's
+/// (the group).
 pub fn job(
     action: &Action,
     site: &Arc<Site>,
@@ -32,13 +32,8 @@ pub fn job(
     parent: Option<String>,
 ) -> Option<Job> {
     let (site, config) = (Arc::clone(site), Arc::clone(config));
-    let class = |name: &str| {
-        let mut classes = config.pilots.iter();
-        classes.find(|class| class.name == name).cloned()
-    };
     Some(match action.clone() {
-        Action::Launch { class: of, name } => {
-            let class = class(&of)?;
+        Action::Launch { class, name } => {
             let launch = Launch {
                 class,
                 name,
@@ -48,11 +43,10 @@ pub fn job(
             };
             (Lane::Start, Box::new(move || Some(launch.run())))
         }
-        Action::Fetch { class: of } => {
-            let class = class(&of)?;
+        Action::Fetch { class } => {
             let job = move || {
                 let result = images::fetch(&site, &config, &class);
-                let class = class.name;
+                let class = class.name.clone();
                 Some(News::Fetched { class, result })
             };
             (Lane::Image, Box::new(job))
@@ -86,14 +80,11 @@ pub fn job(
 pub fn describe(action: &Action, name: impl Fn(&PilotId) -> String) -> String {
     match action {
         Action::Launch { name, .. } => format!("launch {name}"),
-        Action::Fetch { class } => format!("fetch the image of '{class}'"),
+        Action::Fetch { class } => format!("fetch the image of '{}'", class.name),
         Action::Terminate { id, .. } => format!("ask {} to end", name(id)),
         Action::Kill { id, .. } => format!("kill {}", name(id)),
         Action::Pause { id } => format!("pause {}", name(id)),
         Action::Unpause { id } => format!("unpause {}", name(id)),
-        Action::Remove { id, name: of, .. } if of.is_empty() => {
-            format!("remove {}, which never ran", name(id))
-        }
         Action::Remove { name, .. } => format!("remove {name}, which has ended"),
         Action::MendGroup => "make the pilots' group idle again".to_owned(),
     }
@@ -101,7 +92,7 @@ pub fn describe(action: &Action, name: impl Fn(&PilotId) -> String) -> String {
 
 /// What a pilot is made of.
 struct Launch {
-    class: PilotClass,
+    class: Arc<PilotClass>,
     name: String,
     parent: Option<String>,
     site: Arc<Site>,
@@ -217,16 +208,11 @@ fn failed(id: PilotId, what: &str, why: impl std::fmt::Display) -> News {
     News::Failed { id, what }
 }
 
-/// One inspect for a pilot that has ended, then its removal with its volumes. Without a name it never ran.
+/// One inspect for a pilot that has ended, then its removal with its volumes.
 fn remove(engine: &Engine, id: PilotId, name: String, class: String) -> News {
-    let seen = if name.is_empty() {
-        Ok(None)
-    } else {
-        engine.inspect(&id)
-    };
-    let ended = match seen {
+    let ended = match engine.inspect(&id) {
         Ok(Some(seen)) if seen.state.running => return failed(id, "remove", "it runs again"),
-        Ok(seen) => seen.map(|seen| ended(engine, seen)),
+        Ok(seen) => seen.filter(has_ended).map(|seen| ended(engine, seen)),
         Err(error) => return failed(id, "inspect", error),
     };
     match engine.remove(&id) {
@@ -240,6 +226,12 @@ fn remove(engine: &Engine, id: PilotId, name: String, class: String) -> News {
             ended,
         },
     }
+}
+
+/// What a crash left between create and start says nothing about its class.
+fn has_ended(seen: &Inspected) -> bool {
+    let state = &seen.state;
+    state.started_at.is_some() || state.exit_code != 0 || !state.error.is_empty()
 }
 
 fn ended(engine: &Engine, seen: Inspected) -> Ended {

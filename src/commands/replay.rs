@@ -2,7 +2,7 @@
 
 use super::context::{Context, Done, say};
 use crate::act::describe;
-use crate::decide::{Memory, Observation, decide};
+use crate::decide::{Observation, PolicyState, decide};
 use crate::host::files;
 use crate::units::PilotId;
 use std::io::{BufRead, BufReader};
@@ -19,7 +19,7 @@ pub fn replay(context: &Context) -> Done {
         .unwrap_or(Path::new("-"));
     let opened = files::open(file)
         .map_err(|error| format!("{error}; `plancton run --record FILE` writes a recording"))?;
-    let mut memory = Memory::new(1);
+    let mut policy = PolicyState::new(1);
     let (mut first, mut last) = (None, None);
     for (number, line) in BufReader::new(opened).lines().enumerate() {
         let observation = line.map_err(|error| error.to_string());
@@ -30,8 +30,8 @@ pub fn replay(context: &Context) -> Done {
         let observation =
             observation.map_err(|error| format!("{place}: {error}; the replay ends here"))?;
         let seconds = observation.at.boot - *first.get_or_insert(observation.at.boot);
-        let decision = decide(&config, &mut memory, &observation);
-        memory.forget_launches();
+        let decision = decide(&config, &mut policy, &observation);
+        policy.forget_launches();
         let now = (decision.state, decision.reason.code);
         if last.replace(now) == Some(now) && decision.actions.is_empty() {
             continue;

@@ -89,11 +89,13 @@ impl Daemon {
     }
 }
 
-/// It may have files of its own, and there is no pilot whose end takes them back.
+/// It may have files of its own, and there may be no pilot whose end takes them back.
 fn leaves_files(news: &News) -> bool {
-    match news {
-        News::Launched { result, .. } => matches!(result, LaunchResult::Lost(_)),
-        News::Removed { name, .. } => name.is_empty(),
-        _ => false,
-    }
+    matches!(
+        news,
+        News::Launched {
+            result: LaunchResult::Lost(_),
+            ..
+        }
+    )
 }

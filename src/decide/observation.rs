@@ -151,10 +151,7 @@ pub enum Expiry {
 
 impl Expiry {
     pub fn is_over(self, now: Moment) -> bool {
-        match self {
-            Expiry::Awake(second) => now.awake >= second,
-            Expiry::Epoch(second) => now.epoch >= second,
-        }
+        self.left(now) <= 0.0
     }
 
     /// Seconds left; negative when it is over.

@@ -1,9 +1,13 @@
-//! Why this and not something else: one code with the value and the threshold that explain the decision in force.
+//! Why this and not something else: one code with the value and the threshold that explain the decision in force, and
+//! one sentence. All the sentences of decisions stand here, so that they can be read and reworded together.
 
-use super::launch::Blocked;
-use super::rules::Rules;
-use super::{Capacity, EngineState, Memory, PilotState, Tick};
+use super::observation::{Ended, EngineState};
+use super::pilots::EndKind;
+use super::tick::{Capacity, Tick};
+use crate::config::PilotClass;
+use crate::units::{Bytes, clean_line, count_pilots, float, format_rough, whole};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// What the daemon is doing, in one word.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,57 +93,282 @@ impl Reason {
             text: text.into(),
         }
     }
+
+    /// Where there is nothing to measure.
+    fn plain(code: Code, text: impl Into<String>) -> Reason {
+        Reason::new(code, 0.0, 0.0, text)
+    }
 }
 
+/// Without a list.
 pub(super) fn of_engine(engine: &EngineState) -> Reason {
     match engine {
-        EngineState::Down(why) => Reason::new(
-            Code::EngineDown,
-            0.0,
-            0.0,
-            format!("the container engine: {why}"),
-        ),
-        EngineState::Unsupported(why) => {
-            Reason::new(Code::EngineUnsupported, 0.0, 0.0, why.clone())
+        EngineState::Down(why) => {
+            Reason::plain(Code::EngineDown, format!("the container engine: {why}"))
         }
-        EngineState::Unknown | EngineState::Up => Reason::new(
-            Code::Starting,
-            0.0,
-            0.0,
-            "asking the container engine what it is running",
-        ),
+        EngineState::Unsupported(why) => Reason::plain(Code::EngineUnsupported, why.as_str()),
+        EngineState::Unknown | EngineState::Up => {
+            let text = "asking the container engine what it is running";
+            Reason::plain(Code::Starting, text)
+        }
     }
 }
 
-/// The rule that binds first, else what stopped launching, else that everything that fits is running.
-pub(super) fn explain(
+pub(super) fn force_stop() -> Reason {
+    Reason::plain(Code::ForceStop, "force-stop: removing every pilot")
+}
+
+/// `left`: seconds until what still runs is stopped; `None`: it may finish.
+pub(super) fn drain(left: Option<f64>, running: usize) -> Reason {
+    let pilots = count_pilots(running);
+    let text = match left {
+        Some(left) if left > 0.0 => {
+            let left = rough(left);
+            format!("{left} more for {pilots} to finish, then they are stopped")
+        }
+        Some(_) => format!("the time is over, stopping {pilots}"),
+        None => format!("nothing is started, {pilots} may finish"),
+    };
+    Reason::new(Code::Drain, float(running as u64), 0.0, text)
+}
+
+pub(super) fn snooze(left: f64) -> Reason {
+    let text = format!("pilots are paused for {} more", rough(left));
+    Reason::new(Code::Snooze, left, 0.0, text)
+}
+
+pub(super) fn hold(file: &str) -> Reason {
+    Reason::plain(Code::Hold, format!("held back by {file}"))
+}
+
+pub(super) fn program(name: &str) -> Reason {
+    let text = format!("'{name}' is running and is to have the machine alone");
+    Reason::plain(Code::Program, text)
+}
+
+/// Percent.
+pub(super) fn battery(charge: Option<f64>, limit: f64) -> Reason {
+    let charged = charge.map_or(String::new(), |charge| {
+        format!(", at {charge:.0} % (min-battery {limit:.0} %)")
+    });
+    let text = format!("the machine runs on its battery{charged}");
+    Reason::new(Code::Battery, charge.unwrap_or(0.0), limit, text)
+}
+
+/// °C, and the pilots that may run.
+pub(super) fn temperature(value: f64, limit: f64, keep: usize) -> Reason {
+    let pilots = count_pilots(keep);
+    let text =
+        format!("the processor is at {value:.0} °C, the limit is {limit:.0} °C; {pilots} may run");
+    Reason::new(Code::Temperature, value, limit, text)
+}
+
+/// `hours`: the `[[when]]` that says so.
+pub(super) fn max_pilots(running: usize, most: u32, hours: Option<String>) -> Reason {
+    let pilots = count_pilots(running);
+    let (code, by) = match hours {
+        Some(hours) => (Code::Hours, format!("at these hours ({hours})")),
+        None => (Code::MaxPilots, "(max-pilots)".to_owned()),
+    };
+    let text = format!("{pilots} of {most} that are allowed {by}");
+    Reason::new(code, float(running as u64), most.into(), text)
+}
+
+pub(super) fn disk(free: u64, reserve: Bytes) -> Reason {
+    let text = format!(
+        "{} are free on the engine's disk, {reserve} are reserved",
+        Bytes(free)
+    );
+    Reason::new(Code::Disk, float(free), float(reserve.0), text)
+}
+
+pub(super) fn memory(available: u64, reserve: Bytes) -> Reason {
+    let text = format!(
+        "{} of memory are available, half of the reserve of {reserve} is the least",
+        Bytes(available)
+    );
+    Reason::new(Code::Memory, float(available), float(reserve.0 / 2), text)
+}
+
+/// Percent of time.
+pub(super) fn memory_pressure(pressure: f64, limit: f64) -> Reason {
+    let text = format!("memory is short: somebody waited for it {pressure:.0} % of the time");
+    Reason::new(Code::MemoryPressure, pressure, limit, text)
+}
+
+fn owner_use(tick: &Tick, capacity: &Capacity) -> String {
+    let foreign = tick.seen.cpu.map_or(0.0, |cpu| cpu.foreign);
+    format!(
+        "the owner uses {foreign:.1} of {:.0} cores, pilots were promised {:.1}",
+        capacity.cores, capacity.given
+    )
+}
+
+pub(super) fn busy(tick: &Tick, capacity: &Capacity) -> Reason {
+    let what = match capacity.need_unknown && !tick.own.is_empty() {
+        true => "all cores are busy and pilots are not protected, so they give way one by one",
+        false => "nothing is started",
+    };
+    let text = format!("{}; {what}", owner_use(tick, capacity));
+    let free = capacity.free_now.unwrap_or(0.0);
+    Reason::new(Code::Busy, free, capacity.give_floor, text)
+}
+
+/// Pilots stay paused for `left` seconds more.
+pub(super) fn calming(tick: &Tick, capacity: &Capacity, left: f64) -> Reason {
+    let numbers = owner_use(tick, capacity);
+    let text = format!("{numbers}; paused pilots go on after {left:.0} s more of calm");
+    Reason::new(Code::Calming, left, 0.0, text)
+}
+
+/// Nothing is started for `left` seconds more.
+pub(super) fn calming_before_launch(holding: usize, left: f64) -> Reason {
+    let pilots = count_pilots(holding);
+    let text = format!("{pilots}; pilots are started after {left:.0} s more of calm");
+    Reason::new(Code::Calming, left, 0.0, text)
+}
+
+pub(super) fn no_pilot() -> Reason {
+    let text = "no [[pilot]] is configured; `plancton config --default` shows how to add one, \
+                `plancton check` names the file";
+    Reason::plain(Code::NoPilot, text)
+}
+
+/// What is used is not known.
+pub(super) fn no_rate(running: usize) -> Reason {
+    let text = match running {
+        0 => "taking a first look at what the owner uses",
+        _ => "what the owner and the pilots use can't be read; nothing is started",
+    };
+    Reason::plain(Code::Starting, text)
+}
+
+/// `holding`: with those that are being started.
+pub(super) fn starting(holding: usize, under_way: usize) -> Reason {
+    let pilots = count_pilots(holding);
+    let text = format!("{pilots}, {under_way} of them being started");
+    Reason::new(Code::Starting, float(under_way as u64), 0.0, text)
+}
+
+pub(super) fn probing_protection() -> Reason {
+    let text = "reading back from the first pilot that protection and limits hold";
+    Reason::plain(Code::Probing, text)
+}
+
+pub(super) fn probing(class: &str) -> Reason {
+    let text = format!("one pilot of '{class}' shows whether it runs before more are started");
+    Reason::new(Code::Probing, 1.0, 1.0, text)
+}
+
+/// One pilot is tried after a wait for `code`.
+pub(super) fn probing_again(class: &str, code: Code, why: &str) -> Reason {
+    let text = format!("one pilot of '{class}' shows whether it goes better now: {why}");
+    Reason::new(code, 1.0, 1.0, text)
+}
+
+pub(super) fn back_off(class: &str, code: Code, left: f64, why: &str) -> Reason {
+    let text = format!("'{class}' is tried again in {left:.0} s: {why}");
+    Reason::new(code, left, 0.0, text)
+}
+
+pub(super) fn class_max(class: &PilotClass, running: usize) -> Reason {
+    let text = format!("'{}' has its {} (max)", class.name, count_pilots(running));
+    Reason::new(
+        Code::ClassMax,
+        float(running as u64),
+        class.max.into(),
+        text,
+    )
+}
+
+pub(super) fn image(class: &PilotClass) -> Reason {
+    let text = format!("'{}' waits for its image {}", class.name, class.image);
+    Reason::plain(Code::Image, text)
+}
+
+/// Nothing running is a problem to explain; a full machine is not.
+fn full_code(holding: usize) -> Code {
+    match holding {
+        0 => Code::NothingFits,
+        _ => Code::Full,
+    }
+}
+
+/// The next pilot takes `next` cores of `free`, which may go down to `floor`.
+pub(super) fn full(tick: &Tick, capacity: &Capacity, holding: usize, next: f64) -> Reason {
+    let foreign = tick
+        .seen
+        .cpu
+        .map_or(0.0, |cpu| cpu.foreign.max(cpu.foreign_smooth));
+    let text = format!(
+        "{}; of {:.0} cores {foreign:.1} are the owner's, {:.1} reserved and {:.1} promised to pilots, \
+         the next one takes {next:.1}",
+        count_pilots(holding),
+        capacity.cores,
+        capacity.reserve,
+        capacity.given,
+    );
+    let (free, threshold) = match capacity.fits_cap(next) {
+        true => (capacity.free.unwrap_or(0.0), next + capacity.launch_floor),
+        false => (capacity.cap - capacity.given, next),
+    };
+    Reason::new(full_code(holding), free, threshold, text)
+}
+
+pub(super) fn full_of_memory(
     tick: &Tick,
-    memory: &Memory,
-    rules: &Rules,
     capacity: &Capacity,
-    blocked: Option<Blocked>,
-) -> (State, Reason) {
-    let holding = tick.own().count() + memory.unlisted(tick).count();
-    let paused = tick
-        .own()
-        .filter(|pilot| pilot.state == PilotState::Paused)
-        .count();
-    let state = match () {
-        () if rules.snoozed => State::Snoozed,
-        () if rules.draining => State::Draining,
-        () if paused > 0 && paused == tick.own().count() => State::Paused,
-        () if holding == 0 => State::Waiting,
-        () => State::Active,
-    };
-    if let Some(rule) = rules.first() {
-        return (state, rule.clone());
+    holding: usize,
+    class: &PilotClass,
+) -> Reason {
+    let free = capacity.free_memory.unwrap_or(0.0);
+    let text = format!(
+        "{}; {} of memory may still be given (with {} reserved), the next '{}' takes {}",
+        count_pilots(holding),
+        Bytes(whole(free)),
+        tick.share.reserve_memory,
+        class.name,
+        class.memory
+    );
+    Reason::new(full_code(holding), free, float(class.memory.0), text)
+}
+
+/// What became of a class: the `why` of a wait for it.
+pub(super) fn image_gone(class: &PilotClass) -> String {
+    format!("{} was here, and the engine does not find it", class.image)
+}
+
+pub(super) fn mount_missing(source: &str) -> String {
+    format!("{source} is not on this machine; create or mount it, or change `mounts`")
+}
+
+pub(super) fn pilot_failed(kind: EndKind, ended: &Ended) -> String {
+    let lived = ended.lived.unwrap_or(0.0);
+    format!("a pilot ended after {lived:.0} s: {}", end(kind, ended))
+}
+
+fn end(kind: EndKind, ended: &Ended) -> String {
+    let (code, error) = (ended.exit_code, &ended.error);
+    match kind {
+        EndKind::OutOfMemory => "it reached its memory limit".to_owned(),
+        EndKind::NeverRan if error.is_empty() => "it was never started".to_owned(),
+        EndKind::NeverRan => error.clone(),
+        _ if !error.is_empty() => format!("exit code {code} ({error})"),
+        // The container's init or shell says which command that is.
+        _ if [126, 127].contains(&code) => {
+            let mut lines = ended.log_tail.lines().rev();
+            let words = lines.find(|line| !line.trim().is_empty()).unwrap_or("");
+            let words = clean_line(words, 200);
+            format!("exit code {code}, its command can't be executed: {words}")
+        }
+        _ => format!("exit code {code}"),
     }
-    if let Some(reason) = memory.owner_load.reason(tick, capacity, paused) {
-        return (state, reason);
-    }
-    let reason = match blocked {
-        Some(blocked) => blocked.reason(tick, memory, capacity, holding),
-        None => Reason::new(Code::Starting, 0.0, 0.0, "starting pilots"),
-    };
-    (state, reason)
+}
+
+pub(super) fn no_work(exit_code: i64, lived: f64) -> String {
+    format!("there was no work (exit code {exit_code} after {lived:.0} s)")
+}
+
+fn rough(seconds: f64) -> String {
+    format_rough(Duration::from_secs_f64(seconds.clamp(0.0, 1e9).ceil()))
 }

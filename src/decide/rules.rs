@@ -1,11 +1,11 @@
-//! The owner's rules: commands, hours, battery, heat, programs, disk and memory. Each says how many pilots may run
-//! and whether any may start, with its own reason; the strictest counts.
+//! The owner's rules: commands, hours, battery, heat, programs, disk and memory. Each that holds says how many pilots may
+//! run, what happens to the others, and why; while any holds nothing is started. The strictest counts.
 
-use super::reason::{Code, Reason};
-use super::{Capacity, Memory, PilotState, Tick};
+use super::observation::{Observation, PilotState};
+use super::reason::{self, Code, Reason};
+use super::tick::{Capacity, Tick};
 use crate::config::{Auto, OnBattery};
-use crate::units::{Bytes, count_pilots, float, format_rough};
-use std::time::Duration;
+use crate::units::float;
 
 /// What happens to pilots beyond the number that may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,15 +17,6 @@ pub(super) enum How {
     Kill,
 }
 
-/// ThermalLimit goes down by one pilot at a time; this is how far it has come.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ThermalLimit {
-    /// Pilots that may run; `None`: as many as fit.
-    keep: Option<usize>,
-    /// Boot-clock second of the last step.
-    stepped: f64,
-}
-
 /// Degrees below the limit at which heat no longer holds pilots back.
 const HEAT_HYSTERESIS: f64 = 5.0;
 /// Percent above the limit at which a charge counts as restored.
@@ -33,224 +24,185 @@ const CHARGE_HYSTERESIS: f64 = 5.0;
 /// Percent of time in which the owner's processes waited for memory.
 const PRESSURE_LIMIT: f64 = 20.0;
 
-#[derive(Debug, Default)]
-pub(super) struct Rules {
-    reasons: Vec<Reason>,
-    /// Own pilots that may run.
-    pub keep: Option<usize>,
-    pub how: Option<How>,
-    /// `false`: nothing is started.
-    pub launches: bool,
-    pub draining: bool,
-    pub snoozed: bool,
-    pub ends_when_empty: bool,
-    /// Seconds until a timed rule (snooze, `drain --by`) changes by itself.
-    pub ends_in: Option<f64>,
-    /// Only heat holds pilots back, and its own steps are slow enough to let one more run.
-    pub wakes: bool,
-    /// A rule that the owner ends with a command ends at once; the others only after `calm-for`.
-    pub at_once: bool,
+#[derive(Debug)]
+struct Rule {
+    /// Own pilots that may run; `None`: all that do.
+    keep: Option<usize>,
+    how: How,
+    reason: Reason,
 }
 
+/// Those that hold, the first to be named first.
+#[derive(Debug, Default)]
+pub(super) struct Rules(Vec<Rule>);
+
 impl Rules {
-    pub(super) fn first(&self) -> Option<&Reason> {
-        self.reasons.first()
-    }
-
-    fn hold(&mut self, keep: usize, how: How, reason: Reason) {
-        self.launches = false;
-        self.keep = Some(self.keep.map_or(keep, |other| other.min(keep)));
-        self.how = self.how.max(Some(how));
-        self.reasons.push(reason);
-    }
-
-    pub(super) fn of(tick: &Tick, memory: &mut Memory, capacity: &Capacity) -> Rules {
-        let mut rules = Rules {
-            launches: true,
-            at_once: true,
-            ..Rules::default()
-        };
+    pub fn of(
+        tick: &Tick,
+        thermal: &mut ThermalLimit,
+        was_held: bool,
+        capacity: &Capacity,
+    ) -> Rules {
+        let mut rules = Rules::default();
         rules.commands(tick);
-        let commands = rules.reasons.len();
-        rules.owner(tick, memory);
+        rules.owner(tick, was_held);
+        if let Some(keep) = thermal.step(tick) {
+            let value = tick.seen.temperature.unwrap_or(0.0);
+            let limit = f64::from(tick.owner.max_temperature);
+            rules.hold(keep, How::Pause, reason::temperature(value, limit, keep));
+        }
+        rules.number(tick);
         rules.scarce(tick, capacity);
-        rules.at_once = rules.reasons.len() == commands;
-        let holding = rules
-            .reasons
-            .iter()
-            .filter(|reason| reason.code != Code::Drain);
-        rules.wakes = rules.keep.is_some()
-            && holding
-                .clone()
-                .all(|reason| reason.code == Code::Temperature);
         rules
     }
 
+    /// Nothing may be started when there is one.
+    pub fn first(&self) -> Option<&Reason> {
+        self.0.first().map(|rule| &rule.reason)
+    }
+
+    pub fn has(&self, code: Code) -> bool {
+        self.0.iter().any(|rule| rule.reason.code == code)
+    }
+
+    /// Own pilots that may run; `None`: no rule says how many.
+    pub fn keep(&self) -> Option<usize> {
+        self.0.iter().filter_map(|rule| rule.keep).min()
+    }
+
+    pub fn how(&self) -> How {
+        let hows = self.0.iter().map(|rule| rule.how);
+        hows.max().unwrap_or(How::Pause)
+    }
+
+    /// A rule that the owner ends with a command ends at once; the others only after `calm-for`.
+    pub fn end_at_once(&self) -> bool {
+        let commands = [Code::ForceStop, Code::Drain, Code::Snooze, Code::Hold];
+        self.0
+            .iter()
+            .all(|rule| commands.contains(&rule.reason.code))
+    }
+
+    /// Only heat holds pilots back, and its own steps are slow enough to let one more run.
+    pub fn are_heat_alone(&self) -> bool {
+        let mut codes = self.0.iter().map(|rule| rule.reason.code);
+        self.keep().is_some() && codes.all(|code| matches!(code, Code::Temperature | Code::Drain))
+    }
+
+    fn hold(&mut self, keep: usize, how: How, reason: Reason) {
+        self.0.push(Rule {
+            keep: Some(keep),
+            how,
+            reason,
+        });
+    }
+
     fn commands(&mut self, tick: &Tick) {
-        let epoch = tick.seen.at.epoch;
-        if tick.seen.control.force_stop {
-            self.ends_when_empty = true;
-            self.hold(
-                0,
-                How::Kill,
-                Reason::new(
-                    Code::ForceStop,
-                    0.0,
-                    0.0,
-                    "force-stop: removing every pilot",
-                ),
-            );
+        let (control, epoch) = (&tick.seen.control, tick.seen.at.epoch);
+        if control.force_stop {
+            self.hold(0, How::Kill, reason::force_stop());
         }
-        if let Some(drain) = tick.seen.control.drain {
-            self.draining = true;
-            self.launches = false;
-            self.ends_when_empty |= drain.stop;
+        if let Some(drain) = control.drain {
             let left = drain.by.map(|by| by - epoch);
-            self.ends_in = left.filter(|left| *left > 0.0);
-            let running = tick.own().count();
-            let pilots = count_pilots(running);
-            let text = match left {
-                Some(left) if left > 0.0 => {
-                    format!(
-                        "{} more for {pilots} to finish, then they are stopped",
-                        rough(left)
-                    )
-                }
-                Some(_) => format!("the time is over, stopping {pilots}"),
-                None => format!("nothing is started, {pilots} may finish"),
-            };
-            let reason = Reason::new(Code::Drain, float(running as u64), 0.0, text);
-            match left {
-                Some(left) if left <= 0.0 => self.hold(0, How::Stop, reason),
-                _ => self.reasons.push(reason),
-            }
+            let is_over = left.is_some_and(|left| left <= 0.0);
+            self.0.push(Rule {
+                keep: is_over.then_some(0),
+                how: if is_over { How::Stop } else { How::Pause },
+                reason: reason::drain(left, tick.own.len()),
+            });
         }
-        if let Some(snooze) = tick
-            .seen
-            .control
-            .snooze
-            .filter(|snooze| snooze.until > epoch)
-        {
-            let left = snooze.until - epoch;
-            self.snoozed = true;
-            self.ends_in = Some(self.ends_in.map_or(left, |other| other.min(left)));
-            let text = format!("pilots are paused for {} more", rough(left));
-            self.hold(0, How::Pause, Reason::new(Code::Snooze, left, 0.0, text));
+        if let Some(left) = snooze_left(tick.seen) {
+            self.hold(0, How::Pause, reason::snooze(left));
         }
         if let Some(hold) = &tick.seen.hold {
-            self.hold(
-                0,
-                How::Pause,
-                Reason::new(Code::Hold, 0.0, 0.0, format!("held back by {hold}")),
-            );
+            self.hold(0, How::Pause, reason::hold(hold));
         }
     }
 
-    fn owner(&mut self, tick: &Tick, memory: &mut Memory) {
-        let (seen, owner) = (tick.seen, &tick.owner);
-        if let Some(program) = &seen.program {
-            let text = format!("'{program}' is running and is to have the machine alone");
-            self.hold(0, How::Pause, Reason::new(Code::Program, 0.0, 0.0, text));
+    fn owner(&mut self, tick: &Tick, was_held: bool) {
+        if let Some(program) = &tick.seen.program {
+            self.hold(0, How::Pause, reason::program(program));
         }
-        if seen.on_battery {
-            self.battery(tick, memory);
+        if !tick.seen.on_battery {
+            return;
         }
-        if let Some(keep) = memory.thermal.step(tick) {
-            let (value, limit) = (
-                seen.temperature.unwrap_or(0.0),
-                float(owner.max_temperature.into()),
-            );
-            let text = format!(
-                "the processor is at {value:.0} °C, the limit is {limit:.0} °C; {} may run",
-                count_pilots(keep)
-            );
-            self.hold(
-                keep,
-                How::Pause,
-                Reason::new(Code::Temperature, value, limit, text),
-            );
-        }
-        if let Auto::Fixed(most) = tick.share.max_pilots {
-            let most = usize::try_from(most).unwrap_or(usize::MAX);
-            let running = tick.own().count();
-            if running > most || most == 0 {
-                let (value, limit) = (float(running as u64), float(most as u64));
-                let (code, by) = match tick.when.and_then(|index| tick.config.when.get(index)) {
-                    Some(when) if tick.share.max_pilots != tick.config.share.max_pilots => {
-                        (Code::Hours, format!("at these hours ({})", when.hours))
-                    }
-                    _ => (Code::MaxPilots, "(max-pilots)".to_owned()),
-                };
-                let text = format!("{} of {most} that are allowed {by}", count_pilots(running));
-                self.hold(most, How::Pause, Reason::new(code, value, limit, text));
-            }
-        }
-    }
-
-    fn battery(&mut self, tick: &Tick, memory: &mut Memory) {
         let limit = f64::from(tick.owner.min_battery);
-        let held = memory.owner_load.holding;
+        let restored = limit + if was_held { CHARGE_HYSTERESIS } else { 0.0 };
         let charge = tick.seen.charge.map(f64::from);
-        let low = charge
-            .is_some_and(|charge| charge < limit + if held { CHARGE_HYSTERESIS } else { 0.0 });
         let how = match tick.owner.on_battery {
-            OnBattery::Run if low => How::Pause,
-            OnBattery::Run => return,
-            OnBattery::Pause => How::Pause,
+            OnBattery::Run if charge.is_none_or(|charge| charge >= restored) => return,
+            OnBattery::Run | OnBattery::Pause => How::Pause,
             OnBattery::Stop => How::Stop,
         };
-        let value = charge.unwrap_or(0.0);
-        let text = match charge {
-            Some(charge) => format!(
-                "the machine runs on its battery, at {charge:.0} % (min-battery {limit:.0} %)"
-            ),
-            None => "the machine runs on its battery".to_owned(),
+        self.hold(0, how, reason::battery(charge, limit));
+    }
+
+    fn number(&mut self, tick: &Tick) {
+        let Auto::Fixed(most) = tick.share.max_pilots else {
+            return;
         };
-        self.hold(0, how, Reason::new(Code::Battery, value, limit, text));
+        let keep = usize::try_from(most).unwrap_or(usize::MAX);
+        let running = tick.own.len();
+        if running <= keep && most > 0 {
+            return;
+        }
+        let is_of_hours = tick.share.max_pilots != tick.config.share.max_pilots;
+        let when = tick.when.and_then(|index| tick.config.when.get(index));
+        let hours = when
+            .filter(|_| is_of_hours)
+            .map(|when| when.hours.to_string());
+        self.hold(keep, How::Pause, reason::max_pilots(running, most, hours));
     }
 
     /// What runs short is given back by the youngest first, one a tick; its end wakes the loop for the next look.
     fn scarce(&mut self, tick: &Tick, capacity: &Capacity) {
-        let seen = tick.seen;
-        let fewer = tick.own().count().saturating_sub(1);
-        let reserve = tick.share.reserve_disk;
-        if let Some(free) = seen.disk_free.filter(|free| *free < reserve.0) {
-            let text = format!(
-                "{} are free on the engine's disk, {reserve} are reserved",
-                Bytes(free)
-            );
-            self.hold(
-                fewer,
-                How::Stop,
-                Reason::new(Code::Disk, float(free), float(reserve.0), text),
-            );
+        let (seen, share) = (tick.seen, &tick.share);
+        let fewer = tick.own.len().saturating_sub(1);
+        if let Some(free) = seen.disk_free.filter(|free| *free < share.reserve_disk.0) {
+            self.hold(fewer, How::Stop, reason::disk(free, share.reserve_disk));
         }
-        let pilots_hold_memory = capacity.memory_given > 0;
-        let reserve = tick.share.reserve_memory;
-        if let Some(m) = seen
+        if capacity.memory_given == 0 {
+            return;
+        }
+        let reserve = share.reserve_memory;
+        if let Some(memory) = seen
             .memory
-            .filter(|m| pilots_hold_memory && m.available < reserve.0 / 2)
+            .filter(|memory| memory.available < reserve.0 / 2)
         {
-            let text = format!(
-                "{} of memory are available, half of the reserve of {reserve} is the least",
-                Bytes(m.available)
-            );
-            let reason = Reason::new(Code::Memory, float(m.available), float(reserve.0 / 2), text);
-            self.hold(fewer, How::Stop, reason);
+            self.hold(fewer, How::Stop, reason::memory(memory.available, reserve));
         }
         if let Some(pressure) = seen
             .memory_pressure
-            .filter(|p| pilots_hold_memory && *p > PRESSURE_LIMIT)
+            .filter(|pressure| *pressure > PRESSURE_LIMIT)
         {
-            let text =
-                format!("memory is short: somebody waited for it {pressure:.0} % of the time");
-            self.hold(
-                fewer,
-                How::Stop,
-                Reason::new(Code::MemoryPressure, pressure, PRESSURE_LIMIT, text),
-            );
+            let reason = reason::memory_pressure(pressure, PRESSURE_LIMIT);
+            self.hold(fewer, How::Stop, reason);
         }
     }
+}
+
+/// Seconds of a snooze that is in force.
+fn snooze_left(seen: &Observation) -> Option<f64> {
+    let left = seen.control.snooze?.until - seen.at.epoch;
+    (left > 0.0).then_some(left)
+}
+
+/// Seconds until a timed rule (snooze, `drain --by`) changes by itself.
+pub(super) fn next_change(seen: &Observation) -> Option<f64> {
+    let drain = seen.control.drain.and_then(|drain| drain.by);
+    let left = drain
+        .map(|by| by - seen.at.epoch)
+        .filter(|left| *left > 0.0);
+    left.into_iter().chain(snooze_left(seen)).reduce(f64::min)
+}
+
+/// Heat takes one pilot at a time; this is how far it has come.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ThermalLimit {
+    /// Pilots that may run; `None`: as many as fit.
+    keep: Option<usize>,
+    /// Boot-clock second of the last step.
+    stepped: Option<f64>,
 }
 
 impl ThermalLimit {
@@ -261,31 +213,20 @@ impl ThermalLimit {
             self.keep = None;
             return None;
         };
-        let due =
-            self.stepped <= 0.0 || tick.now - self.stepped >= tick.owner.calm_for.as_secs_f64();
-        if !due {
+        let calm_for = tick.owner.calm_for.as_secs_f64();
+        if self.stepped.is_some_and(|at| tick.now - at < calm_for) {
             return self.keep;
         }
-        let all = tick.own().count();
-        let running = tick
-            .own()
-            .filter(|pilot| pilot.state == PilotState::Running)
-            .count();
         let keep = match self.keep {
-            _ if temperature > limit => Some(running.saturating_sub(1)),
+            _ if temperature > limit => Some(tick.count(PilotState::Running).saturating_sub(1)),
             Some(keep) if temperature < limit - HEAT_HYSTERESIS => {
-                Some(keep + 1).filter(|keep| *keep < all)
+                Some(keep + 1).filter(|keep| *keep < tick.own.len())
             }
             keep => keep,
         };
         if keep != self.keep {
-            self.stepped = tick.now;
+            (self.keep, self.stepped) = (keep, Some(tick.now));
         }
-        self.keep = keep;
         keep
     }
-}
-
-fn rough(seconds: f64) -> String {
-    format_rough(Duration::from_secs_f64(seconds.clamp(0.0, 1e9).ceil()))
 }

@@ -3,17 +3,16 @@
 mod classes;
 mod rules;
 
-use super::ends::EndKind;
 use super::*;
 use crate::config;
-use crate::units::Moment;
+use crate::units::{Moment, PilotId};
 
 const GIB: u64 = 1 << 30;
 
 /// A machine, its owner and an engine that never fails.
 struct World {
     config: Config,
-    memory: Memory,
+    policy: PolicyState,
     cores: f64,
     protection: Protection,
     /// What the owner wants, in cores, at a second.
@@ -45,7 +44,7 @@ impl World {
     fn new(cores: f64, text: &str, owner: impl Fn(f64) -> f64 + 'static) -> World {
         World {
             config: config(text),
-            memory: Memory::new(7),
+            policy: PolicyState::new(7),
             cores,
             protection: Protection::Verified,
             owner: Box::new(owner),
@@ -146,7 +145,7 @@ impl World {
     /// One tick; what it decided is done at once.
     fn tick(&mut self) -> Decision {
         let seen = self.observation();
-        let decision = decide(&self.config, &mut self.memory, &seen);
+        let decision = decide(&self.config, &mut self.policy, &seen);
         (self.reason, self.state) = (decision.reason.clone(), decision.state);
         for action in &decision.actions {
             self.obey(action);
@@ -170,12 +169,6 @@ impl World {
         let kind = match action {
             Action::Launch { class, name } => {
                 self.next += 1;
-                let class = self
-                    .config
-                    .pilots
-                    .iter()
-                    .find(|c| c.name == *class)
-                    .unwrap();
                 let id = PilotId::new(&format!("{:064x}", self.next)).unwrap();
                 self.pilots.push(Pilot {
                     id: id.clone(),
@@ -412,7 +405,7 @@ fn a_starved_pilot_is_stopped_after_the_limit() {
         ["stop", "stop"]
     );
     assert!((1_600.0..1_640.0).contains(&stops[0].0), "{stops:?}");
-    assert_eq!(world.memory.counts.get("owner"), Some(&2));
+    assert_eq!(world.policy.counts.get("owner"), Some(&2));
 }
 
 #[test]
@@ -501,14 +494,14 @@ fn a_list_that_failed_changes_nothing() {
 
 #[test]
 fn a_failed_launch_ends_the_ticks_launching_and_backs_off() {
-    let mut memory = Memory::new(3);
+    let mut policy = PolicyState::new(3);
     let mut world = World::new(8.0, ONE_CORE, |_| NOISE);
     world.tick();
     world.now += 1.0;
     let (mut seen, mut tries, mut waits) = (world.observation(), 0, Vec::new());
     let mut last = seen.at.boot;
     for _ in 0..2_000 {
-        let decision = decide(&world.config, &mut memory, &seen);
+        let decision = decide(&world.config, &mut policy, &seen);
         seen.news.clear();
         for action in &decision.actions {
             let Action::Launch { class, name } = action else {
@@ -519,7 +512,7 @@ fn a_failed_launch_ends_the_ticks_launching_and_backs_off() {
             last = seen.at.boot;
             let result = LaunchResult::Failed("exec: not found".to_owned());
             seen.news.push(News::Launched {
-                class: class.clone(),
+                class: class.name.clone(),
                 name: name.clone(),
                 at: seen.at.boot,
                 result,
@@ -549,52 +542,38 @@ fn a_failed_launch_ends_the_ticks_launching_and_backs_off() {
 }
 
 #[test]
-fn created_pilots_are_left_for_two_minutes_and_dead_ones_removed() {
-    let mut world = World::new(4.0, ONE_CORE, |_| NOISE);
-    world.run_until(120.0);
-    let epoch = world.now + 1e9;
-    let names = ["young", "old", "dead", "odd", "removing"];
-    for (name, (state, age)) in names.into_iter().zip([
-        (PilotState::Created, 60.0),
-        (PilotState::Created, 130.0),
-        (PilotState::Dead, 5.0),
-        (PilotState::Other, 9_000.0),
-        (PilotState::Removing, 9_000.0),
-    ]) {
-        let mut pilot = world.pilots[0].clone();
-        pilot.id = PilotId::new(&format!(
-            "{:064x}",
-            1_000 + crate::units::whole(age) + name.len() as u64
-        ))
-        .unwrap();
-        (pilot.name, pilot.state, pilot.created) = (name.to_owned(), state, epoch - age);
+fn what_was_created_and_is_not_being_started_is_removed_at_once_and_holds_no_slot() {
+    let left_over = [
+        ("created", PilotState::Created, true),
+        ("dead", PilotState::Dead, true),
+        ("odd", PilotState::Other, false),
+        ("removing", PilotState::Removing, false),
+    ];
+    for (name, state, is_removed) in left_over {
+        let mut world = World::new(4.0, ONE_CORE, |_| NOISE);
+        filled(&mut world);
+        let mut pilot = world.pilots.pop().unwrap();
+        (pilot.name, pilot.state) = (name.to_owned(), state);
+        let mut foreign = pilot.clone();
+        (foreign.id, foreign.own) = (PilotId::new(&"f".repeat(64)).unwrap(), false);
+        let removal = Action::Remove {
+            id: pilot.id.clone(),
+            name: pilot.name.clone(),
+            class: pilot.class.clone(),
+        };
         world.pilots.push(pilot);
+        assert_eq!(
+            world.tick().actions.contains(&removal),
+            is_removed,
+            "{name}"
+        );
+        world.run_until(world.now + 10.0);
+        let is_full = world.running() == 4;
+        assert_eq!(is_full, state != PilotState::Other, "{name}");
+        world.pilots.push(foreign);
+        let touched = format!("{:?}", world.tick().actions);
+        assert!(!touched.contains("ffffff"), "{name}: {touched}");
     }
-    let mut foreign = world.pilots[5].clone();
-    foreign.id = PilotId::new(&"f".repeat(64)).unwrap();
-    foreign.own = false;
-    world.pilots.push(foreign);
-    let expected: Vec<PilotId> = world
-        .pilots
-        .iter()
-        .filter(|p| p.own && ["old", "dead"].contains(&p.name.as_str()))
-        .map(|p| p.id.clone())
-        .collect();
-    let decision = world.tick();
-    let touched: Vec<&PilotId> = decision
-        .actions
-        .iter()
-        .filter_map(|action| {
-            if let Action::Remove { id, name, .. } = action
-                && name.is_empty()
-            {
-                Some(id)
-            } else {
-                None
-            }
-        })
-        .collect();
-    assert_eq!(touched, expected.iter().collect::<Vec<_>>());
 }
 
 #[test]
@@ -609,11 +588,11 @@ fn ttl_counts_awake_time_and_ends_in_kill() {
     // A night with the lid closed: 8 hours by the wall clock, none awake.
     seen.at.epoch += 28_800.0;
     seen.at.boot += 28_800.0;
-    assert_eq!(decide(&world.config, &mut world.memory, &seen).actions, []);
+    assert_eq!(decide(&world.config, &mut world.policy, &seen).actions, []);
     seen.at.awake += 300.0;
     seen.at.boot += 300.0;
     let id = world.pilots[0].id.clone();
-    let decision = decide(&world.config, &mut world.memory, &seen);
+    let decision = decide(&world.config, &mut world.policy, &seen);
     assert_eq!(
         decision.actions,
         [Action::Terminate {
@@ -627,7 +606,7 @@ fn ttl_counts_awake_time_and_ends_in_kill() {
     );
     seen.at.boot += 10.0;
     assert_eq!(
-        decide(&world.config, &mut world.memory, &seen).actions,
+        decide(&world.config, &mut world.policy, &seen).actions,
         [Action::Kill { id, paused: false }]
     );
 }
@@ -666,14 +645,14 @@ fn a_force_stop_waits_for_no_grace() {
     let mut seen = world.observation();
     seen.at.awake += 50_000.0;
     assert_eq!(
-        decide(&world.config, &mut world.memory, &seen)
+        decide(&world.config, &mut world.policy, &seen)
             .actions
             .len(),
         1,
         "its ttl is over"
     );
     seen.control.force_stop = true;
-    let actions = decide(&world.config, &mut world.memory, &seen).actions;
+    let actions = decide(&world.config, &mut world.policy, &seen).actions;
     assert_eq!(actions, [Action::Kill { id, paused: false }]);
 }
 

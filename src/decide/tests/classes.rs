@@ -1,6 +1,14 @@
 //! Replayed ticks of classes: what is broken, new, without work or without its image.
 
 use super::*;
+use crate::decide::classes::Stage;
+
+fn failures(world: &mut World) -> u32 {
+    match &world.policy.classes.class("a").stage {
+        Stage::Waiting(wait) => wait.times,
+        _ => 0,
+    }
+}
 
 #[test]
 fn what_is_gone_at_once_is_looked_at_before_it_is_replaced() {
@@ -20,7 +28,7 @@ fn what_is_gone_at_once_is_looked_at_before_it_is_replaced() {
         };
         let seen = world.observation();
         assert_eq!(
-            launches(decide(&world.config, &mut world.memory, &seen)),
+            launches(decide(&world.config, &mut world.policy, &seen)),
             replaced,
             "{age} s old"
         );
@@ -29,7 +37,7 @@ fn what_is_gone_at_once_is_looked_at_before_it_is_replaced() {
         let mut seen = world.observation();
         seen.at.boot += 0.1;
         assert_eq!(
-            launches(decide(&world.config, &mut world.memory, &seen)),
+            launches(decide(&world.config, &mut world.policy, &seen)),
             0,
             "{age} s old"
         );
@@ -44,7 +52,7 @@ fn what_is_gone_at_once_is_looked_at_before_it_is_replaced() {
             ended: Some(last),
         }];
         assert_eq!(
-            launches(decide(&world.config, &mut world.memory, &seen)),
+            launches(decide(&world.config, &mut world.policy, &seen)),
             1 - replaced,
             "{age} s old"
         );
@@ -59,7 +67,7 @@ fn launches_of_class(world: &mut World, lives: f64, code: i64, seconds: f64) -> 
     while world.now < end {
         let decision = world.tick();
         let of_a =
-            |action: &&Action| matches!(action, Action::Launch { class, .. } if class == "a");
+            |action: &&Action| matches!(action, Action::Launch { class, .. } if class.name == "a");
         launches.extend(decision.actions.iter().filter(of_a).map(|_| world.now));
         let now = world.now + 1e9;
         let ended: Vec<Pilot> = world
@@ -157,7 +165,7 @@ fn a_broken_class_is_tried_seldom_and_takes_nothing_from_the_other() {
             EndKind::NoWork
         };
         assert!(
-            world.memory.gone.iter().all(|gone| gone.kind == expected),
+            world.policy.gone.iter().all(|gone| gone.kind == expected),
             "{case}"
         );
     }
@@ -167,20 +175,20 @@ fn a_broken_class_is_tried_seldom_and_takes_nothing_from_the_other() {
 fn one_pilot_that_lives_ends_the_back_off() {
     let mut world = World::new(8.0, TWO_CLASSES, |_| NOISE);
     launches_of_class(&mut world, 0.1, 1, 120.0);
-    assert!(world.memory.classes["a"].failures > 2);
+    assert!(failures(&mut world) > 2);
     // Mended: there is one probe first, and what else fits once it has run for half a minute.
     let probes = launches_of_class(&mut world, 1e9, 0, 150.0);
     assert!(
         probes.len() == 2 && probes[1] - probes[0] >= 30.0,
         "{probes:?}"
     );
-    assert_eq!(world.memory.classes["a"].failures, 0);
+    assert_eq!(failures(&mut world), 0);
     // Or it was configured otherwise: that is not made to wait for what was learned before.
     let mut world = World::new(8.0, TWO_CLASSES, |_| NOISE);
     launches_of_class(&mut world, 0.1, 1, 120.0);
     let changed = config(&TWO_CLASSES.replacen("memory", "command = [\"x\"]\nmemory", 1));
     world
-        .memory
+        .policy
         .forget_changed(&world.config, &changed, world.now + 1e9);
     (world.config, world.news) = (changed, Vec::new());
     let start = world.now;
@@ -212,7 +220,7 @@ fn a_new_class_shows_with_one_pilot_that_it_runs() {
         world.log
     );
     // Of another daemon, or before a restart: what runs already is proof enough.
-    (world.memory, world.news) = (Memory::new(8), Vec::new());
+    (world.policy, world.news) = (PolicyState::new(8), Vec::new());
     world.pilots.truncate(2);
     world.run_until(world.now + 2.0);
     assert_eq!(world.running(), 8, "{:?}", world.log);
@@ -220,7 +228,7 @@ fn a_new_class_shows_with_one_pilot_that_it_runs() {
     let changed = config(&TWO_CLASSES.replacen("memory", "command = [\"x\"]\nmemory", 1));
     world.now += 5.0;
     world
-        .memory
+        .policy
         .forget_changed(&world.config, &changed, world.now + 1e9);
     world.config = changed;
     let (mut kept, others): (Vec<Pilot>, Vec<Pilot>) =
@@ -246,9 +254,11 @@ fn images_are_refreshed_in_time_and_never_against_the_owner() {
         let mut at = Vec::new();
         while world.now < end {
             let decision = world.tick();
-            if decision.actions.contains(&Action::Fetch {
-                class: "a".to_owned(),
-            }) {
+            if decision
+                .actions
+                .iter()
+                .any(|action| matches!(action, Action::Fetch { .. }))
+            {
                 at.push(world.now);
                 world.news.push(News::Fetched {
                     class: "a".to_owned(),
@@ -285,9 +295,9 @@ fn images_are_refreshed_in_time_and_never_against_the_owner() {
     let start = world.now;
     world.tick();
     world.control.pull = false;
-    world.memory.classes.get_mut("a").unwrap().refreshing = false;
+    world.policy.classes.class("a").is_fetching = false;
     assert!(
-        world.now - start < 1.0 && world.memory.classes["a"].refresh_at.unwrap() <= start,
+        world.now - start < 1.0 && world.policy.classes.class("a").refresh_at.unwrap() <= start,
         "asked for now"
     );
 }
@@ -312,7 +322,7 @@ fn a_launch_is_counted_once_whatever_the_list_shows() {
             .collect::<Vec<_>>()
     };
     // The first one is alone, because nobody knows yet whether its image is there.
-    let first = launched(&decide(&world.config, &mut world.memory, &seen));
+    let first = launched(&decide(&world.config, &mut world.policy, &seen));
     assert_eq!(first.len(), 1);
     let mut later = Observation {
         at: Moment {
@@ -323,7 +333,7 @@ fn a_launch_is_counted_once_whatever_the_list_shows() {
     };
     later.listed_at = later.at.boot;
     assert_eq!(
-        launched(&decide(&world.config, &mut world.memory, &later)),
+        launched(&decide(&world.config, &mut world.policy, &later)),
         [""; 0],
         "it is in flight"
     );
@@ -338,17 +348,17 @@ fn a_launch_is_counted_once_whatever_the_list_shows() {
     }];
     later.at.boot += 2.0;
     later.listed_at = at - 0.5;
-    decide(&world.config, &mut world.memory, &later);
+    decide(&world.config, &mut world.policy, &later);
     assert_eq!(
-        world.memory.launching.len(),
+        world.policy.classes.unlisted().count(),
         1,
         "the list is older than the answer"
     );
     later.news.clear();
     later.listed_at = at + 0.5;
-    decide(&world.config, &mut world.memory, &later);
+    decide(&world.config, &mut world.policy, &later);
     assert_eq!(
-        world.memory.launching.len(),
+        world.policy.classes.unlisted().count(),
         0,
         "a later list does not show it: it never was"
     );
