@@ -148,7 +148,7 @@ impl Daemon {
         };
         let (list, facts) = (
             list.map(|(list, _)| list.as_slice()),
-            self.engine.facts.as_ref(),
+            self.engine.facts.as_deref(),
         );
         self.observer.observe(seen, list, facts, &self.config)
     }
@@ -161,7 +161,9 @@ impl Daemon {
         // Replacements before removals: a removal that is under way already would slow the start down.
         let is_launch = |action: &&Action| matches!(action, Action::Launch { .. });
         let (launches, others): (Vec<_>, Vec<_>) = decision.actions.iter().partition(is_launch);
-        let parent = self.engine.facts.as_ref().and_then(Facts::parent_name);
+        let Some(facts) = self.engine.facts.clone() else {
+            return;
+        };
         for action in launches.into_iter().chain(others) {
             let text = act::describe(action, ToString::to_string);
             if self.start.dry_run {
@@ -172,7 +174,7 @@ impl Daemon {
             if *action == Action::MendGroup {
                 self.mend_group();
             }
-            if let Some((lane, job)) = act::job(action, &self.site, &self.config, parent.clone()) {
+            if let Some((lane, job)) = act::job(action, &self.site, &self.config, &facts) {
                 self.executor.go(lane, move || Finished::News(job()));
             }
         }
@@ -228,7 +230,7 @@ impl Daemon {
             decision,
             list,
             last_rows: &self.last_rows,
-            facts: self.engine.facts.as_ref(),
+            facts: self.engine.facts.as_deref(),
             policy: &self.policy,
             told: &self.told,
             cost: &self.cost,
@@ -294,7 +296,7 @@ impl Daemon {
     }
 
     fn mend_group(&mut self) {
-        let layout = self.engine.facts.as_ref().and_then(Facts::our_layout);
+        let layout = self.engine.facts.as_deref().and_then(Facts::our_layout);
         if let Some(layout) = layout.filter(|_| !self.start.dry_run) {
             let (site, limit) = (Arc::clone(&self.site), self.memory_limit());
             let job = move || Finished::Prepared(group::prepare(&site.root, layout, limit));
@@ -345,7 +347,7 @@ impl Daemon {
             log::warn!("{error}");
         }
         self.metrics.end();
-        if let Some(layout) = self.engine.facts.as_ref().and_then(Facts::our_layout) {
+        if let Some(layout) = self.engine.facts.as_deref().and_then(Facts::our_layout) {
             // Pilots that go on keep the group, and the end is not to wait for them.
             let is_empty = self.last_rows.is_empty();
             let patience = if is_empty {

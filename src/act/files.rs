@@ -1,7 +1,7 @@
 //! Files handed to a pilot: a copy on the run directory's tmpfs, owned by the pilot's user, bound read-only into it, gone
 //! with it. What is secret stays in memory, and out of images, layers, environments and logs.
 
-use crate::config::{Handed, PilotClass};
+use crate::config::PilotClass;
 use crate::host::files;
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use std::collections::BTreeSet;
@@ -30,19 +30,52 @@ pub fn copy_path(run: &Path, pilot: &str, index: usize) -> PathBuf {
     directory(run).join(pilot).join(index.to_string())
 }
 
+/// Whom the copies are given to: the pilot's user as this machine knows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Recipient {
+    user: Option<u32>,
+    group: Option<u32>,
+    /// It has an id that only the engine may use (a rootless one): everybody may read the copy, behind a directory that is
+    /// closed to all but us.
+    is_hidden: bool,
+}
+
+impl Recipient {
+    /// `shift`: where the engine's user namespace begins, as it says; `None`: ids are those of this machine.
+    pub fn of(class: &PilotClass, shift: Option<(u32, u32)>, is_root: bool) -> Recipient {
+        let mut ids = class.user.split(':').map(|id| id.parse::<u32>().ok());
+        let user = ids.next().flatten();
+        let group = ids.next().flatten().or(user);
+        let own = class
+            .host_config
+            .get("UsernsMode")
+            .is_some_and(|mode| mode == "host");
+        let (users, groups) = shift.filter(|_| !own).unwrap_or_default();
+        Recipient {
+            user: user
+                .and_then(|id| users.checked_add(id))
+                .filter(|_| is_root),
+            group: group
+                .and_then(|id| groups.checked_add(id))
+                .filter(|_| is_root),
+            is_hidden: !is_root,
+        }
+    }
+}
+
 /// Makes the copies of one pilot; on failure none is left.
-pub fn hand_out(run: &Path, pilot: &str, class: &PilotClass) -> Result<(), Fault> {
+pub fn hand_out(run: &Path, pilot: &str, class: &PilotClass, to: Recipient) -> Result<(), Fault> {
     if class.files.is_empty() {
         return Ok(());
     }
-    let copied = copy_all(run, pilot, class);
+    let copied = copy_all(run, pilot, class, to);
     if copied.is_err() {
         take_back(run, pilot);
     }
     copied
 }
 
-fn copy_all(run: &Path, pilot: &str, class: &PilotClass) -> Result<(), Fault> {
+fn copy_all(run: &Path, pilot: &str, class: &PilotClass, to: Recipient) -> Result<(), Fault> {
     let found = rustix::fs::statfs(run).map_err(|error| refused(run, &error.into()))?;
     if !u64::try_from(found.f_type).is_ok_and(|kind| IN_MEMORY.contains(&kind)) {
         let text = "files are handed over in memory only, and this is a disk; give a --run-dir on a tmpfs such as below /run";
@@ -55,36 +88,37 @@ fn copy_all(run: &Path, pilot: &str, class: &PilotClass) -> Result<(), Fault> {
             Err(error) => return Err(refused(&dir, &error.into())),
         }
     }
-    let mut ids = class.user.split(':').map(|id| id.parse::<u32>().ok());
-    let user = ids.next().flatten();
-    let group = ids.next().flatten().or(user);
     for (index, file) in class.files.iter().enumerate() {
-        copy_one(file, &copy_path(run, pilot, index), user, group)?;
+        let source = Path::new(&file.source);
+        let content = files::read(source, LARGEST).map_err(|error| match error.is_missing() {
+            true => Fault::Missing(file.source.clone()),
+            false => Fault::Refused(format!("{error}; see to `files` of this class")),
+        })?;
+        let copy = copy_path(run, pilot, index);
+        let written = write_copy(&copy, &content, file.mode, to);
+        written.map_err(|error| refused(&copy, &error))?;
     }
     Ok(())
 }
 
-fn copy_one(
-    file: &Handed,
-    copy: &Path,
-    user: Option<u32>,
-    group: Option<u32>,
-) -> Result<(), Fault> {
-    let source = Path::new(&file.source);
-    let content = files::read(source, LARGEST).map_err(|error| match error.is_missing() {
-        true => Fault::Missing(file.source.clone()),
-        false => Fault::Refused(format!("{error}; see to `files` of this class")),
-    })?;
+fn write_copy(copy: &Path, content: &[u8], mode: u32, to: Recipient) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let write = || -> io::Result<()> {
-        let to = rustix::fs::open(copy, flags, Mode::RUSR | Mode::WUSR)?;
-        io::Write::write_all(&mut File::from(to.try_clone()?), &content)?;
-        // Given away last: whoever is not its owner may not change its mode.
-        rustix::fs::fchmod(&to, Mode::from_raw_mode(file.mode))?;
-        rustix::fs::fchown(&to, user.map(Uid::from_raw), group.map(Gid::from_raw))?;
-        Ok(())
+    let mut file = File::from(rustix::fs::open(copy, flags, Mode::RUSR | Mode::WUSR)?);
+    io::Write::write_all(&mut file, content)?;
+    let owners = mode >> 6 & 0o7;
+    let mode = if to.is_hidden {
+        mode | owners << 3 | owners
+    } else {
+        mode
     };
-    write().map_err(|error| refused(copy, &error))
+    // Given away last: whoever is not its owner may not change its mode.
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+    rustix::fs::fchown(
+        &file,
+        to.user.map(Uid::from_raw),
+        to.group.map(Gid::from_raw),
+    )?;
+    Ok(())
 }
 
 fn refused(path: &Path, error: &io::Error) -> Fault {
@@ -110,6 +144,52 @@ pub fn sweep(run: &Path, pilots: &BTreeSet<&str>) {
     for name in files::read_names(&directory(run)) {
         if !pilots.contains(name.as_str()) {
             take_back(run, &name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recipients() {
+        let class = |user: &str, host_config| PilotClass {
+            user: user.to_owned(),
+            host_config,
+            ..PilotClass::default()
+        };
+        let (none, host) = (
+            serde_json::json!({}),
+            serde_json::json!({"UsernsMode": "host"}),
+        );
+        let shift = Some((231_072, 331_072));
+        for (user, host_config, shift, is_root, expected) in [
+            (
+                "65534:65534",
+                &none,
+                None,
+                true,
+                (Some(65_534), Some(65_534), false),
+            ),
+            ("1000", &none, None, true, (Some(1_000), Some(1_000), false)),
+            (
+                "1000:7",
+                &none,
+                shift,
+                true,
+                (Some(232_072), Some(331_079), false),
+            ),
+            ("1000:7", &host, shift, true, (Some(1_000), Some(7), false)),
+            ("nobody", &none, None, true, (None, None, false)),
+            ("1000:7", &none, None, false, (None, None, true)),
+        ] {
+            let found = Recipient::of(&class(user, host_config.clone()), shift, is_root);
+            assert_eq!(
+                (found.user, found.group, found.is_hidden),
+                expected,
+                "{user}"
+            );
         }
     }
 }

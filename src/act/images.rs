@@ -41,8 +41,9 @@ pub fn fetch(site: &Site, config: &Config, class: &PilotClass) -> Result<(), Str
     brought?;
     let now = engine.image(&image).map_err(text)?;
     let now = now.ok_or_else(|| format!("{image} is not in what was brought"))?;
-    if let Some(old) = before.filter(|old| is_ours && old.id != now.id) {
-        remember(&old.id)?;
+    if let Some(old) = before.filter(|old| old.id != now.id) {
+        // Of a name that the owner had before, what was fetched is ours all the same, and what was there is not.
+        remember(if is_ours { &old.id } else { &now.id })?;
         log::info!("{image}: new pilots use the new image, the old one goes with its last pilot");
     }
     tidy(site, config);
@@ -129,10 +130,13 @@ pub fn tidy(site: &Site, config: &Config) {
         if wanted.contains(&image) {
             continue;
         }
-        // Somebody has given an image of ours another name: it is theirs now.
         let found = engine.image(&image).ok().flatten();
-        let is_theirs =
-            image.starts_with("sha256:") && found.is_some_and(|found| !found.repo_tags.is_empty());
+        let names = found.map(|found| found.repo_tags).unwrap_or_default();
+        if names.iter().any(|name| wanted.contains(name)) {
+            continue;
+        }
+        // Somebody has given an image of ours another name: it is theirs now.
+        let is_theirs = image.starts_with("sha256:") && !names.is_empty();
         let is_gone = || {
             matches!(
                 engine.image_remove(&image),

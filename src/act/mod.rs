@@ -13,6 +13,7 @@ use crate::config::{Config, MissingLimits, PilotClass};
 use crate::decide::{Action, Ended, LaunchResult, News};
 use crate::engine::{CreateOutcome, Engine, Error, Inspected, Outcome};
 use crate::executor::Lane;
+use crate::observe::facts::Facts;
 use crate::site::Site;
 use crate::units::PilotId;
 use std::sync::Arc;
@@ -23,21 +24,20 @@ const LOG_TAIL: (usize, usize) = (20, 8 * 1024);
 /// A call and the lane it takes.
 pub type Job = (Lane, Box<dyn FnOnce() -> Option<News> + Send>);
 
-/// The job of an action; `parent`: the parent group for the engine. `None`: it is not the engine's
-/// (the group).
+/// The job of an action at an engine with these facts. `None`: it is not the engine's (the group).
 pub fn job(
     action: &Action,
     site: &Arc<Site>,
     config: &Arc<Config>,
-    parent: Option<String>,
+    facts: &Arc<Facts>,
 ) -> Option<Job> {
-    let (site, config) = (Arc::clone(site), Arc::clone(config));
+    let (site, config, facts) = (Arc::clone(site), Arc::clone(config), Arc::clone(facts));
     Some(match action.clone() {
         Action::Launch { class, name } => {
             let launch = Launch {
                 class,
                 name,
-                parent,
+                facts,
                 site,
                 config,
             };
@@ -94,7 +94,7 @@ pub fn describe(action: &Action, name: impl Fn(&PilotId) -> String) -> String {
 struct Launch {
     class: Arc<PilotClass>,
     name: String,
-    parent: Option<String>,
+    facts: Arc<Facts>,
     site: Arc<Site>,
     config: Arc<Config>,
 }
@@ -102,7 +102,9 @@ struct Launch {
 impl Launch {
     fn run(self) -> News {
         let run = &self.site.dirs.run;
-        let result = match files::hand_out(run, &self.name, &self.class) {
+        let is_root = rustix::process::geteuid().is_root();
+        let to = files::Recipient::of(&self.class, self.facts.id_shift, is_root);
+        let result = match files::hand_out(run, &self.name, &self.class, to) {
             Ok(()) => self.create_and_start(),
             Err(files::Fault::Missing(source)) => LaunchResult::MountMissing(source),
             Err(files::Fault::Refused(why)) => LaunchResult::Failed(why),

@@ -130,7 +130,7 @@ fn host_config(launch: &Launch) -> Value {
         "Devices": class.devices.iter().map(device).collect::<Vec<Value>>(),
         "Tmpfs": tmpfs.collect::<Map<String, Value>>(),
     });
-    if let Some(parent) = &launch.parent {
+    if let Some(parent) = launch.facts.parent_name() {
         set["CgroupParent"] = json!(parent);
     }
     if !launch.config.share.cpuset.is_empty() {

@@ -18,7 +18,7 @@ const MOST_LOOKS: u8 = 60;
 #[derive(Default)]
 pub(super) struct EngineSide {
     /// `None`: it was not asked yet, or could not be reached since.
-    pub facts: Option<Facts>,
+    pub facts: Option<Arc<Facts>>,
     pub state: EngineState,
     /// Boot second at which the question under way was asked.
     pub asked_at: Option<f64>,
@@ -74,7 +74,7 @@ impl Daemon {
         self.told.problem("engine", None);
         if let Some(facts) = look.facts {
             self.told.problem("group", look.prepared.err());
-            self.engine.facts = Some(facts);
+            self.engine.facts = Some(Arc::new(facts));
         }
         let unsupported = self
             .engine

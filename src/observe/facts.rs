@@ -10,6 +10,8 @@ pub struct Facts {
     pub version: String,
     pub api: String,
     pub data_root: PathBuf,
+    /// Where the ids of pilots' users and groups begin on this machine; `None`: they are its own.
+    pub id_shift: Option<(u32, u32)>,
     /// `None`: no cgroups on this host that pilots would be in.
     pub layout: Option<Layout>,
     /// The parent group is ours to write.
@@ -86,6 +88,7 @@ fn facts_of(info: &Info, server: &str, api: &str, root: &Path, is_root: bool) ->
         version: info.server_version.clone(),
         api: api.to_owned(),
         data_root: PathBuf::from(&info.docker_root_dir),
+        id_shift: id_shift(info),
         layout,
         parent,
         unsupported,
@@ -96,6 +99,14 @@ fn facts_of(info: &Info, server: &str, api: &str, root: &Path, is_root: bool) ->
             .collect(),
         swap_limit: info.swap_limit,
     }
+}
+
+/// With user namespaces the engine keeps its data apart by their first ids: `/var/lib/docker/231072.231072`.
+fn id_shift(info: &Info) -> Option<(u32, u32)> {
+    let mut options = info.security_options.iter();
+    options.find(|option| option.split(',').any(|part| part == "name=userns"))?;
+    let (user, group) = info.docker_root_dir.rsplit('/').next()?.split_once('.')?;
+    Some((user.parse().ok()?, group.parse().ok()?))
 }
 
 /// `Libpod/4.3.1 (linux)` is Podman; Docker calls itself by its name.
