@@ -3,6 +3,7 @@
 //! write; else through the cgroup files.
 
 use crate::host::cgroup::{Driver, Group, Layout, Version, parent_group};
+use crate::observe::facts::SLICES;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -13,12 +14,6 @@ use std::time::{Duration, Instant};
 const SLICE: &str = include_str!("../../packaging/systemd/plancton.slice");
 const SLICE_NAME: &str = "plancton.slice";
 const SLICE_FILE: &str = "run/systemd/system/plancton.slice";
-const SLICE_INSTALLED: [&str; 3] = [
-    "etc/systemd/system/plancton.slice",
-    "usr/lib/systemd/system/plancton.slice",
-    "lib/systemd/system/plancton.slice",
-];
-
 /// Makes the group idle and bounds its memory (bytes; `None`: the machine is too small for a bound). Calling it again
 /// mends what was lost. Errors name the file or the call.
 pub fn prepare(root: &Path, layout: Layout, memory_limit: Option<u64>) -> Result<(), String> {
@@ -46,7 +41,7 @@ pub fn prepare(root: &Path, layout: Layout, memory_limit: Option<u64>) -> Result
 }
 
 fn prepare_slice(root: &Path, group: &Group, memory_limit: Option<u64>) -> Result<(), String> {
-    if !SLICE_INSTALLED.iter().any(|file| root.join(file).exists()) {
+    if !SLICES.iter().any(|file| root.join(file).exists()) {
         let file = root.join(SLICE_FILE);
         fs::write(&file, SLICE).map_err(|error| format!("{}: {error}", file.display()))?;
         systemctl(&["daemon-reload"])?;

@@ -37,6 +37,7 @@ pub fn job(
             let launch = Launch {
                 class,
                 name,
+                volumes: Vec::new(),
                 facts,
                 site,
                 config,
@@ -94,18 +95,24 @@ pub fn describe(action: &Action, name: impl Fn(&PilotId) -> String) -> String {
 struct Launch {
     class: Arc<PilotClass>,
     name: String,
+    /// Paths that its image declares for writing.
+    volumes: Vec<String>,
     facts: Arc<Facts>,
     site: Arc<Site>,
     config: Arc<Config>,
 }
 
 impl Launch {
-    fn run(self) -> News {
-        let run = &self.site.dirs.run;
+    fn run(mut self) -> News {
+        let site = Arc::clone(&self.site);
+        let run = &site.dirs.run;
         let is_root = rustix::process::geteuid().is_root();
         let to = files::Recipient::of(&self.class, self.facts.id_shift, is_root);
         let result = match files::hand_out(run, &self.name, &self.class, to) {
-            Ok(()) => self.create_and_start(),
+            Ok(()) => {
+                self.volumes = self.declared_volumes();
+                self.create_and_start()
+            }
             Err(files::Fault::Missing(source)) => LaunchResult::MountMissing(source),
             Err(files::Fault::Refused(why)) => LaunchResult::Failed(why),
         };
@@ -120,6 +127,14 @@ impl Launch {
             at,
             result,
         }
+    }
+
+    /// An image that is not there is told by the create call.
+    fn declared_volumes(&self) -> Vec<String> {
+        let name = images::name(&self.class, &self.site.builtin_tag);
+        let image = self.site.engine.image(&name).ok().flatten();
+        let volumes = image.map(|image| image.config.volumes);
+        volumes.unwrap_or_default().into_keys().collect()
     }
 
     fn create_and_start(&self) -> LaunchResult {
@@ -187,15 +202,26 @@ fn refused(class: &PilotClass, text: String) -> LaunchResult {
 /// processes with old runtimes on cgroup v1.
 fn signal(site: Arc<Site>, id: PilotId, signal: &'static str, paused: bool) -> Job {
     let job = move || {
-        let sent = site.engine.kill(&id, signal);
+        let engine = &site.engine;
+        let wanted = match signal {
+            "TERM" => stop_signal(engine, &id),
+            _ => None,
+        };
+        let sent = engine.kill(&id, wanted.as_deref().unwrap_or(signal));
         if paused {
             // It may have been woken or have ended meanwhile, and that is as good.
-            let _ = site.engine.unpause(&id);
+            let _ = engine.unpause(&id);
         }
         // Outcomes such as "not running" and "gone" are shown by the next list.
         sent.err().map(|error| failed(id, signal, error))
     };
     (Lane::Urgent, Box::new(job))
+}
+
+/// How the pilot's image wants to be stopped; `None`: as usual.
+fn stop_signal(engine: &Engine, id: &PilotId) -> Option<String> {
+    let signal = engine.inspect(id).ok()??.config.stop_signal;
+    Some(signal).filter(|signal| !signal.is_empty())
 }
 
 fn changed(result: Result<Outcome, Error>, what: &str, id: PilotId) -> News {

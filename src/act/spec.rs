@@ -3,20 +3,10 @@
 
 use super::{Launch, files, images};
 use crate::config::{Device, Mount, PilotClass};
+use crate::engine::Labels;
 use crate::site::Site;
 use crate::units::{Moment, whole};
 use serde_json::{Map, Value, json};
-
-/// The label a list is filtered by, and the others.
-pub const LABEL_INSTANCE: &str = "io.plancton.instance";
-pub const LABEL_CLASS: &str = "io.plancton.class";
-pub const LABEL_CPUS: &str = "io.plancton.cpus";
-pub const LABEL_MEMORY: &str = "io.plancton.memory";
-pub const LABEL_GRACE: &str = "io.plancton.stop-grace";
-pub const LABEL_PIDS: &str = "io.plancton.pids";
-pub const LABEL_EXPIRES: &str = "io.plancton.expires";
-pub const LABEL_DEADLINE: &str = "io.plancton.deadline";
-pub const LABEL_VERSION: &str = "io.plancton.version";
 
 /// The whole body of `POST /containers/create`.
 pub(super) fn create_body(launch: &Launch, now: Moment) -> Value {
@@ -84,28 +74,38 @@ fn env(class: &PilotClass, site: &Site, now: Moment) -> Vec<String> {
     ours.chain(theirs).collect()
 }
 
-fn labels(class: &PilotClass, site: &Site, now: Moment) -> Value {
+fn labels(class: &PilotClass, site: &Site, now: Moment) -> Labels {
     let expires = whole(now.awake + class.ttl.as_secs_f64());
-    json!({
-        LABEL_INSTANCE: site.instance,
-        LABEL_CLASS: class.name,
-        LABEL_CPUS: class.cpus.to_string(),
-        LABEL_MEMORY: class.memory.0.to_string(),
-        LABEL_PIDS: class.pids.to_string(),
-        LABEL_GRACE: class.stop_grace.as_secs_f64().to_string(),
-        LABEL_EXPIRES: format!("{}:{expires}", site.boot_id),
-        LABEL_DEADLINE: deadline(class, now).to_string(),
-        LABEL_VERSION: env!("CARGO_PKG_VERSION"),
-    })
+    Labels {
+        instance: Some(site.instance.clone()),
+        class: Some(class.name.clone()),
+        cpus: Some(class.cpus.to_string()),
+        memory: Some(class.memory.0.to_string()),
+        pids: Some(class.pids.to_string()),
+        grace: Some(class.stop_grace.as_secs_f64().to_string()),
+        expires: Some(format!("{}:{expires}", site.boot_id)),
+        deadline: Some(deadline(class, now).to_string()),
+        version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+    }
 }
 
 fn host_config(launch: &Launch) -> Value {
     let class = &launch.class;
-    let copies = class.files.iter().enumerate().map(|(index, file)| {
-        let source = files::copy_path(&launch.site.dirs.run, &launch.name, index);
-        json!({"Type": "bind", "Source": source, "Target": file.target, "ReadOnly": true})
-    });
-    let mounts: Vec<Value> = class.mounts.iter().map(mount).chain(copies).collect();
+    let run = &launch.site.dirs.run;
+    let copies = class.files.iter().enumerate();
+    let copies =
+        copies.map(|(index, file)| (files::copy_path(run, &launch.name, index), &file.target));
+    let (mut binds, mut mounts): (Vec<String>, Vec<Value>) = (Vec::new(), Vec::new());
+    for (source, target) in copies {
+        // The copies are this pilot's alone, so that its label may be put on them; only this older form can say so.
+        match launch.facts.is_selinux {
+            true => binds.push(format!("{}:{target}:ro,Z", source.display())),
+            false => mounts.push(
+                json!({"Type": "bind", "Source": source, "Target": target, "ReadOnly": true}),
+            ),
+        }
+    }
+    mounts.extend(class.mounts.iter().map(mount).chain(volumes(launch)));
     let tmpfs = class.tmpfs.iter().map(|tmpfs| {
         let size = tmpfs.size.map(|size| format!(",size={}", size.0));
         let options = format!("rw,nosuid,nodev{}", size.unwrap_or_default());
@@ -126,6 +126,7 @@ fn host_config(launch: &Launch) -> Value {
         "Privileged": class.privileged,
         "CapDrop": ["ALL"],
         "CapAdd": class.cap_add,
+        "Binds": binds,
         "Mounts": mounts,
         "Devices": class.devices.iter().map(device).collect::<Vec<Value>>(),
         "Tmpfs": tmpfs.collect::<Map<String, Value>>(),
@@ -144,6 +145,20 @@ fn host_config(launch: &Launch) -> Value {
     set["SecurityOpt"] = json!(options);
     map.extend(set.as_object().cloned().unwrap_or_default());
     Value::Object(map)
+}
+
+/// What the image wants to write to is memory where the class may not write elsewhere, or not without a bound.
+fn volumes(launch: &Launch) -> impl Iterator<Item = Value> {
+    let class = &launch.class;
+    let is_bounded = class.read_only || class.host_config.get("StorageOpt").is_some();
+    let named = |path: &str| {
+        class.mounts.iter().any(|mount| mount.target == path)
+            || class.tmpfs.iter().any(|tmpfs| tmpfs.target == path)
+    };
+    let volumes = launch.volumes.iter();
+    volumes.filter(move |path| is_bounded && !named(path)).map(|path| {
+        json!({"Type": "tmpfs", "Target": path, "TmpfsOptions": {"SizeBytes": class.memory.0 / 2, "Mode": 0o1777}})
+    })
 }
 
 /// Always of type bind: with it the engine refuses a missing source instead of making a directory.

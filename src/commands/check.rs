@@ -10,7 +10,7 @@ use crate::remote;
 use crate::units::{Bytes, Exit, float};
 use Verdict::{Bad, Good, Note};
 use rustix::fs::{Access, access, stat};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 enum Verdict {
     Good,
@@ -163,10 +163,11 @@ fn engine(seen: &Seen) -> Option<Vec<Finding>> {
 fn mounts(seen: &Seen) -> Option<Vec<Finding>> {
     let marks = ["/.dockerenv", "/run/.containerenv"];
     let (own, dirs) = (stat("/").ok()?.st_dev, &seen.context.dirs);
-    let places = [&dirs.run, &dirs.state, &seen.facts()?.data_root];
+    let places = [&dirs.run, &dirs.state].into_iter();
+    let places = places.chain(&seen.facts()?.disks);
     let is_mounted = |path: &Path| stat(path).is_ok_and(|found| found.st_dev != own);
     let mut findings = Vec::new();
-    for path in places.into_iter().filter(|path| !is_mounted(path)) {
+    for path in places.filter(|path| !is_mounted(path)) {
         let path = path.display();
         let text = format!("{path} is not the machine's; mount it: -v {path}:{path}");
         findings.push((BAD, text));
@@ -237,9 +238,13 @@ fn room(seen: &Seen) -> Option<Vec<Finding>> {
 }
 
 fn disk(seen: &Seen) -> Option<Vec<Finding>> {
-    let (place, reserve) = (&seen.facts()?.data_root, seen.config.share.reserve_disk);
-    Some(vec![match disk::read_disk(place) {
-        Err(error) => (Note, format!("{error}: the reserve is not watched")),
+    let reserve = seen.config.share.reserve_disk;
+    let look = |place: &PathBuf| match disk::read_disk(place) {
+        Err(error) if reserve.0 > 0 => {
+            let way_out = "nothing is started while the reserve can't be watched; reserve-disk = \"0\" does without";
+            (BAD, format!("{error}: {way_out}"))
+        }
+        Err(error) => (Note, format!("{error}: it is not watched")),
         Ok(disk) => {
             let text = format!("{}: {} free", place.display(), disk.free);
             let way_out = "are reserved; free some space or lower reserve-disk";
@@ -248,7 +253,8 @@ fn disk(seen: &Seen) -> Option<Vec<Finding>> {
                 false => (Good, text),
             }
         }
-    }])
+    };
+    Some(seen.facts()?.disks.iter().map(look).collect())
 }
 
 fn sensors(_: &Seen) -> Option<Vec<Finding>> {

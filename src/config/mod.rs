@@ -12,7 +12,7 @@ mod when;
 
 pub use image::ImageRef;
 pub use keys::{Allow, EngineKeys, Influx, Loop, Owner, PilotClass, Share, parse_cpuset};
-pub use mounts::{Device, Handed, Mount};
+pub use mounts::{Device, Mount};
 pub use remote::{Offer, read_offer};
 pub use values::{Auto, Image, MissingLimits, OnBattery, WhenBusy};
 pub use when::Hours;

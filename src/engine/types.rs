@@ -2,8 +2,9 @@
 //! or send as null. Pure. Ids are checked here, so a list with an unreadable id is an error and not a shorter list.
 
 use crate::units::PilotId;
-use serde::de::Error as _;
+use serde::de::{Error as _, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// Why a call gave no outcome; names the socket, the call and what to do, because it ends up in `status`.
@@ -51,7 +52,13 @@ pub struct Info {
     pub docker_root_dir: String,
     /// The storage driver.
     pub driver: String,
-    pub operating_system: String,
+    /// Pairs of words; with the containerd store one is its snapshotter.
+    #[serde(deserialize_with = "or_default")]
+    pub driver_status: Vec<Vec<String>>,
+    /// Of the kernel that containers run on.
+    pub kernel_version: String,
+    /// Bytes.
+    pub mem_total: u64,
     #[serde(deserialize_with = "or_default")]
     pub security_options: Vec<String>,
     pub memory_limit: bool,
@@ -140,6 +147,11 @@ pub struct State {
 #[serde(rename_all = "PascalCase", default)]
 pub struct ContainerConfig {
     pub image: String,
+    /// How it wants to be stopped; empty: SIGTERM.
+    pub stop_signal: String,
+    /// Paths that are to be written to, whatever the root is.
+    #[serde(deserialize_with = "or_default")]
+    pub volumes: BTreeMap<String, IgnoredAny>,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -160,6 +172,8 @@ pub struct Image {
     /// The names it has.
     #[serde(default, deserialize_with = "or_default")]
     pub repo_tags: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub config: ContainerConfig,
 }
 
 /// RFC 3339 to seconds since 1970; `None` for what is not a time or, like the engine's zero `0001-01-01T00:00:00Z`, before 1970.

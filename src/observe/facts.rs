@@ -1,21 +1,36 @@
 //! What the engine says about itself, once a connection: what it can hold, where its groups are, what is missing.
 
 use crate::engine::{Engine, Error, Info};
+use crate::host;
 use crate::host::cgroup::{Driver, Group, Layout, parent_group};
+use crate::units::Bytes;
 use std::path::{Path, PathBuf};
+
+/// The package's slice, as systemd finds it.
+pub const SLICES: [&str; 3] = [
+    "etc/systemd/system/plancton.slice",
+    "usr/lib/systemd/system/plancton.slice",
+    "lib/systemd/system/plancton.slice",
+];
 
 #[derive(Clone, Debug)]
 pub struct Facts {
     pub name: String,
     pub version: String,
     pub api: String,
-    pub data_root: PathBuf,
+    /// Whatever runs out there stops the engine.
+    pub disks: Vec<PathBuf>,
+    /// CPUs that the engine may use; 0: it does not say.
+    pub cpus: u64,
     /// Where the ids of pilots' users and groups begin on this machine; `None`: they are its own.
     pub id_shift: Option<(u32, u32)>,
+    pub is_selinux: bool,
     /// `None`: no cgroups on this host that pilots would be in.
     pub layout: Option<Layout>,
-    /// The parent group is ours to write.
+    /// The group that pilots are to run below, or why there is none.
     pub parent: Result<Group, String>,
+    /// The parent group is ours to make and to mend.
+    pub is_ours: bool,
     /// Why pilots cannot be run responsibly here.
     pub unsupported: Option<String>,
     /// Limits that the engine says it cannot hold.
@@ -26,12 +41,12 @@ pub struct Facts {
 impl Facts {
     /// The layout of the parent group, if that is ours to make and mend.
     pub fn our_layout(&self) -> Option<Layout> {
-        self.layout.filter(|_| self.parent.is_ok())
+        self.layout.filter(|_| self.is_ours && self.parent.is_ok())
     }
 
     /// The parent group as the engine's `CgroupParent` names it; `None`: the engine's own.
     pub fn parent_name(&self) -> Option<String> {
-        let layout = self.our_layout()?;
+        let layout = self.layout.filter(|_| self.parent.is_ok())?;
         Some(match layout.driver {
             Driver::Cgroupfs => format!("/{}", layout.parent_name()),
             Driver::Systemd => layout.parent_name().to_owned(),
@@ -47,58 +62,101 @@ pub fn read_facts(engine: &Engine, root: &Path, is_root: bool) -> Result<Facts, 
 }
 
 fn facts_of(info: &Info, server: &str, api: &str, root: &Path, is_root: bool) -> Facts {
-    let rootless = info
-        .security_options
-        .iter()
-        .any(|option| option.contains("rootless"));
     let layout = Layout::parse(&info.cgroup_version, &info.cgroup_driver);
-    let in_vm = info.operating_system.contains("Docker Desktop");
-    let unsupported = match layout {
-        _ if in_vm => Some(
-            "the engine runs in a virtual machine (Docker Desktop): what the owner uses here is not seen there; \
-             use an engine of this machine"
-                .to_owned(),
-        ),
-        None => Some(format!(
-            "the engine has no cgroups on this host (driver '{}'), so that no limit holds; \
-             use an engine with cgroups, or delegate them to the rootless one",
-            info.cgroup_driver
-        )),
-        Some(_) => None,
-    };
-    let parent = match layout {
-        None => Err("the engine has no cgroups on this host".to_owned()),
-        Some(_) if rootless => Err(
-            "a rootless engine's groups are below its user's: protected within the session at best"
-                .to_owned(),
-        ),
-        Some(_) if !is_root => Err(
-            "only root can make an idle group beside the owner's; pilots run in the engine's own"
-                .to_owned(),
-        ),
-        Some(layout) => Ok(parent_group(root, layout)),
-    };
     let held = [
         (info.memory_limit, "memory"),
         (info.cpu_cfs_quota, "CPU quota"),
         (info.pids_limit, "pids"),
     ];
+    let missing = held.iter().filter(|(holds, _)| !holds);
     Facts {
         name: engine_name(server, info),
         version: info.server_version.clone(),
         api: api.to_owned(),
-        data_root: PathBuf::from(&info.docker_root_dir),
+        disks: disks(info, root),
+        cpus: info.cpus,
         id_shift: id_shift(info),
-        layout,
-        parent,
-        unsupported,
-        missing: held
+        is_selinux: info
+            .security_options
             .iter()
-            .filter(|(holds, _)| !holds)
-            .map(|(_, what)| *what)
-            .collect(),
+            .any(|option| option.contains("name=selinux")),
+        parent: parent(info, layout, root, is_root),
+        layout,
+        is_ours: is_root,
+        unsupported: unsupported(info, layout, root),
+        missing: missing.map(|(_, what)| *what).collect(),
         swap_limit: info.swap_limit,
     }
+}
+
+fn is_rootless(info: &Info) -> bool {
+    info.security_options
+        .iter()
+        .any(|option| option.contains("rootless"))
+}
+
+/// The engine must run on this kernel and see this machine's memory: else what the owner uses here is not seen there.
+fn unsupported(info: &Info, layout: Option<Layout>, root: &Path) -> Option<String> {
+    let ours = host::files::read_word(&root.join("proc/sys/kernel/osrelease"));
+    let is_other =
+        !info.kernel_version.is_empty() && ours.is_some_and(|ours| ours != info.kernel_version);
+    let total = host::memory::read_memory(root).map_or(0, |memory| memory.total.0);
+    let is_elsewhere =
+        info.mem_total > 0 && total > 0 && info.mem_total.abs_diff(total) > total / 20;
+    if is_other || is_elsewhere {
+        return Some(format!(
+            "the engine runs on another machine or in a virtual one (kernel {}, {} of memory), where what you use here \
+             is not seen; use an engine of this machine",
+            info.kernel_version,
+            Bytes(info.mem_total)
+        ));
+    }
+    if layout.is_some() {
+        return None;
+    }
+    Some(format!(
+        "the engine has no cgroups on this host (driver '{}'), so that no limit holds; \
+         use an engine with cgroups, or delegate them to the rootless one",
+        info.cgroup_driver
+    ))
+}
+
+/// Our parent group, or why there is none. Anybody who may talk to an engine with the systemd driver gets it by its name.
+fn parent(
+    info: &Info,
+    layout: Option<Layout>,
+    root: &Path,
+    is_root: bool,
+) -> Result<Group, String> {
+    let layout = layout.ok_or("the engine has no cgroups on this host")?;
+    if is_rootless(info) {
+        return Err(
+            "a rootless engine's groups are below its user's: protected within the session at best"
+                .to_owned(),
+        );
+    }
+    let is_packaged =
+        layout.driver == Driver::Systemd && SLICES.iter().any(|file| root.join(file).exists());
+    match is_root || is_packaged {
+        true => Ok(parent_group(root, layout)),
+        false => Err(
+            "only root, or the package's plancton.slice, makes an idle group beside the owner's; \
+                      pilots run in the engine's own"
+                .to_owned(),
+        ),
+    }
+}
+
+/// Where images and what pilots write are. The containerd store has a place of its own, which the engine does not name.
+fn disks(info: &Info, root: &Path) -> Vec<PathBuf> {
+    let data = PathBuf::from(&info.docker_root_dir);
+    let mut words = info.driver_status.iter().flatten();
+    let is_containerd = words.any(|word| word.starts_with("io.containerd.snapshotter"));
+    let store = root.join("var/lib/containerd");
+    let store = is_containerd
+        .then_some(store)
+        .filter(|store| store.exists());
+    std::iter::once(data).chain(store).collect()
 }
 
 /// With user namespaces the engine keeps its data apart by their first ids: `/var/lib/docker/231072.231072`.
@@ -123,6 +181,7 @@ fn engine_name(server: &str, info: &Info) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::tests::Tree;
 
     fn info(driver: &str, version: &str) -> Info {
         Info {
@@ -157,14 +216,23 @@ mod tests {
                 .unwrap()
                 .contains("no cgroups")
         );
-        let mut desktop = info("cgroupfs", "2");
-        desktop.operating_system = "Docker Desktop".to_owned();
-        assert!(
-            facts(&desktop, true)
-                .unsupported
-                .unwrap()
-                .contains("virtual machine")
+        let mut elsewhere = info("cgroupfs", "2");
+        elsewhere.kernel_version = "6.6.12-linuxkit".to_owned();
+        let tree = Tree::new(&[("proc/sys/kernel/osrelease", "6.6.12-linuxkit\n")]);
+        let in_vm =
+            |info: &Info, root| facts_of(info, "", "1.45", root, true).unsupported.is_some();
+        assert!(!in_vm(&elsewhere, tree.root()));
+        tree.put("proc/sys/kernel/osrelease", "6.6.12-other\n");
+        assert!(in_vm(&elsewhere, tree.root()));
+        let mut small = info("systemd", "2");
+        small.mem_total = 2 << 30;
+        tree.put(
+            "proc/meminfo",
+            "MemTotal: 67108864 kB\nMemFree: 60000000 kB\nMemAvailable: 60000000 kB\n",
         );
+        assert!(in_vm(&small, tree.root()));
+        small.mem_total = 64 << 30;
+        assert!(!in_vm(&small, tree.root()));
         let mut rootless = info("systemd", "2");
         rootless.security_options = vec!["name=seccomp".to_owned(), "name=rootless".to_owned()];
         assert!(

@@ -86,9 +86,8 @@ impl Observer {
         seen.cpu = self.cpu;
         seen.given_seconds = self.given_seconds;
         seen.memory = self.read_memory(facts);
-        (seen.cores, seen.threads) = self.count_cores(&share);
-        let disk = facts.and_then(|facts| disk::read_disk(&facts.data_root).ok());
-        seen.disk_free = disk.map(|disk| disk.free.0);
+        (seen.cores, seen.threads) = self.count_cores(&share, facts);
+        seen.disk_free = facts.and_then(read_disks);
         let power = power::read_power(&self.site.root);
         seen.has_battery = power.has_battery;
         seen.on_battery = power.on_battery;
@@ -101,7 +100,7 @@ impl Observer {
     }
 
     /// Cores that pilots may run on, and all that are online.
-    fn count_cores(&self, share: &Share) -> (f64, f64) {
+    fn count_cores(&self, share: &Share, facts: Option<&Facts>) -> (f64, f64) {
         let Some(topology) = &self.topology else {
             return (0.0, 0.0);
         };
@@ -110,10 +109,9 @@ impl Observer {
             true => topology.count_threads(&cpuset),
             false => topology.count_cores(&cpuset),
         };
-        (
-            float(cores as u64),
-            float(topology.count_threads(&[]) as u64),
-        )
+        let of_engine = facts.map(|facts| facts.cpus).filter(|cpus| *cpus > 0);
+        let cores = (cores as u64).min(of_engine.unwrap_or(u64::MAX));
+        (float(cores), float(topology.count_threads(&[]) as u64))
     }
 
     /// Between regular ticks the last rate stands, unless the owner's need is being watched: what the engine itself needs
@@ -197,4 +195,13 @@ impl Observer {
             format!("{name}: {line}")
         })
     }
+}
+
+/// Bytes free on the fullest of the engine's disks; `None`: one of them cannot be seen from here.
+fn read_disks(facts: &Facts) -> Option<u64> {
+    let free = facts
+        .disks
+        .iter()
+        .map(|disk| Some(disk::read_disk(disk).ok()?.free.0));
+    free.collect::<Option<Vec<u64>>>()?.into_iter().min()
 }
