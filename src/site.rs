@@ -58,7 +58,7 @@ impl Site {
 }
 
 /// Builds for tests can be shown a made-up machine; a release sees only its own.
-fn machine_root() -> PathBuf {
+pub fn machine_root() -> PathBuf {
     let made_up = std::env::var_os("PLANCTON_MADE_UP_ROOT").filter(|_| cfg!(debug_assertions));
     made_up.map_or_else(|| PathBuf::from("/"), PathBuf::from)
 }

@@ -612,6 +612,48 @@ fn recordings_that_are_none() {
     }
 }
 
+/// What gives the machine back needs neither a daemon that listens nor a place to write to.
+#[test]
+fn the_owner_is_obeyed_by_a_daemon_that_hangs() {
+    for (command, then) in [
+        ("purge", "nothing of Plancton's is left"),
+        ("force-stop", "1 pilot"),
+    ] {
+        let mut machine = Machine::new();
+        machine.start(GOOD);
+        machine.wait_for_pilots(1);
+        if command == "purge" {
+            machine.signal(Signal::STOP);
+        } else {
+            let control = machine.scratch.0.join("state/control");
+            fs::remove_dir_all(&control).unwrap();
+            machine.scratch.file("state/control", "no directory");
+        }
+        assert_says(command, &machine.tell(&[command]), DONE, &[then]);
+        machine.wait_for_end(PATIENCE);
+        assert_eq!(machine.engine.world().containers.len(), 0, "{command}");
+    }
+}
+
+#[test]
+fn a_command_ends_with_its_reader() {
+    use std::io::Read;
+    let mut machine = Machine::new();
+    machine.start(GOOD);
+    machine.wait_for_pilots(1);
+    let mut command = machine.command();
+    let watch = command.args(["status", "--watch"]).stdout(Stdio::piped());
+    let mut watch = watch.spawn().unwrap();
+    let mut reader = watch.stdout.take().unwrap();
+    reader.read_exact(&mut [0; 8]).unwrap();
+    drop(reader);
+    assert!(becomes(PATIENCE, || watch.try_wait().unwrap().is_some()));
+    let full = fs::OpenOptions::new().write(true).open("/dev/full");
+    let mut command = machine.command();
+    let output = command.arg("config").stdout(full.unwrap()).output();
+    assert_says("config", &output.unwrap(), FAILED, &["standard output: "]);
+}
+
 /// A file system of its own for the run directory, seen by this one process and those below it.
 fn on_small_disk(machine: &Machine, arguments: &str) -> Option<Command> {
     if !is_root() {

@@ -264,8 +264,9 @@ fn has_ended(seen: &Inspected) -> bool {
 
 fn ended(engine: &Engine, seen: Inspected) -> Ended {
     let state = seen.state;
-    // The built-in pilot says what it computed; of others only the log of a failure is of use.
-    let speaks = state.exit_code != 0 || seen.config.image.starts_with(builtin::REPOSITORY);
+    // The built-in pilot says what it computed; of others only the log of a failure is of use. Podman's names begin with
+    // a registry.
+    let speaks = state.exit_code != 0 || seen.config.image.contains(builtin::REPOSITORY);
     let log = speaks.then(|| engine.logs(&seen.id, LOG_TAIL.0, LOG_TAIL.1).ok());
     Ended {
         exit_code: state.exit_code,

@@ -2,11 +2,12 @@
 //! Each row of the table is one look; the last line is what to do first.
 
 use super::context::{Context, Done, Failure, is_running, no_engine, say};
-use crate::config::{Auto, Config, Influx, MissingLimits, PilotClass};
+use crate::config::{Auto, Config, Influx, MissingLimits, OnBattery, PilotClass};
 use crate::host::{cpu, disk, memory, power, thermal};
 use crate::metrics::{Answer, probe};
 use crate::observe::facts::{Facts, read_facts};
 use crate::remote;
+use crate::site::machine_root;
 use crate::units::{Bytes, Exit, float};
 use Verdict::{Bad, Good, Note};
 use rustix::fs::{Access, access, stat};
@@ -29,12 +30,13 @@ struct Seen<'a> {
     config: Config,
     problem: Option<Failure>,
     facts: Option<Result<Facts, Failure>>,
+    root: PathBuf,
 }
 
 /// `None`: there is nothing to say.
 type Look = fn(&Seen) -> Option<Vec<Finding>>;
 
-const LOOKS: [(&str, Look); 13] = [
+const LOOKS: [(&str, Look); 14] = [
     ("configuration", configuration),
     ("rights", rights),
     ("directories", directories),
@@ -46,6 +48,7 @@ const LOOKS: [(&str, Look); 13] = [
     ("room", room),
     ("disk", disk),
     ("sensors", sensors),
+    ("daemon", daemon),
     ("metrics", metrics),
     ("joined", joined),
 ];
@@ -57,15 +60,17 @@ pub fn check(context: &Context) -> Done {
         Ok(config) => (config, None),
         Err(failure) => (Config::default(), Some(failure)),
     };
+    let root = machine_root();
     let (facts, looks) = match context.options.offline {
         true => (None, OFFLINE),
-        false => (Some(ask(context, &config)), LOOKS.len()),
+        false => (Some(ask(context, &config, &root)), LOOKS.len()),
     };
     let seen = Seen {
         context,
         config,
         problem,
         facts,
+        root,
     };
     let mut first_bad = None;
     for (subject, look) in LOOKS.iter().take(looks) {
@@ -97,9 +102,9 @@ impl Seen<'_> {
     }
 }
 
-fn ask(context: &Context, config: &Config) -> Result<Facts, Failure> {
+fn ask(context: &Context, config: &Config, root: &Path) -> Result<Facts, Failure> {
     let engine = context.engine(config)?;
-    read_facts(&engine, Path::new("/"), context.is_root).map_err(no_engine)
+    read_facts(&engine, root, context.is_root).map_err(no_engine)
 }
 
 fn configuration(seen: &Seen) -> Option<Vec<Finding>> {
@@ -140,7 +145,7 @@ fn directories(seen: &Seen) -> Option<Vec<Finding>> {
 }
 
 fn group(seen: &Seen) -> Option<Vec<Finding>> {
-    let is_there = crate::host::group_id(Path::new("/"), "plancton").is_some();
+    let is_there = crate::host::group_id(&seen.root, "plancton").is_some();
     let text = "there is no group plancton: only root can drain or snooze; \
                 `groupadd --system plancton` and `usermod -aG plancton USER` change that";
     (seen.context.is_root && !is_there).then(|| vec![(Note, text.to_owned())])
@@ -215,12 +220,12 @@ fn protection(seen: &Seen) -> Option<Vec<Finding>> {
 
 fn room(seen: &Seen) -> Option<Vec<Finding>> {
     let share = &seen.config.share;
-    let cores = cpu::read_topology(Path::new("/"))?.count_cores(&[]);
+    let cores = cpu::read_topology(&seen.root)?.count_cores(&[]);
     let cores = match share.cpus {
         Auto::Fixed(cpus) => cpus.min(float(cores as u64)),
         Auto::Auto => float(cores as u64),
     };
-    let memory = memory::read_memory(Path::new("/")).ok()?.total.0;
+    let memory = memory::read_memory(&seen.root).ok()?.total.0;
     let memory = Bytes(memory.saturating_sub(share.reserve_memory.0));
     let given = format!("this machine gives at most {cores} cores and {memory}");
     let look = |pilot: &PilotClass| {
@@ -240,11 +245,13 @@ fn room(seen: &Seen) -> Option<Vec<Finding>> {
 fn disk(seen: &Seen) -> Option<Vec<Finding>> {
     let reserve = seen.config.share.reserve_disk;
     let look = |place: &PathBuf| match disk::read_disk(place) {
-        Err(error) if reserve.0 > 0 => {
-            let way_out = "nothing is started while the reserve can't be watched; reserve-disk = \"0\" does without";
-            (BAD, format!("{error}: {way_out}"))
+        Err(error) => {
+            let text = "nothing runs while reserve-disk can't be watched; \"0\" does without";
+            (
+                if reserve.0 > 0 { BAD } else { Note },
+                format!("{error}: {text}"),
+            )
         }
-        Err(error) => (Note, format!("{error}: it is not watched")),
         Ok(disk) => {
             let text = format!("{}: {} free", place.display(), disk.free);
             let way_out = "are reserved; free some space or lower reserve-disk";
@@ -257,18 +264,40 @@ fn disk(seen: &Seen) -> Option<Vec<Finding>> {
     Some(seen.facts()?.disks.iter().map(look).collect())
 }
 
-fn sensors(_: &Seen) -> Option<Vec<Finding>> {
-    let power = power::read_power(Path::new("/"));
+/// What the owner's rules go by, and which of them is void without.
+fn sensors(seen: &Seen) -> Option<Vec<Finding>> {
+    let (owner, power) = (&seen.config.owner, power::read_power(&seen.root));
     let battery = match (power.has_battery, power.on_battery) {
         (false, _) => "no battery",
         (true, false) => "on mains power",
         (true, true) => "on its battery",
     };
-    let heat = match thermal::Sensors::discover(Path::new("/")).read() {
-        Some(found) => format!("processor at {:.0} °C ({})", found.celsius, found.sensor),
-        None => "no processor temperature".to_owned(),
-    };
-    Some(vec![(Good, format!("{battery}, {heat}"))])
+    let sensors = thermal::Sensors::discover(&seen.root);
+    let heat = sensors.read();
+    let heat = heat.map(|found| format!("processor at {:.0} °C ({})", found.celsius, found.sensor));
+    let mut findings = vec![(Good, battery.to_owned())];
+    if power.has_battery && power.charge_percent.is_none() && owner.on_battery == OnBattery::Run {
+        let limit = owner.min_battery;
+        let text = "is void: the charge can't be read; set on-battery = \"pause\"";
+        findings.push((BAD, format!("min-battery = {limit} {text}")));
+    }
+    findings.push(match (heat, owner.max_temperature) {
+        (Some(heat), _) => (Good, heat),
+        (None, 0) => (Good, "no sensor of the processor".to_owned()),
+        (None, limit) => {
+            let text = "is void: no sensor of the processor is found; load its driver or set 0";
+            (Note, format!("max-temperature = {limit} {text}"))
+        }
+    });
+    Some(findings)
+}
+
+/// What a daemon that runs sees: more than a command does, and from inside of its service manager's walls.
+fn daemon(seen: &Seen) -> Option<Vec<Finding>> {
+    let status = seen.context.status()?;
+    let text = format!("{}: {}", status.state.name(), status.reason.text);
+    let problems = status.problems.into_iter().map(|problem| (BAD, problem));
+    Some(std::iter::once((Good, text)).chain(problems).collect())
 }
 
 fn metrics(seen: &Seen) -> Option<Vec<Finding>> {

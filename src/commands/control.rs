@@ -112,8 +112,9 @@ pub fn force_stop(context: &Context) -> Done {
         run::end_daemon(context)?;
     }
     pilots::remove_own(context)?;
-    // What is left of the request would end the next daemon.
-    Ok(control::clear(&dirs.state, control::Request::ForceStop)?)
+    // What is left of the request would end the next daemon; where it could not be written, nothing is.
+    let _ = control::clear(&dirs.state, control::Request::ForceStop);
+    Ok(())
 }
 
 /// The TIME of `drain --by`, in seconds since 1970: `18:00` (its next occurrence where `now` is), a duration from now, or

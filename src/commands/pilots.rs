@@ -200,13 +200,10 @@ fn purged_directories(context: &Context) -> impl Iterator<Item = PathBuf> {
 
 /// An engine may take a moment to learn that the last container of an image is gone.
 fn remove_image(site: &Site, image: &str) -> Done {
-    let mut removed = site.engine.image_remove(image);
+    let mut removed = Ok(Outcome::Gone);
     wait_until(Duration::from_secs(1), || {
-        let is_busy = matches!(removed, Ok(Outcome::Busy(_)));
-        if is_busy {
-            removed = site.engine.image_remove(image);
-        }
-        !is_busy
+        removed = site.engine.image_remove(image);
+        !matches!(removed, Ok(Outcome::Busy(_)))
     });
     match removed? {
         Outcome::Done | Outcome::Gone => state::remove_image(&site.dirs.state, image)?,

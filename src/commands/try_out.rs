@@ -63,7 +63,9 @@ fn show(context: &Context, base: &Path, signals: &mut Signals) -> Result<Seen, F
     let mut child = run::spawn(context, &log).map_err(nothing)?;
     let seen = follow(context, &mut child, signals);
     if matches!(child.try_wait(), Ok(None)) {
-        run::end_daemon(context)?;
+        let _ = run::end_daemon(context);
+        // It may not have got as far as its lock.
+        let _ = child.kill();
     } else if child.wait().is_ok_and(|status| !status.success()) {
         let text = fs::read_to_string(&log).unwrap_or_default();
         let last = text.lines().last().unwrap_or("it said nothing");
@@ -78,7 +80,7 @@ fn follow(context: &Context, child: &mut Child, signals: &mut Signals) -> Result
     let mut seen = Seen::default();
     let mut drawing = std::io::stdout().is_terminal().then(Drawing::begin);
     let mut next_line = Duration::ZERO;
-    while seen.lasted < duration && !signals.wants_end() && matches!(child.try_wait(), Ok(None)) {
+    while seen.lasted < duration && !wants_end(signals) && matches!(child.try_wait(), Ok(None)) {
         if let Some(status) = context.status() {
             seen.take(status);
             let left = format_rough(duration.saturating_sub(seen.lasted));
@@ -95,6 +97,11 @@ fn follow(context: &Context, child: &mut Child, signals: &mut Signals) -> Result
         seen.lasted = start.elapsed();
     }
     Ok(seen)
+}
+
+/// A command ends with its terminal.
+fn wants_end(signals: &Signals) -> bool {
+    signals.wants_end() || signals.take_reload()
 }
 
 /// What was seen while it ran.
@@ -145,7 +152,9 @@ impl Seen {
             text +=
                 "They ran in an idle group: the kernel gave them only what nobody else wanted.\n";
         }
-        if self.done() == 0 {
+        if self.done() == 0 && self.last.others.pilots > 0 {
+            text += "No pilot was done: another daemon's pilots have the cores; `plancton snooze 5m` lends them to a try.\n";
+        } else if self.done() == 0 {
             text += &format!("No pilot was done: {}\n", self.last.reason.text);
         }
         text + "Every trace of it was removed from the engine and from this machine.\n"
