@@ -111,37 +111,28 @@ mod tests {
 
     #[test]
     fn what_a_manager_hears() {
-        let path = std::env::temp_dir().join(format!("plancton-notify-{}", std::process::id()));
-        let hidden = format!("plancton-notify-{}", std::process::id());
-        let abstract_name = SocketAddr::from_abstract_name(&hidden).unwrap();
-        let sockets = [
+        let unique = format!("plancton-notify-{}", std::process::id());
+        let path = std::env::temp_dir().join(&unique);
+        let abstract_name = SocketAddr::from_abstract_name(&unique).unwrap();
+        for (name, socket) in [
+            (path.display().to_string(), UnixDatagram::bind(&path)),
             (
-                path.to_str().unwrap().to_owned(),
-                UnixDatagram::bind(&path).unwrap(),
+                format!("@{unique}"),
+                UnixDatagram::bind_addr(&abstract_name),
             ),
-            (
-                format!("@{hidden}"),
-                UnixDatagram::bind_addr(&abstract_name).unwrap(),
-            ),
-        ];
-        for (name, socket) in sockets {
+        ] {
+            let socket = socket.unwrap();
             let mut manager = manager(&name, ["30000000", ""]);
             manager.ready();
             manager.status("waiting: a\nb".to_owned());
             manager.status("waiting: a\nb".to_owned());
             manager.reloading(1.5);
             manager.stopping();
-            let expected = [
-                "READY=1",
-                "STATUS=waiting: a b",
-                "RELOADING=1\nMONOTONIC_USEC=1500000",
-                "STOPPING=1",
-            ];
+            let reloading = "RELOADING=1\nMONOTONIC_USEC=1500000";
+            let expected = ["READY=1", "STATUS=waiting: a b", reloading, "STOPPING=1"];
             assert_eq!(heard(&socket), expected, "{name}");
-            assert_eq!(
-                [100.0, 101.0, 115.0].map(|now| manager.live(now)),
-                [115.0, 115.0, 130.0].map(Some)
-            );
+            let due = [100.0, 101.0, 115.0].map(|now| manager.live(now));
+            assert_eq!(due, [115.0, 115.0, 130.0].map(Some));
             assert_eq!(heard(&socket), ["WATCHDOG=1"; 2], "{name}");
         }
         std::fs::remove_file(path).unwrap();
@@ -150,20 +141,16 @@ mod tests {
     #[test]
     fn who_has_no_watchdog() {
         let own = std::process::id().to_string();
-        for (name, watchdog, beats) in [
-            ("@x", ["2000000", own.as_str()], true),
-            ("@x", ["2000000", "1"], false),
-            ("@x", ["0", ""], false),
-            ("@x", ["", ""], false),
-            ("@x", ["soon", ""], false),
-            ("", ["2000000", ""], false),
-            ("vsock:2:1", ["2000000", ""], false),
+        assert!(manager("@x", ["2000000", &own]).live(1.0).is_some());
+        for (name, watchdog) in [
+            ("@x", ["2000000", "1"]),
+            ("@x", ["0", ""]),
+            ("@x", ["soon", ""]),
+            ("", ["2000000", ""]),
+            ("vsock:2:1", ["2000000", ""]),
         ] {
-            assert_eq!(
-                manager(name, watchdog).live(1.0).is_some(),
-                beats,
-                "{name} {watchdog:?}"
-            );
+            let due = manager(name, watchdog).live(1.0);
+            assert_eq!(due, None, "{name} {watchdog:?}");
         }
     }
 }

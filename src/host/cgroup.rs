@@ -325,186 +325,180 @@ mod tests {
         driver: Driver::Systemd,
     };
 
-    fn v1_tree() -> Tree {
+    fn tree_of(layout: Layout) -> Tree {
         let tree = Tree::new(&[("sys/fs/cgroup/README", "not a hierarchy")]);
-        for dir in ["cpu,cpuacct", "memory", "pids", "blkio", "systemd"] {
-            tree.put(&format!("sys/fs/cgroup/{dir}/tasks"), "");
+        if layout == V1 {
+            ["cpu,cpuacct", "memory", "pids", "systemd"]
+                .iter()
+                .for_each(|dir| tree.put(&format!("sys/fs/cgroup/{dir}/tasks"), ""));
+            tree.link("sys/fs/cgroup/cpu", "cpu,cpuacct");
+            tree.link("sys/fs/cgroup/cpuacct", "cpu,cpuacct");
         }
-        tree.link("sys/fs/cgroup/cpu", "cpu,cpuacct");
-        tree.link("sys/fs/cgroup/cpuacct", "cpu,cpuacct");
         tree
     }
 
-    /// "pids/pids.max=5" below the group's directory of that hierarchy; nothing before the slash on v2.
-    fn fill(tree: &Tree, place: &str, files: &[&str]) {
-        for (path, content) in files.iter().map(|file| file.split_once('=').unwrap()) {
-            let (hierarchy, name) = path.rsplit_once('/').unwrap_or(("", path));
-            tree.put(
-                &format!("sys/fs/cgroup/{hierarchy}/{place}/{name}"),
-                content,
-            );
-        }
-    }
-
-    #[test]
-    fn layouts_and_the_parent() {
-        for (version, driver, expected) in [
-            ("2", "systemd", Some(V2)),
-            ("", "cgroupfs", Some(V1)),
-            ("2", "none", None),
-            ("3", "systemd", None),
-        ] {
-            assert_eq!(Layout::parse(version, driver), expected);
-        }
-        let tree = v1_tree();
-        let group = parent_group(tree.root(), V1);
-        assert!(
-            !group.exists()
-                && group
-                    .dirs()
-                    .contains(&tree.path("sys/fs/cgroup/blkio/plancton"))
-        );
-        let usage = tree.path("sys/fs/cgroup/cpuacct/plancton/cpuacct.usage");
-        assert_eq!(group.file("cpuacct", "cpuacct.usage"), Some(usage));
-        assert_eq!(group.file("hugetlb", "x"), None);
-        let group = parent_group(tree.root(), V2);
-        assert_eq!(group.dirs(), [tree.path("sys/fs/cgroup/plancton.slice")]);
-    }
-
-    /// The first three are shared/cases/group-of-a-rootless-engine; then Podman with crun, both engines at top level and
-    /// with our parent, systemd in a container, the daemon in a namespace of its own, and a container in a container.
+    /// The first three are shared/cases/group-of-a-rootless-engine; then Podman with crun, systemd in a container, our
+    /// parent with both drivers, a container in a container, another runtime. Each on v2, from within a namespace, on v1.
     #[test]
     fn groups_are_where_the_kernel_says() {
         let id = PilotId::new(&"a1".repeat(32)).unwrap();
         let other = PilotId::new(&"b2".repeat(32)).unwrap();
-        let user = "user.slice/user-1000.slice/user@1000.service/user.slice";
         for (place, below) in [
-            (&*format!("{user}/docker-ID.scope"), ""),
-            (&*format!("{user}/libpod-ID.scope"), ""),
+            (
+                "user.slice/user-1000.slice/user@1000.service/user.slice/docker-ID.scope",
+                "",
+            ),
+            (
+                "user.slice/user-1000.slice/user@1000.service/user.slice/libpod-ID.scope",
+                "",
+            ),
             ("docker_limit.slice/docker-ID.scope", ""),
             ("machine.slice/libpod-ID.scope", "/container"),
             ("system.slice/docker-ID.scope", "/init.scope"),
             ("plancton.slice/docker-ID.scope", ""),
-            ("docker/0123456789ab/docker/ID", ""),
             ("plancton/ID", ""),
+            ("docker/0123456789ab/docker/ID", ""),
             ("kubepods.slice/cri-containerd-ID.scope", ""),
         ] {
             let place = place.replace("ID", id.as_str());
-            for (tree, hierarchy, lines) in [
-                (Tree::new(&[]), "", "0::/PLACE\n"),
-                (Tree::new(&[]), "", "0::/../../PLACE\n"),
+            for (layout, hierarchy, lines) in [
+                (V2, "", "0::/PLACE\n"),
+                (V2, "", "0::/../../PLACE\n"),
                 (
-                    v1_tree(),
+                    V1,
                     "cpu/",
                     "9:name=systemd:/x\n4:cpuacct,cpu:/PLACE\n0::/x\n",
                 ),
             ] {
-                let lines = lines.replace("PLACE", &format!("{place}{below}"));
-                tree.put("proc/77/cgroup", lines);
+                let tree = tree_of(layout);
+                tree.put(
+                    "proc/77/cgroup",
+                    lines.replace("PLACE", &format!("{place}{below}")),
+                );
                 assert_eq!(group_of_pid(tree.root(), 77, &id), None, "{place}");
-                tree.put(&format!("sys/fs/cgroup/{hierarchy}{place}/cpu.stat"), "");
+                let file = format!("sys/fs/cgroup/{hierarchy}{place}/cpu.stat");
+                tree.put(&file, "");
                 let group = group_of_pid(tree.root(), 77, &id).unwrap();
-                let file = tree.path(&format!("sys/fs/cgroup/{hierarchy}{place}/cpu.stat"));
-                assert_eq!(group.file("cpu", "cpu.stat"), Some(file));
+                assert_eq!(group.file("cpu", "cpu.stat"), Some(tree.path(&file)));
                 // Another process has the number since; another pilot of the same kind.
                 assert_eq!(group_of_pid(tree.root(), 77, &other), None);
                 assert_eq!(group.of_other(&id, &other), None);
-                let sibling = place.replace(id.as_str(), other.as_str());
-                tree.put(&format!("sys/fs/cgroup/{hierarchy}{sibling}/"), "");
+                tree.put(&file.replace(id.as_str(), other.as_str()), "");
                 assert!(group.of_other(&id, &other).is_some());
-                let slice = place.starts_with("plancton.slice/");
-                assert_eq!(group.ancestor("plancton.slice").is_some(), slice);
+                let is_ours = place.starts_with("plancton.slice/");
+                assert_eq!(group.ancestor("plancton.slice").is_some(), is_ours);
             }
-        }
-        let tree = Tree::new(&[]);
-        for content in GARBAGE {
-            tree.put("proc/77/cgroup", content);
-            assert_eq!(group_of_pid(tree.root(), 77, &id), None);
         }
     }
 
-    const V1_FILES: [&str; 10] = [
-        "cpuacct/cpuacct.usage=2500000000\n",
-        "cpu/cpu.idle=1\n",
-        "cpu/cpu.cfs_quota_us=150000\n",
-        "cpu/cpu.cfs_period_us=100000\n",
-        "memory/memory.stat=rss 1\ntotal_rss 100\ntotal_shmem 32\ntotal_swap 7\n",
-        "memory/memory.limit_in_bytes=1000\n",
-        "pids/pids.max=512\n",
-        "blkio/blkio.bfq.weight=default 100\n8:0 200\n",
-        "memory/cgroup.procs=",
-        "pids/cgroup.procs=17\n18\n",
+    /// The file's path below the hierarchies, "GROUP" in it, and the content.
+    const V1_FILES: [(&str, &str); 8] = [
+        ("cpuacct/GROUP/cpuacct.usage", "2500000000\n"),
+        ("cpu/GROUP/cpu.idle", "1\n"),
+        ("cpu/GROUP/cpu.cfs_quota_us", "150000\n"),
+        ("cpu/GROUP/cpu.cfs_period_us", "100000\n"),
+        (
+            "memory/GROUP/memory.stat",
+            "rss 1\ntotal_rss 100\ntotal_shmem 32\n",
+        ),
+        ("memory/GROUP/memory.limit_in_bytes", "1000\n"),
+        ("pids/GROUP/pids.max", "512\n"),
+        ("pids/GROUP/cgroup.procs", "17\n18\n"),
     ];
-    const V2_FILES: [&str; 8] = [
-        "cpu.stat=usage_usec 2500000\nuser_usec 1\n",
-        "cpu.idle=1\n",
-        "cpu.max=150000 100000\n",
-        "memory.stat=anon 100\nfile 5000\nkernel_stack 3\npagetables 4\nshmem 20\nslab_reclaimable 9\nslab_unreclaimable 5\n",
-        "memory.max=1000\n",
-        "pids.max=512\n",
-        "io.weight=default 100\n",
-        "cgroup.events=populated 1\nfrozen 0\n",
+    const V2_FILES: [(&str, &str); 7] = [
+        ("GROUP/cpu.stat", "usage_usec 2500000\nuser_usec 1\n"),
+        ("GROUP/cpu.idle", "1\n"),
+        ("GROUP/cpu.max", "150000 100000\n"),
+        (
+            "GROUP/memory.stat",
+            "anon 100\nfile 5000\nkernel_stack 3\npagetables 4\nshmem 20\nslab_unreclaimable 5\n",
+        ),
+        ("GROUP/memory.max", "1000\n"),
+        ("GROUP/pids.max", "512\n"),
+        ("GROUP/cgroup.events", "populated 1\nfrozen 0\n"),
     ];
 
     #[test]
     fn files_of_both_versions() {
-        let unlimited_v1 = "9223372036854771712\n";
-        let v1_unlimited: [&str; 3] = [
-            "cpu/cpu.cfs_quota_us=-1",
-            &format!("memory/memory.limit_in_bytes={unlimited_v1}"),
-            "pids/pids.max=max",
-        ];
-        let v2_unlimited = ["cpu.max=max 100000", "memory.max=max\n", "pids.max=max\n"];
-        for (tree, layout, files, unlimited) in [
-            (v1_tree(), V1, V1_FILES.as_slice(), v1_unlimited),
-            (Tree::new(&[]), V2, &V2_FILES, v2_unlimited),
+        let set = Limits {
+            cpus: Some(1.5),
+            memory_bytes: Some(1000),
+            pids: Some(512),
+        };
+        let none = Limits {
+            cpus: None,
+            memory_bytes: None,
+            pids: None,
+        };
+        for (layout, files, unlimited) in [
+            (
+                V1,
+                V1_FILES.as_slice(),
+                ["-1", "9223372036854771712\n", "max"],
+            ),
+            (V2, &V2_FILES, ["max 100000", "max\n", "max\n"]),
         ] {
-            let (group, name) = (parent_group(tree.root(), layout), layout.parent_name());
-            assert!(group.read_limits().unwrap_err().is_missing() && !group.has_processes());
-            assert!(group.read_cpu_idle().unwrap_err().is_missing());
-            fill(&tree, name, &["cpu/x=", "memory/x=", "x="]);
-            let limits = |cpus, memory_bytes, pids| Limits {
-                cpus,
-                memory_bytes,
-                pids,
+            let tree = tree_of(layout);
+            let group = parent_group(tree.root(), layout);
+            let put = |file: &str, content: &[u8]| {
+                let path = file.replace("GROUP", layout.parent_name());
+                tree.put(&format!("sys/fs/cgroup/{path}"), content);
             };
-            let none = limits(None, None, None);
-            assert_eq!(group.read_limits(), Ok(none));
-            assert_eq!(group.read_cpu_idle(), Ok(None));
-            assert!(group.read_memory_used().unwrap_err().is_missing());
-            assert!(group.io_weights().is_empty());
-            fill(&tree, name, files);
-            assert!(group.has_processes());
-            assert_eq!(group.read_usage_seconds(), Ok(2.5));
+            // Gone is an error, what the kernel lacks is none.
+            assert!(group.read_limits().unwrap_err().is_missing() && !group.exists());
+            assert!(group.read_cpu_idle().unwrap_err().is_missing());
+            files
+                .iter()
+                .for_each(|(file, _)| put(&format!("{file}-x"), b""));
             assert_eq!(
-                (group.read_cpu_idle(), group.read_memory_used()),
-                (Ok(Some(true)), Ok(132))
+                (group.read_limits(), group.read_cpu_idle()),
+                (Ok(none), Ok(None))
             );
-            assert_eq!(group.io_weights().len(), 1);
-            let set = limits(Some(1.5), Some(1000), Some(512));
-            assert_eq!(group.read_limits(), Ok(set));
-            fill(&tree, name, &unlimited);
+            assert!(group.read_memory_used().unwrap_err().is_missing());
+            files
+                .iter()
+                .for_each(|(file, content)| put(file, content.as_bytes()));
+            assert!(group.has_processes() && group.io_weights().is_empty());
+            assert_eq!(
+                (group.read_usage_seconds(), group.read_memory_used()),
+                (Ok(2.5), Ok(132))
+            );
+            assert_eq!(
+                (group.read_limits(), group.read_cpu_idle()),
+                (Ok(set), Ok(Some(true)))
+            );
+            let limits = [
+                "cpu.max",
+                "quota_us",
+                "memory.max",
+                "limit_in_bytes",
+                "pids.max",
+            ];
+            let is_limit = |file: &str| limits.iter().any(|end| file.ends_with(end));
+            let limits = files.iter().filter(|(file, _)| is_limit(file));
+            limits
+                .zip(unlimited)
+                .for_each(|((file, _), text)| put(file, text.as_bytes()));
             assert_eq!(group.read_limits(), Ok(none));
+            for content in GARBAGE {
+                files.iter().for_each(|(file, _)| put(file, content));
+                assert!(group.read_memory_used().is_err());
+                // "-1" is no limit.
+                assert!(group.read_limits().is_err() || content == b"-1");
+                assert_ne!(group.read_cpu_idle(), Ok(Some(true)));
+            }
         }
     }
 
     #[test]
-    fn garbage_in_any_file() {
-        let tree = Tree::new(&[]);
-        let group = parent_group(tree.root(), V2);
-        // "-1" is no limit.
-        for content in GARBAGE.into_iter().filter(|content| *content != b"-1") {
-            for file in V2_FILES {
-                let name = file.split('=').next().unwrap();
-                tree.put(&format!("sys/fs/cgroup/plancton.slice/{name}"), content);
-            }
-            assert!(group.read_usage_seconds().is_err() && group.read_cpu_idle().is_err());
-            assert!(group.read_memory_used().is_err() && group.read_limits().is_err());
-            assert!(!group.has_processes());
-        }
-        for text in ["50000 x", "max", "max 100000 1", "-5 100000"] {
-            tree.put("sys/fs/cgroup/plancton.slice/cpu.max", text);
-            assert!(group.read_cpu_quota().is_err(), "{text}");
-        }
+    fn layouts() {
+        let found = [
+            ("2", "systemd"),
+            ("", "cgroupfs"),
+            ("2", "none"),
+            ("3", "systemd"),
+        ]
+        .map(|(version, driver)| Layout::parse(version, driver));
+        assert_eq!(found, [Some(V2), Some(V1), None, None]);
     }
 }

@@ -39,9 +39,8 @@ fn least(free: u64, size: u64, files_free: u64, files: u64) -> Disk {
 #[cfg(test)]
 mod tests {
     use super::*;
-
     #[test]
-    fn room_of_a_path_or_why_not() {
+    fn blocks_or_files_whichever_are_less() {
         for (files_free, files, free, by_files) in [
             (900, 1_000, 50, false),
             (10, 1_000, 1, true),

@@ -54,62 +54,40 @@ mod tests {
     use crate::host::tests::{GARBAGE, Tree};
 
     #[test]
-    fn sizes() {
-        for (text, expected) in [
-            (
-                "MemTotal:  1000 kB\nMemFree: 100 kB\nMemAvailable:  600 kB\n",
-                Some([1000, 600]),
-            ),
-            ("MemTotal: 1000 kB\nMemFree: 100 kB\n", None),
-            ("MemTotal: 0 kB\nMemAvailable: 0 kB\n", None),
-            ("MemAvailable: 600 kB\n", None),
-            ("MemTotal: 10 kB\nMemAvailable: 600 kB\n", Some([10, 10])),
-        ] {
-            let found = parse_meminfo(text).map(|m| [m.total, m.available]);
-            let expected = expected.map(|sizes| sizes.map(|kib: u64| Bytes(kib * 1024)));
-            assert_eq!(found, expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn pressure_of_the_worse_slice() {
+    fn sizes_and_pressure() {
         let tree = Tree::new(&[]);
         assert!(read_memory(tree.root()).unwrap_err().is_missing());
         for content in GARBAGE {
             tree.put("proc/meminfo", content);
             tree.put("proc/pressure/memory", content);
-            assert!(
-                read_memory(tree.root()).is_err() && read_pressure_percent(tree.root()).is_none()
-            );
+            assert!(read_memory(tree.root()).is_err());
+            assert_eq!(read_pressure_percent(tree.root()), None);
         }
-        for (slice, text, expected) in [
+        for (text, expected) in [
+            (
+                "MemTotal: 9 kB\nMemFree: 1 kB\nMemAvailable: 6 kB\n",
+                Some([9, 6]),
+            ),
+            ("MemTotal: 0 kB\nMemAvailable: 0 kB\n", None),
+            ("MemTotal: 10 kB\nMemAvailable: 600 kB\n", Some([10, 10])),
+        ] {
+            let found = parse_meminfo(text).map(|m| [m.total.0 / 1024, m.available.0 / 1024]);
+            assert_eq!(found, expected, "{text}");
+        }
+        let [user, system] =
+            ["user", "system"].map(|s| format!("sys/fs/cgroup/{s}.slice/memory.pressure"));
+        for (file, text, expected) in [
             (
                 "proc/pressure/memory",
                 "some avg10=9.50 avg60=0\nfull avg10=8",
                 9.5,
             ),
-            (
-                "sys/fs/cgroup/user.slice/memory.pressure",
-                "some avg10=1",
-                1.0,
-            ),
-            (
-                "sys/fs/cgroup/system.slice/memory.pressure",
-                "some avg10=3 total=1",
-                3.0,
-            ),
-            (
-                "sys/fs/cgroup/system.slice/memory.pressure",
-                "some avg10=nan",
-                1.0,
-            ),
-            (
-                "sys/fs/cgroup/system.slice/memory.pressure",
-                "full avg10=7",
-                1.0,
-            ),
+            (&user, "some avg10=1", 1.0),
+            (&system, "some avg10=3 total=1", 3.0),
+            (&system, "some avg10=nan", 1.0),
+            (&system, "full avg10=7", 1.0),
         ] {
-            tree.put(slice, text);
+            tree.put(file, text);
             assert_eq!(read_pressure_percent(tree.root()), Some(expected), "{text}");
         }
     }

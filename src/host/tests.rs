@@ -21,20 +21,14 @@ impl Tree {
         tree
     }
 
-    /// Devices of /sys/class in one line: "hwmon/hwmon0 name=coretemp temp1_label=Core+0; thermal/thermal_zone0 …".
-    pub fn of_devices(text: &str) -> Tree {
+    /// Devices below /sys/class: "hwmon/hwmon0 name=coretemp temp1_label=Core+0; thermal/thermal_zone0 …".
+    pub fn of_devices(class: &str, text: &str) -> Tree {
         let tree = Tree::new(&[("sys/class/", "")]);
-        for device in text
-            .split(';')
-            .map(str::trim)
-            .filter(|device| !device.is_empty())
-        {
-            let (dir, files) = device.split_once(' ').unwrap();
+        for device in text.split(';').filter(|device| !device.trim().is_empty()) {
+            let (dir, files) = device.trim().split_once(' ').unwrap();
             for (file, content) in files.split(' ').map(|file| file.split_once('=').unwrap()) {
-                tree.put(
-                    &format!("sys/class/{dir}/{file}"),
-                    content.replace('+', " ") + "\n",
-                );
+                let path = format!("sys/class/{class}{dir}/{file}");
+                tree.put(&path, content.replace('+', " ") + "\n");
             }
         }
         tree

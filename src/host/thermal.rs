@@ -123,12 +123,11 @@ fn fixed(class_entry: &Path) -> PathBuf {
 mod tests {
     use super::*;
     use crate::host::tests::{GARBAGE, Tree};
-
     /// Degrees and the sensor; then the devices. Two are shared/cases/heat-soc-zones (RK3588, RK3328), then boards by
     /// NVIDIA, Qualcomm, MediaTek, Intel (Bay Trail) and a Dell laptop; never a disk, graphics or radio device.
     const MACHINES: &str = "
         - | 
-        62.5 coretemp | PACKAGE; hwmon/hwmon1 name=coretemp temp1_label=Package+id+1 temp1_input=62500; NVME; GPU; ZONE
+        62.5 coretemp | PACKAGE; hwmon/hwmon1 name=coretemp temp1_label=Package+id+1 temp1_input=62500; NVME; AMD; ZONE
         51 coretemp | PACKAGE; NVME
         70 k10temp | hwmon/hwmon0 name=k10temp temp1_label=Tctl temp1_input=90000 temp2_label=Tdie temp2_input=70000
         44 k10temp | hwmon/hwmon0 name=k10temp temp1_input=44000
@@ -136,7 +135,7 @@ mod tests {
         48 cpu0-thermal | NVME; RADIO; BOARD; ZONE; thermal/thermal_zone3 type=gpu-thermal temp=58000
         48 cpu0-thermal | hwmon/hwmon0 name=coretemp temp1_input=255; ZONE
         55 x86_pkg_temp | thermal/thermal_zone0 type=x86_pkg_temp temp=55000; BOARD
-        - | NVME; hwmon/hwmon3 name=drivetemp temp1_input=80000; GPU; RADIO; BOARD; thermal/cooling_device0 type=cpufreq-cpu0 temp=9000
+        - | NVME; hwmon/hwmon3 name=drivetemp temp1_input=80000; AMD; RADIO; BOARD; thermal/cooling_device0 type=cpufreq-cpu0 temp=9000
         - | hwmon/hwmon0 name=coretemp
         92.5 bigcore0-thermal | hwmon/hwmon0 name=package_thermal temp1_input=91000; thermal/thermal_zone1 type=bigcore0-thermal temp=92500; thermal/thermal_zone0 type=package-thermal temp=91000; hwmon/hwmon3 name=gpu_thermal temp1_input=98000
         88 soc-thermal | thermal/thermal_zone0 type=soc-thermal temp=88000; hwmon/hwmon0 name=soc_thermal temp1_input=88000
@@ -146,18 +145,28 @@ mod tests {
         58 soc_dts1 | thermal/thermal_zone0 type=soc_dts0 temp=57000; thermal/thermal_zone1 type=soc_dts1 temp=58000
         64 dell_smm | hwmon/hwmon2 name=dell_smm temp1_label=CPU temp1_input=64000 temp2_label=Ambient temp2_input=70000; BOARD";
 
+    const SHORT: [(&str, &str); 6] = [
+        ("NVME", "hwmon/hwmon2 name=nvme temp1_input=80000"),
+        (
+            "AMD",
+            "hwmon/hwmon4 name=amdgpu temp1_label=Package+id+9 temp1_input=81000",
+        ),
+        ("RADIO", "thermal/thermal_zone0 type=iwlwifi_1 temp=66000"),
+        ("BOARD", "thermal/thermal_zone1 type=acpitz temp=67000"),
+        ("ZONE", "thermal/thermal_zone2 type=cpu0-thermal temp=48000"),
+        (
+            "PACKAGE",
+            "hwmon/hwmon0 name=coretemp temp1_label=Package+id+0 temp1_input=51000 temp2_label=Core+0 temp2_input=90000",
+        ),
+    ];
+
     #[test]
     fn machines() {
         for line in MACHINES.trim().lines() {
             let (expected, devices) = line.split_once('|').unwrap();
-            let devices = devices
-                .replace("PACKAGE", "hwmon/hwmon0 name=coretemp temp1_label=Package+id+0 temp1_input=51000 temp2_label=Core+0 temp2_input=90000")
-                .replace("NVME", "hwmon/hwmon2 name=nvme temp1_input=80000")
-                .replace("GPU;", "hwmon/hwmon4 name=amdgpu temp1_label=Package+id+9 temp1_input=81000;")
-                .replace("RADIO", "thermal/thermal_zone0 type=iwlwifi_1 temp=66000")
-                .replace("BOARD", "thermal/thermal_zone1 type=acpitz temp=67000")
-                .replace("ZONE", "thermal/thermal_zone2 type=cpu0-thermal temp=48000");
-            let tree = Tree::of_devices(&devices);
+            let whole = |text: String, (short, long): (&str, &str)| text.replace(short, long);
+            let devices = SHORT.into_iter().fold(devices.to_owned(), whole);
+            let tree = Tree::of_devices("", &devices);
             let sensors = Sensors::discover(tree.root());
             let found = sensors
                 .read()
@@ -168,20 +177,14 @@ mod tests {
 
     #[test]
     fn implausible_readings_are_none() {
-        let tree = Tree::of_devices("hwmon/hwmon0 name=cpu_thermal temp1_input=0");
+        let tree = Tree::of_devices("", "hwmon/hwmon0 name=cpu_thermal temp1_input=149999");
         let sensors = Sensors::discover(tree.root());
-        let input = "sys/class/hwmon/hwmon0/temp1_input";
+        assert_eq!(sensors.read().map(|found| found.celsius), Some(149.999));
         let bad = ["0", "255", "255000", "150000", "-8000", "999", "max", "4.5"];
         for content in bad.map(str::as_bytes).into_iter().chain(GARBAGE) {
-            tree.put(input, content);
+            tree.put("sys/class/hwmon/hwmon0/temp1_input", content);
             assert_eq!(sensors.read(), None, "{content:?}");
         }
-        tree.put(input, "149999\n");
-        assert_eq!(sensors.read().map(|found| found.celsius), Some(149.999));
-        tree.remove(input);
-        assert_eq!(sensors.read(), None);
-        tree.fifo(input);
-        assert_eq!(sensors.read(), None);
         for content in GARBAGE {
             tree.put("sys/class/hwmon/hwmon0/name", content);
             tree.put("sys/class/thermal/thermal_zone0/type", content);
@@ -192,16 +195,14 @@ mod tests {
     #[test]
     fn a_device_that_takes_the_number_is_not_read() {
         let tree = Tree::new(&[("sys/class/hwmon/", "")]);
-        for (place, name) in [("platform/coretemp.0", "coretemp"), ("pci/nvme0", "nvme")] {
-            tree.put(&format!("sys/devices/{place}/hwmon0/name"), name);
-            tree.put(&format!("sys/devices/{place}/hwmon0/temp1_input"), "50000");
+        for (name, value) in [("coretemp", "50000"), ("nvme", "40000")] {
+            tree.put(&format!("sys/devices/{name}/hwmon0/name"), name);
+            tree.put(&format!("sys/devices/{name}/hwmon0/temp1_input"), value);
         }
-        let link = "sys/class/hwmon/hwmon0";
-        tree.link(link, "../../devices/platform/coretemp.0/hwmon0");
+        tree.link("sys/class/hwmon/hwmon0", "../../devices/coretemp/hwmon0");
         let sensors = Sensors::discover(tree.root());
-        tree.remove(link);
-        tree.link(link, "../../devices/pci/nvme0/hwmon0");
-        tree.put("sys/devices/pci/nvme0/hwmon0/temp1_input", "40000");
+        tree.remove("sys/class/hwmon/hwmon0");
+        tree.link("sys/class/hwmon/hwmon0", "../../devices/nvme/hwmon0");
         assert_eq!(sensors.read().map(|found| found.celsius), Some(50.0));
     }
 }
