@@ -11,11 +11,11 @@ use crate::decide::{
 };
 use crate::engine::Listed;
 use crate::executor::{Executor, Lane};
+use crate::history::History;
 use crate::metrics::Metrics;
 use crate::observe::{Observer, facts::Facts};
-use crate::record::keep::Recorder;
 use crate::remote::Remote;
-use crate::report::{self, LoopCost, Told};
+use crate::report::{self, Changes, Loop, Status};
 use crate::site::Site;
 use crate::state::{self, Lock, control};
 use crate::systemd::Manager;
@@ -69,14 +69,16 @@ struct Daemon {
     observer: Observer,
     news: Vec<News>,
     policy: PolicyState,
-    told: Told,
+    changes: Changes,
     /// What this machine gave; a dry run gives nothing.
-    history: Option<Recorder>,
+    history: Option<History>,
     manager: Manager,
     metrics: Metrics,
-    /// The pilots as last told, for the times when the engine does not say.
-    last_rows: Vec<report::Pilot>,
-    cost: LoopCost,
+    /// Those of the last status, for the times when the engine does not say.
+    last_pilots: Vec<report::Pilot>,
+    turning: Loop,
+    /// Boot second.
+    started: f64,
     /// The copies of files that nobody uses were removed.
     swept: bool,
     /// Something has happened since the last list was asked for.
@@ -133,8 +135,9 @@ impl Daemon {
         let now = clock::now();
         if self.control_changed || self.control.is_none() || self.asked_for != Control::default() {
             self.control_changed = false;
-            let requests = control::read(&self.site.dirs.state, now.epoch);
-            self.told.control_problems(&requests.problems);
+            let requests = control::read(&self.site.dirs, now, &self.site.boot_id);
+            self.changes
+                .problem_list("control files", &requests.problems);
             self.asked_for = requests.asked;
         }
         let seen = Observation {
@@ -156,7 +159,7 @@ impl Daemon {
     fn act(&mut self, decision: &Decision) {
         self.observer.contended = decision.contended;
         if self.asked_for.pull {
-            self.clear(control::Request::Pull);
+            self.clear(control::PULL);
         }
         // Replacements before removals: a removal that is under way already would slow the start down.
         let is_launch = |action: &&Action| matches!(action, Action::Launch { .. });
@@ -183,8 +186,8 @@ impl Daemon {
         }
     }
 
-    fn clear(&self, request: control::Request) {
-        if let Err(error) = control::clear(&self.site.dirs.state, request) {
+    fn clear(&self, request: &str) {
+        if let Err(error) = control::clear(&self.site.dirs, request) {
             log::warn!("{error}");
         }
     }
@@ -219,43 +222,44 @@ impl Daemon {
 
     fn report(&mut self, observation: &Observation, decision: &Decision, list: &[Listed]) {
         let engine = self.site.engine.counters();
-        self.cost.calls = engine.calls;
+        self.turning.calls = engine.calls;
         let sinks = self.metrics.sinks();
-        self.told.sinks(&sinks);
-        self.told.problem("jobs", self.executor.refused.clone());
-        let mut status = report::status(&report::Seen {
-            site: &self.site,
-            config: &self.config,
-            observation,
-            decision,
-            list,
-            last_rows: &self.last_rows,
-            facts: self.engine.facts.as_deref(),
-            policy: &self.policy,
-            told: &self.told,
-            cost: &self.cost,
-            sinks: &sinks,
-            remote: self.remote.told.as_ref(),
-        });
+        self.changes.sinks(&sinks);
+        self.changes.problem("jobs", self.executor.refused.clone());
+        let at = observation.at;
+        let mut status = Status {
+            instance: self.site.instance.clone(),
+            since: at.epoch - (at.boot - self.started),
+            engine: self.engine.seen(self.site.engine.socket()),
+            counts: self.policy.counts.clone(),
+            gone: self.policy.gone.iter().cloned().collect(),
+            pull: self.site.pull(),
+            problems: self.changes.problems(),
+            sinks,
+            remote: self.remote.told.clone(),
+            turning: self.turning.clone(),
+            ..Status::of(&self.config, observation, decision, list, &self.last_pilots)
+        };
         if let Some(asked_at) = self.engine.asked_at {
             // Turning is no sign of life while a question is not answered, not even by an error.
             status.due = status.due.map(|due| due - (observation.at.boot - asked_at));
         }
         self.metrics
             .tell(&status, observation, decision, engine, self.interval());
-        self.told.log_changes(&status, &observation.news);
+        self.changes.news(&observation.news);
+        self.changes.state(&status);
         let (state, pilots) = (status.state.name(), count_pilots(status.pilots.len()));
         self.manager
             .status(format!("{state}, {pilots}: {}", status.reason.text));
         let written = state::write_status(&self.site.dirs.run, &status);
-        self.told
+        self.changes
             .problem("status", written.err().map(|error| error.to_string()));
-        self.last_rows = status.pilots;
+        self.last_pilots = status.pilots;
     }
 
     fn wait(&mut self) {
         let now = clock::now().boot;
-        self.cost.turned(now, clock::process_cpu());
+        self.turning.turned(now, clock::process_cpu());
         let is_stuck = |at: f64| now - at > report::patience(self.interval());
         let live_at = match self.engine.asked_at.is_some_and(is_stuck) {
             true => None,
@@ -267,7 +271,7 @@ impl Daemon {
         let seconds = due.is_finite().then(|| (due - now).max(0.0));
         let jobs = Some(self.executor.as_fd());
         let control = wait(seconds, &mut self.signals, self.control.as_ref(), jobs);
-        self.cost.woke(clock::now().boot);
+        self.turning.woke(clock::now().boot);
         self.control_changed |= control;
     }
 
@@ -289,7 +293,7 @@ impl Daemon {
         let before = std::mem::replace(&mut self.config, Arc::new(config));
         self.policy
             .forget_changed(&before, &self.config, clock::now().epoch);
-        self.told.remote(self.remote.told.as_ref());
+        self.changes.remote(self.remote.told.as_ref());
         self.metrics.aim(&self.config.influxdb);
         self.mend_group();
         self.changed = true;
@@ -319,8 +323,8 @@ impl Daemon {
     fn is_finished(&mut self, observation: &Observation, decision: &Decision) -> Option<Exit> {
         if decision.finished {
             // Carried out, and so consumed: the next start is a new beginning.
-            self.clear(control::Request::ForceStop);
-            self.clear(control::Request::Drain);
+            self.clear(control::FORCE_STOP);
+            self.clear(control::DRAIN);
             return Some(Exit::Done);
         }
         let is_full = observation.cpu.is_some() && observation.pilots.is_some();
@@ -339,8 +343,8 @@ impl Daemon {
     fn leave(&mut self) {
         self.manager.stopping();
         // What has come back since the last tick.
-        self.told.log_news(&self.news);
-        if let Some(Err(error)) = self.history.as_mut().map(Recorder::finish) {
+        self.changes.news(&self.news);
+        if let Some(Err(error)) = self.history.take().map(History::finish) {
             log::warn!("{error}");
         }
         if let Err(error) = state::remove_status(&self.site.dirs.run) {
@@ -349,7 +353,7 @@ impl Daemon {
         self.metrics.end();
         if let Some(layout) = self.engine.facts.as_deref().and_then(Facts::our_layout) {
             // Pilots that go on keep the group, and the end is not to wait for them.
-            let is_empty = self.last_rows.is_empty();
+            let is_empty = self.last_pilots.is_empty();
             let patience = if is_empty {
                 GROUP_PATIENCE
             } else {
@@ -360,18 +364,21 @@ impl Daemon {
     }
 
     fn new(start: Start) -> std::io::Result<Daemon> {
-        let (site, mut remote, mut told) =
-            (Arc::clone(&start.site), Remote::default(), Told::default());
+        let (site, mut remote, mut changes) = (
+            Arc::clone(&start.site),
+            Remote::default(),
+            Changes::default(),
+        );
         let config = remote.adopt(&site.dirs.state, &start.config);
-        told.remote(remote.told.as_ref());
-        let control = Watch::new(&control::directory(&site.dirs.state));
+        changes.remote(remote.told.as_ref());
+        let control = Watch::new(&control::directories(&site.dirs));
         let unwatched =
             |error| format!("control files can't be watched ({error}); they are read at each tick");
-        told.problem("control", control.as_ref().err().map(unwatched));
+        changes.problem("control", control.as_ref().err().map(unwatched));
         let seed = whole(clock::now().epoch * 1e6) ^ u64::from(std::process::id()) << 40;
         Ok(Daemon {
             metrics: Metrics::new(&site.instance, &site.host, &config.influxdb),
-            history: (!start.dry_run).then(|| Recorder::open(&site.dirs.state)),
+            history: (!start.dry_run).then(|| History::new(&site.dirs.state)),
             observer: Observer::new(Arc::clone(&site)),
             config: Arc::new(config),
             remote,
@@ -382,10 +389,11 @@ impl Daemon {
             engine: EngineSide::default(),
             news: Vec::new(),
             policy: PolicyState::new(seed),
-            told,
+            changes,
             manager: Manager::find(|name| std::env::var_os(name)),
-            last_rows: Vec::new(),
-            cost: LoopCost::new(clock::now().boot),
+            last_pilots: Vec::new(),
+            turning: Loop::starting(clock::now().boot),
+            started: clock::now().boot,
             swept: false,
             changed: false,
             control_changed: true,

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A configuration has some hundred bytes a class.
-const TEXT_LIMIT: u64 = 64 << 10;
+const TEXT_LIMIT: usize = 64 << 10;
 /// For the whole of a request: a server that sends a byte a second is not waited for.
 const LIMIT: Duration = Duration::from_secs(30);
 const REDIRECTS: u32 = 4;
@@ -73,12 +73,11 @@ const WAITING: &str = "waiting.toml";
 
 fn read_json<T: Default + for<'a> Deserialize<'a>>(state: &Path, name: &str) -> Option<T> {
     let content = state::read_file(&path(state, name), TEXT_LIMIT).ok()??;
-    serde_json::from_slice(&content).ok()
+    serde_json::from_str(&content).ok()
 }
 
 fn read_text(state: &Path, name: &str) -> Option<String> {
-    let content = state::read_file(&path(state, name), TEXT_LIMIT).ok()??;
-    String::from_utf8(content).ok()
+    state::read_file(&path(state, name), TEXT_LIMIT).ok()?
 }
 
 /// For nobody else to read: a token may be in it.
@@ -277,7 +276,7 @@ fn get(url: &str, allow: &Allow, seen: &Seen) -> Result<Option<Fetched>, String>
     let body = response
         .body_mut()
         .with_config()
-        .limit(TEXT_LIMIT)
+        .limit(TEXT_LIMIT as u64)
         .read_to_vec();
     let body = body.map_err(|error| format!("{error}; no more than 64 KiB are taken"))?;
     let text = String::from_utf8(body).map_err(|_| "the answer is no UTF-8 text".to_owned())?;

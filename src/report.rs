@@ -1,15 +1,18 @@
-//! What the daemon tells about itself: the status file, field by field. Pure.
+//! What the daemon says about itself: from an observation and its decision to the status file, field by field. Pure.
 //! The names are a contract with scripts (`status --json`): fields are added, never renamed; a reader of another version
-//! fills what it does not find with defaults.
+//! fills what it does not find with defaults. What is logged when it changes is in [`changes`].
 
-mod build;
-mod told;
+mod changes;
 
-pub use build::{LoopCost, Seen, patience, status, word};
-pub use told::Told;
+pub use changes::Changes;
 
 pub use crate::decide::{Drain, Finished, Reason, Snooze, State};
-pub use crate::site::Pull;
+
+use crate::config::Config;
+use crate::decide::{self, Decision, Expiry, Observation, PilotState};
+use crate::engine::Listed;
+use crate::site::Pull;
+use crate::units::{Moment, PilotId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -65,13 +68,12 @@ const LATE: f64 = 5.0;
 
 impl Status {
     /// Whether the daemon should have turned by now and did not.
-    pub fn is_stale(&self, now: f64) -> bool {
-        self.due.is_some_and(|due| now > due + LATE)
+    pub fn is_stale(&self, now: Moment) -> bool {
+        self.due.is_some_and(|due| now.epoch > due + LATE)
     }
 }
 
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(default)]
 pub struct Protection {
     /// `verified`, `prepared` or `none`.
     pub level: String,
@@ -80,7 +82,6 @@ pub struct Protection {
 
 /// `None` where it was not measured (yet).
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(default)]
 pub struct Cpus {
     pub total: f64,
     /// Promised to pilots.
@@ -95,7 +96,6 @@ pub struct Cpus {
 
 /// As [`Cpus`], in bytes.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(default)]
 pub struct Memory {
     pub total: u64,
     pub available: u64,
@@ -106,19 +106,18 @@ pub struct Memory {
 }
 
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(default)]
 pub struct Disk {
     pub free: u64,
     pub reserve: u64,
 }
 
+/// What others need to know of a [`decide::Pilot`].
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(default)]
 pub struct Pilot {
     pub id: String,
     pub name: String,
     pub class: String,
-    pub state: String,
+    pub state: PilotState,
     pub started: Option<f64>,
     pub deadline: Option<f64>,
     pub image: String,
@@ -128,7 +127,6 @@ pub struct Pilot {
 
 /// Pilots of other instances on the same engine.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(default)]
 pub struct Others {
     pub pilots: u32,
     pub cpus: f64,
@@ -136,7 +134,6 @@ pub struct Others {
 
 /// Empty strings while it cannot be reached.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(default)]
 pub struct Engine {
     pub name: String,
     pub version: String,
@@ -146,7 +143,6 @@ pub struct Engine {
 
 /// One target of metrics since the daemon started, or since it is configured; counts are points.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(default)]
 pub struct Sink {
     /// `http://host:8086#database`, without user and password.
     pub url: String,
@@ -162,7 +158,6 @@ pub struct Sink {
 
 /// A configuration from elsewhere.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(default)]
 pub struct Remote {
     pub url: String,
     /// Of the text in force: the first digits of its SHA-256; empty: none is.
@@ -176,81 +171,177 @@ pub struct Remote {
     pub refused: Vec<String>,
 }
 
-/// What the loop itself costs.
+/// What the loop itself costs, measured around its wait.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(default)]
 pub struct Loop {
     pub turns: u64,
     pub longest_gap_ms: f64,
     /// Engine calls.
     pub calls: u64,
     pub cpu_ms: f64,
+    /// Boot second.
+    #[serde(skip)]
+    woken: f64,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl Loop {
+    /// Boot second.
+    pub fn starting(now: f64) -> Loop {
+        Loop {
+            woken: now,
+            ..Loop::default()
+        }
+    }
 
-    #[test]
-    fn status_round_trip() {
-        let status = Status {
+    pub fn woke(&mut self, now: f64) {
+        self.woken = now;
+    }
+
+    /// The loop goes to wait: what lay between is a gap in which nothing would have been noticed.
+    pub fn turned(&mut self, now: f64, cpu_seconds: f64) {
+        self.turns += 1;
+        self.longest_gap_ms = self.longest_gap_ms.max((now - self.woken) * 1e3);
+        self.cpu_ms = cpu_seconds * 1e3;
+    }
+}
+
+/// The loop has turned within this many seconds, or it does not answer: three intervals, and a slow machine's grace.
+pub fn patience(interval: f64) -> f64 {
+    (3.0 * interval).max(90.0)
+}
+
+impl Status {
+    /// What a tick says; the rest (engine, sinks, …) is known to the daemon alone. `last`: the pilots of the status before,
+    /// because an engine that does not answer is not one without pilots.
+    pub fn of(
+        config: &Config,
+        observation: &Observation,
+        decision: &Decision,
+        list: &[Listed],
+        last: &[Pilot],
+    ) -> Status {
+        let now = observation.at.epoch;
+        let patience = patience(config.loop_.interval.as_secs_f64());
+        Status {
             schema: SCHEMA,
-            version: "1".to_owned(),
-            pid: 7,
-            due: Some(12.5),
-            state: State::Snoozed,
-            drain: Some(Drain {
-                stop: true,
-                by: None,
-                since: 3.25,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            tick: now,
+            due: decision.wake_in.map(|_| now + patience),
+            state: decision.state,
+            reason: decision.reason.clone(),
+            drain: observation.control.drain,
+            snooze: observation.control.snooze,
+            protection: protection(observation),
+            cpus: cpus(observation, decision),
+            memory: memory(config, observation, decision),
+            disk: observation.disk_free.map(|free| Disk {
+                free,
+                reserve: config.share.reserve_disk.0,
             }),
-            snooze: Some(Snooze { until: 1e9 }),
-            pilots: vec![Pilot {
-                id: "ab".repeat(32),
-                started: Some(1.5),
-                ..Pilot::default()
-            }],
-            counts: BTreeMap::from([("done".to_owned(), 3)]),
+            pilots: match &observation.pilots {
+                Some(pilots) => rows(observation.at, pilots, list),
+                None => last.to_vec(),
+            },
+            others: others(observation),
+            given_seconds: observation.given_seconds,
             ..Status::default()
-        };
-        let text = serde_json::to_string(&status).unwrap();
-        assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);
-        for needle in [
-            "\"state\":\"snoozed\"",
-            "\"loop\":{\"turns\":0",
-            "\"drain\":{\"stop\":true,\"by\":null",
-            "\"counts\":{\"done\":3}",
-        ] {
-            assert!(text.contains(needle), "{needle} in {text}");
         }
     }
+}
 
-    /// A newer or older daemon's file is still readable.
-    #[test]
-    fn other_versions() {
-        let status: Status = serde_json::from_str(r#"{"pid":5,"new":{"x":1}}"#).unwrap();
-        assert_eq!(status.pid, 5);
-        assert_eq!(status.state, State::Waiting);
-        for state in [
-            State::Active,
-            State::Draining,
-            State::Snoozed,
-            State::Paused,
-            State::Waiting,
-        ] {
-            let json = serde_json::to_string(&state).unwrap();
-            assert_eq!(json, format!("\"{}\"", state.name()));
-        }
+fn protection(observation: &Observation) -> Protection {
+    let (level, text) = match &observation.protection {
+        decide::Protection::Verified => (
+            "verified",
+            "pilots run in an idle group: the kernel gives them only what nobody else wants",
+        ),
+        decide::Protection::Prepared => (
+            "prepared",
+            "the idle group is there; the first pilot will show that it holds",
+        ),
+        decide::Protection::Lost => (
+            "none",
+            "the group of the pilots is not idle; it is being set again",
+        ),
+        decide::Protection::None(why) => ("none", why.as_str()),
+    };
+    let proof = match observation.limits.as_str() {
+        "" => String::new(),
+        limits => format!("; limits read back from one: {limits}"),
+    };
+    Protection {
+        level: level.to_owned(),
+        text: format!("{text}{proof}"),
     }
+}
 
-    #[test]
-    fn stale() {
-        let at = |due| Status {
-            due,
-            ..Status::default()
-        };
-        assert!(!at(None).is_stale(1e12));
-        assert!(!at(Some(100.0)).is_stale(104.0));
-        assert!(at(Some(100.0)).is_stale(106.0));
+fn cpus(observation: &Observation, decision: &Decision) -> Cpus {
+    let cpu = observation.cpu;
+    Cpus {
+        total: observation.cores,
+        given: decision.capacity.given,
+        foreign: cpu.map(|cpu| cpu.foreign),
+        pilots: cpu.map(|cpu| cpu.pilots),
+        idle: cpu.map(|cpu| (observation.threads - cpu.busy).max(0.0)),
+        reserve: decision.capacity.reserve,
     }
+}
+
+fn memory(config: &Config, observation: &Observation, decision: &Decision) -> Memory {
+    let used = observation.memory.unwrap_or_default();
+    Memory {
+        total: used.total,
+        available: used.available,
+        given: decision.capacity.memory_given,
+        pilots: used.pilots,
+        foreign: observation.memory.map(|used| used.foreign),
+        reserve: config.share.reserve_memory.0,
+    }
+}
+
+fn rows(now: Moment, pilots: &[decide::Pilot], list: &[Listed]) -> Vec<Pilot> {
+    let images = list.iter().map(|listed| (&listed.id, &listed.image));
+    let images: BTreeMap<&PilotId, &String> = images.collect();
+    let row = |pilot: &decide::Pilot| Pilot {
+        id: pilot.id.as_str().to_owned(),
+        name: pilot.name.clone(),
+        class: pilot.class.clone(),
+        state: pilot.state,
+        started: Some(pilot.created),
+        deadline: Some(match pilot.expiry {
+            Expiry::Awake(_) => now.epoch + pilot.expiry.left(now),
+            Expiry::Epoch(second) => second,
+        }),
+        image: images
+            .get(&pilot.id)
+            .map_or(String::new(), |image| image.to_string()),
+        cpus: pilot.cpus,
+        memory: pilot.memory,
+    };
+    let own = pilots
+        .iter()
+        .filter(|pilot| pilot.own && pilot.state.holds_room());
+    own.map(row).collect()
+}
+
+fn others(observation: &Observation) -> Others {
+    let pilots = observation.pilots.as_deref().unwrap_or(&[]);
+    let mut others = Others::default();
+    for pilot in pilots
+        .iter()
+        .filter(|pilot| !pilot.own && pilot.state.holds_room())
+    {
+        others.pilots += 1;
+        others.cpus += pilot.cpus;
+    }
+    others
+}
+
+/// The word by which a state or code is known outside.
+pub fn word(value: impl Serialize) -> String {
+    let value = serde_json::to_value(value).ok();
+    value
+        .and_then(|value| value.as_str().map(str::to_owned))
+        .unwrap_or_default()
 }

@@ -1,99 +1,50 @@
-//! The daemon's own directories, and nothing else: where they are, who may write there, the lock, small files written whole
-//! or not at all, the status file and the list of images. What users ask for through the control directory is in [`control`].
+//! The daemon's own directories, and nothing else: where they are, who may write there, small files written whole or not
+//! at all, the status file and the notes about images. The lock is in [`lock`], what the owner asks for in [`control`].
 
 pub mod control;
 mod lock;
 
 pub use lock::{Lock, Probe, probe_lock, take_lock};
 
-use crate::cli::Options;
-use crate::report::Status;
+use crate::host::{files, group_id};
 use rustix::fs::{self as sys, FileType, Mode, OFlags};
 use rustix::io::Errno;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// A status of 1,000 pilots has 300 kB.
-const STATUS_LIMIT: u64 = 8 << 20;
+const STATUS_LIMIT: usize = 8 << 20;
+const IMAGES_LIMIT: usize = 1 << 20;
 
-/// Held: another daemon has the directory. NotOurs: a directory in a place where anybody can write. Forbidden and
-/// NeverStarted: what a request runs into.
+/// Which of our own files could not be used, why, and what now.
 #[derive(Debug)]
-pub enum StateError {
-    Held {
-        run: PathBuf,
-        pid: Option<u32>,
-    },
-    NotOurs {
-        path: PathBuf,
-        what: &'static str,
-    },
-    Forbidden {
-        path: PathBuf,
-    },
-    NeverStarted {
-        path: PathBuf,
-    },
-    Io {
-        path: PathBuf,
-        doing: &'static str,
-        error: io::Error,
-    },
-}
+pub struct StateError(String);
 
 impl fmt::Display for StateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StateError::Held { run, pid } => {
-                let pid = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
-                write!(
-                    f,
-                    "{}: another daemon{pid} runs there; end it with `plancton stop`, or give this one its own --run-dir, --state-dir and --instance",
-                    run.display()
-                )
-            }
-            StateError::NotOurs { path, what } => write!(
-                f,
-                "{}: {what}; it is not used, remove it or give another --run-dir and --state-dir",
-                path.display()
-            ),
-            StateError::Forbidden { path } => write!(
-                f,
-                "{}: permission denied; nothing was changed. Members of the group plancton may do this: \
-                 `sudo usermod -aG plancton $USER`, then log in again (or use sudo now)",
-                path.display()
-            ),
-            StateError::NeverStarted { path } => write!(
-                f,
-                "{}: nothing to write to: no daemon was started here yet; `plancton start` starts one",
-                path.display()
-            ),
-            StateError::Io { path, doing, error } if error.kind() == io::ErrorKind::StorageFull => {
-                write!(
-                    f,
-                    "{}: cannot {doing}: the disk is full; it stays as it was, free some space there",
-                    path.display()
-                )
-            }
-            StateError::Io { path, doing, error } => write!(
-                f,
-                "{}: cannot {doing}: {error}; see to its owner and its file system, or give another --run-dir or --state-dir",
-                path.display()
-            ),
-        }
+        f.write_str(&self.0)
     }
 }
 
 /// Names the object and the deed of a failed system call.
 fn failed<E: Into<io::Error>>(path: &Path, doing: &'static str) -> impl FnOnce(E) -> StateError {
-    move |error| StateError::Io {
-        path: path.to_owned(),
-        doing,
-        error: error.into(),
+    move |error| {
+        let error = error.into();
+        let why = match error.kind() {
+            ErrorKind::StorageFull => {
+                "the disk is full; it stays as it was, free some space there".to_owned()
+            }
+            _ => format!(
+                "{error}; see to its owner and its file system, or give another --run-dir or --state-dir"
+            ),
+        };
+        StateError(format!("{}: cannot {doing}: {why}", path.display()))
     }
 }
 
@@ -127,23 +78,11 @@ impl Dirs {
         }
     }
 
-    /// Pure: by user id, environment and options. As the XDG rules ask, a variable that is no absolute path is ignored.
-    pub fn resolve(uid: u32, env: impl Fn(&str) -> Option<OsString>, options: &Options) -> Dirs {
-        let mut dirs = if uid == 0 {
-            Dirs::machine()
-        } else {
-            Dirs::of_user(uid, env)
-        };
-        if options.run_dir.is_some() || options.state_dir.is_some() {
-            dirs.scope = Scope::Given;
+    /// By user and environment. As the XDG rules ask, a variable that is no absolute path is ignored.
+    pub fn usual(uid: u32, env: impl Fn(&str) -> Option<OsString>) -> Dirs {
+        if uid == 0 {
+            return Dirs::machine();
         }
-        dirs.run = options.run_dir.clone().unwrap_or(dirs.run);
-        dirs.state = options.state_dir.clone().unwrap_or(dirs.state);
-        dirs.config = options.config.clone().unwrap_or(dirs.config);
-        dirs
-    }
-
-    fn of_user(uid: u32, env: impl Fn(&str) -> Option<OsString>) -> Dirs {
         let absolute = |name: &str| {
             env(name)
                 .map(PathBuf::from)
@@ -164,57 +103,70 @@ impl Dirs {
         }
     }
 
+    /// With what the command line names in place of the usual.
+    pub fn given(
+        self,
+        run: Option<PathBuf>,
+        state: Option<PathBuf>,
+        config: Option<PathBuf>,
+    ) -> Dirs {
+        let is_given = run.is_some() || state.is_some();
+        Dirs {
+            run: run.unwrap_or(self.run),
+            state: state.unwrap_or(self.state),
+            config: config.unwrap_or(self.config),
+            scope: if is_given { Scope::Given } else { self.scope },
+        }
+    }
+
     /// Whose daemon a command speaks to: a user who has none of their own speaks to the machine's.
     pub fn addressed(self, machine: Dirs) -> Dirs {
-        let own =
-            || matches!(probe_lock(&self.run), Probe::Held(_)) || status_path(&self.run).exists();
-        if self.scope == Scope::User && !own() && status_path(&machine.run).exists() {
+        let is_own = matches!(probe_lock(&self.run), Probe::Held(_)) || has_status(&self.run);
+        if self.scope == Scope::User && !is_own && has_status(&machine.run) {
             return machine;
         }
         self
     }
 
-    /// Makes what is missing, for a daemon. `group_file` is /etc/group: the machine's control directory is for the group plancton.
-    pub fn prepare(&self, group_file: &Path) -> Result<(), StateError> {
-        let root = rustix::process::geteuid().is_root();
-        let mode = if root { 0o755 } else { 0o700 };
+    /// Makes what is missing, for a daemon. The machine's control directories are for the group plancton of `root`.
+    pub fn prepare(&self, root: &Path) -> Result<(), StateError> {
+        let is_root = rustix::process::geteuid().is_root();
+        let mode = if is_root { 0o755 } else { 0o700 };
         make_directory(&self.run, mode)?;
         make_directory(&self.state, mode)?;
-        let group = control::group(group_file).filter(|_| root);
-        control::prepare(&self.state, group)
+        let group = group_id(root, "plancton");
+        control::prepare(self, group.filter(|_| is_root))
     }
 }
 
 /// A directory (with its parents) that nobody else can have prepared for us: where anybody may create files, as in /tmp,
 /// it must be no link and belong to us, and gets the mode again.
 pub fn make_directory(path: &Path, mode: u32) -> Result<(), StateError> {
+    let doing = "create the directory";
     let parent = path.parent().unwrap_or(path);
-    std::fs::create_dir_all(parent).map_err(failed(path, "create the directory"))?;
+    std::fs::create_dir_all(parent).map_err(failed(path, doing))?;
     match sys::mkdir(path, Mode::from_raw_mode(mode)) {
         Ok(()) => return set_mode(path, mode),
         Err(Errno::EXIST) => {}
-        Err(errno) => return Err(failed(path, "create the directory")(errno)),
+        Err(errno) => return Err(failed(path, doing)(errno)),
     }
-    let anybody = sys::stat(parent).is_ok_and(|parent| parent.st_mode & 0o002 != 0);
-    let found = if anybody {
-        sys::lstat(path)
-    } else {
-        sys::stat(path)
-    };
-    let found = found.map_err(failed(path, "create the directory"))?;
+    let is_shared = sys::stat(parent).is_ok_and(|parent| parent.st_mode & 0o002 != 0);
+    if !is_shared && path.is_dir() {
+        return Ok(());
+    }
+    let found = sys::lstat(path).map_err(failed(path, doing))?;
     let what = match FileType::from_raw_mode(found.st_mode) {
-        FileType::Directory if !anybody => return Ok(()),
         FileType::Directory if found.st_uid == rustix::process::geteuid().as_raw() => {
             return set_mode(path, mode);
         }
         FileType::Directory => "it belongs to another user",
-        FileType::Symlink => "it is a link in a directory where anybody may write",
+        FileType::Symlink if is_shared => "it is a link in a directory where anybody may write",
         _ => "it is not a directory",
     };
-    Err(StateError::NotOurs {
-        path: path.to_owned(),
-        what,
-    })
+    Err(StateError(format!(
+        "{}: {what}; it is not used, remove it or give another --run-dir and --state-dir",
+        path.display()
+    )))
 }
 
 /// Whatever the umask says.
@@ -236,82 +188,63 @@ pub fn write_file(
     mode: u32,
     durable: Durable,
 ) -> Result<(), StateError> {
+    replace(path, content, mode, durable).map_err(failed(path, "write"))
+}
+
+fn replace(path: &Path, content: &[u8], mode: u32, durable: Durable) -> io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
+    // One that a predecessor with our pid has left over, which is the rule in a container.
+    remove_if_there(&temporary)?;
     let write = || -> io::Result<()> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let open = || sys::open(&temporary, flags, Mode::from_raw_mode(0o600));
-        let opened = match open() {
-            // Left over by a predecessor with our pid, which is the rule in a container.
-            Err(Errno::EXIST) => remove_if_there(&temporary).and_then(|()| Ok(open()?)),
-            opened => Ok(opened?),
-        };
-        let mut file = File::from(opened?);
+        let mut file = File::from(sys::open(&temporary, flags, Mode::from_raw_mode(0o600))?);
         file.write_all(content)?;
         sys::fchmod(&file, Mode::from_raw_mode(mode))?;
-        match (durable, path.parent()) {
-            (Durable::Yes, Some(parent)) => {
-                file.sync_all()?;
-                std::fs::rename(&temporary, path)?;
-                File::open(parent)?.sync_all()
-            }
-            _ => std::fs::rename(&temporary, path),
+        if durable == Durable::No {
+            return std::fs::rename(&temporary, path);
         }
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)?;
+        File::open(path.parent().unwrap_or(path))?.sync_all()
     };
-    write().map_err(|error| {
-        // Nothing more can be done about it if this fails too.
-        let _ = std::fs::remove_file(&temporary);
-        failed(path, "write")(error)
-    })
+    // Nothing more can be done about it if the removal fails too.
+    write().inspect_err(|_| drop(std::fs::remove_file(&temporary)))
 }
 
 /// Adds lines to a file, all of them or none, and ends a line that a crash has left open.
 pub fn append_lines(path: &Path, lines: &str) -> Result<(), StateError> {
-    let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let append = || -> io::Result<()> {
-        let mut file = File::from(sys::open(path, flags, Mode::from_raw_mode(0o644))?);
+        let mut file = File::options()
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(path)?;
         let (length, mut last) = (file.metadata()?.len(), [b'\n']);
         if length > 0 {
             file.read_exact_at(&mut last, length - 1)?;
         }
         let open = if last == [b'\n'] { "" } else { "\n" };
-        let written = file
-            .write_all(format!("{open}{lines}").as_bytes())
-            .and_then(|()| file.sync_all());
-        written.inspect_err(|_| drop(file.set_len(length)))
+        file.write_all(format!("{open}{lines}").as_bytes())
+            .and_then(|()| file.sync_all())
+            .inspect_err(|_| drop(file.set_len(length)))
     };
     append().map_err(failed(path, "write"))
 }
 
-/// What a regular file has, and no more than `limit` of it; `None` if there is none.
-pub fn read_file(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, StateError> {
-    let read = read_plain(path, limit).map_err(failed(path, "read"))?;
-    Ok(read.map(|(content, _)| content))
-}
-
-/// Reads a regular file that is no link, and no more than `limit` of it; `None` if there is none.
-fn read_plain(path: &Path, limit: u64) -> io::Result<Option<(Vec<u8>, sys::Stat)>> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let refuse = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
-    let file = match sys::open(path, flags, Mode::empty()) {
-        Ok(file) => File::from(file),
-        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-        Err(Errno::LOOP) => return refuse("it is a link"),
-        Err(errno) => return Err(errno.into()),
-    };
-    let found = sys::fstat(&file)?;
-    if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
-        return refuse("it is not a plain file");
+/// The text of a plain file of ours; `None` if there is none. Errors: one of more than `limit` bytes, too.
+pub fn read_file(path: &Path, limit: usize) -> Result<Option<String>, StateError> {
+    match files::read_text_up_to(path, limit) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.is_missing() => Ok(None),
+        Err(error) => Err(StateError(error.to_string())),
     }
-    let mut content = Vec::new();
-    file.take(limit).read_to_end(&mut content)?;
-    Ok(Some((content, found)))
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
@@ -324,10 +257,15 @@ fn status_path(run: &Path) -> PathBuf {
     run.join("status.json")
 }
 
+/// A daemon works here, or did and has not ended well.
+pub fn has_status(run: &Path) -> bool {
+    status_path(run).exists()
+}
+
 /// Readable by everybody on the machine.
-pub fn write_status(run: &Path, status: &Status) -> Result<(), StateError> {
+pub fn write_status(run: &Path, status: &impl Serialize) -> Result<(), StateError> {
     let path = status_path(run);
-    // Capacity for the usual one at once: it is written at each tick.
+    // Room for the usual one at once: it is written at each tick.
     let mut text = Vec::with_capacity(16 << 10);
     serde_json::to_writer(&mut text, status).map_err(failed(&path, "encode the status"))?;
     text.push(b'\n');
@@ -335,11 +273,10 @@ pub fn write_status(run: &Path, status: &Status) -> Result<(), StateError> {
 }
 
 /// `None` if no daemon has written one.
-pub fn read_status(run: &Path) -> Result<Option<Status>, StateError> {
+pub fn read_status<T: DeserializeOwned>(run: &Path) -> Result<Option<T>, StateError> {
     let path = status_path(run);
-    let status = read_file(&path, STATUS_LIMIT)?
-        .map(|content| serde_json::from_slice(&content))
-        .transpose();
+    let text = read_file(&path, STATUS_LIMIT)?;
+    let status = text.map(|text| serde_json::from_str(&text)).transpose();
     status.map_err(failed(&path, "read the status"))
 }
 
@@ -350,12 +287,8 @@ pub fn remove_status(run: &Path) -> Result<(), StateError> {
 
 /// The images that Plancton brought to this engine, oldest first: those that `purge` may remove.
 pub fn read_images(state: &Path) -> Result<Vec<String>, StateError> {
-    let path = state.join("images");
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(text.lines().map(str::to_owned).collect()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(failed(&path, "read the list of images")(error)),
-    }
+    let text = read_file(&state.join("images"), IMAGES_LIMIT)?.unwrap_or_default();
+    Ok(text.lines().map(str::to_owned).collect())
 }
 
 /// Remembers an image; does nothing if it is in the list.
@@ -380,33 +313,20 @@ fn write_images(state: &Path, images: &[String]) -> Result<(), StateError> {
     if images.is_empty() {
         return remove_file(&path);
     }
-    write_file(
-        &path,
-        (images.join("\n") + "\n").as_bytes(),
-        0o644,
-        Durable::Yes,
-    )
+    let text = images.join("\n") + "\n";
+    write_file(&path, text.as_bytes(), 0o644, Durable::Yes)
 }
 
 /// Bytes that images brought over the network on that day (since 1970); a file that says nothing says 0.
 pub fn read_pulled(state: &Path, day: u64) -> u64 {
-    let text = std::fs::read_to_string(state.join("pulled")).unwrap_or_default();
-    let pulled = text
-        .trim()
-        .split_once(' ')
-        .filter(|(of, _)| of.parse() == Ok(day));
-    pulled
-        .and_then(|(_, bytes)| bytes.parse().ok())
-        .unwrap_or(0)
+    let text = files::read_text(&state.join("pulled")).unwrap_or_default();
+    let of_day = text.trim().strip_prefix(&format!("{day} "));
+    of_day.and_then(|bytes| bytes.parse().ok()).unwrap_or(0)
 }
 
 pub fn write_pulled(state: &Path, day: u64, bytes: u64) -> Result<(), StateError> {
-    write_file(
-        &state.join("pulled"),
-        format!("{day} {bytes}\n").as_bytes(),
-        0o644,
-        Durable::No,
-    )
+    let text = format!("{day} {bytes}\n");
+    write_file(&state.join("pulled"), text.as_bytes(), 0o644, Durable::No)
 }
 
 #[cfg(test)]

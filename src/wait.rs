@@ -8,7 +8,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -49,13 +49,15 @@ pub struct Watch(OwnedFd);
 
 impl Watch {
     /// Errors: the directory is missing, or the user's inotify instances are used up.
-    pub fn new(directory: &Path) -> rustix::io::Result<Watch> {
+    pub fn new(directories: &[PathBuf]) -> rustix::io::Result<Watch> {
         let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
         let changes = inotify::WatchFlags::CLOSE_WRITE
             | inotify::WatchFlags::MOVED_TO
             | inotify::WatchFlags::MOVED_FROM
             | inotify::WatchFlags::DELETE;
-        inotify::add_watch(&fd, directory, changes)?;
+        for directory in directories {
+            inotify::add_watch(&fd, directory, changes)?;
+        }
         Ok(Watch(fd))
     }
 }

@@ -79,7 +79,7 @@ pub fn is_running(run: &Path) -> bool {
         Probe::Held(_) => true,
         Probe::Free => false,
         // A user looking at root's: its status file goes away with it.
-        Probe::Unknown => state::read_status(run).is_ok_and(|status| status.is_some()),
+        Probe::Unknown => state::has_status(run),
     }
 }
 
@@ -108,7 +108,11 @@ pub struct Context {
 impl Context {
     pub fn new(options: Options) -> Context {
         let uid = rustix::process::geteuid();
-        let dirs = Dirs::resolve(uid.as_raw(), |name| std::env::var_os(name), &options);
+        let dirs = Dirs::usual(uid.as_raw(), |name| std::env::var_os(name)).given(
+            options.run_dir.clone(),
+            options.state_dir.clone(),
+            options.config.clone(),
+        );
         let is_root = uid.is_root();
         Context {
             options,
@@ -211,6 +215,6 @@ impl Context {
 
     /// Makes the own directories, as a daemon does.
     pub fn prepare(&self) -> Done {
-        Ok(self.dirs.prepare(Path::new("/etc/group"))?)
+        Ok(self.dirs.prepare(Path::new("/"))?)
     }
 }

@@ -5,7 +5,8 @@ use super::{pilots, run};
 use crate::act::images;
 use crate::clock;
 use crate::decide::{Drain, Snooze};
-use crate::state::{Dirs, control};
+use crate::state::Dirs;
+use crate::state::control::{self, Kept};
 use crate::units::{Exit, clean_line, format_rough, parse_duration};
 use jiff::civil::Time;
 use jiff::{Timestamp, Zoned};
@@ -23,7 +24,7 @@ pub fn drain(context: &Context) -> Done {
     let since = now.timestamp().as_duration().as_secs_f64();
     let stop = context.options.stop;
     let dirs = prepared(context)?;
-    control::request_drain(&dirs.state, &Drain { stop, by, since })?;
+    let kept = control::request(&dirs, control::DRAIN, &Drain { stop, by, since })?;
     let mut text = "draining: nothing is started, running pilots may finish".to_owned();
     if let Some(by) = by {
         let left = format_rough(Duration::from_secs_f64(by - since));
@@ -32,36 +33,48 @@ pub fn drain(context: &Context) -> Done {
     if stop {
         text += "; the daemon ends with the last one";
     }
-    say_asked(&dirs, &(text + "\n`plancton resume` ends the drain\n"))
+    say_asked(
+        &dirs,
+        kept,
+        &(text + "\n`plancton resume` ends the drain\n"),
+    )
 }
 
 pub fn snooze(context: &Context) -> Done {
     let duration = context.options.duration.unwrap_or_default();
     let until = clock::now().epoch + duration.as_secs_f64();
     let dirs = prepared(context)?;
-    control::request_snooze(&dirs.state, &Snooze { until })?;
+    let kept = control::request(&dirs, control::SNOOZE, &Snooze { until })?;
     let duration = format_rough(duration);
     let text = "pilots are paused, nothing is started\n`plancton resume` ends it sooner";
-    say_asked(&dirs, &format!("snoozing for {duration}: {text}\n"))
+    say_asked(&dirs, kept, &format!("snoozing for {duration}: {text}\n"))
 }
 
 pub fn resume(context: &Context) -> Done {
     let dirs = prepared(context)?;
-    control::resume(&dirs.state)?;
-    say_asked(&dirs, "no drain or snooze is in force any more\n")
+    control::clear(&dirs, control::DRAIN)?;
+    control::clear(&dirs, control::SNOOZE)?;
+    say_asked(
+        &dirs,
+        Kept::Always,
+        "no drain or snooze is in force any more\n",
+    )
 }
 
 /// Whose daemon is asked; one that never ran has no control directory yet.
 fn prepared(context: &Context) -> Result<Dirs, Failure> {
     let dirs = context.addressed();
-    if dirs == context.dirs && !control::directory(&dirs.state).is_dir() {
+    if dirs == context.dirs && !control::directories(&dirs).iter().all(|path| path.is_dir()) {
         context.prepare()?;
     }
     Ok(dirs)
 }
 
-fn say_asked(dirs: &Dirs, text: &str) -> Done {
+fn say_asked(dirs: &Dirs, kept: Kept, text: &str) -> Done {
     say(text)?;
+    if kept == Kept::UntilReboot {
+        say("(the disk of the state directory does not take it, so it ends with the next boot)\n")?;
+    }
     match is_running(&dirs.run) {
         true => Ok(()),
         false => say("(no daemon is running now; the next one finds it so)\n"),
@@ -72,7 +85,7 @@ fn say_asked(dirs: &Dirs, text: &str) -> Done {
 pub fn pull(context: &Context) -> Done {
     let dirs = context.addressed();
     if is_running(&dirs.run) {
-        control::request_pull(&dirs.state)?;
+        control::request(&dirs, control::PULL, &())?;
         say(
             "the daemon looks for newer images now, unless a rule of the owner's holds pilots back\n",
         )?;
@@ -97,11 +110,11 @@ pub fn force_stop(context: &Context) -> Done {
     if is_running(&dirs.run) {
         let pilots = context.status().map_or(0, |status| status.pilots.len());
         let patience = PATIENCE + PATIENCE_PER_PILOT * u32::try_from(pilots).unwrap_or(u32::MAX);
-        match control::request_force_stop(&dirs.state) {
-            Ok(()) if wait_until(patience, || !is_running(&dirs.run)) => {
+        match control::request(&dirs, control::FORCE_STOP, &()) {
+            Ok(_) if wait_until(patience, || !is_running(&dirs.run)) => {
                 return say("plancton has removed its pilots and ended\n");
             }
-            Ok(()) => {
+            Ok(_) => {
                 complain("the daemon has not done it; ending it, and removing the pilots here")
             }
             Err(error) if dirs != context.dirs => return Err(error.into()),
@@ -113,7 +126,7 @@ pub fn force_stop(context: &Context) -> Done {
     }
     pilots::remove_own(context)?;
     // What is left of the request would end the next daemon; where it could not be written, nothing is.
-    let _ = control::clear(&dirs.state, control::Request::ForceStop);
+    let _ = control::clear(&dirs, control::FORCE_STOP);
     Ok(())
 }
 

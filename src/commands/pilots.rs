@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::decide::{Pilot, PilotState};
 use crate::engine::{Engine, Outcome};
 use crate::observe::{facts::read_facts, read_pilot};
+use crate::report::Status;
 use crate::site::Site;
 use crate::state::{self, Scope};
 use crate::units::{Exit, clean_text, count_pilots};
@@ -67,7 +68,9 @@ pub fn kill(context: &Context) -> Done {
 /// The last words of one pilot, or of the one that failed last.
 pub fn log(context: &Context) -> Done {
     let wanted = context.argument();
-    let status = state::read_status(&context.addressed().run).ok().flatten();
+    let status = state::read_status::<Status>(&context.addressed().run)
+        .ok()
+        .flatten();
     let mut finished = status.unwrap_or_default().gone.into_iter();
     let finished = finished.find(|finished| match &wanted {
         Some(wanted) => finished.name == *wanted,

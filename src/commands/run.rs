@@ -27,7 +27,7 @@ pub fn run(context: &Context) -> Done {
     if context.options.drain {
         let since = clock::now().epoch;
         let (stop, by) = (false, None);
-        control::request_drain(&start.site.dirs.state, &Drain { stop, by, since })?;
+        control::request(&start.site.dirs, control::DRAIN, &Drain { stop, by, since })?;
     }
     let socket = start.site.engine.socket().display();
     log::info!("plancton {} on {socket}", env!("CARGO_PKG_VERSION"));

@@ -3,10 +3,10 @@
 
 use super::context::{Context, Done, Failure, no_engine, say};
 use super::pilot::RESULT;
-use super::status::{Drawing, screen};
-use super::{pilots, run, view};
+use super::status::Drawing;
+use super::view::{self, Screen};
+use super::{pilots, run};
 use crate::cli::Options;
-use crate::clock;
 use crate::report::Status;
 use crate::units::{count_pilots, format_rough};
 use crate::wait::{Signals, wait};
@@ -78,14 +78,15 @@ fn show(context: &Context, base: &Path, signals: &mut Signals) -> Result<Seen, F
 fn follow(context: &Context, child: &mut Child, signals: &mut Signals) -> Result<Seen, Failure> {
     let (start, duration) = (Instant::now(), context.options.duration.unwrap_or(TIME));
     let mut seen = Seen::default();
-    let mut drawing = std::io::stdout().is_terminal().then(Drawing::begin);
+    let drawing = std::io::stdout().is_terminal().then(Drawing::begin);
+    let drawing = drawing.transpose()?;
     let mut next_line = Duration::ZERO;
     while seen.lasted < duration && !wants_end(signals) && matches!(child.try_wait(), Ok(None)) {
         if let Some(status) = context.status() {
             seen.take(status);
             let left = format_rough(duration.saturating_sub(seen.lasted));
-            if let Some(drawing) = &mut drawing {
-                let text = view::render(&seen.last, clock::now().epoch, &screen());
+            if let Some(drawing) = &drawing {
+                let text = view::render(&seen.last, &Screen::of_terminal());
                 let head = format!("plancton try: {left} left, Ctrl-C ends it sooner");
                 drawing.show(&format!("{head}\n\n{text}"))?;
             } else if seen.lasted >= next_line {

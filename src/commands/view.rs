@@ -1,17 +1,24 @@
-//! The status for people: from a [`Status`] to the text of `plancton status`. Pure: time, width, colours and time zone are
-//! arguments, and nothing is printed.
-//! Everything is readable without colour, and whatever comes from outside (names, images, messages) loses its control characters.
+//! The status for people: from a [`Status`] to the text of `plancton status`. Nothing is printed here. Everything is
+//! readable without colour, and whatever comes from outside is cleaned once more where it is laid out.
 
-mod bars;
-pub mod history;
-pub mod page;
-mod table;
-
-use crate::report::{Drain, State, Status};
-use crate::units::{Bytes, float, format_rough, whole};
+use crate::clock;
+use crate::history::local;
+use crate::report::{Cpus, State, Status, word};
+use crate::units::{Bytes, Moment, clean_line, float, format_rough, whole};
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, Zoned};
+use std::io::IsTerminal;
 use std::time::Duration;
+
+/// What a text is made for, and when.
+#[derive(Clone, Debug)]
+pub struct Screen {
+    pub width: usize,
+    /// So many lines at most, by leaving out pilots; `None`: all of them.
+    pub height: Option<usize>,
+    pub colour: Colour,
+    pub zone: TimeZone,
+    pub now: Moment,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Colour {
@@ -19,26 +26,9 @@ pub enum Colour {
     Off,
 }
 
-/// What the text is made for.
-#[derive(Clone, Debug)]
-pub struct Screen {
-    pub width: u16,
-    /// So many lines at most, by leaving out pilots; `None`: all of them.
-    pub height: Option<u16>,
-    pub colour: Colour,
-    pub zone: TimeZone,
-}
-
-/// The narrowest screen that is drawn for.
-const NARROWEST: usize = 40;
-/// Beyond that, lines are hard to read.
-const WIDEST: usize = 120;
-/// The column at which the texts of the last lines begin.
-const LABEL: usize = 12;
-
 /// Colours by what they mean, as ANSI numbers; all of them are readable on light and dark terminals.
-mod ink {
-    pub const PLAIN: &str = "";
+pub mod ink {
+    pub const PLAIN: &str = "0";
     pub const STRONG: &str = "1";
     pub const FAINT: &str = "2";
     pub const GOOD: &str = "32";
@@ -47,369 +37,357 @@ mod ink {
     pub const OWNER: &str = "34";
 }
 
-/// `plancton status`: at most `screen.height` lines, unless that leaves no room for three pilots.
-pub fn render(status: &Status, now: f64, screen: &Screen) -> String {
-    let pen = Pen::new(screen, now);
-    let mut top = headline(&pen, status);
-    top.push(String::new());
-    top.extend(bars::draw(&pen, status));
-    let bottom = footer(&pen, status);
-    let others = top.len() + bottom.len() + 1;
-    let room = screen.height.map_or(usize::MAX, |height| {
-        usize::from(height).saturating_sub(others)
-    });
-    let pilots = table::draw(&pen, status, room);
-    let lines = top
-        .into_iter()
-        .chain(pilots)
-        .chain([String::new()])
-        .chain(bottom);
-    lines.map(|line| format!("{}\n", line.trim_end())).collect()
-}
+/// The narrowest screen that is drawn for; beyond the widest, lines are hard to read.
+const NARROWEST: usize = 40;
+const WIDEST: usize = 120;
+/// The column at which texts begin.
+const LABEL: usize = 12;
+/// More than any line of a status has.
+const LONGEST_TEXT: usize = 2000;
+/// So many pilots are shown however low the screen is.
+const FEWEST_PILOTS: usize = 3;
 
-/// `plancton why`: the first lines of the status alone.
-pub fn render_why(status: &Status, now: f64, screen: &Screen) -> String {
-    headline(&Pen::new(screen, now), status).join("\n") + "\n"
-}
-
-/// What is drawn with.
-struct Pen<'a> {
-    width: usize,
-    colour: Colour,
-    zone: &'a TimeZone,
-    now: f64,
-}
-
-impl Pen<'_> {
-    fn new(screen: &Screen, now: f64) -> Pen<'_> {
-        Pen {
-            width: usize::from(screen.width).clamp(NARROWEST, WIDEST),
-            colour: screen.colour,
-            zone: &screen.zone,
-            now,
+impl Screen {
+    /// The terminal's size, and colour where it is wanted (`NO_COLOR`).
+    pub fn of_terminal() -> Screen {
+        let out = std::io::stdout();
+        let size = rustix::termios::tcgetwinsize(&out).ok();
+        let size = size.filter(|size| out.is_terminal() && size.ws_col > 0);
+        let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+            || std::env::var_os("TERM").is_some_and(|term| term == *"dumb");
+        let width = size.map_or(80, |size| usize::from(size.ws_col));
+        Screen {
+            width: width.clamp(NARROWEST, WIDEST),
+            height: size.map(|size| usize::from(size.ws_row)),
+            colour: match size {
+                Some(_) if !is_plain => Colour::On,
+                _ => Colour::Off,
+            },
+            zone: TimeZone::system(),
+            now: clock::now(),
         }
     }
 
-    fn paint(&self, ink: &str, text: &str) -> String {
+    pub fn paint(&self, ink: &str, text: &str) -> String {
         match self.colour {
-            Colour::On if !ink.is_empty() && !text.is_empty() => {
-                format!("\x1b[{ink}m{text}\x1b[0m")
-            }
-            _ => text.to_owned(),
+            Colour::On => format!("\x1b[{ink}m{text}\x1b[0m"),
+            Colour::Off => text.to_owned(),
         }
     }
 
     /// `14:02`, with the date if that is another day.
     fn clock(&self, epoch: f64) -> String {
-        let zoned = |seconds: f64| {
-            let at = Timestamp::from_second(i64::try_from(whole(seconds)).ok()?).ok()?;
-            Some(at.to_zoned(self.zone.clone()))
-        };
-        let Some((at, now)) = zoned(epoch).zip(zoned(self.now)) else {
-            return "an unknown time".to_owned();
-        };
-        let days =
-            |a: &Zoned, b: &Zoned| a.date().until(b.date()).map_or(999, |span| span.get_days());
-        let format = match days(&now, &at) {
-            0 => "%H:%M",
-            -6..=6 => "%a %H:%M",
-            _ => "%-d %b %Y %H:%M",
-        };
+        let [at, now] = [epoch, self.now.epoch].map(|second| local(whole(second), &self.zone));
+        let is_today = at.date() == now.date();
+        let format = if is_today { "%H:%M" } else { "%a %-d %b %H:%M" };
         at.strftime(format).to_string()
     }
 
-    /// Pieces (each with its length on the screen) in lines of the width that is left right of `indent`.
-    fn flow(&self, pieces: Vec<(String, usize)>, gap: &str, indent: usize) -> Vec<String> {
-        let mut lines = vec![String::new()];
-        let mut used = indent;
-        for (piece, length) in pieces {
-            if used > indent && used + gap.len() + length > self.width {
-                lines.push(String::new());
-                used = indent;
-            }
-            if let Some(line) = lines.last_mut() {
-                let gap = if used > indent { gap } else { "" };
-                line.push_str(gap);
-                line.push_str(&piece);
-                used += gap.len() + length;
-            }
-        }
-        lines
-    }
-
-    /// Words in lines of the full width, all but the first moved in by `indent`.
-    fn wrap(&self, text: &str, indent: usize) -> Vec<String> {
-        let mut words = Vec::new();
-        for word in text.split_whitespace() {
-            // A word longer than a line is cut into pieces.
-            let letters: Vec<char> = word.chars().collect();
-            words.extend(
-                letters
-                    .chunks(self.width - indent)
-                    .map(|piece| (String::from_iter(piece), piece.len())),
-            );
-        }
-        self.flow(words, " ", indent)
+    fn since(&self, epoch: f64) -> String {
+        rough(self.now.epoch - epoch)
     }
 
     /// `Engine      text`, wrapped below itself.
-    fn labelled(&self, label: &str, ink: &str, text: &str) -> Vec<String> {
-        let label = self.paint(ink::FAINT, &format!("{label:<LABEL$}"));
-        let lines = self.wrap(text, LABEL).into_iter().enumerate();
-        let before = |number| {
-            if number == 0 {
-                label.clone()
-            } else {
-                " ".repeat(LABEL)
+    pub fn row(&self, label: &str, ink: &str, text: &str) -> Vec<String> {
+        let mut lines = vec![String::new()];
+        for word in clean_line(text, LONGEST_TEXT).split_whitespace() {
+            match lines.last_mut() {
+                Some(line) if line.is_empty() => line.push_str(word),
+                Some(line) if LABEL + length(line) + 1 + length(word) <= self.width => {
+                    line.push(' ');
+                    line.push_str(word);
+                }
+                _ => lines.push(word.to_owned()),
             }
+        }
+        let labels = std::iter::once(label).chain(std::iter::repeat(""));
+        let lines = lines.iter().zip(labels);
+        let row = |(line, label): (&String, &str)| {
+            self.paint(ink::STRONG, &pad(label)) + &self.paint(ink, line)
         };
-        lines
-            .map(|(number, line)| before(number) + &self.paint(ink, &line))
-            .collect()
+        lines.map(row).collect()
     }
+}
 
-    /// Text from the left, wrapped a little to the right.
-    fn told(&self, ink: &str, text: &str) -> Vec<String> {
-        let lines = self.wrap(text, 2).into_iter().enumerate();
-        lines
-            .map(|(number, line)| " ".repeat(2 * number.min(1)) + &self.paint(ink, &line))
-            .collect()
-    }
+fn length(text: &str) -> usize {
+    text.chars().count()
+}
+
+fn pad(label: &str) -> String {
+    format!("{label:<LABEL$}")
+}
+
+/// `plancton status`: at most `screen.height` lines, unless that leaves no room for three pilots.
+pub fn render(status: &Status, screen: &Screen) -> String {
+    let top = [headline(status, screen), bars(status, screen)].concat();
+    let bottom = footer(status, screen);
+    let others = top.len() + bottom.len();
+    let room = screen.height.unwrap_or(usize::MAX).saturating_sub(others);
+    [top, table(status, screen, room), bottom]
+        .concat()
+        .join("\n")
+        + "\n"
+}
+
+/// `plancton why`: the first lines of the status alone.
+pub fn render_why(status: &Status, screen: &Screen) -> String {
+    headline(status, screen).join("\n") + "\n"
 }
 
 /// A drain or snooze and how to end it, whether the daemon answers, the state and its reason.
-fn headline(pen: &Pen, status: &Status) -> Vec<String> {
+fn headline(status: &Status, screen: &Screen) -> Vec<String> {
     let mut lines = Vec::new();
+    let mut row = |label, ink, text: String| lines.extend(screen.row(label, ink, &text));
     if let Some(drain) = &status.drain {
-        lines.extend(pen.told(ink::CAREFUL, &drain_text(pen, drain)));
-    }
-    if let Some(snooze) = status
-        .snooze
-        .as_ref()
-        .filter(|snooze| snooze.until > pen.now)
-    {
-        let (until, left) = (pen.clock(snooze.until), rough(snooze.until - pen.now));
-        lines.extend(pen.told(
+        let by = drain
+            .by
+            .map(|by| format!("; what still runs at {} is stopped", screen.clock(by)));
+        let (since, by) = (screen.clock(drain.since), by.unwrap_or_default());
+        let end = if drain.stop {
+            "; the daemon ends after the last pilot"
+        } else {
+            ""
+        };
+        row(
+            "Draining",
             ink::CAREFUL,
-            &format!("Snoozing until {until} ({left} left). To go on: plancton resume"),
-        ));
-    }
-    if status.is_stale(pen.now) {
-        let (pid, since) = (status.pid, pen.clock(status.tick));
-        let text = format!(
-            "The daemon (pid {pid}) does not answer since {since}; this is what it said last."
+            format!("since {since}{by}{end}. To go on: plancton resume"),
         );
-        lines.extend(pen.told(ink::BAD, &text));
     }
-    lines.extend(state(pen, status));
-    lines
-}
-
-fn drain_text(pen: &Pen, drain: &Drain) -> String {
-    let mut text = format!("Draining since {}", pen.clock(drain.since));
-    if let Some(by) = drain.by {
-        text.push_str(&format!(
-            ", what still runs at {} is stopped",
-            pen.clock(by)
-        ));
+    if let Some(snooze) = status.snooze {
+        let (until, left) = (
+            screen.clock(snooze.until),
+            rough(snooze.until - screen.now.epoch),
+        );
+        row(
+            "Snoozing",
+            ink::CAREFUL,
+            format!("until {until} ({left} left). To go on: plancton resume"),
+        );
     }
-    if drain.stop {
-        text.push_str(", the daemon ends after the last pilot");
+    let is_stale = status.is_stale(screen.now);
+    if is_stale {
+        let (pid, since) = (status.pid, screen.clock(status.tick));
+        let text = format!(
+            "the daemon (pid {pid}) does not answer since {since}; this is what it said last"
+        );
+        row("Silent", ink::BAD, text);
     }
-    text + ". To go on: plancton resume"
-}
-
-/// `● active  5 pilots run; another needs 1 core and 0.4 are free`
-fn state(pen: &Pen, status: &Status) -> Vec<String> {
-    let (mark, ink) = match status.state {
-        State::Active => ("●", ink::GOOD),
-        State::Draining => ("◐", ink::CAREFUL),
-        State::Snoozed | State::Paused => ("‖", ink::CAREFUL),
-        State::Waiting => ("○", ink::PLAIN),
+    let (label, ink) = match status.state {
+        State::Active => ("● active", ink::GOOD),
+        State::Draining => ("◐ draining", ink::CAREFUL),
+        State::Snoozed => ("‖ snoozed", ink::CAREFUL),
+        State::Paused => ("‖ paused", ink::CAREFUL),
+        State::Waiting => ("○ waiting", ink::PLAIN),
     };
     // A green light beside a silent daemon would mislead.
-    let ink = if status.is_stale(pen.now) {
-        ink::FAINT
-    } else {
-        ink
+    let ink = if is_stale { ink::FAINT } else { ink };
+    row(label, ink, status.reason.text.clone());
+    lines
+}
+
+/// Who uses the processors and the memory, what is promised, what is left.
+fn bars(status: &Status, screen: &Screen) -> Vec<String> {
+    let gib = |bytes: u64| float(bytes) / float(1 << 30);
+    let memory = &status.memory;
+    let memory = Cpus {
+        total: gib(memory.total),
+        given: gib(memory.given),
+        foreign: memory.foreign.map(gib),
+        pilots: memory.pilots.map(gib),
+        idle: None,
+        reserve: gib(memory.reserve),
     };
-    let name = status.state.name();
-    let mut lines = pen.told(
-        ink::PLAIN,
-        &format!("{mark} {name} {}", clean(&status.reason.text)),
-    );
-    if let Some(first) = lines.first_mut() {
-        let painted = format!("{} {} ", pen.paint(ink, mark), pen.paint(ink::STRONG, name));
-        *first = first.replacen(&format!("{mark} {name}"), &painted, 1);
+    [
+        bar("CPU", "cores", &status.cpus, screen),
+        bar("Memory", "GiB", &memory, screen),
+    ]
+    .concat()
+}
+
+/// The parts fill the total: what does not fit any more is cut, the reserve first. A kind of part differs from the others
+/// by its character as well as by its colour.
+fn bar(name: &str, unit: &str, of: &Cpus, screen: &Screen) -> Vec<String> {
+    let amount = |value: Option<f64>| value.filter(|value| *value > 0.0).unwrap_or(0.0);
+    let promised = (of.given - amount(of.pilots)).max(0.0);
+    let taken = amount(of.foreign) + amount(of.pilots) + promised + of.reserve;
+    let free = of.foreign.map(|_| (of.total - taken).max(0.0));
+    let parts = [
+        ("█", ink::OWNER, "owner", of.foreign),
+        ("▒", ink::GOOD, "pilots", of.pilots),
+        ("░", ink::GOOD, "promised", Some(promised)),
+        ("·", ink::FAINT, "free", free),
+        ("╱", ink::FAINT, "reserve", Some(of.reserve)),
+    ];
+    let title = format!("{} {unit}", number(of.total));
+    let width = screen
+        .width
+        .saturating_sub(LABEL + length(&title) + 2)
+        .min(64);
+    let mut line = screen.paint(ink::STRONG, &pad(name));
+    let (mut reached, mut drawn) = (0.0, 0);
+    for (mark, ink, _, value) in parts {
+        reached += amount(value);
+        let end = cells(reached / of.total, width).max(drawn);
+        line += &screen.paint(ink, &mark.repeat(end - drawn));
+        drawn = end;
+    }
+    let legend = parts.map(|(mark, _, part, value)| {
+        format!("{mark} {part} {}", value.map_or("?".to_owned(), number))
+    });
+    let line = format!("{line}{}  {title}", " ".repeat(width - drawn));
+    let mut lines = vec![String::new(), line];
+    lines.extend(screen.row("", ink::PLAIN, &legend.join(", ")));
+    lines
+}
+
+/// How many of the cells a part of the whole fills.
+pub fn cells(part: f64, of: usize) -> usize {
+    let cells = whole((part.clamp(0.0, 1.0) * float(of as u64)).round());
+    usize::try_from(cells).unwrap_or(of)
+}
+
+/// At most `room` lines, with an empty one before; nothing at all without pilots. The image takes what is left of a line,
+/// and loses its beginning, because its end tells it from others.
+fn table(status: &Status, screen: &Screen, room: usize) -> Vec<String> {
+    if status.pilots.is_empty() {
+        return Vec::new();
+    }
+    let rows = room.saturating_sub(3).max(FEWEST_PILOTS);
+    let widest = status.pilots.iter().map(|pilot| length(&pilot.name)).max();
+    let name = widest.unwrap_or(0);
+    let image = screen.width.saturating_sub(name + 28);
+    let line = |cells: [&str; 5]| {
+        let [a, b, c, d, e] = cells.map(|cell| clean_line(cell, LONGEST_TEXT));
+        format!("{a:<name$}  {b:<8} {c:>7} {d:>7}  {}", tail(&e, image))
+    };
+    let heads = line(["PILOT", "STATE", "FOR", "LEFT", "IMAGE"]);
+    let mut lines = vec![String::new(), screen.paint(ink::STRONG, &heads)];
+    for pilot in status.pilots.iter().take(rows) {
+        let age = pilot
+            .started
+            .map_or("-".to_owned(), |started| screen.since(started));
+        let left = match pilot.deadline.map(|deadline| deadline - screen.now.epoch) {
+            Some(left) if left <= 0.0 => "over".to_owned(),
+            left => left.map_or("-".to_owned(), rough),
+        };
+        lines.push(line([
+            &pilot.name,
+            &word(pilot.state),
+            &age,
+            &left,
+            &pilot.image,
+        ]));
+    }
+    let more = status.pilots.len().saturating_sub(rows);
+    if more > 0 {
+        lines.push(format!("+ {more} more"));
     }
     lines
+}
+
+fn tail(text: &str, width: usize) -> String {
+    let cut = (length(text) + 1).saturating_sub(width);
+    if cut <= 1 {
+        text.to_owned()
+    } else {
+        text.chars()
+            .skip(cut)
+            .fold("…".to_owned(), |text, c| text + &c.to_string())
+    }
 }
 
 /// Everything below the pilots.
-fn footer(pen: &Pen, status: &Status) -> Vec<String> {
-    let mut rows = Vec::new();
-    if status.others.pilots > 0 {
-        let (count, cpus) = (
-            counted(status.others.pilots.into(), "pilot", "pilots"),
-            number(status.others.cpus),
-        );
-        rows.push((
+fn footer(status: &Status, screen: &Screen) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    let mut row = |label, ink, text: String| lines.extend(screen.row(label, ink, &text));
+    let (others, protection) = (&status.others, &status.protection);
+    if others.pilots > 0 {
+        let (count, cpus) = (others.pilots, number(others.cpus));
+        row(
             "Others",
             ink::PLAIN,
-            format!("{count} of other instances on this engine, {cpus} cores"),
-        ));
+            format!("pilots of other instances on this engine: {count}, cores: {cpus}"),
+        );
     }
-    let (word, ink) = match status.protection.level.as_str() {
-        "verified" => ("verified", ink::PLAIN),
-        "prepared" => ("prepared", ink::PLAIN),
-        _ => ("none", ink::CAREFUL),
+    let ink = if protection.level == "none" {
+        ink::CAREFUL
+    } else {
+        ink::PLAIN
     };
-    let text = Some(clean(&status.protection.text)).filter(|text| !text.is_empty());
-    rows.push((
+    row(
         "Protection",
         ink,
-        text.map_or(word.to_owned(), |text| format!("{word}: {text}")),
-    ));
+        format!("{}: {}", protection.level, protection.text),
+    );
     let engine = &status.engine;
-    let [name, version, api, socket] =
-        [&engine.name, &engine.version, &engine.api, &engine.socket].map(|text| clean(text));
-    rows.push(match (version.is_empty(), socket.is_empty()) {
-        (true, true) => ("Engine", ink::CAREFUL, "not reached".to_owned()),
-        (true, false) => ("Engine", ink::CAREFUL, format!("{socket} does not answer")),
-        _ => (
+    if engine.version.is_empty() {
+        row(
             "Engine",
-            ink::PLAIN,
-            format!("{name} {version}, API {api}, {socket}"),
-        ),
-    });
+            ink::CAREFUL,
+            format!("{} does not answer", engine.socket),
+        );
+    } else {
+        let text = format!(
+            "{} {}, API {}, {}",
+            engine.name, engine.version, engine.api, engine.socket
+        );
+        row("Engine", ink::PLAIN, text);
+    }
     if let Some(pull) = &status.pull {
-        let known = if pull.total > 0 {
-            format!(" of {}", Bytes(pull.total))
-        } else {
-            String::new()
-        };
-        rows.push((
+        let (bytes, total) = (Bytes(pull.bytes), Bytes(pull.total.max(pull.bytes)));
+        row(
             "Pulling",
             ink::PLAIN,
-            format!("{}: {}{known}", clean(&pull.image), Bytes(pull.bytes)),
-        ));
+            format!("{}: {bytes} of {total}", pull.image),
+        );
     }
     if let Some(remote) = &status.remote {
-        let seen = |at: f64| {
-            if at > 0.0 {
-                format!("{} ago", rough(pen.now - at))
-            } else {
-                "never".to_owned()
-            }
-        };
-        let hash = if remote.hash.is_empty() {
-            "nothing of it in force".to_owned()
-        } else {
-            clean(&remote.hash)
-        };
-        let (changed, looked) = (seen(remote.changed), seen(remote.looked));
+        let (changed, looked) = (screen.clock(remote.changed), screen.clock(remote.looked));
         let text = format!(
-            "{}: {hash}, changed {changed}, looked at {looked}",
-            clean(&remote.url)
+            "{} {}, changed {changed}, looked at {looked}",
+            remote.url, remote.hash
         );
-        rows.push(("Joined", ink::PLAIN, text));
+        row("Joined", ink::PLAIN, text);
     }
     if let Some(disk) = status.disk.as_ref().filter(|disk| disk.free < disk.reserve) {
         let (free, reserve) = (Bytes(disk.free), Bytes(disk.reserve));
-        rows.push((
+        row(
             "Disk",
             ink::CAREFUL,
             format!("{free} free, less than the reserve of {reserve}"),
-        ));
+        );
     }
-    let up = if status.since > 0.0 {
-        format!(", up {}", rough(pen.now - status.since))
-    } else {
-        String::new()
-    };
-    let (version, pid, instance) = (clean(&status.version), status.pid, clean(&status.instance));
-    rows.push((
+    let (version, pid, instance) = (&status.version, status.pid, &status.instance);
+    let up = screen.since(status.since);
+    row(
         "Daemon",
         ink::PLAIN,
-        format!("{version}, pid {pid}, instance {instance}{up}"),
-    ));
-    rows.extend(counts(status).map(|text| ("So far", ink::PLAIN, text)));
-    for (index, problem) in status.problems.iter().enumerate() {
-        rows.push((
-            if index == 0 { "Problems" } else { "" },
-            ink::CAREFUL,
-            format!("! {}", clean(problem)),
-        ));
-    }
-    rows.iter()
-        .flat_map(|(label, ink, text)| pen.labelled(label, ink, text))
-        .collect()
-}
-
-fn counted(count: u64, one: &str, several: &str) -> String {
-    format!("{count} {}", if count == 1 { one } else { several })
-}
-
-/// `132 launches: 120 done, 3 failed`
-fn counts(status: &Status) -> Option<String> {
-    let launches = status.counts.get("launches").copied().unwrap_or(0);
-    let mut ends: Vec<_> = status
-        .counts
-        .iter()
-        .filter(|(kind, count)| *kind != "launches" && **count > 0)
+        format!("{version}, pid {pid}, instance {instance}, up {up}"),
+    );
+    let counts = status.counts.iter();
+    let counts: Vec<String> = counts
+        .map(|(what, count)| format!("{count} {what}"))
         .collect();
-    ends.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-    let ends: Vec<String> = ends
-        .iter()
-        .map(|(kind, count)| format!("{count} {}", clean(kind)))
-        .collect();
-    let launched = counted(launches, "launch", "launches");
-    match (launches, ends.join(", ")) {
-        (0, ends) if ends.is_empty() => None,
-        (_, ends) if ends.is_empty() => Some(launched),
-        (_, ends) => Some(format!("{launched}: {ends}")),
+    if !counts.is_empty() {
+        row("So far", ink::PLAIN, counts.join(", "));
     }
-}
-
-/// Without control characters and those that turn the direction of writing; a new line or tab is a blank.
-pub fn clean(text: &str) -> String {
-    let shown = |c: char| match c {
-        '\n' | '\t' => Some(' '),
-        '\u{200b}'..='\u{200f}'
-        | '\u{2028}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}'
-        | '\u{feff}' => None,
-        c => (!c.is_control()).then_some(c),
-    };
-    text.chars().filter_map(shown).collect()
+    for problem in &status.problems {
+        row("Problem", ink::CAREFUL, problem.clone());
+    }
+    lines
 }
 
 /// `1`, `0.5`, `12`: one decimal where it says something; `?` for what no machine has.
-fn number(value: f64) -> String {
-    if !value.is_finite() || value.abs() > 1e9 {
-        return "?".to_owned();
-    }
-    let text = format!("{value:.1}");
-    let text = text.strip_suffix(".0").unwrap_or(&text);
-    if text == "-0" {
-        "0".to_owned()
-    } else {
-        text.to_owned()
+pub fn number(value: f64) -> String {
+    match format!("{:.1}", value + 0.0) {
+        _ if !value.is_finite() || value.abs() > 1e9 => "?".to_owned(),
+        text => text.trim_end_matches(".0").to_owned(),
     }
 }
 
-fn rough(seconds: f64) -> String {
+pub fn rough(seconds: f64) -> String {
     format_rough(Duration::from_secs(whole(seconds)))
 }
-
-/// Sizes for people: `1.4 GiB`.
-fn size(bytes: u64) -> String {
-    let gib = float(bytes) / float(1 << 30);
-    match gib {
-        0.1.. => format!("{} GiB", number(gib)),
-        _ => format!("{} MiB", number((float(bytes) / float(1 << 20)).round())),
-    }
-}
-
 #[cfg(test)]
 mod tests;

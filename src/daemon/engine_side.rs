@@ -7,8 +7,10 @@ use crate::decide::{EngineState, Observation, PilotState};
 use crate::engine::{Engine, Error, Listed};
 use crate::executor::{Lane, Outbox};
 use crate::observe::facts::{Facts, read_facts};
+use crate::report;
 use crate::site::Site;
 use crate::units::Exit;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Seconds until the list is read again when it did not show an announced end, and how often.
@@ -35,6 +37,25 @@ pub(super) struct Look {
     facts: Option<Facts>,
     prepared: Result<(), String>,
     list: Vec<Listed>,
+}
+
+impl EngineSide {
+    /// For the status.
+    pub(super) fn seen(&self, socket: &Path) -> report::Engine {
+        let socket = socket.display().to_string();
+        let Some(facts) = &self.facts else {
+            return report::Engine {
+                socket,
+                ..report::Engine::default()
+            };
+        };
+        report::Engine {
+            name: facts.name.clone(),
+            version: facts.version.clone(),
+            api: facts.api.clone(),
+            socket,
+        }
+    }
 }
 
 impl Daemon {
@@ -71,9 +92,9 @@ impl Daemon {
 
     pub(super) fn looked(&mut self, look: Look) {
         let asked_at = self.engine.asked_at.take().unwrap_or(0.0);
-        self.told.problem("engine", None);
+        self.changes.problem("engine", None);
         if let Some(facts) = look.facts {
-            self.told.problem("group", look.prepared.err());
+            self.changes.problem("group", look.prepared.err());
             self.engine.facts = Some(Arc::new(facts));
         }
         let unsupported = self
@@ -110,7 +131,7 @@ impl Daemon {
             self.engine.facts = None;
         }
         self.engine.state = EngineState::Down(error.to_string());
-        self.told.problem("engine", Some(error.to_string()));
+        self.changes.problem("engine", Some(error.to_string()));
         self.changed = false;
         self.tick(None);
         if self.start.once {

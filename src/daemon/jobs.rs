@@ -38,8 +38,8 @@ impl Daemon {
                     log::debug!("{why}; a next tick opens the stream again");
                     self.engine.follows_events = false;
                 }
-                Finished::Prepared(result) => self.told.problem("group", result.err()),
-                Finished::Recorded(result) => self.told.problem("history", result.err()),
+                Finished::Prepared(result) => self.changes.problem("group", result.err()),
+                Finished::Recorded(result) => self.changes.problem("history", result.err()),
                 Finished::Configured(result) => self.configured(result),
                 Finished::Fetched(result) => {
                     if result == Ok(true) {
@@ -47,7 +47,7 @@ impl Daemon {
                     }
                     self.remote
                         .looked(&self.site.dirs.state, &self.start.config);
-                    self.told.problem("remote configuration", result.err());
+                    self.changes.problem("remote configuration", result.err());
                 }
                 Finished::News(news) => {
                     self.changed |= news.is_some();
@@ -79,7 +79,7 @@ impl Daemon {
     fn configured(&mut self, result: Result<Config, String>) {
         let refused = result.as_ref().err();
         let stays = |problems| format!("{problems}; the configuration read last stays in force");
-        self.told.problem("configuration", refused.map(stays));
+        self.changes.problem("configuration", refused.map(stays));
         if let Ok(config) = result {
             log::info!("the configuration was read again");
             self.start.config = config;

@@ -3,7 +3,7 @@
 //! `daemon`, `measurement` and `container` are those of the first Plancton, with its types.
 
 use super::line::{Field, Point};
-use crate::decide::{Code, EndKind, Finished, LaunchResult, News, Observation};
+use crate::decide::{Code, EndKind, Finished, LaunchResult, News, Observation, PilotState};
 use crate::engine::Counters;
 use crate::report::{Status, word};
 use crate::units::{float, whole};
@@ -251,7 +251,7 @@ fn running(status: &Status, class: Option<&str>) -> u64 {
         .iter()
         .filter(|pilot| class.is_none_or(|class| pilot.class == class));
     of_class
-        .filter(|pilot| pilot.state == "running")
+        .filter(|pilot| pilot.state == PilotState::Running)
         .map(|_| 1)
         .sum()
 }
@@ -293,9 +293,9 @@ mod tests {
     }
 
     fn sample(view: &View, code: Code) -> String {
-        let pilot = |state: &str| Pilot {
+        let pilot = |state| Pilot {
             class: "c".to_owned(),
-            state: state.to_owned(),
+            state,
             ..Pilot::default()
         };
         let status = Status {
@@ -309,7 +309,9 @@ mod tests {
                 ..Cpus::default()
             },
             reason: Reason::new(code, 1.5, 2.0, "said to people only"),
-            pilots: vec![pilot("running"), pilot("running"), pilot("paused")],
+            pilots: [PilotState::Running, PilotState::Running, PilotState::Paused]
+                .map(pilot)
+                .to_vec(),
             sinks: vec![Sink {
                 url: "http://h:1".to_owned(),
                 sent: 5,

@@ -1,20 +1,34 @@
-//! What the owner asks for while the daemon runs, as small files in `STATE/control`, which the daemon watches.
-//! `drain` and `snooze` stay until `resume` and survive daemon and reboot; `force-stop` is consumed when carried out.
-//! In doubt the owner wins: a drain file that cannot be understood is still a drain.
+//! What the owner asks for while the daemon runs, as small files in `STATE/control`, which the daemon watches. What that
+//! disk refuses goes to `RUN/control`, which counts first and is forgotten at the next boot. `drain` and `snooze` stay until
+//! `resume`; `force-stop` and `pull` are consumed when carried out. In doubt the owner wins: a drain file that cannot be
+//! understood is still a drain.
 
-use super::{Durable, StateError, failed, read_plain, remove_file, set_mode, write_file};
+use super::{
+    Dirs, Durable, StateError, failed, make_directory, remove_if_there, replace, set_mode,
+};
+use crate::clock;
 use crate::decide::{Control, Drain, Snooze};
-use crate::units::float;
-use rustix::fs::{self as sys, Mode};
+use crate::host::{boot_id, files};
+use crate::units::{Moment, float};
+use rustix::fs::{self as sys, FileType};
 use rustix::io::Errno;
-use serde::Serialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
-use std::io::ErrorKind;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-const LIMIT: u64 = 4096;
+/// The requests, by the names of their files.
+pub const DRAIN: &str = "drain";
+pub const SNOOZE: &str = "snooze";
+pub const FORCE_STOP: &str = "force-stop";
+/// Look for newer images now.
+pub const PULL: &str = "pull";
+
+const LIMIT: usize = 4096;
 /// How long a snooze lasts whose end cannot be read, in seconds after the file was written.
 const UNREADABLE_SNOOZE: f64 = 3600.0;
+/// In `RUN/control`, over a file that cannot be removed from its disk: nothing is asked for.
+const NOTHING: &str = "false";
 
 /// What is asked for at this moment.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -24,209 +38,211 @@ pub struct Requests {
     pub problems: Vec<String>,
 }
 
+/// How long a request is remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Request {
-    Drain,
-    Snooze,
-    ForceStop,
-    /// Look for newer images; consumed when that is under way.
-    Pull,
+pub enum Kept {
+    Always,
+    UntilReboot,
 }
 
-/// The directory to watch: a request is a file moved into it, its end a file removed.
-pub fn directory(state: &Path) -> PathBuf {
-    state.join("control")
+/// A request as it is written: with the clocks of that moment, so that a clock that is set makes nothing longer or shorter.
+#[derive(Serialize, Deserialize)]
+struct Written<T> {
+    #[serde(flatten)]
+    asked: T,
+    #[serde(default)]
+    boot_id: String,
+    #[serde(default)]
+    at: Moment,
 }
 
-fn path(state: &Path, request: Request) -> PathBuf {
-    directory(state).join(match request {
-        Request::Drain => "drain",
-        Request::Snooze => "snooze",
-        Request::ForceStop => "force-stop",
-        Request::Pull => "pull",
-    })
+/// The directories to watch: a request is a file moved into one, its end a file removed. The first counts first.
+pub fn directories(dirs: &Dirs) -> [PathBuf; 2] {
+    [&dirs.run, &dirs.state].map(|directory| directory.join("control"))
 }
 
-/// The id of the group plancton, if the machine has one.
-pub(super) fn group(group_file: &Path) -> Option<u32> {
-    let text = std::fs::read_to_string(group_file).ok()?;
-    let mut groups = text.lines().map(|line| line.split(':'));
-    groups.find_map(|mut fields| {
-        fields
-            .next()
-            .filter(|name| *name == "plancton")
-            .and(fields.nth(1))?
-            .parse()
-            .ok()
-    })
+fn paths(dirs: &Dirs, name: &str) -> [PathBuf; 2] {
+    directories(dirs).map(|directory| directory.join(name))
 }
 
 /// 2770 for the group, so that each member can replace and remove the files of another; else ours alone.
-pub(super) fn prepare(state: &Path, group: Option<u32>) -> Result<(), StateError> {
-    let path = directory(state);
-    match sys::mkdir(&path, Mode::from_raw_mode(0o700)) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(errno) => return Err(failed(&path, "create the directory")(errno)),
+pub(super) fn prepare(dirs: &Dirs, group: Option<u32>) -> Result<(), StateError> {
+    for path in directories(dirs) {
+        make_directory(&path, 0o700)?;
+        let found = sys::stat(&path).map_err(failed(&path, "look at the directory"))?;
+        match group {
+            None => set_mode(&path, 0o700)?,
+            // Made beforehand by a service manager that lets nobody else set the setgid bit.
+            Some(group) if found.st_gid == group && found.st_mode & 0o7777 == 0o2770 => {}
+            Some(group) => {
+                std::os::unix::fs::chown(&path, None, Some(group))
+                    .map_err(failed(&path, "give it to the group plancton"))?;
+                set_mode(&path, 0o2770)?;
+            }
+        }
     }
-    let Some(group) = group else {
-        return set_mode(&path, 0o700);
+    Ok(())
+}
+
+/// `asked`: a [`Drain`] or a [`Snooze`]; of other requests only the name counts.
+pub fn request(dirs: &Dirs, name: &str, asked: &impl Serialize) -> Result<Kept, StateError> {
+    let [brief, kept] = paths(dirs, name);
+    let written = Written {
+        asked,
+        boot_id: boot_id(Path::new("/")),
+        at: clock::now(),
     };
-    let found = sys::stat(&path).map_err(failed(&path, "look at the directory"))?;
-    if found.st_gid == group && found.st_mode & 0o7777 == 0o2770 {
-        // Made beforehand by a service manager that lets nobody else set the setgid bit.
-        return Ok(());
+    let content = serde_json::to_vec(&written).map_err(failed(&kept, "encode the request"))?;
+    let Err(error) = replace(&kept, &content, 0o660, Durable::Yes) else {
+        remove_if_there(&brief).map_err(refused(&brief))?;
+        return Ok(Kept::Always);
+    };
+    let is_ours = !matches!(
+        error.kind(),
+        ErrorKind::PermissionDenied | ErrorKind::NotFound
+    );
+    if is_ours && replace(&brief, &content, 0o660, Durable::No).is_ok() {
+        return Ok(Kept::UntilReboot);
     }
-    let gid = rustix::fs::Gid::from_raw(group);
-    sys::chown(&path, None, Some(gid)).map_err(failed(&path, "give it to the group plancton"))?;
-    set_mode(&path, 0o2770)
-}
-
-pub fn request_drain(state: &Path, drain: &Drain) -> Result<(), StateError> {
-    request(state, Request::Drain, drain)
-}
-
-pub fn request_snooze(state: &Path, snooze: &Snooze) -> Result<(), StateError> {
-    request(state, Request::Snooze, snooze)
-}
-
-pub fn request_force_stop(state: &Path) -> Result<(), StateError> {
-    request(state, Request::ForceStop, &true)
-}
-
-pub fn request_pull(state: &Path) -> Result<(), StateError> {
-    request(state, Request::Pull, &true)
-}
-
-fn request(state: &Path, request: Request, content: &impl Serialize) -> Result<(), StateError> {
-    let path = path(state, request);
-    let content = serde_json::to_vec(content).map_err(failed(&path, "encode the request"))?;
-    explained(write_file(&path, &content, 0o660, Durable::Yes))
+    Err(refused(&kept)(error))
 }
 
 /// Ends a request; does nothing if there is none.
-pub fn clear(state: &Path, request: Request) -> Result<(), StateError> {
-    explained(remove_file(&path(state, request)))
-}
-
-/// `resume`: ends drain and snooze.
-pub fn resume(state: &Path) -> Result<(), StateError> {
-    clear(state, Request::Drain)?;
-    clear(state, Request::Snooze)
-}
-
-fn explained(result: Result<(), StateError>) -> Result<(), StateError> {
-    result.map_err(|error| match error {
-        StateError::Io { path, error, .. } if error.kind() == ErrorKind::PermissionDenied => {
-            StateError::Forbidden { path }
+pub fn clear(dirs: &Dirs, name: &str) -> Result<(), StateError> {
+    let [brief, kept] = paths(dirs, name);
+    match remove_if_there(&kept) {
+        Ok(()) => remove_if_there(&brief).map_err(refused(&brief)),
+        Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => {
+            replace(&brief, NOTHING.as_bytes(), 0o660, Durable::No).map_err(refused(&brief))
         }
-        StateError::Io { path, error, .. } if error.kind() == ErrorKind::NotFound => {
-            StateError::NeverStarted { path }
-        }
-        other => other,
-    })
-}
-
-/// Reads the directory; never fails, because what cannot be read has a meaning too.
-pub fn read(state: &Path, now: f64) -> Requests {
-    let mut problems = Vec::new();
-    let drain = read_one::<Drain>(
-        state,
-        Request::Drain,
-        "draining until `plancton resume`",
-        &mut problems,
-    );
-    let snooze = read_one(
-        state,
-        Request::Snooze,
-        "snoozing for an hour at most",
-        &mut problems,
-    );
-    let force_stop = read_one::<IgnoredAny>(state, Request::ForceStop, "ending", &mut problems);
-    let pull = read_one::<IgnoredAny>(
-        state,
-        Request::Pull,
-        "looking for newer images",
-        &mut problems,
-    );
-    let doubt = matches!(drain, Found::Unreadable)
-        || matches!(snooze, Found::Unreadable)
-        || matches!(force_stop, Found::Unreadable);
-    let drain = match drain {
-        Found::Request(drain, written) => {
-            let drain = drain.unwrap_or_default();
-            Some(Drain {
-                since: if drain.since > 0.0 {
-                    drain.since
-                } else {
-                    written
-                },
-                ..drain
-            })
-        }
-        _ => doubt.then(|| Drain {
-            since: now,
-            ..Drain::default()
-        }),
-    };
-    let snooze = match snooze {
-        Found::Request(snooze, written) => snooze.or(Some(Snooze {
-            until: written.min(now) + UNREADABLE_SNOOZE,
-        })),
-        _ => None,
-    };
-    let (force_stop, pull) = (
-        matches!(force_stop, Found::Request(..)),
-        matches!(pull, Found::Request(..)),
-    );
-    let snooze = snooze.filter(|snooze| snooze.until > now);
-    Requests {
-        asked: Control {
-            drain,
-            snooze,
-            force_stop,
-            pull,
-        },
-        problems,
+        Err(error) => Err(refused(&kept)(error)),
     }
 }
 
-enum Found<T> {
-    /// Or something that is no plain file: a problem, and no request.
-    Nothing,
-    /// What it says, if that can be understood, and when it was written.
-    Request(Option<T>, f64),
-    /// It may be there: nothing is launched until that is known.
-    Unreadable,
+/// What somebody who asks can do about it.
+fn refused(path: &Path) -> impl FnOnce(io::Error) -> StateError {
+    move |error| {
+        let why = match error.kind() {
+            ErrorKind::PermissionDenied => {
+                "permission denied; nothing was changed. Members of the group plancton may do this: \
+                 `sudo usermod -aG plancton $USER`, then log in again (or use sudo now)"
+            }
+            ErrorKind::NotFound => {
+                "nothing to write to: no daemon was started here yet; `plancton start` starts one"
+            }
+            _ => return failed(path, "write")(error),
+        };
+        StateError(format!("{}: {why}", path.display()))
+    }
 }
 
-/// `then` is what a request that cannot be understood comes to.
-fn read_one<T: DeserializeOwned>(
-    state: &Path,
-    request: Request,
-    then: &str,
-    problems: &mut Vec<String>,
-) -> Found<T> {
-    let path = path(state, request);
-    let (problem, found) = match read_plain(&path, LIMIT) {
-        Ok(None) => return Found::Nothing,
-        Ok(Some((content, stat))) => {
-            let written = float(u64::try_from(stat.st_mtime).unwrap_or(0));
-            match serde_json::from_slice(&content) {
-                Ok(asked) => return Found::Request(Some(asked), written),
-                Err(_) => (
-                    format!("cannot be understood; {then}"),
-                    Found::Request(None, written),
-                ),
-            }
+/// Reads the directories; never fails, because what cannot be read has a meaning too. All ends are seconds since 1970 as
+/// the wall clock says now.
+pub fn read(dirs: &Dirs, now: Moment, boot_id: &str) -> Requests {
+    let mut problems = Vec::new();
+    let [drain, snooze, force_stop, pull] = [DRAIN, SNOOZE, FORCE_STOP, PULL]
+        .map(|name| {
+            paths(dirs, name)
+                .iter()
+                .find_map(|path| look(path, now, &mut problems))
+        })
+        .map(|found| found.filter(|file| file.text != NOTHING));
+    let drain = drain.map(|file| {
+        let then = "draining until `plancton resume`";
+        let (drain, shift): (Drain, f64) = file
+            .parse(now, boot_id, then, &mut problems)
+            .unwrap_or_default();
+        let since = if drain.since > 0.0 {
+            drain.since + shift
+        } else {
+            file.modified
+        };
+        Drain {
+            since,
+            by: drain.by.map(|by| by + shift),
+            ..drain
         }
-        Err(error) if error.kind() == ErrorKind::InvalidInput => {
-            (format!("{error}; ignored, remove it"), Found::Nothing)
+    });
+    let snooze = snooze.map(|file| {
+        let then = "snoozing for an hour at most";
+        let parsed: Option<(Snooze, f64)> = file.parse(now, boot_id, then, &mut problems);
+        let an_hour = file.modified.min(now.epoch) + UNREADABLE_SNOOZE;
+        Snooze {
+            until: parsed.map_or(an_hour, |(snooze, shift)| snooze.until + shift),
         }
-        Err(error) => (
-            format!("{error}; launching nothing until it can be read"),
-            Found::Unreadable,
-        ),
+    });
+    let asked = Control {
+        drain,
+        snooze: snooze.filter(|snooze| snooze.until > now.epoch),
+        force_stop: force_stop.is_some(),
+        pull: pull.is_some(),
     };
-    problems.push(format!("{}: {problem}", path.display()));
-    found
+    Requests { asked, problems }
+}
+
+struct RequestFile {
+    path: PathBuf,
+    text: String,
+    /// Seconds since 1970.
+    modified: f64,
+}
+
+/// What is no plain file is no request, and in the way of one.
+fn look(path: &Path, now: Moment, problems: &mut Vec<String>) -> Option<RequestFile> {
+    let mut complain = |what: &str| problems.push(format!("{}: {what}", path.display()));
+    let file = |text, modified| {
+        Some(RequestFile {
+            path: path.to_owned(),
+            text,
+            modified,
+        })
+    };
+    match sys::lstat(path) {
+        Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::RegularFile => {
+            let modified = float(u64::try_from(found.st_mtime).unwrap_or(0));
+            file(
+                files::read_text_up_to(path, LIMIT).unwrap_or_default(),
+                modified,
+            )
+        }
+        Ok(_) => {
+            let removed = std::fs::remove_file(path).or_else(|_| std::fs::remove_dir(path));
+            let then = if removed.is_ok() {
+                "removed"
+            } else {
+                "ignored, remove it"
+            };
+            complain(&format!("it is not a plain file; {then}"));
+            None
+        }
+        Err(Errno::NOENT | Errno::NOTDIR) => None,
+        // Of all that may be asked for, a drain takes least away.
+        Err(errno) => {
+            complain(&format!("{errno}; launching nothing until it can be read"));
+            file("{}".to_owned(), now.epoch).filter(|_| path.ends_with(DRAIN))
+        }
+    }
+}
+
+impl RequestFile {
+    /// What it says, and by how many seconds the wall clock was set since: 0 across a boot, when no other clock is left.
+    fn parse<T: DeserializeOwned>(
+        &self,
+        now: Moment,
+        boot_id: &str,
+        then: &str,
+        problems: &mut Vec<String>,
+    ) -> Option<(T, f64)> {
+        let Ok(written) = serde_json::from_str::<Written<T>>(&self.text) else {
+            problems.push(format!(
+                "{}: cannot be understood; {then}",
+                self.path.display()
+            ));
+            return None;
+        };
+        let is_of_this_boot = !boot_id.is_empty() && written.boot_id == boot_id;
+        // Whole seconds: clocks that are read one after the other differ by less.
+        let shift = ((now.epoch - now.boot) - (written.at.epoch - written.at.boot)).round();
+        Some((written.asked, if is_of_this_boot { shift } else { 0.0 }))
+    }
 }

@@ -1,9 +1,9 @@
 //! One daemon a run directory: the lock on `RUN/lock`, which the kernel gives back whatever way its holder ends.
 
 use super::{StateError, failed};
-use rustix::fs::{self as sys, FlockOperation, Mode, OFlags};
+use rustix::fs::{self as sys, Mode, OFlags};
 use rustix::io::Errno;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
 use std::path::Path;
 use std::time::Duration;
@@ -14,37 +14,37 @@ pub struct Lock {
     _file: File,
 }
 
+fn open(run: &Path, flags: OFlags) -> rustix::io::Result<File> {
+    // 0600: who can open the file can hold the lock, and keep the daemon from starting.
+    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    sys::open(run.join("lock"), flags, Mode::from_raw_mode(0o600)).map(File::from)
+}
+
 /// Takes the lock of a run directory and writes our pid into it.
 pub fn take_lock(run: &Path) -> Result<Lock, StateError> {
     let path = run.join("lock");
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    // 0600: who can open the file can hold the lock, and keep the daemon from starting.
-    let open = || sys::open(&path, flags, Mode::from_raw_mode(0o600)).map(File::from);
-    let mut file = open().map_err(failed(&path, "open the lock"))?;
-    let mut tries = 0;
-    while let Err(errno) = sys::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        tries += 1;
-        match errno {
-            // A probe holds it for an instant.
-            Errno::WOULDBLOCK if tries < 4 => std::thread::sleep(Duration::from_millis(5)),
-            Errno::WOULDBLOCK => {
-                return Err(StateError::Held {
-                    run: run.to_owned(),
-                    pid: read_pid(&mut file),
-                });
-            }
-            Errno::INTR => {}
-            errno => return Err(failed(&path, "take the lock")(errno)),
+    let mut file =
+        open(run, OFlags::RDWR | OFlags::CREATE).map_err(failed(&path, "open the lock"))?;
+    if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+        // It may have been a probe, which holds it for an instant.
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let pid = read_pid(&mut file).map(|pid| format!(" (pid {pid})"));
+            return Err(StateError(format!(
+                "{}: another daemon{} runs there; end it with `plancton stop`, or give this one its own --run-dir, --state-dir and --instance",
+                run.display(),
+                pid.unwrap_or_default()
+            )));
         }
+        Err(TryLockError::Error(error)) => return Err(failed(&path, "take the lock")(error)),
     }
     let pid = format!("{}\n", std::process::id());
     file.set_len(0)
         .and_then(|()| file.write_all(pid.as_bytes()))
-        .map_err(|error| StateError::Io {
-            path,
-            doing: "write the pid",
-            error,
-        })?;
+        .map_err(failed(&path, "write the pid"))?;
     Ok(Lock { _file: file })
 }
 
@@ -53,22 +53,21 @@ pub enum Probe {
     Free,
     /// With the holder's pid, as far as it can be read.
     Held(Option<u32>),
-    /// We may not open it: the machine's, seen by a user; `Status::is_stale` tells more.
+    /// We may not open it: the machine's, seen by a user; the age of its status tells more.
     Unknown,
 }
 
 /// Whether a daemon has the run directory; creates nothing.
 pub fn probe_lock(run: &Path) -> Probe {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let mut file = match sys::open(run.join("lock"), flags, Mode::empty()) {
-        Ok(file) => File::from(file),
+    let mut file = match open(run, OFlags::RDONLY) {
+        Ok(file) => file,
         Err(Errno::NOENT | Errno::NOTDIR) => return Probe::Free,
         Err(_) => return Probe::Unknown,
     };
-    match sys::flock(&file, FlockOperation::NonBlockingLockShared) {
+    match file.try_lock_shared() {
         Ok(()) => Probe::Free,
-        Err(Errno::WOULDBLOCK) => Probe::Held(read_pid(&mut file)),
-        Err(_) => Probe::Unknown,
+        Err(TryLockError::WouldBlock) => Probe::Held(read_pid(&mut file)),
+        Err(TryLockError::Error(_)) => Probe::Unknown,
     }
 }
 

@@ -1,8 +1,10 @@
 //! In made-up directories, removed afterwards.
 
-use super::control::{self, Request};
+use super::control::{self, Kept};
 use super::*;
-use crate::report::{Drain, Snooze};
+use crate::decide::{Control, Drain, Snooze};
+use crate::units::Moment;
+use crate::{clock, host};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -18,16 +20,21 @@ impl Temp {
         Temp(path)
     }
 
-    /// Prepared as a daemon does it.
-    fn dirs(&self, group_file: &str) -> Dirs {
-        std::fs::write(self.0.join("group"), group_file).unwrap();
-        let dirs = Dirs {
+    fn dirs(&self) -> Dirs {
+        Dirs {
             run: self.0.join("deep/run"),
             state: self.0.join("state"),
             config: self.0.join("config"),
             scope: Scope::Given,
-        };
-        dirs.prepare(&self.0.join("group")).unwrap();
+        }
+    }
+
+    /// As a daemon does it, with that in /etc/group.
+    fn prepared(&self, group: &str) -> Dirs {
+        std::fs::create_dir_all(self.0.join("etc")).unwrap();
+        std::fs::write(self.0.join("etc/group"), group).unwrap();
+        let dirs = self.dirs();
+        dirs.prepare(&self.0).unwrap();
         dirs
     }
 }
@@ -42,33 +49,34 @@ fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
 }
 
-fn names(path: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(path).unwrap();
-    let mut names: Vec<String> = entries
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
-}
-
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-fn resolved(uid: u32, env: &[(&str, &str)], options: &Options) -> (String, Scope) {
-    let find = |name: &str| env.iter().find(|(known, _)| *known == name);
-    let dirs = Dirs::resolve(
-        uid,
-        |name| find(name).map(|(_, value)| value.into()),
-        options,
-    );
-    let paths = [&dirs.run, &dirs.state, &dirs.config].map(|path| path.display().to_string());
-    (paths.join(" "), dirs.scope)
+fn at(boot: f64, epoch: f64) -> Moment {
+    Moment {
+        awake: boot,
+        boot,
+        epoch,
+    }
+}
+
+/// In whole seconds, which JSON keeps to the last bit.
+fn now() -> Moment {
+    let now = clock::now();
+    at(now.boot, now.epoch.round())
+}
+
+fn this_boot() -> String {
+    host::boot_id(Path::new("/"))
+}
+
+fn asked(dirs: &Dirs, now: Moment) -> Control {
+    control::read(dirs, now, &this_boot()).asked
 }
 
 #[test]
 fn where_everything_is() {
-    let none = Options::default();
     let xdg = [
         ("XDG_RUNTIME_DIR", "/run/7"),
         ("XDG_STATE_HOME", "/s"),
@@ -80,38 +88,31 @@ fn where_everything_is() {
         ("XDG_CONFIG_HOME", ""),
     ];
     let machine = "/run/plancton /var/lib/plancton /etc/plancton/config.toml";
+    let of_xdg = "/run/7/plancton /s/plancton /c/plancton/config.toml";
+    let of_home =
+        "/tmp/plancton-7 /home/u/.local/state/plancton /home/u/.config/plancton/config.toml";
+    let nowhere = "/tmp/plancton-7 /tmp/plancton-7/state /tmp/plancton-7/config/config.toml";
+    let shown = |dirs: Dirs| {
+        let paths = [dirs.run, dirs.state, dirs.config].map(|path| path.display().to_string());
+        (paths.join(" "), dirs.scope)
+    };
     for (uid, env, paths, scope) in [
         (0, &xdg[..], machine, Scope::Machine),
-        (
-            7,
-            &xdg,
-            "/run/7/plancton /s/plancton /c/plancton/config.toml",
-            Scope::User,
-        ),
-        (
-            7,
-            &home,
-            "/tmp/plancton-7 /home/u/.local/state/plancton /home/u/.config/plancton/config.toml",
-            Scope::User,
-        ),
-        (
-            7,
-            &[],
-            "/tmp/plancton-7 /tmp/plancton-7/state /tmp/plancton-7/config/config.toml",
-            Scope::User,
-        ),
+        (7, &xdg, of_xdg, Scope::User),
+        (7, &home, of_home, Scope::User),
+        (7, &[], nowhere, Scope::User),
     ] {
-        assert_eq!(resolved(uid, env, &none), (paths.to_owned(), scope));
+        let find = |name: &str| env.iter().find(|(known, _)| *known == name);
+        let dirs = Dirs::usual(uid, |name| find(name).map(|(_, value)| value.into()));
+        assert_eq!(shown(dirs), (paths.to_owned(), scope));
     }
-    let given = Options {
-        run_dir: Some("r".into()),
-        config: Some("c".into()),
-        ..none
-    };
+    let given = Dirs::machine().given(Some("r".into()), None, Some("c".into()));
     assert_eq!(
-        resolved(0, &[], &given),
+        shown(given),
         ("r /var/lib/plancton c".to_owned(), Scope::Given)
     );
+    let config = Dirs::machine().given(None, None, Some("c".into()));
+    assert_eq!(config.scope, Scope::Machine);
 }
 
 #[test]
@@ -132,13 +133,13 @@ fn whose_daemon() {
     let given = dirs("given", Scope::Given);
     let asks = |dirs: &Dirs| dirs.clone().addressed(machine.clone());
     assert_eq!(asks(&own), own, "there is no other");
-    write_status(&machine.run, &Status::default()).unwrap();
+    write_status(&machine.run, &1).unwrap();
     assert_eq!(asks(&own), machine, "the user has none");
     assert_eq!(asks(&given), given, "asked for");
     let lock = take_lock(&own.run).unwrap();
     assert_eq!(asks(&own), own, "the user's runs");
     drop(lock);
-    write_status(&own.run, &Status::default()).unwrap();
+    write_status(&own.run, &1).unwrap();
     assert_eq!(asks(&own), own, "the user's ran");
 }
 
@@ -147,48 +148,23 @@ fn one_daemon_a_directory() {
     let temp = Temp::new();
     assert_eq!(probe_lock(&temp.0), Probe::Free);
     assert_eq!(probe_lock(&temp.0.join("absent")), Probe::Free);
-    assert_eq!(names(&temp.0), [""; 0], "a probe creates nothing");
-    let lock = take_lock(&temp.0).unwrap();
+    let lock = temp.0.join("lock");
+    assert!(!lock.exists(), "a probe creates nothing");
+    std::fs::write(&lock, "999999999999 garbage").unwrap();
+    let held = take_lock(&temp.0).unwrap();
     let pid = std::process::id();
-    assert_eq!(probe_lock(&temp.0), Probe::Held(Some(pid)));
     let error = take_lock(&temp.0).unwrap_err().to_string();
-    let begin = format!(
-        "{}: another daemon (pid {pid}) runs there",
-        temp.0.display()
-    );
-    assert!(error.starts_with(&begin), "{error}");
-    assert!(
-        error.contains("`plancton stop`") && error.contains("--run-dir"),
-        "{error}"
-    );
-    assert_eq!(
-        probe_lock(&temp.0),
-        Probe::Held(Some(pid)),
-        "the pid is still there"
-    );
-    assert_eq!(mode(&temp.0.join("lock")), 0o600, "nobody else can hold it");
-    drop(lock);
+    assert!(error.contains(&format!("(pid {pid})")), "{error}");
+    assert_eq!(probe_lock(&temp.0), Probe::Held(Some(pid)));
+    drop(held);
     assert_eq!(probe_lock(&temp.0), Probe::Free);
-    let longer = temp.0.join("lock");
-    std::fs::write(&longer, "999999999999 garbage").unwrap();
-    let _lock = take_lock(&temp.0).unwrap();
-    assert_eq!(
-        std::fs::read_to_string(&longer).unwrap(),
-        format!("{pid}\n")
-    );
-}
-
-#[test]
-fn a_lock_is_no_link() {
-    let temp = Temp::new();
+    std::fs::remove_file(&lock).unwrap();
     std::fs::write(temp.0.join("precious"), "text").unwrap();
-    symlink(temp.0.join("precious"), temp.0.join("lock")).unwrap();
-    assert!(take_lock(&temp.0).is_err());
+    symlink(temp.0.join("precious"), &lock).unwrap();
+    assert!(take_lock(&temp.0).is_err(), "a lock is no link");
     assert_eq!(probe_lock(&temp.0), Probe::Unknown);
-    assert_eq!(
-        std::fs::read_to_string(temp.0.join("precious")).unwrap(),
-        "text"
-    );
+    let precious = std::fs::read_to_string(temp.0.join("precious")).unwrap();
+    assert_eq!(precious, "text");
 }
 
 #[test]
@@ -197,75 +173,63 @@ fn files_are_whole() {
     let path = temp.0.join("file");
     let left = temp.0.join(format!(".file.{}.tmp", std::process::id()));
     std::fs::write(&left, "left over").unwrap();
-    for (content, mode_bits, durable) in
-        [("one", 0o644, Durable::No), ("second", 0o660, Durable::Yes)]
-    {
-        write_file(&path, content.as_bytes(), mode_bits, durable).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
-        assert_eq!(mode(&path), mode_bits);
-        assert_eq!(names(&temp.0), ["file"], "nothing else stays");
+    for (content, bits, durable) in [("one", 0o644, Durable::No), ("two", 0o660, Durable::Yes)] {
+        write_file(&path, content.as_bytes(), bits, durable).unwrap();
+        assert_eq!(read_file(&path, 3).unwrap().as_deref(), Some(content));
+        assert_eq!(mode(&path), bits);
     }
-    let absent = temp.0.join("absent/file");
-    let error = write_file(&absent, b"", 0o644, Durable::No).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("absent/file: cannot write: No such file"),
-        "{error}"
-    );
+    assert!(read_file(&path, 2).is_err(), "too long");
+    assert_eq!(read_file(&temp.0.join("absent"), 9).unwrap(), None);
     std::fs::create_dir(temp.0.join("busy")).unwrap();
-    assert!(write_file(&temp.0.join("busy"), b"", 0o644, Durable::No).is_err());
-    assert_eq!(names(&temp.0), ["busy", "file"]);
+    for name in ["absent/file", "busy"] {
+        let error = write_file(&temp.0.join(name), b"", 0o644, Durable::No).unwrap_err();
+        assert!(error.to_string().contains(name), "{error}");
+    }
+    assert_eq!(files::read_names(&temp.0), ["busy", "file"]);
+    // A line that a crash has left open is ended.
+    append_lines(&path, "three\n").unwrap();
+    assert_eq!(
+        read_file(&path, 99).unwrap().as_deref(),
+        Some("two\nthree\n")
+    );
 }
 
 #[test]
-fn a_full_disk_says_so() {
-    let error = StateError::Io {
-        path: "/run/x".into(),
-        doing: "write",
-        error: Errno::NOSPC.into(),
-    };
-    let text = "/run/x: cannot write: the disk is full; it stays as it was, free some space there";
-    assert_eq!(error.to_string(), text);
-    if Path::new("/dev/full").exists() {
-        let error = File::create("/dev/full")
-            .unwrap()
-            .write_all(b"x")
-            .unwrap_err();
-        assert_eq!(Errno::from_io_error(&error), Some(Errno::NOSPC));
+fn notes_about_images() {
+    let temp = Temp::new();
+    for image in ["b", "a", "b"] {
+        add_image(&temp.0, image).unwrap();
     }
+    assert_eq!(read_images(&temp.0).unwrap(), ["b", "a"]);
+    for image in ["b", "a", "never"] {
+        remove_image(&temp.0, image).unwrap();
+    }
+    assert!(!temp.0.join("images").exists());
+    assert_eq!(read_pulled(&temp.0, 7), 0);
+    write_pulled(&temp.0, 7, 12).unwrap();
+    assert_eq!([7, 8, 1].map(|day| read_pulled(&temp.0, day)), [12, 0, 0]);
 }
 
 #[test]
 fn directories_are_ours() {
     let temp = Temp::new();
-    let open = temp.0.join("open");
-    std::fs::create_dir(&open).unwrap();
-    std::fs::set_permissions(&open, PermissionsExt::from_mode(0o1777)).unwrap();
-    let ours = open.join("ours");
+    let shared = temp.0.join("shared");
+    std::fs::create_dir(&shared).unwrap();
+    std::fs::set_permissions(&shared, PermissionsExt::from_mode(0o1777)).unwrap();
+    let ours = shared.join("ours");
     std::fs::create_dir(&ours).unwrap();
-    std::fs::set_permissions(&ours, PermissionsExt::from_mode(0o777)).unwrap();
     make_directory(&ours, 0o700).unwrap();
     assert_eq!(mode(&ours), 0o700);
-    symlink(&ours, open.join("link")).unwrap();
-    let error = make_directory(&open.join("link"), 0o700)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("link: it is a link in a directory where anybody may write"),
-        "{error}"
-    );
-    std::fs::write(open.join("file"), "").unwrap();
-    assert!(make_directory(&open.join("file"), 0o700).is_err());
+    symlink(&ours, shared.join("link")).unwrap();
+    std::fs::write(shared.join("file"), "").unwrap();
+    let theirs = shared.join("theirs");
+    std::fs::create_dir(&theirs).unwrap();
     if is_root() {
-        let theirs = open.join("theirs");
-        std::fs::create_dir(&theirs).unwrap();
         std::os::unix::fs::chown(&theirs, Some(12_345), None).unwrap();
-        let error = make_directory(&theirs, 0o700).unwrap_err().to_string();
-        assert!(
-            error.contains("theirs: it belongs to another user"),
-            "{error}"
-        );
+        assert!(make_directory(&theirs, 0o700).is_err());
+    }
+    for refused in ["link", "file"] {
+        assert!(make_directory(&shared.join(refused), 0o700).is_err());
     }
     // Elsewhere a link is the administrator's choice.
     symlink(&ours, temp.0.join("link")).unwrap();
@@ -275,7 +239,7 @@ fn directories_are_ours() {
 }
 
 #[test]
-fn the_control_directory_is_for_the_group() {
+fn control_is_for_the_group() {
     for (group_file, with_group) in [
         ("root:x:0:\nplancton:x:54321:me\n", 0o2770),
         ("plancton2:x:54321:\nroot:x:0:plancton\n", 0o700),
@@ -283,19 +247,23 @@ fn the_control_directory_is_for_the_group() {
         ("", 0o700),
     ] {
         let temp = Temp::new();
-        let dirs = temp.dirs(group_file);
-        let control = control::directory(&dirs.state);
         let expected = if is_root() { with_group } else { 0o700 };
-        assert_eq!(mode(&control), expected, "{group_file}");
-        dirs.prepare(&temp.0.join("group")).unwrap();
-        assert_eq!(mode(&control), expected, "a second time");
-        control::request_snooze(&dirs.state, &Snooze { until: 1.0 }).unwrap();
-        assert_eq!(mode(&control.join("snooze")), 0o660);
+        for _ in ["first", "second"] {
+            let dirs = temp.prepared(group_file);
+            for directory in control::directories(&dirs) {
+                assert_eq!(mode(&directory), expected, "{group_file}");
+            }
+        }
+        let dirs = temp.dirs();
+        let kept = control::request(&dirs, control::DRAIN, &Drain::default()).unwrap();
+        let [brief, lasting] = control::directories(&dirs).map(|path| path.join("drain"));
+        assert_eq!(kept, Kept::Always);
+        assert_eq!(mode(&lasting), 0o660);
+        assert!(!brief.exists());
         if expected == 0o2770 {
             use std::os::unix::fs::MetadataExt;
-            let file = std::fs::metadata(control.join("snooze")).unwrap();
+            let file = std::fs::metadata(lasting).unwrap();
             assert_eq!(file.gid(), 54_321, "from the directory");
-            assert_eq!(mode(&dirs.state), 0o755, "members pass through");
         }
     }
 }
@@ -303,26 +271,74 @@ fn the_control_directory_is_for_the_group() {
 #[test]
 fn requests_come_and_go() {
     let temp = Temp::new();
-    let state = temp.dirs("").state;
-    assert_eq!(control::read(&state, 50.0), control::Requests::default());
+    let dirs = temp.prepared("");
+    let now = now();
+    assert_eq!(asked(&dirs, now), Control::default());
     let drain = Drain {
         stop: true,
-        by: Some(99.5),
-        since: 40.0,
+        by: Some(now.epoch + 99.5),
+        since: now.epoch - 40.0,
     };
-    control::request_drain(&state, &drain).unwrap();
-    control::request_snooze(&state, &Snooze { until: 60.0 }).unwrap();
-    control::request_force_stop(&state).unwrap();
-    let read = control::read(&state, 50.0);
-    assert_eq!(read.asked.drain, Some(drain));
-    assert_eq!(read.asked.snooze, Some(Snooze { until: 60.0 }));
-    assert!(read.asked.force_stop && read.problems.is_empty());
-    assert_eq!(control::read(&state, 60.0).asked.snooze, None, "it is over");
-    control::clear(&state, Request::ForceStop).unwrap();
-    assert!(!control::read(&state, 50.0).asked.force_stop);
-    control::resume(&state).unwrap();
-    assert_eq!(names(&control::directory(&state)), [""; 0]);
-    control::resume(&state).unwrap();
+    let until = now.epoch + 60.0;
+    control::request(&dirs, control::DRAIN, &drain).unwrap();
+    control::request(&dirs, control::SNOOZE, &Snooze { until }).unwrap();
+    control::request(&dirs, control::FORCE_STOP, &()).unwrap();
+    let expected = Control {
+        drain: Some(drain),
+        snooze: Some(Snooze { until }),
+        force_stop: true,
+        pull: false,
+    };
+    assert_eq!(asked(&dirs, now), expected);
+    let later = at(now.boot + 60.0, now.epoch + 60.0);
+    assert_eq!(asked(&dirs, later).snooze, None, "it is over");
+    for name in [
+        control::FORCE_STOP,
+        control::DRAIN,
+        control::SNOOZE,
+        control::PULL,
+    ] {
+        control::clear(&dirs, name).unwrap();
+    }
+    assert_eq!(asked(&dirs, now), Control::default());
+    // A command that comes before any daemon.
+    let error = control::request(&Temp::new().dirs(), control::PULL, &()).unwrap_err();
+    assert!(error.to_string().contains("no daemon"), "{error}");
+}
+
+/// Issue: a day back made an hour's snooze 25, a day forward ended it and let `drain --by` stop pilots.
+#[test]
+fn a_clock_that_is_set_moves_no_end() {
+    let temp = Temp::new();
+    let dirs = temp.prepared("");
+    let now = now();
+    let drain = Drain {
+        stop: false,
+        by: Some(now.epoch + 7200.0),
+        since: now.epoch,
+    };
+    let until = now.epoch + 3600.0;
+    control::request(&dirs, control::DRAIN, &drain).unwrap();
+    control::request(&dirs, control::SNOOZE, &Snooze { until }).unwrap();
+    for set in [-86_400.0, 0.0, 86_400.0] {
+        let half = at(now.boot + 1800.0, now.epoch + 1800.0 + set);
+        let asked = asked(&dirs, half);
+        let left = asked
+            .snooze
+            .map(|snooze| (snooze.until - half.epoch).round());
+        let by = asked
+            .drain
+            .and_then(|drain| drain.by)
+            .map(|by| (by - half.epoch).round());
+        assert_eq!((left, by), (Some(1800.0), Some(5400.0)), "{set}");
+        let over = at(now.boot + 3601.0, now.epoch + 3601.0 + set);
+        assert_eq!(super::tests::asked(&dirs, over).snooze, None, "{set}");
+    }
+    // After a boot only the wall clock is left.
+    let booted = at(20.0, now.epoch + 1800.0);
+    let read = control::read(&dirs, booted, "another").asked;
+    assert_eq!(read.snooze, Some(Snooze { until }));
+    assert_eq!(read.drain, Some(drain));
 }
 
 #[test]
@@ -335,166 +351,92 @@ fn garbage_is_the_owners() {
         "drain please",
         "7",
         "{\"stop\":7}",
-        huge.as_str(),
+        &huge,
         "\0",
     ] {
         let temp = Temp::new();
-        let state = temp.dirs("").state;
-        let control = control::directory(&state);
-        std::fs::write(control.join("drain"), garbage).unwrap();
-        std::fs::write(control.join("snooze"), garbage).unwrap();
-        let written = std::fs::metadata(control.join("snooze"))
-            .unwrap()
-            .modified()
-            .unwrap();
-        let written = written
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap()
-            .as_secs() as f64;
-        let read = control::read(&state, written + 10.0);
+        let dirs = temp.prepared("");
+        let [_, control] = control::directories(&dirs);
+        for name in ["drain", "snooze"] {
+            std::fs::write(control.join(name), garbage).unwrap();
+        }
+        let written = sys::stat(control.join("snooze")).unwrap().st_mtime as f64;
+        let read = control::read(&dirs, at(5.0, written + 10.0), "b");
         assert!(
-            (read.asked.drain.unwrap().since - written).abs() < 0.1,
+            (read.asked.drain.unwrap().since - written).abs() < 1.1,
             "{garbage}"
         );
-        assert_eq!(
-            read.asked.snooze,
+        let an_hour = |from| {
             Some(Snooze {
-                until: written + 3600.0
-            }),
-            "{garbage}"
-        );
+                until: from + 3600.0,
+            })
+        };
+        assert_eq!(read.asked.snooze, an_hour(written), "{garbage}");
         assert_eq!(read.problems.len(), 2, "{:?}", read.problems);
-        assert!(read.problems[1].contains("control/snooze: cannot be understood"));
-        assert_eq!(control::read(&state, written + 3601.0).asked.snooze, None);
+        assert_eq!(asked(&dirs, at(5.0, written + 3601.0)).snooze, None);
         // A file from the future does not snooze for years.
-        assert_eq!(
-            control::read(&state, 1000.0).asked.snooze,
-            Some(Snooze { until: 4600.0 })
-        );
+        assert_eq!(asked(&dirs, at(5.0, 1000.0)).snooze, an_hour(1000.0));
     }
     let temp = Temp::new();
-    let state = temp.dirs("").state;
-    std::fs::write(control::directory(&state).join("drain"), "{}").unwrap();
+    let dirs = temp.prepared("");
+    std::fs::write(control::directories(&dirs)[1].join("drain"), "{}").unwrap();
     assert!(
-        control::read(&state, 1.0).asked.drain.unwrap().since > 1.0,
+        asked(&dirs, at(1.0, 1.0)).drain.unwrap().since > 1.0,
         "the file's time"
     );
 }
 
 #[test]
-fn only_plain_files_count() {
+fn what_is_no_plain_file_is_removed() {
     let temp = Temp::new();
-    let state = temp.dirs("").state;
-    let control = control::directory(&state);
+    let dirs = temp.prepared("");
+    let [_, control] = control::directories(&dirs);
     std::fs::write(temp.0.join("elsewhere"), "{}").unwrap();
     symlink(temp.0.join("elsewhere"), control.join("drain")).unwrap();
     std::fs::create_dir(control.join("snooze")).unwrap();
-    sys::mkfifoat(
-        sys::CWD,
-        control.join("force-stop"),
-        Mode::from_raw_mode(0o600),
-    )
-    .unwrap();
-    let read = control::read(&state, 1.0);
-    assert_eq!(
-        (read.asked.drain, read.asked.snooze, read.asked.force_stop),
-        (None, None, false)
-    );
-    let problems = read.problems.join("\n");
-    for needle in [
-        "drain: it is a link; ignored, remove it",
-        "snooze: it is not a plain file",
-        "force-stop: it is not",
-    ] {
-        assert!(problems.contains(needle), "{needle}: {problems}");
-    }
-    // A new request takes the place of the link, and the link's target stays.
-    control::request_drain(&state, &Drain::default()).unwrap();
-    assert!(control::read(&state, 1.0).asked.drain.is_some());
-    assert_eq!(
-        std::fs::read_to_string(temp.0.join("elsewhere")).unwrap(),
-        "{}"
-    );
+    let fifo = control.join("force-stop");
+    sys::mkfifoat(sys::CWD, fifo, Mode::from_raw_mode(0o600)).unwrap();
+    std::fs::create_dir_all(control.join("pull/full")).unwrap();
+    let read = control::read(&dirs, at(1.0, 1.0), "b");
+    assert_eq!(read.asked, Control::default());
+    assert_eq!(read.problems.len(), 4, "{:?}", read.problems);
+    assert_eq!(files::read_names(&control), ["pull"], "it is stepped over");
+    assert!(temp.0.join("elsewhere").exists());
+    assert_eq!(control::read(&dirs, at(1.0, 1.0), "b").problems.len(), 1);
 }
 
+/// A disk that takes nothing: the directory in which the request should be written does not let itself be written to.
 #[test]
-fn requests_that_cannot_be_written() {
+fn a_refused_request_goes_the_other_way() {
     let temp = Temp::new();
-    let error = control::request_force_stop(&temp.0)
-        .unwrap_err()
-        .to_string();
-    assert!(error.contains("no daemon was started here yet"), "{error}");
-    let forbidden = StateError::Forbidden {
-        path: "/c/drain".into(),
-    }
-    .to_string();
-    assert!(
-        forbidden.contains("/c/drain: permission denied"),
-        "{forbidden}"
-    );
-    assert!(
-        forbidden.contains("`sudo usermod -aG plancton $USER`"),
-        "{forbidden}"
-    );
-    if !is_root() {
-        let state = temp.dirs("").state;
-        std::fs::set_permissions(control::directory(&state), PermissionsExt::from_mode(0o500))
-            .unwrap();
-        let error = control::request_force_stop(&state).unwrap_err();
-        assert!(matches!(error, StateError::Forbidden { .. }), "{error}");
-    }
+    let dirs = temp.prepared("");
+    let [brief, lasting] = control::directories(&dirs);
+    // A directory that is not empty takes the place of a file that can't be replaced.
+    std::fs::create_dir_all(lasting.join("drain/full")).unwrap();
+    let kept = control::request(&dirs, control::DRAIN, &Drain::default()).unwrap();
+    assert_eq!(kept, Kept::UntilReboot);
+    assert!(brief.join("drain").is_file());
+    let now = now();
+    assert!(asked(&dirs, now).drain.is_some());
+    std::fs::remove_dir_all(lasting.join("drain")).unwrap();
+    control::request(&dirs, control::DRAIN, &Drain::default()).unwrap();
+    assert!(!brief.join("drain").exists(), "one place");
+    // What can't be removed from a disk is no request any more.
+    std::fs::write(brief.join("drain"), "false").unwrap();
+    assert_eq!(asked(&dirs, now).drain, None);
+    control::clear(&dirs, control::DRAIN).unwrap();
+    assert_eq!(files::read_names(&brief), [""; 0]);
 }
 
-/// What cannot be read may be a drain: nothing is launched, nothing else changes.
+/// What cannot be looked at may be a drain: nothing is launched, nothing else changes.
 #[test]
-fn doubt_is_a_drain() {
+fn in_doubt_nothing_is_launched() {
     let temp = Temp::new();
-    let state = temp.0.join("x".repeat(300));
-    let read = control::read(&state, 5.0);
-    assert_eq!(read.asked.drain.map(|drain| drain.since), Some(5.0));
-    assert_eq!((read.asked.snooze, read.asked.force_stop), (None, false));
-    assert!(
-        read.problems[0].contains("launching nothing until it can be read"),
-        "{:?}",
-        read.problems
-    );
-}
-
-#[test]
-fn status_file() {
-    let temp = Temp::new();
-    assert!(read_status(&temp.0).unwrap().is_none());
-    let status = Status {
-        pid: 5,
-        tick: 1.5,
-        ..Status::default()
-    };
-    write_status(&temp.0, &status).unwrap();
-    assert_eq!(mode(&temp.0.join("status.json")), 0o644);
-    assert_eq!(read_status(&temp.0).unwrap(), Some(status));
-    std::fs::write(temp.0.join("status.json"), "{\"pid\":").unwrap();
-    let error = read_status(&temp.0).unwrap_err().to_string();
-    assert!(
-        error.contains("status.json: cannot read the status: EOF"),
-        "{error}"
-    );
-    remove_status(&temp.0).unwrap();
-    remove_status(&temp.0).unwrap();
-    assert_eq!(names(&temp.0), [""; 0]);
-}
-
-#[test]
-fn images() {
-    let temp = Temp::new();
-    let list = || read_images(&temp.0).unwrap();
-    assert_eq!(list(), [""; 0]);
-    for image in ["b:1", "a@sha256:0", "b:1"] {
-        add_image(&temp.0, image).unwrap();
-    }
-    assert_eq!(list(), ["b:1", "a@sha256:0"]);
-    remove_image(&temp.0, "b:1").unwrap();
-    remove_image(&temp.0, "unknown").unwrap();
-    assert_eq!(list(), ["a@sha256:0"]);
-    remove_image(&temp.0, "a@sha256:0").unwrap();
-    assert_eq!(names(&temp.0), [""; 0], "with the last one goes the file");
+    let mut dirs = temp.prepared("");
+    // A path that is too long is an error of the system.
+    dirs.state = dirs.state.join("x".repeat(300));
+    let read = control::read(&dirs, at(1.0, 77.0), "b");
+    assert_eq!(read.asked.drain.map(|drain| drain.since), Some(77.0));
+    assert!(!read.asked.force_stop && read.asked.snooze.is_none());
+    assert_eq!(read.problems.len(), 4);
 }

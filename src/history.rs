@@ -1,0 +1,308 @@
+//! What this machine gave, as sums by the hour: how a tick adds to them, and the one file that they are kept in,
+//! `STATE/history`. A line of it is `[hour since 1970 in UTC, sums]`, all numbers whole, and lines of the same hour add up:
+//! what is new is appended every ten minutes, and no more than that is lost in a crash.
+
+use crate::decide::{Code, Decision, EndKind, Observation, PilotState, State};
+use crate::state::{self, Durable, StateError};
+use crate::units::{float, whole};
+use jiff::{Timestamp, Zoned, civil::Date, tz::TimeZone};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::ops::{AddAssign, Range};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// By hours since 1970.
+pub type Hours = BTreeMap<u64, Sums>;
+
+/// From 1 January 2024 (no clock that was set says less) to the year 9999, where calendars end.
+pub const HOURS: Range<u64> = 473_352..70_389_000;
+/// More between two ticks was not watched: nothing ticks while no pilot is configured.
+const LONGEST_TICK: f64 = 3600.0;
+const LONGEST_NAME: usize = 60;
+/// Seconds between two writes; before the first one they are fewer, so that a trial shows something.
+const EVERY: f64 = 600.0;
+const FIRST: f64 = 60.0;
+/// A file of more bytes is written anew: a line an hour, a year and a month of them at most, and half as many bytes.
+const MOST_BYTES: usize = 4 << 20;
+const MOST_HOURS: usize = 396 * 24;
+
+/// Fractions add up; they are not written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(from = "u64", into = "u64")]
+pub struct Seconds(pub f64);
+
+impl From<u64> for Seconds {
+    fn from(seconds: u64) -> Seconds {
+        Seconds(float(seconds))
+    }
+}
+
+impl From<Seconds> for u64 {
+    fn from(seconds: Seconds) -> u64 {
+        whole(seconds.0.round())
+    }
+}
+
+/// The names are those of `history --json`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sums {
+    /// In which the daemon ran and the machine was awake.
+    pub observed_seconds: Seconds,
+    pub given_cpu_seconds: Seconds,
+    pub owner_cpu_seconds: Seconds,
+    pub classes: BTreeMap<String, Class>,
+    /// In which less ran than was wanted, by reason.
+    pub held_back_seconds: BTreeMap<Code, Seconds>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Class {
+    /// The cores of its running pilots, used or not.
+    pub core_seconds: Seconds,
+    pub ended: BTreeMap<EndKind, u64>,
+}
+
+impl AddAssign<&Sums> for Sums {
+    fn add_assign(&mut self, other: &Sums) {
+        self.observed_seconds.0 += other.observed_seconds.0;
+        self.given_cpu_seconds.0 += other.given_cpu_seconds.0;
+        self.owner_cpu_seconds.0 += other.owner_cpu_seconds.0;
+        for (name, class) in &other.classes {
+            let sum = self.classes.entry(name.clone()).or_default();
+            sum.core_seconds.0 += class.core_seconds.0;
+            for (kind, count) in &class.ended {
+                let sum = sum.ended.entry(*kind).or_default();
+                *sum = sum.saturating_add(*count);
+            }
+        }
+        for (code, seconds) in &other.held_back_seconds {
+            self.held_back_seconds.entry(*code).or_default().0 += seconds.0;
+        }
+    }
+}
+
+impl Sums {
+    /// Names in labels may be anybody's.
+    fn class(&mut self, name: &str) -> &mut Class {
+        let name = name.chars().take(LONGEST_NAME).collect();
+        self.classes.entry(name).or_default()
+    }
+
+    /// Pilots by end, of all classes.
+    pub fn ended(&self) -> BTreeMap<EndKind, u64> {
+        let mut sums = BTreeMap::new();
+        for (kind, count) in self.classes.values().flat_map(|class| &class.ended) {
+            let sum: &mut u64 = sums.entry(*kind).or_default();
+            *sum = sum.saturating_add(*count);
+        }
+        sums
+    }
+
+    pub fn held_back(&self) -> f64 {
+        self.held_back_seconds
+            .values()
+            .map(|seconds| seconds.0)
+            .sum()
+    }
+}
+
+/// What the last tick left, to tell what this one adds.
+#[derive(Clone, Debug, Default)]
+struct Meter {
+    awake: Option<f64>,
+    given: f64,
+    /// Boot second of the last window of CPU use.
+    window_at: f64,
+    held_back: Option<Code>,
+}
+
+impl Meter {
+    /// What the time since the last tick adds.
+    fn add(&mut self, seen: &Observation, decision: &Decision, sums: &mut Sums) {
+        let elapsed = self.awake.map_or(0.0, |before| {
+            (seen.at.awake - before).clamp(0.0, LONGEST_TICK)
+        });
+        sums.observed_seconds.0 += elapsed;
+        sums.given_cpu_seconds.0 += (seen.given_seconds - self.given).max(0.0);
+        if let Some(cpu) = seen.cpu.filter(|cpu| cpu.at > self.window_at) {
+            sums.owner_cpu_seconds.0 += cpu.foreign * cpu.window;
+            self.window_at = cpu.at;
+        }
+        let pilots = seen.pilots.iter().flatten();
+        for pilot in pilots.filter(|pilot| pilot.own && pilot.state == PilotState::Running) {
+            sums.class(&pilot.class).core_seconds.0 += pilot.cpus * elapsed;
+        }
+        for pilot in &decision.ended {
+            *sums
+                .class(&pilot.class)
+                .ended
+                .entry(pilot.kind)
+                .or_default() += 1;
+        }
+        // What was decided last has held since.
+        if let Some(code) = self.held_back {
+            sums.held_back_seconds.entry(code).or_default().0 += elapsed;
+        }
+        (self.awake, self.given) = (Some(seen.at.awake), seen.given_seconds);
+        self.held_back = held_back(decision);
+    }
+}
+
+/// Why less runs than was wanted; `None`: it does not, or it is only just being started.
+fn held_back(decision: &Decision) -> Option<Code> {
+    match decision.reason.code {
+        Code::Starting | Code::Probing | Code::Full | Code::ClassMax => None,
+        Code::MaxPilots if decision.state == State::Active => None,
+        code => Some(code),
+    }
+}
+
+/// Adds up in memory. What is to be written waits for a thread that may wait for the disk.
+pub struct History {
+    meter: Meter,
+    hours: Hours,
+    /// Boot second.
+    write_at: Option<f64>,
+    unwritten: Arc<Unwritten>,
+}
+
+/// Held by whoever writes it, and kept until that has worked.
+struct Unwritten {
+    path: PathBuf,
+    hours: Mutex<Hours>,
+}
+
+impl History {
+    pub fn new(state: &Path) -> History {
+        History {
+            meter: Meter::default(),
+            hours: Hours::new(),
+            write_at: None,
+            unwritten: Arc::new(Unwritten {
+                path: path(state),
+                hours: Mutex::default(),
+            }),
+        }
+    }
+
+    /// What is returned now and then writes down what is new.
+    pub fn tick(
+        &mut self,
+        seen: &Observation,
+        decision: &Decision,
+    ) -> Option<impl FnOnce() -> Result<(), String> + Send + use<>> {
+        // A clock that was not set yet belongs to no hour.
+        let hour = Some(whole(seen.at.epoch / 3600.0)).filter(|hour| HOURS.contains(hour))?;
+        self.meter
+            .add(seen, decision, self.hours.entry(hour).or_default());
+        let now = seen.at.boot;
+        if now < *self.write_at.get_or_insert(now + FIRST) {
+            return None;
+        }
+        self.write_at = Some(now + EVERY);
+        let unwritten = Arc::clone(&self.unwritten);
+        // A disk that takes longer than that is not waited for here.
+        add_hours(
+            &mut *unwritten.hours.try_lock().ok()?,
+            std::mem::take(&mut self.hours),
+        );
+        Some(move || unwritten.write())
+    }
+
+    /// At an orderly end.
+    pub fn finish(self) -> Result<(), String> {
+        let mut hours = self
+            .unwritten
+            .hours
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        add_hours(&mut hours, self.hours);
+        drop(hours);
+        self.unwritten.write()
+    }
+}
+
+fn add_hours(to: &mut Hours, from: impl IntoIterator<Item = (u64, Sums)>) {
+    for (hour, sums) in from {
+        *to.entry(hour).or_default() += &sums;
+    }
+}
+
+impl Unwritten {
+    fn write(&self) -> Result<(), String> {
+        let mut hours = self.hours.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines: String = hours.iter().map(encode).collect();
+        state::append_lines(&self.path, &lines).map_err(|error| error.to_string())?;
+        hours.clear();
+        shorten(&self.path, MOST_BYTES).map_err(|error| error.to_string())
+    }
+}
+
+fn path(state: &Path) -> PathBuf {
+    state.join("history")
+}
+
+/// One line, with its end.
+fn encode(hour: (&u64, &Sums)) -> String {
+    serde_json::to_string(&hour).unwrap_or_default() + "\n"
+}
+
+/// The newest hours of a file that is too long.
+fn shorten(path: &Path, most_bytes: usize) -> Result<(), StateError> {
+    let length = std::fs::metadata(path).map_or(0, |found| found.len());
+    if length <= most_bytes as u64 {
+        return Ok(());
+    }
+    let (hours, _) = read_lines(path)?;
+    let mut lines: Vec<String> = hours.iter().rev().take(MOST_HOURS).map(encode).collect();
+    let mut bytes = 0;
+    lines.retain(|line| {
+        bytes += line.len();
+        bytes <= most_bytes / 2
+    });
+    lines.reverse();
+    state::write_file(path, lines.concat().as_bytes(), 0o644, Durable::Yes)
+}
+
+/// Everything there is, and how many lines cannot be read: a crash or a bad disk leaves such.
+pub fn read(state: &Path) -> Result<(Hours, usize), StateError> {
+    read_lines(&path(state))
+}
+
+fn read_lines(path: &Path) -> Result<(Hours, usize), StateError> {
+    let text = state::read_file(path, 2 * MOST_BYTES)?.unwrap_or_default();
+    let (mut hours, mut bad) = (Hours::new(), 0);
+    for line in text.lines().filter(|line| !line.is_empty()) {
+        match serde_json::from_str::<(u64, Sums)>(line) {
+            Ok(read) if HOURS.contains(&read.0) => add_hours(&mut hours, [read]),
+            _ => bad += 1,
+        }
+    }
+    Ok((hours, bad))
+}
+
+/// A second since 1970 on the clock of its place.
+pub fn local(second: u64, zone: &TimeZone) -> Zoned {
+    let second = i64::try_from(second).ok();
+    let at = second.and_then(|second| Timestamp::from_second(second).ok());
+    at.unwrap_or_default().to_zoned(zone.clone())
+}
+
+/// The days of this place, whatever hours they have.
+pub fn by_day(hours: &Hours, zone: &TimeZone) -> BTreeMap<Date, Sums> {
+    let mut days: BTreeMap<Date, Sums> = BTreeMap::new();
+    for (hour, sums) in hours {
+        *days.entry(local(hour * 3600, zone).date()).or_default() += sums;
+    }
+    days
+}
+
+pub fn total<'a>(all: impl IntoIterator<Item = &'a Sums>) -> Sums {
+    let mut total = Sums::default();
+    all.into_iter().for_each(|sums| total += sums);
+    total
+}
+
+#[cfg(test)]
+mod tests;

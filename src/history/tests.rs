@@ -1,0 +1,434 @@
+//! What a tick adds, what of a file can be read, and what is kept of it.
+
+use super::*;
+use crate::decide::{Capacity, CpuUse, Expiry, Finished, Pilot, Reason};
+use crate::units::{Moment, PilotId};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// 2026-11-22 09:00:00 UTC.
+const NINE: f64 = 1_795_338_000.0;
+const HOUR: u64 = 498_705;
+
+fn pilot(class: &str, state: PilotState, own: bool) -> Pilot {
+    Pilot {
+        id: PilotId::new(&"a1".repeat(32)).unwrap(),
+        name: "n".to_owned(),
+        class: class.to_owned(),
+        own,
+        state,
+        created: NINE,
+        expiry: Expiry::Epoch(NINE),
+        cpus: 2.0,
+        memory: 0,
+        grace: 1.0,
+        used: None,
+        unlimited: None,
+    }
+}
+
+/// At so many seconds after nine: pilots used 1.5 cores since the beginning, the owner half a core in the last window.
+fn seen(second: f64) -> Observation {
+    let at = Moment {
+        awake: 100.0 + second,
+        boot: 500.0 + second,
+        epoch: NINE + second,
+    };
+    let cpu = CpuUse {
+        foreign: 0.5,
+        window: 10.0,
+        at: at.boot,
+        ..CpuUse::default()
+    };
+    let pilots = vec![
+        pilot("a", PilotState::Running, true),
+        pilot("a", PilotState::Running, true),
+        pilot("a", PilotState::Paused, true),
+        pilot("b", PilotState::Running, false),
+    ];
+    Observation {
+        at,
+        cpu: Some(cpu),
+        given_seconds: 1.5 * second,
+        pilots: Some(pilots),
+        ..Observation::default()
+    }
+}
+
+fn decided(code: Code, ends: &[(&str, EndKind)]) -> Decision {
+    let gone = |(class, kind): &(&str, EndKind)| Finished {
+        name: "n".to_owned(),
+        class: (*class).to_owned(),
+        kind: *kind,
+        at: NINE,
+        lived: 1.0,
+        exit_code: 0,
+        log_tail: String::new(),
+    };
+    Decision {
+        actions: Vec::new(),
+        state: State::Active,
+        reason: Reason::new(code, 0.0, 0.0, ""),
+        capacity: Capacity::default(),
+        ended: ends.iter().map(gone).collect(),
+        wake_in: None,
+        contended: false,
+        finished: false,
+    }
+}
+
+#[test]
+fn what_a_tick_adds() {
+    let (mut meter, mut sums) = (Meter::default(), Sums::default());
+    meter.add(
+        &seen(10.0),
+        &decided(Code::Busy, &[("a", EndKind::Done), ("b", EndKind::Done)]),
+        &mut sums,
+    );
+    // Between regular ticks the window is the same: it counts once.
+    let mut between = seen(14.0);
+    between.cpu = seen(10.0).cpu;
+    meter.add(&between, &decided(Code::Full, &[]), &mut sums);
+    meter.add(
+        &seen(20.0),
+        &decided(
+            Code::Battery,
+            &[("a", EndKind::Failed), ("a", EndKind::Done)],
+        ),
+        &mut sums,
+    );
+    let mut blind = seen(30.0);
+    (blind.pilots, blind.cpu) = (None, None);
+    meter.add(&blind, &decided(Code::EngineDown, &[]), &mut sums);
+    let expected = Sums {
+        observed_seconds: Seconds(20.0),
+        given_cpu_seconds: Seconds(45.0),
+        owner_cpu_seconds: Seconds(10.0),
+        classes: BTreeMap::from([
+            class("a", 40.0, &[(EndKind::Done, 2), (EndKind::Failed, 1)]),
+            class("b", 0.0, &[(EndKind::Done, 1)]),
+        ]),
+        held_back_seconds: BTreeMap::from([
+            (Code::Busy, Seconds(4.0)),
+            (Code::Battery, Seconds(10.0)),
+        ]),
+    };
+    assert_eq!(sums, expected);
+    assert_eq!(
+        sums.ended(),
+        BTreeMap::from([(EndKind::Done, 3), (EndKind::Failed, 1)])
+    );
+    assert!((sums.held_back() - 14.0).abs() < 1e-9);
+}
+
+fn class(name: &str, seconds: f64, ended: &[(EndKind, u64)]) -> (String, Class) {
+    (
+        name.to_owned(),
+        Class {
+            core_seconds: Seconds(seconds),
+            ended: ended.iter().copied().collect(),
+        },
+    )
+}
+
+#[test]
+fn what_counts_as_held_back() {
+    for (state, code, counts) in [
+        (State::Active, Code::Starting, false),
+        (State::Active, Code::Probing, false),
+        (State::Active, Code::Full, false),
+        (State::Active, Code::ClassMax, false),
+        // As many as were wanted.
+        (State::Active, Code::MaxPilots, false),
+        (State::Waiting, Code::MaxPilots, true),
+        (State::Waiting, Code::Busy, true),
+        (State::Waiting, Code::NothingFits, true),
+        (State::Waiting, Code::EngineDown, true),
+        (State::Waiting, Code::NoPilot, true),
+    ] {
+        let decision = Decision {
+            state,
+            ..decided(code, &[])
+        };
+        assert_eq!(held_back(&decision), counts.then_some(code), "{code:?}");
+    }
+}
+
+/// Sleep, jumps of the clock and a loop that does not turn add nothing that was not watched.
+#[test]
+fn clocks_that_jump() {
+    let (mut meter, mut sums) = (Meter::default(), Sums::default());
+    let steps = [
+        (0.0, 0.0),
+        (10.0, 86_400.0),
+        (5.0, 86_410.0),
+        (1e7, 86_420.0),
+        (1e7 + 10.0, 0.0),
+    ];
+    for (awake, boot) in steps {
+        let at = Moment {
+            awake,
+            boot,
+            epoch: NINE,
+        };
+        meter.add(
+            &Observation {
+                at,
+                ..Observation::default()
+            },
+            &decided(Code::Hold, &[]),
+            &mut sums,
+        );
+    }
+    let expected = 10.0 + LONGEST_TICK + 10.0;
+    assert_eq!(sums.observed_seconds, Seconds(expected));
+    assert_eq!(
+        sums.held_back_seconds,
+        BTreeMap::from([(Code::Hold, Seconds(expected))])
+    );
+    // A clock that was not set yet belongs to no hour.
+    let mut history = History::new(Path::new("/nonexistent"));
+    for epoch in [0.0, -5.0, 86_400.0, f64::NAN, 1.7e9, 1e300] {
+        let mut unset = seen(10.0);
+        unset.at.epoch = epoch;
+        let written = history.tick(&unset, &decided(Code::Full, &[]));
+        assert!(written.is_none() && history.hours.is_empty(), "{epoch}");
+    }
+}
+
+const LINES: &str = "\
+[498705,{\"observed_seconds\":3600,\"given_cpu_seconds\":9,\"owner_cpu_seconds\":0,\"classes\":\
+{\"a \\\"b\\\", é\":{\"core_seconds\":7200,\"ended\":{\"out-of-memory\":3}}},\"held_back_seconds\":{}}]
+[498706,{\"observed_seconds\":1,\"given_cpu_seconds\":0,\"owner_cpu_seconds\":0,\"classes\":{},\
+\"held_back_seconds\":{\"memory-pressure\":60}}]
+";
+
+fn read_text(scratch: &Scratch, text: &[u8]) -> (Hours, usize) {
+    std::fs::write(scratch.0.join("history"), text).unwrap();
+    read(&scratch.0).unwrap()
+}
+
+#[test]
+fn lines_are_read_back() {
+    let scratch = Scratch::new();
+    let (hours, bad) = read_text(&scratch, LINES.as_bytes());
+    assert_eq!(bad, 0);
+    assert_eq!(hours.iter().map(encode).collect::<String>(), LINES);
+    // As a list of values, and an hour that comes twice: what was written is added up.
+    let short = "[498705,[3600,9,0,{\"a\":[60,{\"done\":1}]},{\"busy\":5}]]\n";
+    let (hours, bad) = read_text(&scratch, short.repeat(2).as_bytes());
+    assert_eq!((hours.len(), bad), (1, 0));
+    assert_eq!(hours[&HOUR].observed_seconds, Seconds(7200.0));
+    assert_eq!(
+        hours[&HOUR].classes,
+        BTreeMap::from([class("a", 120.0, &[(EndKind::Done, 2)])])
+    );
+    for nonsense in [
+        "[1e99,[]]",
+        "[-1,[]]",
+        "[18446744073709551615,[]]",
+        "[1,[0,0,0,{},{}]]",
+        "[498705,[0,0,0,{},{\"busy\":-1}]]",
+        "{}",
+        "null",
+        "\0\0\0",
+    ] {
+        assert_eq!(
+            read_text(&scratch, nonsense.as_bytes()),
+            (Hours::new(), 1),
+            "{nonsense}"
+        );
+    }
+}
+
+/// Whatever a crash or a bad disk leaves of a file: whole lines are kept, the rest is counted and dropped.
+#[test]
+fn every_prefix_and_every_wrong_byte() {
+    let scratch = Scratch::new();
+    let first = LINES.find('\n').unwrap();
+    for end in 0..=LINES.len() {
+        let (hours, bad) = read_text(&scratch, &LINES.as_bytes()[..end]);
+        let whole = usize::from(end >= first) + usize::from(end + 1 >= LINES.len());
+        let open = ![0, first, first + 1, LINES.len() - 1, LINES.len()].contains(&end);
+        assert_eq!((hours.len(), bad), (whole, usize::from(open)), "{end}");
+        for wrong in [0, b'\n', b'9', b'[', 0xff] {
+            let mut damaged = LINES.as_bytes().to_vec();
+            if let Some(byte) = damaged.get_mut(end) {
+                *byte = wrong;
+            }
+            let (hours, bad) = read_text(&scratch, &damaged);
+            // Without the end between them, two lines are none.
+            let least = usize::from(end != first);
+            assert!(
+                (least..=2).contains(&hours.len()) && hours.len() + bad <= 3,
+                "{end} {wrong}"
+            );
+        }
+    }
+}
+
+/// A day has the hours that its clock shows: 23 in spring, 25 in autumn, and half hours where the zone has them.
+#[test]
+fn days_by_the_clock_on_the_wall() {
+    let berlin = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
+    let delhi = TimeZone::posix("IST-5:30").unwrap();
+    let start: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+    let first = u64::try_from(start.as_second()).unwrap() / 3600;
+    let one = Sums {
+        observed_seconds: Seconds(1.0),
+        ..Sums::default()
+    };
+    let hours: Hours = (first..first + 365 * 24)
+        .map(|hour| (hour, one.clone()))
+        .collect();
+    for (zone, date, expected) in [
+        (&berlin, "2026-03-28", 24.0),
+        (&berlin, "2026-03-29", 23.0),
+        (&berlin, "2026-10-25", 25.0),
+        (&berlin, "2026-01-01", 23.0),
+        (&delhi, "2026-05-05", 24.0),
+        (&delhi, "2026-01-01", 19.0),
+        (&TimeZone::UTC, "2026-12-31", 24.0),
+    ] {
+        let days = by_day(&hours, zone);
+        assert_eq!(
+            days[&date.parse::<Date>().unwrap()].observed_seconds,
+            Seconds(expected),
+            "{date}"
+        );
+        assert_eq!(total(days.values()).observed_seconds, Seconds(365.0 * 24.0));
+    }
+}
+
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Scratch {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path =
+            std::env::temp_dir().join(format!("plancton-record-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Scratch(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Ticks from one second to another, every ten, each with a pilot that ended; how many writes there were.
+fn run(history: &mut History, from: u32, to: u32) -> usize {
+    let mut write = |second| {
+        let decision = decided(Code::Busy, &[("a", EndKind::Done)]);
+        history.tick(&seen(f64::from(second)), &decision)
+    };
+    let writes = (from..=to).step_by(10).filter_map(&mut write);
+    writes.map(|write| write().unwrap()).count()
+}
+
+fn sums(scratch: &Scratch) -> Sums {
+    total(read(&scratch.0).unwrap().0.values())
+}
+
+#[test]
+fn a_crash_costs_ten_minutes_at_most() {
+    let scratch = Scratch::new();
+    let mut history = History::new(&scratch.0);
+    assert_eq!(run(&mut history, 0, 50), 0);
+    assert_eq!(run(&mut history, 60, 650), 1, "the first minute");
+    assert_eq!(sums(&scratch).observed_seconds, Seconds(60.0));
+    assert_eq!(run(&mut history, 660, 1250), 1);
+    assert_eq!(sums(&scratch).observed_seconds, Seconds(660.0));
+    drop(history);
+    let mut history = History::new(&scratch.0);
+    assert_eq!(run(&mut history, 1300, 1320), 0);
+    history.finish().unwrap();
+    let sums = sums(&scratch);
+    assert_eq!(
+        (sums.observed_seconds, sums.ended()[&EndKind::Done]),
+        (Seconds(680.0), 67 + 3)
+    );
+}
+
+#[test]
+fn hours_roll_over() {
+    let scratch = Scratch::new();
+    for ends in [1081, 2162] {
+        let mut history = History::new(&scratch.0);
+        run(&mut history, 0, 3 * 3600);
+        history.finish().unwrap();
+        let (hours, bad) = read(&scratch.0).unwrap();
+        assert_eq!(
+            (hours.into_keys().collect::<Vec<_>>(), bad),
+            ((HOUR..HOUR + 4).collect(), 0)
+        );
+        let sums = sums(&scratch);
+        // A clock that is set back shows hours twice: they are one, and nothing is counted twice.
+        assert_eq!(sums.ended()[&EndKind::Done], ends);
+        assert_eq!(
+            sums.observed_seconds,
+            Seconds(ends as f64 * 10.0 - ends as f64 / 1081.0 * 10.0)
+        );
+    }
+}
+
+#[test]
+fn what_cannot_be_written_is_kept_until_it_can() {
+    let scratch = Scratch::new();
+    std::fs::create_dir(scratch.0.join("history")).unwrap();
+    let mut history = History::new(&scratch.0);
+    let mut write = |second| history.tick(&seen(second), &decided(Code::Full, &[]));
+    assert!(write(3590.0).is_none() && write(3600.0).is_none());
+    assert!(write(3650.0).map(|write| write()).unwrap().is_err());
+    std::fs::remove_dir(scratch.0.join("history")).unwrap();
+    history.finish().unwrap();
+    assert_eq!(sums(&scratch).observed_seconds, Seconds(60.0));
+    // A line that was cut off is ended, so that the next one is whole.
+    std::fs::write(scratch.0.join("history"), "[498701,[36").unwrap();
+    let mut history = History::new(&scratch.0);
+    run(&mut history, 0, 70);
+    history.finish().unwrap();
+    let (hours, bad) = read(&scratch.0).unwrap();
+    assert_eq!((hours.len(), bad), (1, 1));
+}
+
+#[test]
+fn a_file_that_is_too_long_loses_its_oldest_hours() {
+    let scratch = Scratch::new();
+    let path = scratch.0.join("history");
+    let one = "[498705,[3600,28800,3600,{\"science\":[28800,{\"done\":20}]},{\"busy\":600}]]";
+    let (hours, _) = read_text(&scratch, one.as_bytes());
+    let line = |hour: u64| encode((&hour, &hours[&HOUR]));
+    let text: String = (HOUR - 99..=HOUR).map(line).collect();
+    for (most, kept) in [(text.len(), 100), (text.len() - 1, 49), (0, 0)] {
+        std::fs::write(&path, &text).unwrap();
+        shorten(&path, most).unwrap();
+        let (hours, bad) = read(&scratch.0).unwrap();
+        let expected: Vec<u64> = (HOUR + 1 - kept..=HOUR).collect();
+        assert_eq!(
+            (hours.into_keys().collect::<Vec<_>>(), bad),
+            (expected, 0),
+            "{most}"
+        );
+    }
+    // A year and a month of a usual machine fits.
+    assert!(line(HOUR).len() * MOST_HOURS < MOST_BYTES / 2);
+    std::fs::write(&path, line(HOUR).repeat(25_000)).unwrap();
+    shorten(&path, MOST_BYTES).unwrap();
+    assert_eq!(
+        std::fs::read_to_string(&path).unwrap().lines().count(),
+        1,
+        "added up"
+    );
+}
+
+#[test]
+fn names_are_short() {
+    let mut sums = Sums::default();
+    sums.class(&"é".repeat(500)).core_seconds.0 += 1.0;
+    sums.class(&"é".repeat(400)).core_seconds.0 += 1.0;
+    let expected = BTreeMap::from([class(&"é".repeat(60), 2.0, &[])]);
+    assert_eq!(sums.classes, expected);
+}
