@@ -223,7 +223,7 @@ impl Daemon {
     fn report(&mut self, observation: &Observation, decision: &Decision, list: &[Listed]) {
         let engine = self.site.engine.counters();
         self.turning.calls = engine.calls;
-        let sinks = self.metrics.sinks();
+        let sinks = self.metrics.health();
         self.changes.sinks(&sinks);
         self.changes.problem("jobs", self.executor.refused.clone());
         let at = observation.at;

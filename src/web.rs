@@ -2,6 +2,7 @@
 //! every step.
 
 use crate::host::files;
+use crate::units::clean_line;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +43,47 @@ pub fn config(ca_file: &str, insecure: bool) -> Result<ConfigBuilder<AgentScope>
         .input_buffer_size(16 << 10)
         .output_buffer_size(16 << 10);
     Ok(config)
+}
+
+/// What went wrong on the way, in plain words, with the way out.
+pub fn explain(error: &ureq::Error) -> String {
+    let text = error.to_string();
+    let known = [
+        (
+            "CaUsedAsEndEntity",
+            "its certificate is one of a CA, which can't be a server's too; make it anew with \
+             -addext basicConstraints=critical,CA:FALSE, or let a CA sign another one",
+        ),
+        (
+            "UnknownIssuer",
+            "nobody who is trusted here has signed its certificate; let ca-file be the certificate of the CA that did",
+        ),
+        (
+            "NotValidForName",
+            "its certificate is for another name; use that name in the url",
+        ),
+        (
+            "NotValidYet",
+            "its certificate is not valid yet; see to the clocks",
+        ),
+        ("Expired", "its certificate has expired"),
+        (
+            "InvalidContentType",
+            "it does not speak TLS there; use http:// or its port for TLS",
+        ),
+        ("timeout", "no answer in time"),
+    ];
+    let found = known.iter().find(|(word, _)| text.contains(word));
+    found.map_or(text, |(_, plain)| (*plain).to_owned())
+}
+
+/// One line of somebody else's words, without secrets that we told them.
+pub fn hide(text: &str, secrets: &[&str], limit: usize) -> String {
+    let mut text = clean_line(text, usize::MAX);
+    for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
+        text = text.replace(secret, "***");
+    }
+    text.chars().take(limit).collect()
 }
 
 fn read_certificates(file: &str) -> Result<Vec<Certificate<'static>>, String> {

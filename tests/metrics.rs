@@ -175,7 +175,7 @@ fn version_1_with_password_from_url_or_file() {
 /// Failures after which everything arrives all the same.
 #[test]
 fn what_is_kept_arrives() {
-    let cases: [(&str, Reply); 7] = [
+    let cases: [(&str, Reply); 11] = [
         (
             "unauthorized",
             Some((401, "", "{\"error\":\"authorization failed\"}")),
@@ -199,6 +199,14 @@ fn what_is_kept_arrives() {
             "moved",
             Some((302, "Location: http://127.0.0.1:1/\r\n", "")),
         ),
+        // A bucket under a path too many, a hotspot, a server that speaks https there, and whatever is no answer at all.
+        ("index", Some((200, "", "{\"write\": \"/api/v2/write\"}"))),
+        ("hotspot", Some((200, "", "<html>Please accept</html>"))),
+        (
+            "https",
+            Some((400, "", "Client sent an HTTP request to an HTTPS server.\n")),
+        ),
+        ("teapot", Some((418, "", ""))),
     ];
     at_once(cases, |(name, reply)| {
         let server = FakeInflux::new();
@@ -244,48 +252,28 @@ fn retry_after_is_waited_for() {
 
 #[test]
 fn a_poison_line_blocks_nothing() {
-    let cases: [(&str, u16, &'static str); 2] = [
-        (
-            "partial",
-            400,
-            "{\"error\":\"partial write: field type conflict dropped=2\"}",
-        ),
-        ("strange", 418, ""),
-    ];
-    at_once(cases, |(name, code, body)| {
-        let server = FakeInflux::new();
-        let mut refused = 0;
-        server.answer(move |_| {
-            refused += 1;
-            if refused <= 2 {
-                Some((code, "", body))
-            } else {
-                TAKEN
-            }
-        });
-        let machine = running(&version_1(&server));
-        machine.wait_for("it goes on", || server.lines("daemon").len() >= 2);
-        machine.wait_for("it is counted", || {
-            sink(&machine, "errors") == 2 && sink(&machine, "sent") > 0
-        });
-        let requests = server.requests();
-        let lines = |request: &Request| request.body.lines().count() as u64;
-        let lost = if name == "partial" {
-            4
+    let server = FakeInflux::new();
+    let mut refused = 0;
+    server.answer(move |_| {
+        refused += 1;
+        let why = "{\"error\":\"partial write: field type conflict dropped=2\"}";
+        if refused <= 2 {
+            Some((400, "", why))
         } else {
-            lines(&requests[0]) + lines(&requests[1])
-        };
-        assert_eq!(sink(&machine, "dropped"), lost, "{name}");
-        let all: Vec<&str> = requests
-            .iter()
-            .flat_map(|request| request.body.lines())
-            .collect();
-        assert_eq!(
-            all.len(),
-            all.iter().collect::<BTreeSet<_>>().len(),
-            "nothing is sent twice"
-        );
+            TAKEN
+        }
     });
+    let machine = running(&version_1(&server));
+    machine.wait_for("it goes on", || server.lines("daemon").len() >= 2);
+    machine.wait_for("it is counted", || {
+        sink(&machine, "errors") == 2 && sink(&machine, "sent") > 0
+    });
+    assert_eq!(sink(&machine, "dropped"), 4);
+    let requests = server.requests();
+    let bodies = requests.iter().flat_map(|request| request.body.lines());
+    let all: Vec<&str> = bodies.collect();
+    let distinct: BTreeSet<&&str> = all.iter().collect();
+    assert_eq!(all.len(), distinct.len(), "nothing is sent twice");
 }
 
 /// A server that takes a batch only as a whole, and never one series.
@@ -294,7 +282,8 @@ fn a_refused_series_costs_itself() {
     let server = FakeInflux::new();
     let refuses = |request: &Request| request.body.contains("plancton_decision,");
     server.answer(move |request| {
-        let why = "{\"code\":\"unprocessable entity\",\"message\":\"schema\"}";
+        let why =
+            "{\"code\":\"unprocessable entity\",\"message\":\"failure writing points: schema\"}";
         if refuses(request) {
             Some((422, "", why))
         } else {
@@ -318,7 +307,7 @@ fn a_refused_series_costs_itself() {
         server.lines("daemon").len() >= 4 && sink(&machine, "dropped") >= 3
     });
     machine.wait_for("it is told", || {
-        problem(&machine).contains("status 422: schema")
+        problem(&machine).contains("status 422: failure writing points: schema")
     });
     let refused: Vec<Request> = server.requests().into_iter().filter(refuses).collect();
     let alone = refused
@@ -543,12 +532,13 @@ fn threads(machine: &Machine) -> String {
 #[test]
 fn secrets_are_never_shown() {
     let server = FakeInflux::new();
-    server.answer(|_| Some((401, "", "{\"error\":\"bad password gEhEiM for user u\"}")));
+    let echo = "{\"error\":\"bad password gEhEiM for user u: Basic dTpnRWhFaU0= \\u001b[2J\"}";
+    server.answer(move |_| Some((401, "", echo)));
     let mut machine = Machine::new();
     let url = format!("url = \"http://u:gEhEiM@{}#d\"", server.host());
     machine.start(&config(&url));
     machine.wait_for("it is told", || {
-        problem(&machine).contains("bad password *** for user u")
+        problem(&machine).contains("bad password *** for user u: Basic *** [2J")
     });
     let shown = [
         &["config"][..],
@@ -580,7 +570,11 @@ fn secrets_are_never_shown() {
         text.contains("debug: ") && !text.contains("gEhEiM") && !text.contains("dTpnRWhFaU0="),
         "{text}"
     );
-    assert!(!machine.log().contains("gEhEiM"), "{}", machine.log());
+    let log = machine.log();
+    assert!(
+        !log.contains("gEhEiM") && !log.contains("dTpnRWhFaU0="),
+        "{log}"
+    );
 }
 
 #[test]
@@ -598,7 +592,12 @@ fn check_looks_at_each_target() {
     };
     for (reply, verdict) in [
         (TAKEN, "ok   metrics"),
-        (Some((400, "", "empty")), "ok   metrics"),
+        (
+            Some((400, "", "{\"message\":\"writing requires points\"}")),
+            "ok   metrics",
+        ),
+        (Some((200, "", "<html>")), "BAD  metrics"),
+        (Some((400, "", "plain HTTP to HTTPS")), "BAD  metrics"),
         (
             Some((404, "", "{\"error\":\"database not found\"}")),
             "note metrics",

@@ -4,7 +4,7 @@
 use super::context::{Context, Done, Failure, is_running, no_engine, say};
 use crate::config::{Auto, Config, Influx, MissingLimits, OnBattery, PilotClass};
 use crate::host::{cpu, disk, memory, power, thermal};
-use crate::metrics::{Answer, probe};
+use crate::metrics::{Answer, write};
 use crate::observe::facts::{Facts, read_facts};
 use crate::remote;
 use crate::site::machine_root;
@@ -307,13 +307,13 @@ fn metrics(seen: &Seen) -> Option<Vec<Finding>> {
 /// Asks a target to take nothing at all: that shows address, certificate, credentials and database.
 fn target(target: &Influx) -> Finding {
     let title = target.title();
-    let (code, said) = match probe(target) {
-        Answer::Status { code, message, .. } => (code, format!("status {code}: {message}")),
-        Answer::Failed(why) => (0, why),
-    };
-    let (verdict, way_out) = match code {
+    let (status, said) = match write(target, "", None) {
         // There are servers that call an empty batch a bad one.
-        200..=299 | 400 => return (Good, format!("{title}: it takes them")),
+        Answer::Taken | Answer::BadLines(..) => return (Good, format!("{title}: it takes them")),
+        Answer::TooLarge(why) => (413, why),
+        Answer::Failed(status, why, _) => (status, why),
+    };
+    let (verdict, way_out) = match status {
         404 if target.bucket.is_empty() => (Note, "the first points create it"),
         401 | 403 => (
             BAD,

@@ -140,7 +140,7 @@ impl Engine {
 
     /// The server (`Docker/20.10.24 (linux)`, or empty) and the version that both sides speak, agreed on anew.
     pub fn ping(&self) -> Result<(String, String), Error> {
-        let answer = match self.open(&mut Request::new("GET", "ping", "/_ping"), "") {
+        let answer = match self.open(&mut Request::new("GET", "ping", "/_ping")) {
             Err(Error::Refused(_, status @ ..500, _)) => {
                 return Err(self.not_an_engine(&format!("/_ping has status {status}")));
             }
@@ -166,7 +166,7 @@ impl Engine {
     /// The body of a success.
     fn read(&self, mut request: Request<'_>) -> Result<Vec<u8>, Error> {
         let mut body = Vec::new();
-        let answer = self.call(&mut request)?;
+        let answer = self.open(&mut request)?;
         let read = answer.take(request.limit).read_to_end(&mut body);
         read.map_err(|error| self.broken_off(&request, &error))?;
         Ok(body)
@@ -212,7 +212,7 @@ impl Engine {
         mut request: Request<'_>,
         each: &mut dyn FnMut(Value) -> io::Result<()>,
     ) -> Result<(), Error> {
-        let mut stream = BufReader::new(self.call(&mut request)?);
+        let mut stream = BufReader::new(self.open(&mut request)?);
         loop {
             let object = stream.by_ref().take(MIB);
             let next = Deserializer::from_reader(object).into_iter().next();
@@ -224,27 +224,17 @@ impl Engine {
         }
     }
 
-    /// The one way of every versioned call.
-    fn call(&self, request: &mut Request<'_>) -> Result<Answer<Connection>, Error> {
-        let known = lock(&self.version).clone();
-        let version = known.map_or_else(|| Ok(self.ping()?.1), Ok)?;
-        let answer = self.open(request, &format!("/v{version}"));
-        if let Err(Error::Refused(_, 400, why)) = &answer
-            && ["client version", "is too "]
-                .iter()
-                .all(|words| why.contains(words))
-        {
-            *lock(&self.version) = None;
-            return Err(self.unreachable(&format!("no common API version: {why}")));
-        }
-        answer
-    }
-
     /// Asks over a connection of its own. What comes back is a success, with its body still to be read.
-    fn open(&self, request: &mut Request<'_>, prefix: &str) -> Result<Answer<Connection>, Error> {
+    fn open(&self, request: &mut Request<'_>) -> Result<Answer<Connection>, Error> {
+        // Who is there is asked without a version.
+        let prefix = match (request.call == "ping", lock(&self.version).clone()) {
+            (true, _) => String::new(),
+            (_, Some(version)) => format!("/v{version}"),
+            (_, None) => format!("/v{}", self.ping()?.1),
+        };
         let begun = Instant::now();
         let answered = self.connect(request.idle).and_then(|connection| {
-            let sent = request.send(&connection.stream, prefix);
+            let sent = request.send(&connection.stream, &prefix);
             let received = sent.and_then(|()| Answer::receive(connection));
             received.map_err(|error| self.broken_off(request, &error))
         });
@@ -259,8 +249,16 @@ impl Engine {
         let mut body = Vec::new();
         let read = answer.by_ref().take(MIB).read_to_end(&mut body);
         read.map_err(|error| self.broken_off(request, &error))?;
-        let call = self.named(&request.call);
-        Err(Error::Refused(call, answer.status, message(&body)))
+        let why = message(&body);
+        if answer.status == 400 && why.contains("client version") && why.contains("is too ") {
+            *lock(&self.version) = None;
+            return Err(self.unreachable(&format!("no common API version: {why}")));
+        }
+        Err(Error::Refused(
+            self.named(&request.call),
+            answer.status,
+            why,
+        ))
     }
 
     fn connect(&self, idle: Option<Duration>) -> Result<Connection, Error> {

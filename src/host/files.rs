@@ -24,6 +24,8 @@ pub enum Why {
     NotRegular,
     /// Longer than this many bytes.
     TooLong(usize),
+    /// Everybody on this machine has access to it.
+    Public,
     /// Read, but not what was expected there.
     Malformed(&'static str),
     System(Errno),
@@ -66,11 +68,25 @@ impl fmt::Display for ReadError {
             Why::Missing => f.write_str("not there"),
             Why::NotRegular => f.write_str("not a regular file"),
             Why::TooLong(limit) => write!(f, "longer than {limit} bytes"),
+            Why::Public => write!(
+                f,
+                "everybody on this machine has access to this secret; run chmod o= {}",
+                self.path.display()
+            ),
             Why::Malformed(expected) => write!(f, "no {expected} in it"),
             Why::System(Errno::ACCESS | Errno::PERM) => f.write_str("permission denied"),
             Why::System(errno) => errno.fmt(f),
         }
     }
+}
+
+/// A password or a token; never one that everybody has access to.
+pub fn read_secret(path: &Path) -> Result<String, ReadError> {
+    let stat = rustix::fs::stat(path).map_err(|errno| ReadError::system(path, errno))?;
+    if stat.st_mode & 0o007 != 0 {
+        return Err(ReadError::new(path, Why::Public));
+    }
+    read_text(path)
 }
 
 /// A plain file, opened without waiting for anything: what is to be streamed (archives, recordings).

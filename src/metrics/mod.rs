@@ -1,25 +1,23 @@
-//! Metrics: at each tick points for every target, encoded and put into its queue; the uplink's thread sends them.
+//! Metrics: at each tick lines for every target, put into its queue; a thread of its own sends them from there. Nothing
+//! here waits for a server, but for a moment at the end.
 
-mod line;
 mod points;
 mod queue;
 mod send;
-mod uplink;
+mod sender;
+#[cfg(test)]
+mod tests;
+
+pub use queue::Answer;
+pub use send::write;
 
 use crate::config::Influx;
 use crate::decide::{Decision, Observation};
 use crate::engine::Counters;
 use crate::report::{Sink, Status};
 use points::{Tally, View};
+use sender::Sender;
 use std::time::Duration;
-use uplink::SenderThread;
-
-pub use queue::Answer;
-
-/// What a target says to an empty batch, for `check`.
-pub fn probe(target: &Influx) -> Answer {
-    send::write(target, "", None)
-}
 
 /// How long the daemon's end waits for the last flush.
 const LAST_FLUSH: Duration = Duration::from_secs(2);
@@ -28,71 +26,55 @@ pub struct Metrics {
     instance: String,
     host: String,
     tally: Tally,
-    outlets: Vec<Sender>,
-    /// `None`: no target, or no thread.
-    uplink: Option<SenderThread>,
+    targets: Vec<Target>,
 }
 
-/// What one target is told, and when next how things stand (boot-clock second).
-struct Sender {
+struct Target {
+    sender: Sender,
     view: View,
-    flush: f64,
+    /// Boot second at which it is told next how things stand.
     sample_at: f64,
 }
 
 impl Metrics {
     pub fn new(instance: &str, host: &str, targets: &[Influx]) -> Metrics {
-        let (instance, host) = (instance.to_owned(), host.to_owned());
         let mut metrics = Metrics {
-            instance,
-            host,
+            instance: instance.to_owned(),
+            host: host.to_owned(),
             tally: Tally::default(),
-            outlets: Vec::new(),
-            uplink: None,
+            targets: Vec::new(),
         };
         metrics.aim(targets);
         metrics
     }
 
-    /// At the start, and when the configuration was read again.
+    /// At the start, and when the configuration was read again. A target that has not changed keeps its queue.
     pub fn aim(&mut self, targets: &[Influx]) {
-        if self.uplink.is_none() && !targets.is_empty() {
-            match SenderThread::start() {
-                Ok(uplink) => self.uplink = Some(uplink),
+        let mut before = std::mem::take(&mut self.targets);
+        for target in targets {
+            let known = before
+                .iter()
+                .position(|known| *known.sender.target == *target);
+            if let Some(index) = known {
+                self.targets.push(before.swap_remove(index));
+                continue;
+            }
+            match Sender::start(target) {
+                Ok(sender) => self.targets.push(Target {
+                    sender,
+                    view: View::new(target, &self.instance, &self.host),
+                    sample_at: f64::NEG_INFINITY,
+                }),
                 Err(error) => log::error!("no thread for metrics: {error}; none are sent"),
             }
         }
-        if let Some(uplink) = &self.uplink {
-            uplink.aim(targets);
-        }
-        let outlet = |target: &Influx| Sender {
-            view: self.view(target),
-            flush: target.flush.as_secs_f64(),
-            sample_at: f64::NEG_INFINITY,
-        };
-        self.outlets = targets.iter().map(outlet).collect();
-    }
-
-    fn view(&self, target: &Influx) -> View {
-        let host = self
-            .host
-            .split('.')
-            .next()
-            .filter(|_| target.owner_metrics)
-            .unwrap_or_default();
-        let host = Some(target.host_alias.as_str())
-            .filter(|alias| !alias.is_empty())
-            .unwrap_or(host);
-        View {
-            instance: self.instance.clone(),
-            host: host.to_owned(),
-            owner: target.owner_metrics,
-        }
+        before.iter().for_each(|target| target.sender.stop());
     }
 
     /// The targets' health, for the status.
-    pub fn sinks(&self) -> Vec<Sink> {
-        self.uplink.as_ref().map_or(Vec::new(), SenderThread::sinks)
+    pub fn health(&self) -> Vec<Sink> {
+        let health = |target: &Target| target.sender.health();
+        self.targets.iter().map(health).collect()
     }
 
     /// Ends of pilots at once; how things stand at the tick nearest to each target's flush.
@@ -104,31 +86,26 @@ impl Metrics {
         engine: Counters,
         interval: f64,
     ) {
-        let Some(uplink) = &self.uplink else {
-            return;
-        };
         let before = self.tally.ends;
         self.tally.count(&seen.news, &decision.ended);
         let now = seen.at.boot;
-        let mut lines = vec![String::new(); self.outlets.len()];
-        for (outlet, lines) in self.outlets.iter_mut().zip(&mut lines) {
-            let mut points = outlet.view.ends(before, &decision.ended);
-            if now + interval / 2.0 >= outlet.sample_at {
-                let next = outlet.sample_at + outlet.flush;
-                outlet.sample_at = if next > now { next } else { now + outlet.flush };
-                points.extend(outlet.view.sample(status, seen, engine, &self.tally));
+        for target in &mut self.targets {
+            let mut lines = target.view.ends(before, &decision.ended);
+            if now + interval / 2.0 >= target.sample_at {
+                let flush = target.sender.target.flush.as_secs_f64();
+                let next = target.sample_at + flush;
+                target.sample_at = if next > now { next } else { now + flush };
+                lines += &target.view.sample(status, seen, engine, &self.tally);
             }
-            points.iter().for_each(|point| line::encode(point, lines));
-        }
-        if lines.iter().any(|lines| !lines.is_empty()) {
-            uplink.push(lines.iter().map(String::as_str));
+            target.sender.push(&lines);
         }
     }
 
     /// The last points leave, if the targets take them soon.
     pub fn end(&self) {
-        if let Some(uplink) = &self.uplink {
-            uplink.end(LAST_FLUSH);
+        self.targets.iter().for_each(|target| target.sender.end());
+        for target in &self.targets {
+            target.sender.wait_for_end(LAST_FLUSH);
         }
     }
 }

@@ -1,221 +1,158 @@
-//! One request to a metrics target and its answer. Blocks its thread, with a time-out for every step; secrets are read here,
-//! sent, and nowhere repeated.
+//! One request to a metrics target and what its answer means. Blocks its thread, with a time-out for every step; secrets
+//! are read here, sent, and nowhere repeated, not even where the server repeats them.
 
 use super::queue::Answer;
 use crate::config::Influx;
 use crate::host::files;
-use crate::web;
+use crate::{clock, web};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use std::os::unix::fs::MetadataExt;
+use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
-use ureq::RequestBuilder;
-use ureq::typestate::WithBody;
 
 /// The server's own words are cut here, in characters.
 const LONGEST_MESSAGE: usize = 200;
 const ANSWER_LIMIT: u64 = 64 << 10;
+/// What servers say of lines that they don't take, all of them in JSON.
+const ABOUT_LINES: [&str; 6] = [
+    "partial write",
+    "line protocol",
+    "unable to parse",
+    "field type",
+    "points",
+    "no data",
+];
+
+#[derive(Debug)]
+pub(super) struct Said {
+    pub status: u16,
+    /// One line; without our secrets.
+    pub words: String,
+    pub is_json: bool,
+    /// Seconds.
+    pub retry_after: Option<f64>,
+}
 
 /// `limit`: for the whole of it, where nobody can wait for long.
 pub fn write(target: &Influx, lines: &str, limit: Option<Duration>) -> Answer {
-    let (path, version_2) = if target.bucket.is_empty() {
-        ("/write", false)
-    } else {
-        ("/api/v2/write", true)
-    };
-    call(target, path, lines, limit, |mut request| {
-        let keys = [("db", &target.database), ("rp", &target.retention_policy)];
-        let keys = if version_2 {
-            [("org", &target.org), ("bucket", &target.bucket)]
-        } else {
-            keys
-        };
-        for (key, value) in keys.into_iter().filter(|(_, value)| !value.is_empty()) {
-            request = request.query(key, value);
+    let (path, [place, part]) = match target.bucket.as_str() {
+        "" => {
+            let policy = ("rp", target.retention_policy.as_str());
+            ("/write", [("db", target.database.as_str()), policy])
         }
-        request
-            .query("precision", "ns")
-            .content_type("text/plain; charset=utf-8")
-    })
+        bucket => {
+            let bucket = ("bucket", bucket);
+            ("/api/v2/write", [("org", target.org.as_str()), bucket])
+        }
+    };
+    let query = [place, part, ("precision", "ns")];
+    match ask(target, path, &query, lines, limit) {
+        Ok(said) => judge(said),
+        Err(why) => Answer::Failed(0, why, None),
+    }
 }
 
-/// Of version 1 only.
-pub fn create_database(target: &Influx, limit: Option<Duration>) -> Answer {
+/// Success is 204, nothing else: any page of a proxy, a login or another program has a 200. And a refusal speaks of the
+/// lines only where the server says so.
+pub(super) fn judge(said: Said) -> Answer {
+    let (status, words) = (said.status, said.words);
+    let text = words.to_lowercase();
+    let is_about_lines = said.is_json && ABOUT_LINES.iter().any(|about| text.contains(about));
+    match status {
+        204 => Answer::Taken,
+        413 => Answer::TooLarge(format!("status 413: {words}")),
+        400 | 422 if is_about_lines => {
+            // Of a batch that was taken in part: `partial write: … dropped=2`.
+            let number = words.split_once("dropped=").map(|(_, rest)| rest);
+            let digits = number.and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
+            let dropped = digits.and_then(|digits| digits.parse().ok());
+            Answer::BadLines(format!("status {status}: {words}"), dropped)
+        }
+        ..400 => {
+            let why = format!("status {status} and not 204, so it took nothing: {words}");
+            Answer::Failed(status, why, said.retry_after)
+        }
+        _ => Answer::Failed(
+            status,
+            format!("status {status}: {words}"),
+            said.retry_after,
+        ),
+    }
+}
+
+/// Of version 1 only. Errors: why there is none.
+pub fn create_database(target: &Influx, limit: Option<Duration>) -> Result<(), String> {
     let name = target.database.replace('\\', "\\\\").replace('"', "\\\"");
-    call(target, "/query", "", limit, |request| {
-        request.query("q", format!("CREATE DATABASE \"{name}\""))
-    })
+    let query = format!("CREATE DATABASE \"{name}\"");
+    let said = ask(target, "/query", &[("q", &query)], "", limit)?;
+    match said.status {
+        200 | 204 => Ok(()),
+        status => Err(format!("status {status}: {}", said.words)),
+    }
 }
 
-type Request = RequestBuilder<WithBody>;
-
-fn call(
+fn ask(
     target: &Influx,
     path: &str,
+    query: &[(&str, &str)],
     body: &str,
     limit: Option<Duration>,
-    complete: impl FnOnce(Request) -> Request,
-) -> Answer {
-    let secret = match secret(target) {
-        Ok(secret) => secret,
-        Err(why) => return Answer::Failed(why),
-    };
-    let agent = match web::config(&target.ca_file, target.insecure) {
-        Ok(config) => config.timeout_global(limit).build().new_agent(),
-        Err(why) => return Answer::Failed(why),
-    };
-    let mut request = complete(agent.post(format!("{}{path}", target.url)));
+) -> Result<Said, String> {
+    let secret = secret(target)?;
+    let login = BASE64_STANDARD.encode(format!("{}:{secret}", target.user));
+    let config = web::config(&target.ca_file, target.insecure)?;
+    let agent = config.timeout_global(limit).build().new_agent();
+    let given = query.iter().filter(|(_, value)| !value.is_empty());
+    let mut request = agent
+        .post(format!("{}{path}", target.url))
+        .query_pairs(given.copied())
+        .content_type("text/plain; charset=utf-8");
     if !target.user.is_empty() {
-        let login = BASE64_STANDARD.encode(format!("{}:{secret}", target.user));
         request = request.header("Authorization", format!("Basic {login}"));
     } else if !secret.is_empty() {
         request = request.header("Authorization", format!("Token {secret}"));
     }
     // A server may repeat what it was sent.
-    let shown = |text: &str| {
-        let text = if secret.is_empty() {
-            text.to_owned()
-        } else {
-            text.replace(&secret, "***")
-        };
-        text.chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .take(LONGEST_MESSAGE)
-            .collect::<String>()
-    };
-    match request.send(body) {
-        Err(error) => Answer::Failed(shown(&error.to_string())),
-        Ok(mut response) => {
-            let code = response.status().as_u16();
-            let header = response
-                .headers()
-                .get("retry-after")
-                .and_then(|value| value.to_str().ok());
-            let retry_after =
-                header.and_then(|text| read_retry_after(text, crate::clock::now().epoch));
-            let text = response
-                .body_mut()
-                .with_config()
-                .limit(ANSWER_LIMIT)
-                .read_to_string()
-                .unwrap_or_default();
-            Answer::Status {
-                code,
-                message: shown(&read_message(&text)),
-                retry_after,
-            }
-        }
-    }
+    let shown = |text: &str| web::hide(text, &[&secret, &login], LONGEST_MESSAGE);
+    let mut response = request
+        .send(body)
+        .map_err(|error| shown(&web::explain(&error)))?;
+    let header = response.headers().get("retry-after");
+    let header = header.and_then(|value| value.to_str().ok());
+    let retry_after = header.and_then(|text| read_retry_after(text, clock::now().epoch));
+    let body = response.body_mut().with_config().limit(ANSWER_LIMIT);
+    let text = body.read_to_string().unwrap_or_default();
+    let json: Value = serde_json::from_str(&text).unwrap_or_default();
+    let field = |key| json.get(key).and_then(Value::as_str);
+    let named = field("error").or_else(|| field("message"));
+    Ok(Said {
+        status: response.status().as_u16(),
+        words: shown(named.unwrap_or(&text)),
+        retry_after,
+        is_json: json.is_object(),
+    })
 }
 
 /// Password or token, as it is now: a file may have been changed.
 fn secret(target: &Influx) -> Result<String, String> {
-    let file = if target.password_file.is_empty() {
-        &target.token_file
-    } else {
-        &target.password_file
+    let files = [&target.password_file, &target.token_file];
+    let Some(file) = files.into_iter().find(|file| !file.is_empty()) else {
+        let written = [&target.password, &target.token];
+        let written = written.into_iter().find(|secret| !secret.is_empty());
+        return Ok(written.map_or(String::new(), |secret| secret.expose().to_owned()));
     };
-    if file.is_empty() {
-        let written = if target.password.is_empty() {
-            &target.token
-        } else {
-            &target.password
-        };
-        return Ok(written.expose().to_owned());
-    }
-    let found = std::fs::metadata(file).map_err(|error| format!("{file}: {error}"))?;
-    if found.mode() & 0o007 != 0 {
-        return Err(format!(
-            "{file}: everybody on this machine has access to this secret; run chmod o= {file}"
-        ));
-    }
-    files::read_text(Path::new(file))
-        .map(|text| text.trim().to_owned())
-        .map_err(|error| error.to_string())
-}
-
-/// The `error` or `message` of a JSON answer, else all of it.
-fn read_message(text: &str) -> String {
-    let json: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
-    let named = ["error", "message"]
-        .into_iter()
-        .find_map(|key| json.get(key)?.as_str());
-    named.unwrap_or(text).trim().to_owned()
+    let text = files::read_secret(Path::new(file)).map_err(|error| error.to_string())?;
+    Ok(text.trim().to_owned())
 }
 
 /// Seconds from now: given as such, or as an HTTP date.
-fn read_retry_after(text: &str, now: f64) -> Option<f64> {
+pub(super) fn read_retry_after(text: &str, now: f64) -> Option<f64> {
     let text = text.trim();
     if let Ok(seconds) = text.parse::<u32>() {
         return Some(f64::from(seconds));
     }
     let date = jiff::fmt::rfc2822::parse(text).ok()?;
-    let epoch = std::time::SystemTime::from(date.timestamp())
-        .duration_since(std::time::UNIX_EPOCH)
-        .ok()?;
-    Some((epoch.as_secs_f64() - now).max(0.0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::PermissionsExt;
-
-    #[test]
-    fn retry_after() {
-        let now = 784_111_777.0;
-        for (text, seconds) in [
-            ("120", Some(120.0)),
-            (" 0 ", Some(0.0)),
-            ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60.0)),
-            ("Sun, 06 Nov 1994 08:40:37 GMT", Some(0.0)),
-            ("soon", None),
-            ("-5", None),
-        ] {
-            assert_eq!(read_retry_after(text, now), seconds, "{text}");
-        }
-    }
-
-    #[test]
-    fn messages() {
-        for (text, message) in [
-            ("{\"error\":\"no database\"}\n", "no database"),
-            ("{\"code\":\"invalid\",\"message\":\"m\"}", "m"),
-            ("plain\n", "plain"),
-            ("[1]", "[1]"),
-            ("", ""),
-        ] {
-            assert_eq!(read_message(text), message);
-        }
-    }
-
-    #[test]
-    fn secret_files() {
-        let file = std::env::temp_dir().join(format!("plancton-secret-{}", std::process::id()));
-        std::fs::write(&file, "geheim \n").unwrap();
-        let target = Influx {
-            token_file: file.display().to_string(),
-            ..Influx::default()
-        };
-        for (mode, is_taken) in [
-            (0o600, true),
-            (0o640, true),
-            (0o644, false),
-            (0o602, false),
-            (0o601, false),
-        ] {
-            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
-            let found = secret(&target);
-            assert_eq!(found.is_ok(), is_taken, "{mode:o}: {found:?}");
-            assert!(found.is_ok_and(|text| text == "geheim") || !is_taken);
-        }
-        let error = secret(&target).unwrap_err();
-        assert!(
-            error.contains(&format!("run chmod o= {}", file.display())),
-            "{error}"
-        );
-        std::fs::remove_file(&file).unwrap();
-        assert!(secret(&target).is_err());
-    }
+    let epoch = date.timestamp().as_duration().as_secs_f64();
+    Some((epoch - now).max(0.0))
 }
