@@ -117,6 +117,7 @@ impl Daemon {
     fn tick(&mut self, list: Option<(Vec<Listed>, f64)>) {
         let observation = self.observe(list.as_ref());
         let decision = decide(&self.config, &mut self.policy, &observation);
+        self.ask_for_groups();
         self.act(&decision);
         let listed = list.map(|(list, _)| list).unwrap_or_default();
         self.sweep_files(&listed, &observation);

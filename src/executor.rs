@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub enum Lane {
     /// The list, and the engine's first answers.
     Look,
+    /// Where a pilot runs.
+    Group,
     /// Signals and pauses: never behind anything else.
     Urgent,
     /// Creates and starts. Their number is the decision's, not the lane's.
@@ -31,7 +33,7 @@ impl Lane {
     fn width(self) -> usize {
         match self {
             Lane::Look | Lane::Image | Lane::File | Lane::Web => 1,
-            Lane::Remove => 2,
+            Lane::Remove | Lane::Group => 2,
             Lane::Urgent => 8,
             Lane::Start => 64,
         }

@@ -170,7 +170,7 @@ fn nothing_without_our_exact_label_is_touched() {
     let touched: Vec<&Call> = world
         .calls
         .iter()
-        .filter(|call| foreign.contains(&call.object))
+        .filter(|call| foreign.contains(&call.object) && call.what != "inspect")
         .collect();
     assert!(touched.is_empty(), "{touched:?}");
 }
@@ -239,7 +239,7 @@ fn own_containers_in_odd_states() {
     let touched: Vec<&Call> = world
         .calls
         .iter()
-        .filter(|call| left.contains(&call.object))
+        .filter(|call| left.contains(&call.object) && call.what != "inspect")
         .collect();
     assert!(touched.is_empty(), "{touched:?}");
     assert_eq!(
@@ -438,7 +438,8 @@ fn lost_replies_never_fill_a_slot_twice() {
         };
         machine.wait_for("both slots are taken", || holding() == 2);
         calls_during(&machine.engine, Duration::from_secs(2));
-        assert_eq!(holding(), 2, "{what} {fault:?}");
+        assert!(holding() <= 2, "{what} {fault:?}");
+        machine.wait_for("both slots are taken still, or again", || holding() == 2);
         // The dead one and its replacement are there together for a moment.
         assert!(machine.engine.world().most <= 3, "{what} {fault:?}");
     });

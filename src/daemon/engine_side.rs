@@ -6,6 +6,7 @@ use crate::act::group;
 use crate::decide::{EngineState, Observation, PilotState};
 use crate::engine::{Engine, Error, Listed};
 use crate::executor::{Lane, Outbox};
+use crate::host::cgroup::group_of_pid;
 use crate::observe::facts::{Facts, read_facts};
 use crate::report;
 use crate::site::Site;
@@ -122,6 +123,18 @@ impl Daemon {
             .stack_size(256 * 1024)
             .spawn(move || follow(&engine, &outbox));
         self.engine.follows_events = started.is_ok();
+    }
+
+    /// The groups of pilots that have just started are asked for by their first process.
+    pub(super) fn ask_for_groups(&mut self) {
+        for id in self.observer.groups.take_unknown() {
+            let site = Arc::clone(&self.site);
+            self.executor.go(Lane::Group, move || {
+                let seen = site.engine.inspect(&id).ok().flatten();
+                let group = seen.and_then(|seen| group_of_pid(&site.root, seen.state.pid, &id));
+                Finished::Group(id, group)
+            });
+        }
     }
 
     /// The engine is a state, never an exit: pilots stay as they are, and it is asked again at the next tick.

@@ -5,12 +5,16 @@ use crate::commands::context::read_config;
 use crate::config::Config;
 use crate::engine::Error;
 use crate::executor::Lane;
+use crate::host::cgroup::Group;
+use crate::units::PilotId;
 
 pub(super) enum Finished {
     Looked(Box<Result<super::engine_side::Look, Error>>),
     /// A pilot has ended, or the stream of events has.
     Ended(String),
     EventsEnded(String),
+    /// Where a pilot runs.
+    Group(PilotId, Option<Group>),
     /// The parent group.
     Prepared(Result<(), String>),
     Recorded(Result<(), String>),
@@ -37,6 +41,10 @@ impl Daemon {
                 Finished::EventsEnded(why) => {
                     log::debug!("{why}; a next tick opens the stream again");
                     self.engine.follows_events = false;
+                }
+                Finished::Group(id, group) => {
+                    self.changed |= group.is_some();
+                    self.observer.groups.learn(id, group, clock::now().boot);
                 }
                 Finished::Prepared(result) => self.changes.problem("group", result.err()),
                 Finished::Recorded(result) => self.changes.problem("history", result.err()),

@@ -82,7 +82,6 @@ pub fn parent_group(root: &Path, layout: Layout) -> Group {
     }
 }
 
-#[allow(dead_code, reason = "observe is about to use it")]
 /// The group of the container that this process is the first of, as the kernel says. `None` where there is no such process
 /// (any more), or where it is in no group of its own.
 pub fn group_of_pid(root: &Path, pid: u32, id: &PilotId) -> Option<Group> {
@@ -116,31 +115,6 @@ fn cut_behind(path: &str, is_wanted: impl Fn(&str) -> bool) -> Option<String> {
     Some(names.join("/"))
 }
 
-/// Until the engine is asked for the pid: known places.
-pub fn find_container(
-    root: &Path,
-    layout: Layout,
-    parent: Option<&str>,
-    id: &PilotId,
-) -> Option<Group> {
-    let names = match parent {
-        Some(parent) => ["ID", "docker-ID.scope", "libpod-ID", "libpod-ID.scope"]
-            .map(|name| format!("{}/{name}", parent.trim_matches('/'))),
-        None => [
-            "docker/ID",
-            "system.slice/docker-ID.scope",
-            "libpod_parent/libpod-ID",
-            "machine.slice/libpod-ID.scope",
-        ]
-        .map(str::to_owned),
-    };
-    let places = names.iter().map(|name| name.replace("ID", id.as_str()));
-    places
-        .map(|place| parent_group(root, layout).at(place))
-        .find(Group::exists)
-}
-
-#[allow(dead_code, reason = "observe is about to use them")]
 impl Group {
     /// The same place with another container's id in it; `None` if there is no such group.
     pub fn of_other(&self, from: &PilotId, to: &PilotId) -> Option<Group> {

@@ -44,6 +44,11 @@ impl Facts {
         self.layout.filter(|_| self.is_ours && self.parent.is_ok())
     }
 
+    /// Of a pilot's group, the one of our parent's name that it is below.
+    pub fn parent_of(&self, group: &Group) -> Option<Group> {
+        group.ancestor(self.layout.filter(|_| self.parent.is_ok())?.parent_name())
+    }
+
     /// The parent group as the engine's `CgroupParent` names it; `None`: the engine's own.
     pub fn parent_name(&self) -> Option<String> {
         let layout = self.layout.filter(|_| self.parent.is_ok())?;

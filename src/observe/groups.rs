@@ -4,10 +4,9 @@
 use super::SHORTEST_WINDOW;
 use super::facts::Facts;
 use crate::decide::{Pilot, PilotState, Protection};
-use crate::host::cgroup::{Group, Limits, find_container};
+use crate::host::cgroup::{Group, Limits};
 use crate::units::{Bytes, PilotId};
 use std::collections::BTreeMap;
-use std::path::Path;
 
 /// A running pilot whose group is in no known place after this long is somewhere else, in seconds.
 const FOUND_WITHIN: f64 = 10.0;
@@ -16,6 +15,12 @@ const FOUND_WITHIN: f64 = 10.0;
 pub struct Groups {
     /// A pilot was seen to run in the idle group: true as long as the group stays idle.
     verified: bool,
+    /// Our parent group, where a pilot was seen to run below it; the engine's own word for it until then.
+    parent: Option<Group>,
+    /// A pilot whose group is known: the others of this engine are in the same place under their own ids.
+    sample: Option<(PilotId, Group)>,
+    /// Running pilots whose groups are to be asked for.
+    unknown: Vec<PilotId>,
     /// CPU seconds counted pilot by pilot, where no parent group counts them.
     counted: f64,
     running: BTreeMap<PilotId, Running>,
@@ -25,7 +30,7 @@ pub struct Groups {
 #[derive(Default)]
 struct Running {
     group: Option<Group>,
-    in_parent: bool,
+    is_asked_for: bool,
     first_seen: f64,
     unlimited: Option<String>,
     /// Its limits as the kernel holds them, for people; empty: not read yet.
@@ -38,15 +43,10 @@ struct Running {
 
 impl Groups {
     /// Finds the groups of pilots that have just started, and reads their limits back.
-    pub fn look(
-        &mut self,
-        root: &Path,
-        pilots: &mut [Pilot],
-        facts: &Facts,
-        contended: bool,
-        now: f64,
-    ) {
+    pub fn look(&mut self, pilots: &mut [Pilot], facts: &Facts, contended: bool, now: f64) {
         let mut before = std::mem::take(&mut self.running);
+        let sample = self.sample.as_ref();
+        self.parent = sample.and_then(|(_, group)| facts.parent_of(group));
         for pilot in pilots.iter_mut() {
             if !matches!(pilot.state, PilotState::Running | PilotState::Paused) {
                 continue;
@@ -56,9 +56,17 @@ impl Groups {
                 ..Running::default()
             };
             let mut running = before.remove(&pilot.id).unwrap_or_else(new);
+            if running.group.is_none() {
+                let sample = self.sample.as_ref();
+                running.group = sample.and_then(|(id, group)| group.of_other(id, &pilot.id));
+                if running.group.is_none() && !running.is_asked_for {
+                    running.is_asked_for = true;
+                    self.unknown.push(pilot.id.clone());
+                }
+            }
             // Again until its limits were read: a group that is just being made has not all of its files yet.
             if running.limits.is_empty() {
-                running.find(root, facts, pilot);
+                running.read_limits(pilot);
             }
             pilot.unlimited.clone_from(&running.unlimited);
             pilot.used = if contended {
@@ -69,6 +77,20 @@ impl Groups {
             running.usage = running.usage.filter(|_| contended);
             self.running.insert(pilot.id.clone(), running);
         }
+    }
+
+    /// Pilots whose first process the engine is to be asked for: its group is where the kernel says.
+    pub fn take_unknown(&mut self) -> Vec<PilotId> {
+        std::mem::take(&mut self.unknown)
+    }
+
+    /// `None`: it is not there (any more), and is looked for again while that pilot is new.
+    pub fn learn(&mut self, id: PilotId, group: Option<Group>, now: f64) {
+        if let Some(running) = self.running.get_mut(&id) {
+            running.is_asked_for = group.is_some() || now - running.first_seen > FOUND_WITHIN;
+            running.group.clone_from(&group);
+        }
+        self.sample = group.map(|group| (id, group)).or(self.sample.take());
     }
 
     pub fn ids(&self) -> Vec<&str> {
@@ -100,23 +122,32 @@ impl Groups {
         }
     }
 
+    /// The parent group where it really is.
+    fn parent<'a>(&'a self, facts: Option<&'a Facts>) -> Option<&'a Group> {
+        self.parent.as_ref().or(facts?.parent.as_ref().ok())
+    }
+
     fn read_protection(&self, facts: Option<&Facts>, own: &[&Pilot], now: f64) -> Protection {
         let Some(facts) = facts else {
             return Protection::None("the engine was not asked yet".to_owned());
         };
-        let parent = match &facts.parent {
-            Ok(parent) => parent,
-            Err(why) => return Protection::None(why.clone()),
-        };
-        match parent.read_cpu_idle() {
-            Ok(Some(true)) => {}
-            Ok(None) if parent.exists() => {
+        if let Err(why) = &facts.parent {
+            return Protection::None(why.clone());
+        }
+        match self
+            .parent(Some(facts))
+            .map(|parent| (parent.read_cpu_idle(), parent.exists()))
+        {
+            Some((Ok(Some(true)), _)) => {}
+            Some((Ok(None), true)) => {
                 return Protection::None(
                     "this kernel has no idle groups (Linux 5.15 and newer have)".to_owned(),
                 );
             }
-            Ok(Some(false) | None) => return Protection::Lost,
-            Err(error) => return Protection::None(error.to_string()),
+            // The engine makes it with the first pilot.
+            Some((Ok(None), false)) if !facts.is_ours => return Protection::Prepared,
+            Some((Err(error), _)) => return Protection::None(error.to_string()),
+            Some((Ok(_), _)) | None => return Protection::Lost,
         }
         let running = own
             .iter()
@@ -124,13 +155,19 @@ impl Groups {
         let known: Vec<_> = running
             .filter_map(|pilot| Some((pilot, self.running.get(&pilot.id)?)))
             .collect();
+        let is_inside = |running: &Running| {
+            running
+                .group
+                .as_ref()
+                .is_some_and(|group| facts.parent_of(group).is_some())
+        };
         let is_outside =
-            |running: &Running| !running.in_parent && now - running.first_seen > FOUND_WITHIN;
+            |running: &Running| !is_inside(running) && now - running.first_seen > FOUND_WITHIN;
         match known.iter().find(|(_, running)| is_outside(running)) {
             Some((pilot, _)) => {
                 Protection::None(format!("{} does not run in the idle group", pilot.name))
             }
-            None if known.iter().any(|(_, running)| running.in_parent) => Protection::Verified,
+            None if known.iter().any(|(_, running)| is_inside(running)) => Protection::Verified,
             None => Protection::Prepared,
         }
     }
@@ -138,10 +175,10 @@ impl Groups {
     /// CPU seconds of all pilots so far: the parent group's counter where there is one, else what was counted pilot by
     /// pilot. `None`: pilots run whose use cannot be read.
     pub fn used_seconds(&mut self, facts: Option<&Facts>, now: f64) -> Option<f64> {
-        match facts.map(|facts| &facts.parent) {
-            Some(Ok(parent)) if parent.exists() => return parent.read_usage_seconds().ok(),
-            Some(Ok(_)) | None => return Some(0.0),
-            Some(Err(_)) => {}
+        match self.parent(facts) {
+            Some(parent) if parent.exists() => return parent.read_usage_seconds().ok(),
+            Some(_) => return Some(0.0),
+            None => {}
         }
         for running in self.running.values_mut() {
             // A group that is gone between the list and this look has ended: its last moments are not worth a gap.
@@ -156,10 +193,10 @@ impl Groups {
 
     /// Bytes that pilots use, without page cache.
     pub fn used_memory(&self, facts: Option<&Facts>) -> Option<u64> {
-        match facts.map(|facts| &facts.parent) {
-            Some(Ok(parent)) if parent.exists() => parent.read_memory_used().ok(),
-            Some(Ok(_)) | None => Some(0),
-            Some(Err(_)) => {
+        match self.parent(facts) {
+            Some(parent) if parent.exists() => parent.read_memory_used().ok(),
+            Some(_) => Some(0),
+            None => {
                 let read = |running: &Running| running.group.as_ref()?.read_memory_used().ok();
                 Some(self.running.values().filter_map(read).sum())
             }
@@ -168,15 +205,7 @@ impl Groups {
 }
 
 impl Running {
-    fn find(&mut self, root: &Path, facts: &Facts, pilot: &Pilot) {
-        let Some(layout) = facts.layout else { return };
-        let parent = facts.parent.is_ok().then(|| layout.parent_name());
-        self.group =
-            parent.and_then(|parent| find_container(root, layout, Some(parent), &pilot.id));
-        self.in_parent = self.group.is_some();
-        if self.group.is_none() {
-            self.group = find_container(root, layout, None, &pilot.id);
-        }
+    fn read_limits(&mut self, pilot: &Pilot) {
         self.counted = self.used_seconds().unwrap_or(0.0);
         let Some(group) = &self.group else { return };
         if let Ok(limits) = group.read_limits() {

@@ -2,7 +2,7 @@
 //! cannot be read is `None`. Changes nothing and decides nothing.
 
 pub mod facts;
-mod groups;
+pub mod groups;
 mod pilots;
 
 pub use pilots::read_pilot;
@@ -36,7 +36,7 @@ pub struct Observer {
     cpu: Option<CpuUse>,
     smooth: cpu::Smoothed,
     given_seconds: f64,
-    groups: Groups,
+    pub groups: Groups,
     /// The owner is short of CPU: it matters what each pilot gets.
     pub contended: bool,
 }
@@ -69,8 +69,7 @@ impl Observer {
         let read = |listed| read_pilot(listed, &self.site.instance, &self.site.boot_id);
         let mut pilots: Option<Vec<Pilot>> = list.map(|list| list.iter().map(read).collect());
         if let (Some(pilots), Some(facts)) = (&mut pilots, facts) {
-            self.groups
-                .look(&self.site.root, pilots, facts, self.contended, now);
+            self.groups.look(pilots, facts, self.contended, now);
         }
         let own: Vec<&Pilot> = pilots.iter().flatten().filter(|pilot| pilot.own).collect();
         seen.protection = self.groups.protection(facts, &own, now);

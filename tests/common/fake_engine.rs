@@ -70,6 +70,11 @@ pub struct Call {
     pub path: String,
 }
 
+/// Of a container's first process, as long as it runs.
+fn pid(id: &str) -> u32 {
+    1_000 + u32::from_str_radix(&id[id.len() - 6..], 16).unwrap_or(0)
+}
+
 /// The whole of it, to be looked at and changed by tests.
 pub struct World {
     pub containers: Vec<Container>,
@@ -287,6 +292,11 @@ impl World {
     }
 
     fn make_group(&self, id: &str) {
+        let line =
+            format!("4:cpu,cpuacct:/docker/{id}\n3:memory:/docker/{id}\n2:pids:/docker/{id}\n");
+        let process = self.root.join(format!("proc/{}", pid(id)));
+        fs::create_dir_all(&process).unwrap();
+        fs::write(process.join("cgroup"), line).unwrap();
         let host = self
             .find(id)
             .map(|container| container.body["HostConfig"].clone())
@@ -328,6 +338,7 @@ impl World {
 
     /// The processes go first, as they do in a kernel.
     fn remove_group(&self, id: &str) {
+        let _ = fs::remove_dir_all(self.root.join(format!("proc/{}", pid(id))));
         for dir in self.group_dirs(id).iter().filter(|dir| dir.is_dir()) {
             fs::write(dir.join("cgroup.procs"), "").unwrap();
         }
@@ -480,8 +491,9 @@ impl World {
             None => "0001-01-01T00:00:00Z".to_owned(),
         };
         let running = ["running", "paused"].contains(&container.state.as_str());
+        let pid = |id: &str| if running { pid(id) } else { 0 };
         let state = json!({
-            "Status": container.state, "Running": running, "Paused": container.state == "paused", "Pid": 0,
+            "Status": container.state, "Running": running, "Paused": container.state == "paused", "Pid": pid(id),
             "ExitCode": container.exit_code, "StartedAt": time(container.started), "FinishedAt": time(container.finished),
         });
         answer(
