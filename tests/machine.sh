@@ -14,7 +14,7 @@
 # PLANCTON_TEST_KERNEL: a directory with its kernel, linux or linux.xz, and test_power.ko; without it one is built from
 # Debian's source, once (about seven minutes on two cores). PLANCTON_MACHINE_CACHE: where kernel and disks are kept.
 # PLANCTON_MACHINE: the directory of one machine, that several may run. PLANCTON_MACHINE_PACKAGES: more of Debian's packages.
-# PLANCTON_MACHINE_MEMORY (2G), PLANCTON_MACHINE_CPUS (2): its size.
+# PLANCTON_MACHINE_MEMORY (3G), PLANCTON_MACHINE_CPUS (2): its size.
 # Inside, /host/test_power.ko is the battery (insmod, then /sys/module/test_power/parameters). There is no way out to a network.
 # Nothing can be timed there: CPU time is booked as system time, and a process starts several times slower than on hardware.
 set -euo pipefail
@@ -239,7 +239,7 @@ start() {
   # shellcheck disable=SC2016 # expanded by that shell
   setsid unshare -n sh -c 'ip link set lo up; ip link add vm0 type veth peer name vm1; ip addr add 10.77.0.1/24 dev vm0
     ip link set vm0 up; ip link set vm1 up; echo $$ >"$0/pid"; exec "$@"' "$machine" \
-    "$kernel/linux" "mem=${PLANCTON_MACHINE_MEMORY:-2G}" "ncpus=${PLANCTON_MACHINE_CPUS:-2}" seccomp=auto "uml_dir=$machine/uml" \
+    "$kernel/linux" "mem=${PLANCTON_MACHINE_MEMORY:-3G}" "ncpus=${PLANCTON_MACHINE_CPUS:-2}" seccomp=auto "uml_dir=$machine/uml" \
     "ubd0=$machine/written,$disk.img" root=/dev/ubda rw con=null con0=null,fd:1 "hostfs=$machine/share" \
     vec0:transport=raw,ifname=vm1 apparmor=1 security=apparmor "$@" </dev/null >"$machine/console" 2>&1 &
   child=$!

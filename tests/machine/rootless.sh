@@ -1,0 +1,144 @@
+#!/usr/bin/env bash
+# Inside of the machine: a volunteer's own daemon, the package's user unit, on their own rootless Docker, while the machine's
+# engine runs as well.
+#   rootless.sh PART…
+# shellcheck disable=SC2016 # words of jq's
+
+# shellcheck source=tests/machine/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+home=/home/volunteer
+run=/run/user/1000
+as=(runuser -u volunteer -- env "HOME=$home" "XDG_RUNTIME_DIR=$run" "DBUS_SESSION_BUS_ADDRESS=unix:path=$run/bus")
+config=$home/.config/plancton/config.toml
+
+own_docker() { "${as[@]}" docker -H "unix://$run/docker.sock" "$@"; }
+answers_the_volunteer() { own_docker version || { tail -n 1 /root/rootless; return 1; }; }
+own_containers() { own_docker ps -aq --no-trunc --filter label=io.plancton.instance; }
+user_systemctl() { "${as[@]}" systemctl --user "$@"; }
+
+part_engine() {
+  make_archive
+  loginctl enable-linger volunteer
+  becomes 15 test -S $run/bus >/dev/null
+  "${as[@]}" "PATH=/usr/share/docker.io/contrib:$PATH" dockerd-rootless-setuptool.sh install --skip-iptables >/root/rootless 2>&1
+  ok "rootless: Docker runs as the volunteer" becomes 30 answers_the_volunteer
+}
+
+part_use() {
+  apt-get -qq -y install $packages/first.deb >/dev/null 2>&1
+  "${as[@]}" mkdir -p ${config%/*}
+  configure worker
+  sed -i 's/^max = 2/max = 1/; s/^cpus = 0.8/cpus = 0.5/' $config
+  chown volunteer: $config
+  ok "rootless: the unit starts" user_systemctl -q enable --now plancton
+  ok "rootless: it takes the volunteer's own engine [5]" becomes 10 says --arg socket "$run/docker.sock" '.engine.socket == $socket and .engine.version != ""'
+  ok "rootless: so does check [5]" checks_own_engine
+  ok "rootless: a member of docker gets their own engine first [5]" member_checks_own_engine
+  as_told
+  ok "rootless: a pilot runs" becomes 40 says '.pilots | length == 1'
+  ok "rootless: its use is read [4]" becomes 20 says '(.pilots | length) == 1 and .cpus.pilots > 0 and .reason.code != "probing"'
+  ok "rootless: its memory is read [4]" says '.memory.pilots > 0'
+  ok "rootless: the memory limit holds" own_setting memory.max $((64 << 20))
+  ok "rootless: it runs at idle priority [8]" own_idle
+  ok "rootless: status says verified [8]" is_protected
+  owner
+  ok "rootless: snooze" "${as[@]}" plancton snooze 1h
+  ok "rootless: snooze pauses" becomes 10 all_paused
+  "${as[@]}" plancton resume >/dev/null
+  ok "rootless: resume" becomes 10 has_pilots 1
+}
+
+# With another engine than their own nothing further could be seen: then it is told.
+as_told() {
+  says --arg socket "$run/docker.sock" '.engine.socket == $socket' && return
+  printf '[engine]\nsocket = "%s/docker.sock"\n' $run >>$config
+  user_systemctl restart plancton
+}
+
+checks_own_engine() { "${as[@]}" plancton check | grep -E '^ok +engine.*26' || "${as[@]}" plancton check; }
+
+member_checks_own_engine() {
+  local words
+  usermod -aG docker volunteer
+  words=$("${as[@]}" plancton check 2>&1)
+  gpasswd -d volunteer docker >/dev/null
+  grep -q "engine.*$run/docker.sock" <<<"$words" || { grep engine <<<"$words"; return 1; }
+}
+
+own_group() {
+  local pid
+  pid=$(own_docker inspect -f '{{.State.Pid}}' "$(own_containers | head -n 1)") || return 1
+  echo "/sys/fs/cgroup$(sed -n 's/^0:://p' "/proc/$pid/cgroup")"
+}
+
+own_setting() {
+  local group
+  group=$(own_group) || return 1
+  same "$2" "$(cat "$group/$1")"
+}
+
+# Its group, or one above.
+own_idle() {
+  local group
+  group=$(own_group) || return 1
+  while [ "$group" != /sys/fs/cgroup ]; do
+    [ "$(cat "$group/cpu.idle" 2>/dev/null)" != 1 ] || return 0
+    group=${group%/*}
+  done
+  echo "no group above it is idle"
+  return 1
+}
+
+# Whether by pausing or by the kernel: the owner's programs get the cores.
+owner() {
+  local group before owners=0 pids=()
+  group=$(own_group) || { ok "rootless: the owner gets the cores [4]" own_group; return; }
+  before=$(used_ms "$group")
+  ok "rootless: the pilot works" becomes 10 has_used "$group" $((before + 200))
+  for _ in 1 2; do
+    sh -c 'while :; do :; done' &
+    pids+=($!)
+  done
+  ok "rootless: the owner is seen" becomes 10 says '.cpus.foreign > 1'
+  sleep 4
+  before=$(used_ms "$group")
+  sleep 4
+  owners=$(($(used_ms "$group") - before))
+  ok "rootless: the owner gets the cores: $owners ms of 4 s for the pilot [4]" test "$owners" -lt 400
+  kill "${pids[@]}"
+  wait "${pids[@]}" 2>/dev/null
+  ok "rootless: the pilot goes on after that" becomes 20 has_pilots 1
+}
+
+has_used() { [ "$(used_ms "$1")" -ge "$2" ]; }
+
+part_end() {
+  ok "rootless: stop" user_systemctl -q disable --now plancton
+  ok "rootless: purge" "${as[@]}" plancton purge
+  ok "rootless: nothing is left but the configuration" same "${config%/*}" \
+    "$(own_containers; own_docker images -q; find $home $run -name '*plancton*'; find /sys/fs/cgroup/user.slice -name '*plancton*')"
+  ok "rootless: the journal has no denial, no panic, no error" none_says 'denied|not permitted|panicked|^error' \
+    "$(journalctl --no-pager -q -o cat _SYSTEMD_USER_UNIT=plancton.service)"
+  delegation
+  apt-get -qq -y purge plancton >/dev/null 2>&1
+}
+
+# Without the cpu controller there is no idle priority for a volunteer: check says which drop-in brings it.
+delegation() {
+  mkdir -p /etc/systemd/system/user@.service.d
+  printf '[Service]\nDelegate=\nDelegate=pids memory\n' >/etc/systemd/system/user@.service.d/test.conf
+  systemctl daemon-reload
+  systemctl restart user@1000.service
+  becomes 20 own_docker version >/dev/null
+  ok "rootless: check says what is not delegated, and the drop-in [8]" names_the_drop_in
+}
+
+names_the_drop_in() {
+  local words
+  words=$("${as[@]}" plancton check 2>&1)
+  grep -q 'Delegate=' <<<"$words" || { grep -iE 'protection|engine' <<<"$words" | tail -n 1; return 1; }
+}
+
+for part in "$@"; do "part_$part"; done
+echo end
