@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # All tests with one command: formats, lints, unit and black-box tests, then the live ones against a real engine.
-#   tests/run.sh [--without-engine] [NAME…]      NAME: only tests/NAME.rs
+#   tests/run.sh [--without-engine] [--without-machine] [NAME…]      NAME: only tests/NAME.rs, or "machine"
 # Starts what the live tests need and stops what it started. What cannot run here is named, with the reason, and
 # counted as skipped. Live are tests/live*.rs, tests/engine*.rs and files with a line "// needs: engine" (or
 # "registry", which brings the engine along, "influxdb", "victoriametrics"; "browser", "minisign" and "openssl" are no engine); "// threads: N"
-# sets how many tests of a file run at once (2).
+# sets how many tests of a file run at once (2). "machine" is tests/machine-test.sh: the package on a machine of its own.
 # At the end every failure is named once more; the last line is "N passed, N failed, N skipped"; the exit code is 0 only
 # if nothing failed.
 set -euo pipefail
@@ -19,6 +19,8 @@ limit=600 # seconds that each call of cargo may take
 passed=0 failed=0 skipped=0
 failures=()
 without_engine=no
+without_machine=no
+machine_limit=2400 # seconds, with a first build of the package and of the machine's kernel in them
 only=()
 
 trap stop_all EXIT
@@ -126,6 +128,25 @@ why_no_engine() {
   fi
 }
 
+# Adds what machine-test.sh counts.
+machine_tests() {
+  local log=$TEST_TMP/machine.log status=0 counts line
+  title "machine"
+  if [ "$without_machine" = yes ]; then
+    skip "$(cat tests/machine/{system,rootless}.sh | grep -cE '^ *ok "')" "machine" "left out with --without-machine"
+    return 0
+  fi
+  timeout -k 10 "$machine_limit" tests/machine-test.sh 2>&1 | tee "$log" || status=$?
+  if ! read -r -a counts < <(sed -nE '$s/^([0-9]+) passed, ([0-9]+) failed, ([0-9]+) skipped$/\1 \2 \3/p' "$log"); then
+    fail "machine ended with exit code $status and counted nothing (124: it took longer than $machine_limit s)"
+    return 0
+  fi
+  passed=$((passed + counts[0])) failed=$((failed + counts[1])) skipped=$((skipped + counts[2]))
+  while read -r line; do
+    failures+=("machine: $line")
+  done < <(sed -n 's/^FAILED //p' "$log")
+}
+
 plancton_containers() {
   api GET '/containers/json?all=1&filters=%7B%22label%22%3A%5B%22io.plancton.instance%22%5D%7D' | grep -oE '"Id":"[0-9a-f]+"' | sort || true
 }
@@ -168,21 +189,25 @@ live_tests() {
 while [ $# -gt 0 ]; do
   case $1 in
   --without-engine) without_engine=yes ;;
+  --without-machine) without_machine=yes ;;
   -*)
     sed -n '2,9s/^# //p' "${BASH_SOURCE[0]}" >&2
     exit 64
     ;;
   *)
-    [ -e "tests/$1.rs" ] || { echo "tests/$1.rs: no such file" >&2; exit 64; }
+    [ "$1" = machine ] || [ -e "tests/$1.rs" ] || { echo "tests/$1.rs: no such file" >&2; exit 64; }
     only+=("$1")
     ;;
   esac
   shift
 done
 
+wants_machine() { [ "${#only[@]}" = 0 ] || [[ " ${only[*]} " == *" machine "* ]]; }
+
 [ "${#only[@]}" -gt 0 ] || static_checks
-title "build of the tests"
-if timeout -k 10 "$limit" cargo test --locked --no-run; then
+if [ "${only[*]}" = machine ]; then
+  : # nothing of cargo's
+elif title "build of the tests" && timeout -k 10 "$limit" cargo test --locked --no-run; then
   [ "${#only[@]}" -gt 0 ] || cargo_test "unit tests" --bins
   for name in $(test_files black-box); do
     without=''
@@ -197,6 +222,7 @@ if timeout -k 10 "$limit" cargo test --locked --no-run; then
 else
   fail "the tests do not build, so none ran"
 fi
+! wants_machine || machine_tests
 
 title "end"
 engine_report

@@ -4,8 +4,8 @@
 #   rootless.sh PART…
 # shellcheck disable=SC2016 # words of jq's
 
-# shellcheck source=tests/machine/lib.sh
-. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+# shellcheck source=tests/machine/inside.sh
+. "$(dirname "${BASH_SOURCE[0]}")/inside.sh"
 
 home=/home/volunteer
 run=/run/user/1000
@@ -46,7 +46,7 @@ part_use() {
   ok "rootless: snooze" "${as[@]}" plancton snooze 1h
   ok "rootless: snooze pauses" becomes 10 all_paused
   "${as[@]}" plancton resume >/dev/null
-  ok "rootless: resume" becomes 10 has_pilots 1
+  ok "rootless: resume [4]" becomes 10 has_pilots 1
 }
 
 # With another engine than their own nothing further could be seen: then it is told.
@@ -108,7 +108,7 @@ owner() {
   ok "rootless: the owner gets the cores: $owners ms of 4 s for the pilot [4]" test "$owners" -lt 400
   kill "${pids[@]}"
   wait "${pids[@]}" 2>/dev/null
-  ok "rootless: the pilot goes on after that" becomes 20 has_pilots 1
+  ok "rootless: the pilot goes on after that [4]" becomes 20 has_pilots 1
 }
 
 has_used() { [ "$(used_ms "$1")" -ge "$2" ]; }
@@ -118,7 +118,7 @@ part_end() {
   ok "rootless: purge" "${as[@]}" plancton purge
   ok "rootless: nothing is left but the configuration" same "${config%/*}" \
     "$(own_containers; own_docker images -q; find $home $run -name '*plancton*'; find /sys/fs/cgroup/user.slice -name '*plancton*')"
-  ok "rootless: the journal has no denial, no panic, no error" none_says 'denied|not permitted|panicked|^error' \
+  ok "rootless: the journal has no denial, no panic, no error [5]" none_says 'denied|not permitted|panicked|^error' \
     "$(journalctl --no-pager -q -o cat _SYSTEMD_USER_UNIT=plancton.service)"
   delegation
   apt-get -qq -y purge plancton >/dev/null 2>&1

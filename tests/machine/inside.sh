@@ -157,6 +157,17 @@ configure() {
   } >"$config"
 }
 
+# anew CLASS…: pilots of these classes alone.
+anew() {
+  configure
+  systemctl reload plancton.service
+  becomes 5 is_reason no-pilot >/dev/null
+  containers | xargs -r docker rm -fv >/dev/null
+  becomes 10 says '.pilots == []' >/dev/null
+  configure "$@"
+  systemctl reload plancton.service
+}
+
 class_sleeper() { # wants next to nothing
   cat <<TOML
 [[pilot]]
@@ -221,7 +232,7 @@ TOML
 # Everything that Plancton could leave behind, a line each.
 snapshot() {
   find / -xdev \( -path /proc -o -path /sys -o -path /tmp -o -path /run -o -path /dev -o -path /host -o -path /root -o -path /srv -o -path /var/log -o -path /var/cache \
-    -o -path /var/tmp -o -path /var/lib/dpkg -o -path /var/lib/docker -o -path /var/lib/containerd -o -path /var/lib/systemd -o -path /var/lib/apt -o -path '/etc/*-' \) -prune \
+    -o -path /var/tmp -o -path /var/lib/dpkg -o -path /var/lib/rpm -o -path /var/lib/dnf -o -path /var/lib/docker -o -path /var/lib/containerd -o -path /var/lib/systemd -o -path /var/lib/apt -o -path '/etc/*-' \) -prune \
     -o -printf '%y %m %u:%g %l %p\n' | sort
   find /run /tmp /var/tmp /var/lib/systemd -path '*plancton*' -not -path '/run/systemd/journal/*'
   sort /etc/passwd /etc/group /etc/gshadow
