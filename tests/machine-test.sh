@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# The package on a machine as its users have it: machine.sh boots one, then tests/machine/system.sh takes the .deb and its unit
-# through its life on Docker, with a power loss and a reboot, and tests/machine/rootless.sh the user unit on rootless Docker.
+# The package on machines as its users have them: machine.sh boots three, side by side. On two of them tests/machine/system.sh takes
+# the .deb and its unit through their life on Docker, with a power loss, a reboot and a purge; on the third that is beside
+# tests/machine/rootless.sh, a user unit on rootless Docker.
 #   tests/machine-test.sh [--binary FILE] [STEP…]
 #     --binary FILE   a static binary for the package (else packaging/build-static.sh makes it)
-#     STEP            only these, after what they need: try use commands owner change disk member power end rootless
+#     STEP            only these, after what they need: try use owner | change power end | commands disk member rootless
 # Every check is a line "ok NAME", "FAILED NAME: why" or "skipped NAME: why"; the last line counts them. Where there can be no
 # such machine, all of them are skipped, with the reason. Four minutes, once the machine is prepared and the package built.
 set -euo pipefail
@@ -13,15 +14,13 @@ set -euo pipefail
 cd "$repository"
 exec </dev/null
 
-steps=(try use commands owner change disk member power end rootless)
+steps=(try use owner change power end commands disk member rootless)
 binary='' only=()
 
 usage() {
-  sed -n '2,8s/^# //p' "${BASH_SOURCE[0]}" >&2
+  sed -n '2,9s/^# //p' "${BASH_SOURCE[0]}" >&2
   exit 64
 }
-
-wanted() { [ "${#only[@]}" = 0 ] || [[ " ${only[*]} " == *" $1 "* ]]; }
 
 # Two of them, with no rpmbuild in sight, as most who have a Debian build them.
 build_packages() {
@@ -36,32 +35,40 @@ build_packages() {
   mv "$TEST_TMP"/packages/plancton_*-2_*.deb "$TEST_TMP/packages/next.deb"
 }
 
-power() {
-  part system before
-  "$machine" crash
-  boot "boot after the power loss" || return 0
-  part system crashed
-  part system before
-  "$machine" stop
-  boot "boot after a clean end" || return 0
-  part system rebooted
-}
+# ---- three lives ----
 
-run_system() {
+is_wanted() { [ "${#only[@]}" = 0 ] || [[ " ${only[*]} " == *" $1 "* ]]; }
+
+run_steps() { # run_steps STEP…: those that are wanted
   local step
   part system install
-  for step in "${steps[@]}"; do
-    if [ "$step" = rootless ] || ! wanted "$step"; then
+  for step; do
+    if ! is_wanted "$step"; then
       continue
-    elif [ "$step" = power ]; then
-      power
+    elif declare -F "step_$step" >/dev/null; then
+      "step_$step"
     else
       part system "$step"
     fi
   done
 }
 
-run_rootless() {
+owner_life() { run_steps try use owner; }
+package_life() { run_steps change power end; }
+user_life() { run_steps commands disk member rootless; }
+
+step_power() {
+  part system before
+  "$machine" crash
+  boot "crash: boot" || return 0
+  part system crashed
+  part system before
+  "$machine" stop
+  boot "reboot: boot" || return 0
+  part system rebooted
+}
+
+step_rootless() {
   local step
   for step in engine use end; do part rootless "$step"; done
 }
@@ -83,10 +90,9 @@ done
 skip_without_machine system rootless
 "$machine" prepare
 build_packages
-"$machine" copy "$repository/tests/machine" "$TEST_TMP/packages"
 SECONDS=0
-if boot "boot"; then
-  [ "${only[*]}" = rootless ] || run_system
-  ! wanted rootless || run_rootless
-fi
+if is_wanted try || is_wanted use || is_wanted owner; then life owner owner_life; fi
+if is_wanted change || is_wanted power || is_wanted end; then life package package_life; fi
+if is_wanted commands || is_wanted disk || is_wanted member || is_wanted rootless; then life user user_life; fi
+all_lives
 result

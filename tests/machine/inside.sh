@@ -25,7 +25,9 @@ last() {
   printf '%.300s' "${line:-it said nothing}"
 }
 
-not() { ! "$@"; }
+not() {
+  ! "$@" || { echo "it succeeded"; return 1; }
+}
 
 # becomes SECONDS COMMAND…: polls until it holds; after that time the daemon's own words say why not.
 becomes() {
@@ -88,6 +90,10 @@ none_says() { # none_says PATTERN TEXT: no line of it matches
 # ---- the engine ----
 
 containers() { docker ps -aq --no-trunc --filter label=io.plancton.instance | sort; }
+engine_again() { # systemd counts restarts, and we are not in a loop
+  systemctl reset-failed docker.service docker.socket 2>/dev/null
+  systemctl restart docker.service
+}
 engine_answers() { docker version >/dev/null 2>&1; }
 
 # The group of a class's first pilot, as the kernel says it.
@@ -147,11 +153,11 @@ make_archive() (
   rm -r $tree
 )
 
-# configure CLASS…: the configuration with these classes. Its other keys are in share, owner and loop: further lines of each table.
+# configure CLASS…: the configuration with these classes. memory: what is reserved of it; share, owner: further lines of these tables.
 configure() {
   local class
   {
-    printf '[loop]\ninterval = "1s"\n[share]\ncpus = 2\nreserve-memory = "128MiB"\n%s\n' "${share:-reserve-disk = \"64MiB\"}"
+    printf '[loop]\ninterval = "1s"\n[share]\ncpus = 2\nreserve-memory = "%s"\n%s\n' "${memory:-128MiB}" "${share:-reserve-disk = \"64MiB\"}"
     printf '[owner]\nbusy-for = "2s"\ncalm-for = "1s"\n%s\n' "${owner:-}"
     for class in "$@"; do "class_$class"; done
   } >"$config"
@@ -194,7 +200,7 @@ class_worker() { # wants all that it can get
 name = "worker"
 image = "builtin"
 command = ["pilot", "--for", "1h"]
-cpus = 0.8
+cpus = 0.6
 memory = "64MiB"
 pids = 32
 network = "none"

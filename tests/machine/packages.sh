@@ -66,9 +66,9 @@ part_rpm() {
   usermod -aG plancton volunteer
   ok "rpm: reload" systemctl reload plancton
   ok "rpm: pilots run" becomes 60 has_pilots 2
-  ok "rpm: drain by a member of the group" runuser -u volunteer -- plancton drain
+  ok "rpm: drain by a member of the group" runuser -u volunteer -- env -u XDG_RUNTIME_DIR plancton drain
   ok "rpm: it drains" becomes 5 is_state draining
-  runuser -u volunteer -- plancton resume >/dev/null
+  runuser -u volunteer -- env -u XDG_RUNTIME_DIR plancton resume >/dev/null
   becomes 5 is_state active >/dev/null
   before=$(ids) pid=$(main_pid)
   ok "rpm: upgrade" offline_dnf upgrade $packages/plancton-*-2.*.rpm
@@ -129,13 +129,15 @@ plays() { # plays PATTERN [OPTION]: that the playbook says this
 # ---- OpenRC: processes and mounts in which no systemd is seen, and an engine that makes its groups itself ----
 
 part_openrc() {
+  # its package conflicts with systemd's init, which runs here beside it
+  dpkg -i --force-depends $packages/openrc/*.deb >/dev/null 2>&1
   echo '{ "exec-opts": ["native.cgroupdriver=cgroupfs"] }' >/etc/docker/daemon.json
-  systemctl restart docker.service
+  engine_again
   becomes 20 engine_answers >/dev/null
   unshare -m -p -f --mount-proc --propagation private sh -c 'mount -t tmpfs tmpfs /run/systemd; exec bash "$0" openrc_box' "${BASH_SOURCE[0]}" | grep -v '^end$'
   rm /etc/docker/daemon.json
   systemctl daemon-reload
-  systemctl restart docker.service
+  engine_again
 }
 
 part_openrc_box() {

@@ -29,7 +29,7 @@ part_use() {
   apt-get -qq -y install $packages/first.deb >/dev/null 2>&1
   "${as[@]}" mkdir -p ${config%/*}
   configure worker
-  sed -i 's/^max = 2/max = 1/; s/^cpus = 0.8/cpus = 0.5/' $config
+  sed -i 's/^max = 2/max = 1/' $config
   chown volunteer: $config
   ok "rootless: the unit starts" user_systemctl -q enable --now plancton
   ok "rootless: it takes the volunteer's own engine [5]" becomes 10 says --arg socket "$run/docker.sock" '.engine.socket == $socket and .engine.version != ""'
