@@ -39,10 +39,10 @@ build_packages() {
 
 is_wanted() { [ "${#only[@]}" = 0 ] || [[ " ${only[*]} " == *" $1 "* ]]; }
 
-run_steps() { # run_steps STEP…: those that are wanted
+run_steps() { # run_steps FIRST STEP…: those that are wanted, after the first
   local step
-  part system install
-  for step; do
+  part system "$1"
+  for step in "${@:2}"; do
     if ! is_wanted "$step"; then
       continue
     elif declare -F "step_$step" >/dev/null; then
@@ -53,9 +53,9 @@ run_steps() { # run_steps STEP…: those that are wanted
   done
 }
 
-owner_life() { run_steps try use owner; }
-package_life() { run_steps change power end; }
-user_life() { run_steps commands disk member rootless; }
+owner_life() { run_steps begin try use owner; }
+package_life() { run_steps install change power end; }
+user_life() { run_steps begin commands disk member rootless; }
 
 step_power() {
   part system before

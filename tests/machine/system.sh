@@ -12,12 +12,18 @@ as_member() { runuser -u volunteer -- env -u XDG_RUNTIME_DIR HOME=/home/voluntee
 
 # ---- install, check, try ----
 
+# For a life that begins with another subject.
+part_begin() {
+  make_archive
+  dpkg -i $packages/first.deb >/dev/null 2>&1
+  usermod -aG plancton volunteer
+  ok "begin: the daemon runs" becomes 10 is_up
+}
+
 part_install() {
   local began
   began=$(date +%s)
   make_archive
-  # the built-in pilot's folder and the engine's own are there before: neither is what is looked for
-  docker info >/dev/null
   snapshot >/root/before 2>/dev/null
   ok "install: apt takes the package" apt-get -qq -y install $packages/first.deb
   ok "install: the daemon runs" becomes 5 is_up
@@ -157,6 +163,8 @@ try_beside() {
 # ---- the owner's needs ----
 
 part_owner() {
+  anew sleepers
+  ok "owner: two pilots that want little" becomes 40 has_pilots 2
   battery
   memory=2GiB anew worker
   ok "owner: two pilots that take what they get" becomes 40 has_pilots_of worker 2
@@ -414,7 +422,9 @@ part_member() {
   ok "member: nothing is left but the configuration" same $own "$(find /home/volunteer -name '*plancton*')"
   as=()
   rm -r /home/volunteer/.config /home/volunteer/.local 2>/dev/null
-  gpasswd -q -d volunteer docker >/dev/null
+  gpasswd -d volunteer docker >/dev/null
+  loginctl disable-linger volunteer
+  systemctl stop user@1000.service
   until [ $((SECONDS - stopped)) -ge 33 ]; do sleep 1; done
   ok "silent: status of a daemon that stands still says so [9]" grep -qi 'not answer' <<<"$(plancton status 2>&1)"
   ok "silent: health fails [9]" not plancton health
