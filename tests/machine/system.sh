@@ -442,8 +442,7 @@ in_slice() {
 # ---- the end ----
 
 part_end() {
-  configure sleeper
-  systemctl reload plancton
+  anew sleeper
   becomes 40 has_pilots 1 >/dev/null
   ok "end: the journal has no denial, no panic, no error [1]" none_says 'denied|not permitted|read-only file system|panicked|^error' "$(journal 0)"
   configure sleeper
