@@ -3,7 +3,7 @@
 # is watched, removed and back again, the .rpm goes from installation over upgrade and reboot to removal, then the Ansible role
 # with both, and OpenRC. What the .deb does on a machine with systemd is machine-test.sh, which is part of run.sh; this is not.
 #   tests/packages.sh [--binary FILE]     FILE: a static binary (else packaging/build-static.sh makes it)
-# Every check is a line "ok NAME", "FAILED NAME: why" or "skipped NAME: why"; the last line counts them. About four minutes,
+# Every check is a line "ok NAME", "FAILED NAME: why" or "skipped NAME: why"; the last line counts them. About five minutes,
 # the first time some more: the machine's disk is made, and rpmbuild is installed where it is missing.
 set -euo pipefail
 
@@ -32,7 +32,7 @@ build_packages() {
   done
   make_stand_in
   mkdir "$TEST_TMP/packages/openrc"
-  (cd "$TEST_TMP/packages/openrc" && apt-get -qq download openrc librc1 libeinfo1)
+  (cd "$TEST_TMP/packages/openrc" && apt-get -qq -o APT::Sandbox::User=root download openrc librc1 libeinfo1)
   mv "$TEST_TMP"/packages/plancton_*-1_*.deb "$TEST_TMP/packages/first.deb"
   mv "$TEST_TMP"/packages/plancton_*-2_*.deb "$TEST_TMP/packages/next.deb"
 }

@@ -56,14 +56,18 @@ as_told() {
   user_systemctl restart plancton
 }
 
-checks_own_engine() { "${as[@]}" plancton check | grep -E '^ok +engine.*26' || "${as[@]}" plancton check; }
+names_own_engine() { # names_own_engine WORDS: of check
+  grep -E "^ok +engine.*$run/docker.sock" <<<"$1" || { grep -E '^(BAD|note) +engine' <<<"$1"; return 1; }
+}
+
+checks_own_engine() { names_own_engine "$("${as[@]}" plancton check 2>&1)"; }
 
 member_checks_own_engine() {
   local words
   usermod -aG docker volunteer
   words=$("${as[@]}" plancton check 2>&1)
   gpasswd -d volunteer docker >/dev/null
-  grep -q "engine.*$run/docker.sock" <<<"$words" || { grep engine <<<"$words"; return 1; }
+  names_own_engine "$words"
 }
 
 own_group() {
