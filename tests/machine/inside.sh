@@ -29,13 +29,14 @@ not() {
   ! "$@" || { echo "it succeeded"; return 1; }
 }
 
-# becomes SECONDS COMMAND…: polls until it holds; after that time the daemon's own words say why not.
+# becomes SECONDS COMMAND…: polls until it holds; after that time the daemon's own words say why not. Looking is the owner's
+# load, and starting a process costs much in here: no oftener than this.
 becomes() {
   local end=$((SECONDS + $1)) seconds=$1
   shift
   until "$@" >/dev/null 2>&1; do
     [ "$SECONDS" -lt "$end" ] || { echo "not within $seconds s; $(brief)"; return 1; }
-    sleep 0.2
+    sleep 0.4
   done
 }
 
@@ -45,7 +46,7 @@ stays() {
   shift
   while [ "$SECONDS" -lt "$end" ]; do
     "$@" || return 1
-    sleep 0.2
+    sleep 0.4
   done
 }
 
@@ -220,7 +221,7 @@ name = "handed"
 image = "$image"
 image-archive = "$archive"
 command = ["sh", "-c", "cat /run/secrets/proof; stat -c '%u %a' /run/secrets/proof; df -P /scratch | cat; touch /scratch/written && echo written; sleep 3600"]
-cpus = 0.3
+cpus = 0.1
 memory = "48MiB"
 swap = "0"
 pids = 40
