@@ -6,8 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// A size in bytes; written and read as `512MiB`, `2GiB`, `10GB`, `0`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Bytes(pub u64);
 
 /// Longest first, so that `MiB` is not read as `B`.

@@ -95,7 +95,7 @@ fn copy_all(run: &Path, pilot: &str, class: &PilotClass, to: Recipient) -> Resul
             false => Fault::Refused(format!("{error}; see to `files` of this class")),
         })?;
         let copy = copy_path(run, pilot, index);
-        let written = write_copy(&copy, &content, file.mode, to);
+        let written = write_copy(&copy, &content, file.mode.0, to);
         written.map_err(|error| refused(&copy, &error))?;
     }
     Ok(())
@@ -154,9 +154,9 @@ mod tests {
 
     #[test]
     fn recipients() {
-        let class = |user: &str, host_config| PilotClass {
+        let class = |user: &str, host_config: &serde_json::Value| PilotClass {
             user: user.to_owned(),
-            host_config,
+            host_config: host_config.as_object().cloned().unwrap_or_default(),
             ..PilotClass::default()
         };
         let (none, host) = (
@@ -184,7 +184,7 @@ mod tests {
             ("nobody", &none, None, true, (None, None, false)),
             ("1000:7", &none, None, false, (None, None, true)),
         ] {
-            let found = Recipient::of(&class(user, host_config.clone()), shift, is_root);
+            let found = Recipient::of(&class(user, host_config), shift, is_root);
             assert_eq!(
                 (found.user, found.group, found.is_hidden),
                 expected,

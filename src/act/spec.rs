@@ -138,7 +138,7 @@ fn host_config(launch: &Launch) -> Value {
         set["CpusetCpus"] = json!(launch.config.share.cpuset);
     }
     // The raw part first: what Plancton sets itself can't be overridden by it.
-    let mut map: Map<String, Value> = class.host_config.as_object().cloned().unwrap_or_default();
+    let mut map = class.host_config.clone();
     let options = map.get("SecurityOpt").and_then(Value::as_array).cloned();
     let mut options = options.unwrap_or_default();
     options.push(json!("no-new-privileges"));

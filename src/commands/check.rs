@@ -330,18 +330,15 @@ fn target(target: &Influx) -> Finding {
 fn joined(seen: &Seen) -> Option<Vec<Finding>> {
     let joined = remote::read_joined(&seen.context.dirs.state)?;
     let url = &joined.url;
-    let read = remote::fetch(&joined, &seen.config.allow).and_then(|fetched| {
-        let read = remote::read(&fetched.text, url, &seen.config);
-        read.map_err(|problems| problems.join("; "))
-    });
-    Some(match read {
+    let fetched = remote::fetch(&joined, &seen.config);
+    Some(match fetched.map(|fetched| fetched.remote) {
         Err(why) => vec![(
             BAD,
             format!("{url}: {why}; what was accepted last stays in force"),
         )],
-        Ok(offer) => {
-            let text = format!("{url}: classes for this machine: {}", offer.pilots.len());
-            let refused = offer.refused.into_iter().map(|why| (Note, why));
+        Ok(remote) => {
+            let text = format!("{url}: classes for this machine: {}", remote.pilots.len());
+            let refused = remote.refused.into_iter().map(|why| (Note, why));
             std::iter::once((Good, text)).chain(refused).collect()
         }
     })

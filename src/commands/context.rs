@@ -5,7 +5,6 @@ use crate::act::builtin;
 use crate::cli::Options;
 use crate::config::{self, Config};
 use crate::engine::Engine;
-use crate::host::files;
 use crate::report::Status;
 use crate::site::Site;
 use crate::state::{self, Dirs, Probe};
@@ -83,22 +82,6 @@ pub fn is_running(run: &Path) -> bool {
     }
 }
 
-/// As of [`config::parse`], or why the file cannot be read.
-pub fn read_config(file: &Path) -> Result<Config, String> {
-    let bytes = files::read(file, 1 << 20).map_err(|error| {
-        let more = if error.is_missing() {
-            "; write one (`plancton config --default` is a beginning), or leave --config out"
-        } else {
-            ""
-        };
-        format!("{error}{more}")
-    })?;
-    let name = file.display().to_string();
-    let text = String::from_utf8(bytes)
-        .map_err(|_| format!("{name}: it is not UTF-8 text; save it as that"))?;
-    config::parse(&text, &name).map_err(|problems| problems.join("\n"))
-}
-
 pub struct Context {
     pub options: Options,
     pub dirs: Dirs,
@@ -134,7 +117,7 @@ impl Context {
     }
 
     pub fn config(&self) -> Result<Config, Failure> {
-        match self.config_file().map(read_config) {
+        match self.config_file().map(config::load) {
             None => Ok(Config::default()),
             Some(Ok(config)) => Ok(config),
             Some(Err(problems)) => Err(Failure(Exit::Configuration, problems)),
@@ -143,7 +126,7 @@ impl Context {
 
     pub fn engine(&self, config: &Config) -> Result<Arc<Engine>, Failure> {
         let socket = self.socket(config)?;
-        Ok(Arc::new(Engine::new(socket, config.engine.timeout)))
+        Ok(Arc::new(Engine::new(socket, *config.engine.timeout)))
     }
 
     /// --engine, then the configuration, then DOCKER_HOST, then the first of the usual sockets that may be used: a user's

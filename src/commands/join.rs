@@ -3,8 +3,8 @@
 
 use super::context::{Context, Done, Failure, say};
 use super::run;
-use crate::config::Offer;
-use crate::remote::{self, Joined};
+use crate::config::RemoteConfig;
+use crate::remote::{self, Fetched, Joined};
 use crate::units::{Exit, clean_line};
 use rustix::process::Signal;
 use std::io::IsTerminal;
@@ -17,7 +17,11 @@ pub fn join(context: &Context) -> Done {
     let url = context.argument().unwrap_or_default();
     let before = remote::read_joined(state).filter(|before| before.url == url);
     let before = before.unwrap_or_default();
-    let key = context.options.key.clone().unwrap_or(before.key);
+    let key = context
+        .options
+        .key
+        .clone()
+        .unwrap_or_else(|| before.key.clone());
     let usage = |why| Failure(Exit::Usage, why);
     remote::check_url(&url, &config.allow).map_err(usage)?;
     if !key.is_empty() {
@@ -29,28 +33,27 @@ pub fn join(context: &Context) -> Done {
         ..Joined::default()
     };
     let url = &joined.url;
-    let fetched = remote::fetch(&joined, &config.allow);
-    let text = fetched
-        .map_err(|why| format!("{url}: {why}; nothing was joined"))?
-        .text;
-    let offer = remote::read(&text, url, &config);
-    let offer = offer.map_err(|problems| clean(&problems) + "nothing was joined")?;
-    say(&format!("{url} ({})\n", remote::hash(&text)))?;
-    describe(&offer)?;
+    let fetched = remote::fetch(&joined, &config);
+    let fetched = fetched.map_err(|why| {
+        let why = clean_line(&why, LINE);
+        format!("{url}: {why}; nothing was joined")
+    })?;
+    say(&format!("{url} ({})\n", remote::hash(&fetched.text)))?;
+    describe(&fetched.remote)?;
     if !before.accepted.is_empty() {
-        list("New in it", &offer.unaccepted(&before.accepted))?;
+        list("New in it", &before.beyond(&fetched.remote))?;
     }
     if !context.options.yes {
         ask()?;
     }
-    joined.accepted = offer.asks;
-    consent(context, &joined, &text).map_err(|failure| as_root(context, failure))
+    joined.accepted.clone_from(&fetched.remote.permissions);
+    consent(context, &joined, fetched).map_err(|failure| as_root(context, failure))
 }
 
-fn consent(context: &Context, joined: &Joined, text: &str) -> Done {
+fn consent(context: &Context, joined: &Joined, fetched: Fetched) -> Done {
     context.prepare()?;
     remote::write_joined(&context.dirs.state, joined)?;
-    remote::put_in_force(&context.dirs.state, text)?;
+    remote::put_in_force(&context.dirs.state, fetched)?;
     let daemon = match run::signal(&context.dirs.run, Signal::HUP) {
         true => "the daemon takes it over now",
         false => "`plancton start` starts the daemon",
@@ -102,16 +105,16 @@ fn ask() -> Done {
 }
 
 /// All that a consent is about.
-fn describe(offer: &Offer) -> Done {
-    let pilots = offer.pilots.iter().map(|pilot| {
+fn describe(remote: &RemoteConfig) -> Done {
+    let pilots = remote.pilots.iter().map(|pilot| {
         let (name, image) = (&pilot.name, &pilot.image);
         format!("'{name}': {image}, {} cores, {}", pilot.cpus, pilot.memory)
     });
-    list("It asks for", &offer.asks)?;
-    list("It gets, because your [allow] names it", &offer.granted)?;
-    list("It does not get", &offer.refused)?;
+    list("It asks for", &remote.permissions)?;
+    list("It gets, because your [allow] names it", &remote.granted)?;
+    list("It does not get", &remote.refused)?;
     list("Its pilots", &pilots.collect::<Vec<_>>())?;
-    list("It makes this machine give less", &offer.lowered())?;
+    list("It makes this machine give less", &remote.lowered)?;
     say(
         "\nYour [share] and [owner] hold for its pilots as for any others. They are told this machine's name and their limits.\n",
     )
@@ -125,11 +128,4 @@ fn list(title: &str, lines: &[String]) -> Done {
     lines
         .iter()
         .try_for_each(|line| say(&format!("  - {}\n", clean_line(line, LINE))))
-}
-
-fn clean(lines: &[String]) -> String {
-    lines
-        .iter()
-        .map(|line| clean_line(line, LINE) + "\n")
-        .collect()
 }

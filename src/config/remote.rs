@@ -1,10 +1,10 @@
-//! A configuration from elsewhere, under the owner's consent: what it may bring, what it is asked to be accepted for, and
+//! A configuration from elsewhere, under the owner's consent: what it may bring, what the owner has to permit for it, and
 //! what is refused. It adds pilots and metrics targets and can make the machine give less, never more. Pure.
 
-use super::keys::{Allow, Influx, Owner, PilotClass, Section, Share};
-use super::values::{Auto, Image, OnBattery};
-use super::when::Hours;
-use super::{Config, When, read};
+use super::keys::{Allow, Influx, Owner, PilotClass, Share, When};
+use super::values::{Auto, Image, Mount, OnBattery};
+use super::{Config, parse};
+use toml::{Table, Value};
 
 /// Every target has a queue of its own in memory, and every class is looked at in each tick.
 const MOST_PILOTS: usize = 32;
@@ -25,21 +25,23 @@ const LOWERED: [&str; 8] = [
 
 /// What a remote configuration comes to on this machine.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Offer {
+pub struct RemoteConfig {
     rules: Vec<When>,
+    /// By what the machine gives less, one line each.
+    pub lowered: Vec<String>,
     pub pilots: Vec<PilotClass>,
     pub influxdb: Vec<Influx>,
-    /// What the owner has to accept, one line each, sorted.
-    pub asks: Vec<String>,
+    /// What the owner has to permit, one line each, sorted.
+    pub permissions: Vec<String>,
     /// What it gets because [allow] names it.
     pub granted: Vec<String>,
     /// What it does not get, and why.
     pub refused: Vec<String>,
 }
 
-/// Errors: as of [`super::parse`], or too much of something.
-pub fn read_offer(text: &str, url: &str, local: &Config) -> Result<Offer, Vec<String>> {
-    let (config, given) = read(text, url)?;
+/// Errors: as of [`parse`], or too much of something.
+pub fn read_remote(text: &str, url: &str, local: &Config) -> Result<RemoteConfig, Vec<String>> {
+    let config = parse(text, url)?;
     for (count, most, what) in [
         (config.pilots.len(), MOST_PILOTS, "[[pilot]]"),
         (config.influxdb.len(), MOST_TARGETS, "[[influxdb]]"),
@@ -51,293 +53,241 @@ pub fn read_offer(text: &str, url: &str, local: &Config) -> Result<Offer, Vec<St
             )]);
         }
     }
-    let mut offer = Offer::default();
-    let always = When {
-        hours: Hours::always(),
-        keys: given,
-        share: config.share,
-        owner: config.owner,
-    };
-    for mut rule in std::iter::once(always).chain(config.when) {
-        let (lowering, others) = rule.keys.into_iter().partition(|key| LOWERED.contains(key));
-        rule.keys = lowering;
-        offer.refused.extend(
-            Vec::into_iter(others).map(|key| format!("{key}: that is the owner's alone; ignored")),
-        );
-        offer.rules.push(rule);
-    }
+    let mut remote = RemoteConfig::default();
+    // Every value is good; which keys are given is seen in the text alone.
+    remote.add_rules(text.parse().unwrap_or_default());
     for pilot in config.pilots {
-        match pilot.denied(local) {
-            Some(why) => offer.refused.push(format!(
-                "[[pilot]] '{}': {why}; the class is left out",
-                pilot.name
-            )),
-            None => {
-                offer.asks.extend(pilot.asks(&local.allow));
-                offer.granted.extend(pilot.granted());
-                offer.pilots.push(pilot);
-            }
-        }
+        remote.add_pilot(pilot, local);
     }
-    for sink in config.influxdb {
-        let files = [&sink.password_file, &sink.token_file, &sink.ca_file].map(String::as_str);
-        if let Some(file) = files.into_iter().find(|file| !file.is_empty()) {
-            offer.refused.push(format!(
-                "[[influxdb]] {}: it names {file} of this machine; left out",
-                sink.title()
-            ));
-            continue;
-        }
-        offer.asks.push(format!(
-            "metrics to {}: figures of its pilots, none of the owner",
-            sink.title()
-        ));
-        offer.influxdb.push(Influx {
-            owner_metrics: false,
-            ..sink
-        });
+    for target in config.influxdb {
+        remote.add_target(target);
     }
-    for list in [&mut offer.asks, &mut offer.granted, &mut offer.refused] {
+    let RemoteConfig {
+        lowered,
+        permissions,
+        granted,
+        refused,
+        ..
+    } = &mut remote;
+    for list in [lowered, permissions, granted, refused] {
         // It is shown, and logged: a value must not break the line or the terminal.
         list.iter_mut()
             .for_each(|line| *line = line.replace(char::is_control, " "));
         list.sort();
         list.dedup();
     }
-    Ok(offer)
+    Ok(remote)
 }
 
-impl Offer {
-    /// What was not accepted yet.
-    pub fn unaccepted(&self, accepted: &[String]) -> Vec<String> {
-        self.asks
-            .iter()
-            .filter(|ask| !accepted.contains(ask))
+impl RemoteConfig {
+    /// What was not permitted yet.
+    pub fn beyond(&self, permitted: &[String]) -> Vec<String> {
+        let new = self.permissions.iter();
+        new.filter(|line| !permitted.contains(line))
             .cloned()
             .collect()
     }
 
-    /// By what the machine gives less, one line each.
-    pub fn lowered(&self) -> Vec<String> {
-        let rules = self.rules.iter().flat_map(|rule| {
-            let lines = rule.keys.iter();
-            lines.map(move |key| {
-                let value = rule
-                    .share
-                    .write(key)
-                    .or_else(|| rule.owner.write(key))
-                    .unwrap_or_default();
-                format!("{key} = {value} ({})", rule.hours)
-            })
-        });
-        rules.collect()
+    fn add_rules(&mut self, mut written: Table) {
+        let mut always = Table::new();
+        for name in ["loop", "share", "owner", "engine", "allow"] {
+            if let Some(Value::Table(table)) = written.remove(name) {
+                always.extend(table);
+            }
+        }
+        // There it means "as many as fit".
+        always.retain(|key, value| key != "max-pilots" || *value != Value::Integer(0));
+        let hours = written.remove("when").and_then(|when| when.try_into().ok());
+        let hours: Vec<Table> = hours.unwrap_or_default();
+        for mut rule in std::iter::once(always).chain(hours) {
+            let hours = rule
+                .get("hours")
+                .and_then(Value::as_str)
+                .unwrap_or("always")
+                .to_owned();
+            for (key, value) in rule.iter().filter(|(key, _)| *key != "hours") {
+                match LOWERED.contains(&key.as_str()) {
+                    true => self.lowered.push(format!("{key} = {value} ({hours})")),
+                    false => self
+                        .refused
+                        .push(format!("{key}: that is the owner's alone; ignored")),
+                }
+            }
+            rule.retain(|key: &str, _| key == "hours" || LOWERED.contains(&key));
+            self.rules.push(rule.try_into().unwrap_or_default());
+        }
+    }
+
+    fn add_pilot(&mut self, pilot: PilotClass, local: &Config) {
+        let wishes = pilot.wishes(&local.allow);
+        let is_taken = local.pilots.iter().any(|own| own.name == pilot.name);
+        let why = match wishes.iter().find(|(_, allowed, _)| !allowed) {
+            _ if is_taken => "a class of this machine's owner has that name".to_owned(),
+            Some((key, _, what)) => {
+                format!("it asks for {what}, which [allow] {key} does not name")
+            }
+            None => {
+                self.permissions.extend(pilot.permissions(&local.allow));
+                self.granted.extend(pilot.granted());
+                self.pilots.push(pilot);
+                return;
+            }
+        };
+        let name = &pilot.name;
+        self.refused
+            .push(format!("[[pilot]] '{name}': {why}; the class is left out"));
+    }
+
+    fn add_target(&mut self, mut target: Influx) {
+        let title = target.title();
+        let files = [&target.password_file, &target.token_file, &target.ca_file];
+        if let Some(file) = files.into_iter().find(|file| !file.is_empty()) {
+            let what = format!("[[influxdb]] {title}: it names {file} of this machine; left out");
+            self.refused.push(what);
+            return;
+        }
+        let what = format!("metrics to {title}: figures of its pilots, none of the owner");
+        self.permissions.push(what);
+        target.owner_metrics = false;
+        self.influxdb.push(target);
     }
 }
 
 impl PilotClass {
-    /// Why this machine does not run it.
-    fn denied(&self, local: &Config) -> Option<String> {
-        let allow = &local.allow;
-        if local.pilots.iter().any(|own| own.name == self.name) {
-            return Some("a class of this machine's owner has that name".to_owned());
-        }
-        let beyond = |key: &str, what: &str| {
-            Some(format!(
-                "it asks for {what}, which [allow] {key} does not name"
-            ))
-        };
-        let listed =
-            |list: &[String], name: &str| list.iter().any(|known| known.eq_ignore_ascii_case(name));
-        if self.privileged && !allow.privileged {
-            return beyond("privileged", "the rights of a privileged container");
-        }
-        if let Some(capability) = self
-            .cap_add
-            .iter()
-            .find(|name| !listed(&allow.cap_add, name))
-        {
-            return beyond("cap-add", &format!("the capability {capability}"));
-        }
-        if let Some(device) = self
-            .devices
-            .iter()
-            .find(|device| !allow.devices.contains(&device.host))
-        {
-            return beyond("devices", &device.to_string());
-        }
-        let is_allowed = |mount: &&super::Mount| {
-            allow.mounts.iter().any(|known| {
-                let (path, writable) = known
-                    .strip_suffix(":rw")
-                    .map_or((known.as_str(), false), |path| (path, true));
-                let below = mount
-                    .source
-                    .strip_prefix(path)
-                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-                below && (mount.read_only || writable)
-            })
-        };
-        if let Some(mount) = self.mounts.iter().find(|mount| !is_allowed(mount)) {
-            return beyond("mounts", &format!("the mount {mount}"));
-        }
-        if let Some(file) = self.host_files().find(|file| !allow.files.contains(file)) {
-            return beyond("files", &format!("the file {file}"));
-        }
-        if !["bridge", "none"].contains(&self.network.as_str())
-            && !listed(&allow.networks, &self.network)
-        {
-            return beyond("networks", &format!("the network {}", self.network));
-        }
-        match self
-            .host_config
-            .as_object()
-            .and_then(|fields| fields.keys().next())
-        {
-            Some(field) if !allow.host_config => {
-                beyond("host-config", &format!("the engine's field {field}"))
-            }
-            _ => None,
-        }
+    /// What it gets beyond a plain container.
+    pub fn granted(&self) -> Vec<String> {
+        let wishes = self.wishes(&Allow::default()).into_iter();
+        wishes.map(|(_, _, what)| what).collect()
     }
 
-    /// Files of this machine that Plancton would read for it.
-    fn host_files(&self) -> impl Iterator<Item = &String> {
+    /// The same, each with the key of [allow] for it, and whether that names it.
+    fn wishes(&self, allow: &Allow) -> Vec<(&'static str, bool, String)> {
+        let listed =
+            |list: &[String], name: &str| list.iter().any(|one| one.eq_ignore_ascii_case(name));
+        let mut wishes = Vec::new();
+        let mut wish = |key, allowed, what| wishes.push((key, allowed, what));
+        if self.privileged {
+            let what = "every power over this machine (privileged)";
+            wish("privileged", allow.privileged, what.to_owned());
+        }
+        for name in &self.cap_add {
+            let allowed = listed(&allow.cap_add, name);
+            wish("cap-add", allowed, format!("the capability {name}"));
+        }
+        for device in &self.devices {
+            let allowed = allow.devices.contains(&device.host);
+            wish("devices", allowed, format!("the device {device}"));
+        }
+        for mount in &self.mounts {
+            let allowed = allow.mounts.iter().any(|known| is_below(mount, known));
+            wish("mounts", allowed, format!("the mount {mount}"));
+        }
         let handed = self.files.iter().map(|file| &file.source);
-        handed
-            .chain([&self.auth_file, &self.image_archive])
-            .filter(|file| !file.is_empty())
+        for file in handed.chain([&self.auth_file, &self.image_archive]) {
+            let allowed = allow.files.contains(file);
+            if !file.is_empty() {
+                wish("files", allowed, format!("the file {file}"));
+            }
+        }
+        if !["bridge", "none"].contains(&self.network.as_str()) {
+            let allowed = listed(&allow.networks, &self.network);
+            wish("networks", allowed, format!("the network {}", self.network));
+        }
+        for (field, value) in &self.host_config {
+            let what = format!("the engine's field {field} = {value}");
+            wish("host-config", allow.host_config, what);
+        }
+        wishes
     }
 
     /// What [allow] leaves to the owner's consent.
-    fn asks(&self, allow: &Allow) -> Vec<String> {
-        let usual = PilotClass::default();
-        let root = self
-            .user
-            .split(':')
-            .next()
-            .is_some_and(|user| ["", "0", "root"].contains(&user));
-        let source = match &self.image {
-            Image::Named(image) => Some((&image.name, image.registry())),
-            Image::Builtin => None,
-        };
-        let source =
-            source.filter(|(_, registry)| !allow.registries.iter().any(|known| known == registry));
-        let source = source
-            .map(|(name, registry)| format!("containers of {name}, from the registry {registry}"));
-        let root = root.then(|| "containers whose user is root inside".to_owned());
-        let network =
-            (self.network == "bridge").then(|| "access to the network for them".to_owned());
+    fn permissions(&self, allow: &Allow) -> Vec<String> {
+        let mut lines = Vec::new();
+        if let Image::Named(image) = &self.image {
+            let (name, registry) = (&image.name, image.registry());
+            if !allow.registries.iter().any(|known| known == registry) {
+                lines.push(format!(
+                    "containers of {name}, from the registry {registry}"
+                ));
+            }
+        }
+        let user = self.user.split(':').next().unwrap_or_default();
+        if ["", "0", "root"].contains(&user) {
+            lines.push("containers whose user is root inside".to_owned());
+        }
+        if self.network == "bridge" {
+            lines.push("access to the network for them".to_owned());
+        }
         // The room of [share] counts neither.
-        let swap =
-            (self.swap.0 > 0).then(|| format!("{} of swap space for each of them", self.swap));
-        let pids =
-            (self.pids > usual.pids).then(|| format!("{} processes in each of them", self.pids));
-        [source, root, network, swap, pids]
-            .into_iter()
-            .flatten()
-            .collect()
+        if self.swap.0 > 0 {
+            lines.push(format!("{} of swap space for each of them", self.swap));
+        }
+        if self.pids > PilotClass::default().pids {
+            lines.push(format!("{} processes in each of them", self.pids));
+        }
+        lines
     }
+}
 
-    /// What it gets because [allow] names it.
-    pub fn granted(&self) -> Vec<String> {
-        let mut granted = Vec::new();
-        if self.privileged {
-            granted.push("every power over this machine (privileged)".to_owned());
-        }
-        if !["bridge", "none"].contains(&self.network.as_str()) {
-            granted.push(format!("the network {}", self.network));
-        }
-        granted.extend(
-            self.cap_add
-                .iter()
-                .map(|capability| format!("the capability {capability}")),
-        );
-        granted.extend(
-            self.devices
-                .iter()
-                .map(|device| format!("the device {device}")),
-        );
-        granted.extend(self.mounts.iter().map(|mount| format!("the mount {mount}")));
-        granted.extend(self.host_files().map(|file| format!("the file {file}")));
-        let fields = self.host_config.as_object().into_iter().flatten();
-        granted.extend(fields.map(|(field, value)| format!("the engine's {field} = {value}")));
-        granted
-    }
+/// Whether it is in the folder that the owner allows, and no more writable than that.
+fn is_below(mount: &Mount, known: &str) -> bool {
+    let writable = known.strip_suffix(":rw");
+    let below = mount.source.strip_prefix(writable.unwrap_or(known));
+    let below = below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    below && (mount.read_only || writable.is_some())
 }
 
 impl Config {
-    /// With what an offer brings; its rules make [`Config::effective`] give less.
-    pub fn with(&self, offer: &Offer) -> Config {
+    /// With what a remote configuration brings; its rules make [`Config::effective`] give less.
+    pub fn with(&self, remote: &RemoteConfig) -> Config {
         let mut config = self.clone();
-        config.pilots.extend(offer.pilots.iter().cloned());
-        config.influxdb.extend(offer.influxdb.iter().cloned());
-        config.lowered.clone_from(&offer.rules);
+        config.pilots.extend(remote.pilots.iter().cloned());
+        config.influxdb.extend(remote.influxdb.iter().cloned());
+        config.lowered.clone_from(&remote.rules);
         config
     }
 
-    pub(super) fn lower(
+    /// Rule by rule the stricter one of the owner's and of what was joined, in which later tables win key by key.
+    pub(super) fn lowered(
         &self,
-        share: &mut Share,
-        owner: &mut Owner,
+        mut share: Share,
+        mut owner: Owner,
         weekday: u8,
-        minute_of_day: u16,
-    ) {
-        let (mut by_share, mut by_owner) = (Share::default(), Owner::default());
-        let rules = || {
-            self.lowered
-                .iter()
-                .filter(|rule| rule.hours.contains(weekday, minute_of_day))
+        minute: u16,
+    ) -> (Share, Owner) {
+        let rules = self
+            .lowered
+            .iter()
+            .filter(|rule| rule.hours.contains(weekday, minute));
+        let asked: Table = rules
+            .flat_map(|rule| Table::try_from(rule).unwrap_or_default())
+            .collect();
+        let asked: When = asked.try_into().unwrap_or_default();
+        share.max_pilots = match (share.max_pilots, asked.max_pilots.unwrap_or_default()) {
+            (Auto::Fixed(own), Auto::Fixed(other)) => Auto::Fixed(own.min(other)),
+            (Auto::Auto, any) | (any, Auto::Auto) => any,
         };
-        for (rule, key) in rules().flat_map(|rule| rule.keys.iter().map(move |key| (rule, key))) {
-            by_share.take(key, &rule.share);
-            by_owner.take(key, &rule.owner);
-        }
-        for key in rules().flat_map(|rule| &rule.keys) {
-            lower_one(key, share, owner, (&by_share, &by_owner));
-        }
-    }
-}
-
-/// The careful one of both values.
-fn lower_one(
-    key: &str,
-    share: &mut Share,
-    owner: &mut Owner,
-    (by_share, by_owner): (&Share, &Owner),
-) {
-    match key {
-        "max-pilots" => {
-            share.max_pilots = match (share.max_pilots, by_share.max_pilots) {
-                (Auto::Fixed(own), Auto::Fixed(other)) => Auto::Fixed(own.min(other)),
-                (Auto::Auto, any) | (any, Auto::Auto) => any,
-            }
-        }
-        "reserve-cpus" => {
-            share.reserve_cpus = match (share.reserve_cpus, by_share.reserve_cpus) {
-                (Auto::Fixed(own), Auto::Fixed(other)) => Auto::Fixed(own.max(other)),
-                // "auto" is one core at most.
-                (Auto::Auto, Auto::Fixed(other)) if other >= 1.0 => Auto::Fixed(other),
-                (own, _) => own,
-            }
-        }
-        "reserve-memory" => {
-            share.reserve_memory = share.reserve_memory.max(by_share.reserve_memory)
-        }
-        "reserve-disk" => share.reserve_disk = share.reserve_disk.max(by_share.reserve_disk),
-        "on-battery" if by_owner.on_battery == OnBattery::Pause => {
-            owner.on_battery = OnBattery::Pause
-        }
-        "min-battery" => owner.min_battery = owner.min_battery.max(by_owner.min_battery),
-        "max-temperature" => {
-            let heats = [owner.max_temperature, by_owner.max_temperature];
-            owner.max_temperature = heats
-                .into_iter()
-                .filter(|heat| *heat > 0)
-                .min()
-                .unwrap_or(0);
-        }
-        "calm-for" => owner.calm_for = owner.calm_for.max(by_owner.calm_for),
-        _ => {}
+        share.reserve_cpus = match (share.reserve_cpus, asked.reserve_cpus.unwrap_or_default()) {
+            (Auto::Fixed(own), Auto::Fixed(other)) => Auto::Fixed(own.max(other)),
+            // "auto" is one core at most.
+            (Auto::Auto, Auto::Fixed(other)) if other > 0.0 => Auto::Fixed(other.max(1.0)),
+            (own, _) => own,
+        };
+        share.reserve_memory = share
+            .reserve_memory
+            .max(asked.reserve_memory.unwrap_or_default());
+        share.reserve_disk = share
+            .reserve_disk
+            .max(asked.reserve_disk.unwrap_or_default());
+        owner.calm_for = owner.calm_for.max(asked.calm_for.unwrap_or_default());
+        owner.on_battery = owner
+            .on_battery
+            .max(asked.on_battery.unwrap_or(OnBattery::Run));
+        owner.min_battery = owner.min_battery.max(asked.min_battery.unwrap_or(0));
+        let limits = [owner.max_temperature, asked.max_temperature.unwrap_or(0)];
+        let limits = limits.into_iter().filter(|celsius| *celsius > 0);
+        owner.max_temperature = limits.min().unwrap_or(0);
+        (share, owner)
     }
 }
 
@@ -353,8 +303,8 @@ mod tests {
         format!("[[pilot]]\nname = \"p\"\nimage = \"reg.example/p:1\"\n{lines}\n")
     }
 
-    fn offer(text: &str, local: &str) -> Offer {
-        read_offer(text, URL, &parse(local, "c").unwrap()).unwrap()
+    fn remote(text: &str, local: &str) -> RemoteConfig {
+        read_remote(text, URL, &parse(local, "c").unwrap()).unwrap()
     }
 
     #[test]
@@ -363,7 +313,7 @@ mod tests {
             (
                 "privileged = true",
                 "privileged = true",
-                "a privileged container, which [allow] privileged",
+                "every power over this machine (privileged), which [allow] privileged",
             ),
             (
                 "cap-add = [\"SYS_ADMIN\"]",
@@ -413,18 +363,18 @@ mod tests {
             (
                 "host-config = { ShmSize = 1 }",
                 "host-config = true",
-                "the engine's field ShmSize, which",
+                "the engine's field ShmSize = 1, which",
             ),
         ] {
             let text = pilot(lines);
-            let refused = offer(&text, "");
+            let refused = remote(&text, "");
             assert_eq!(refused.pilots, [], "{lines}");
             assert!(
-                refused.asks.is_empty() && refused.granted.is_empty(),
+                refused.permissions.is_empty() && refused.granted.is_empty(),
                 "{refused:?}"
             );
             assert!(refused.refused[0].contains(why), "{:?}", refused.refused);
-            let taken = offer(&text, &format!("[allow]\n{allow}\n"));
+            let taken = remote(&text, &format!("[allow]\n{allow}\n"));
             assert_eq!(
                 (taken.pilots.len(), taken.refused.len()),
                 (1, 0),
@@ -432,7 +382,7 @@ mod tests {
                 taken.refused
             );
             assert!(
-                !taken.asks.is_empty() && taken.granted.len() == 1,
+                !taken.permissions.is_empty() && taken.granted.len() == 1,
                 "{taken:?}"
             );
         }
@@ -441,7 +391,7 @@ mod tests {
             ("/cvmfs2:/c", "/cvmfs"),
             ("/:/c", "/cvmfs"),
         ] {
-            let refused = offer(
+            let refused = remote(
                 &pilot(&format!("mounts = [\"{mount}\"]")),
                 &format!("[allow]\nmounts = [\"{allow}\"]"),
             );
@@ -449,7 +399,7 @@ mod tests {
         }
         let own = "[[pilot]]\nname = \"p\"\nimage = \"builtin\"\n";
         assert!(
-            offer(&pilot(""), own).refused[0]
+            remote(&pilot(""), own).refused[0]
                 .contains("a class of this machine's owner has that name")
         );
     }
@@ -458,19 +408,19 @@ mod tests {
     fn what_has_to_be_accepted() {
         let text = pilot("user = \"0:0\"")
             + "[[influxdb]]\nurl = \"http://u:geheim@m:1#d\"\nowner-metrics = true\n";
-        let found = offer(&text, "");
+        let found = remote(&text, "");
         let asks = [
             "access to the network for them",
             "containers of reg.example/p, from the registry reg.example",
             "containers whose user is root inside",
             "metrics to http://m:1#d: figures of its pilots, none of the owner",
         ];
-        assert_eq!(found.asks, asks);
+        assert_eq!(found.permissions, asks);
         assert!(!found.influxdb[0].owner_metrics);
         // A newer tag is nothing new; another place is.
         let accepted: Vec<String> = asks.map(str::to_owned).to_vec();
         assert_eq!(
-            offer(&text.replace("p:1", "p:2"), "").unaccepted(&accepted),
+            remote(&text.replace("p:1", "p:2"), "").beyond(&accepted),
             [""; 0]
         );
         for (from, to, new) in [
@@ -495,19 +445,16 @@ mod tests {
                 "4000000 processes in each of them",
             ),
         ] {
-            assert_eq!(
-                offer(&text.replace(from, to), "").unaccepted(&accepted),
-                [new]
-            );
+            assert_eq!(remote(&text.replace(from, to), "").beyond(&accepted), [new]);
         }
-        let plain = offer(
+        let plain = remote(
             &pilot("network = \"none\""),
             "[allow]\nregistries = [\"reg.example\"]",
         );
-        assert_eq!((plain.asks.len(), plain.pilots.len()), (0, 1));
+        assert_eq!((plain.permissions.len(), plain.pilots.len()), (0, 1));
         for key in ["password-file", "ca-file"] {
             let sink = format!("[[influxdb]]\nurl = \"http://u@m#d\"\n{key} = \"/etc/shadow\"\n");
-            let found = offer(&sink, "");
+            let found = remote(&sink, "");
             assert!(
                 found.influxdb.is_empty() && found.refused[0].contains("it names /etc/shadow"),
                 "{found:?}"
@@ -558,9 +505,9 @@ mod tests {
                 (0, 1, OnBattery::Run, 30, 0),
             ),
         ] {
-            let offer = offer(text, local);
-            assert_eq!(offer.refused, [""; 0], "{text}");
-            let (share, owner, _) = parsed.with(&offer).effective(weekday, 600);
+            let remote = remote(text, local);
+            assert_eq!(remote.refused, [""; 0], "{text}");
+            let (share, owner, _) = parsed.with(&remote).effective(weekday, 600);
             let Auto::Fixed(pilots) = share.max_pilots else {
                 panic!("{text}")
             };
@@ -588,15 +535,15 @@ mod tests {
             ("[allow]\nprivileged = true", "privileged"),
             ("[[when]]\nhours = \"Mon\"\nsmt = true", "smt"),
         ] {
-            let offer = offer(text, local);
+            let remote = remote(text, local);
             assert_eq!(
-                offer.refused,
+                remote.refused,
                 [format!("{key}: that is the owner's alone; ignored")],
                 "{text}"
             );
             let merged = Config {
                 lowered: Vec::new(),
-                ..parsed.with(&offer)
+                ..parsed.with(&remote)
             };
             assert_eq!(merged, parsed, "{text}");
         }
@@ -611,12 +558,12 @@ mod tests {
             let text: String = (0..count)
                 .map(|number| table.replacen('#', &number.to_string(), 1))
                 .collect();
-            let problems = read_offer(&text, URL, &Config::default()).unwrap_err();
+            let problems = read_remote(&text, URL, &Config::default()).unwrap_err();
             assert!(
                 problems[0].contains("are taken from elsewhere"),
                 "{problems:?}"
             );
         }
-        assert!(read_offer("[[pilot]]\nname = ", URL, &Config::default()).is_err());
+        assert!(read_remote("[[pilot]]\nname = ", URL, &Config::default()).is_err());
     }
 }

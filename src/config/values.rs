@@ -1,171 +1,132 @@
-//! The types that a configuration key can have: each is read from one TOML value and written back as one.
-//! A value that cannot be read says where it stands, what the key expects and what was found instead.
+//! The types that a key can have beside those that everybody knows. Most are one text in the file, which is judged where
+//! it stands, so that what is wrong with it has its line and column. Pure: whether a path exists is looked at later.
 
 use super::image::ImageRef;
-use super::mounts::{Device, Handed, Mount, Tmpfs};
 use super::when::Hours;
 use crate::units::{Bytes, format_duration, parse_duration};
-use serde_json::Value as Json;
-use std::collections::BTreeMap;
+use serde::de::{DeserializeOwned, Deserializer, Error, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+use smart_default::SmartDefault;
 use std::fmt;
+use std::ops::Deref;
 use std::time::Duration;
-use toml::Spanned;
-use toml::de::DeValue;
 
-pub type Toml<'a> = Spanned<DeValue<'a>>;
-
-/// Why a value was refused; `at` is a byte offset into the text.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Wrong {
-    pub at: usize,
-    pub text: String,
+/// Reads one text; `expects` is what should be there.
+struct Text<T> {
+    expects: &'static str,
+    parse: fn(&str) -> Result<T, String>,
 }
 
-/// A list can have as many problems as elements.
-pub type Read<T> = Result<T, Vec<Wrong>>;
+impl<T> Visitor<'_> for Text<T> {
+    type Value = T;
 
-pub trait Value: Sized {
-    /// What goes after "expects".
-    const EXPECTS: &'static str;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expects)
+    }
 
-    fn read(value: &Toml<'_>) -> Read<Self>;
-
-    /// As TOML that [`Value::read`] reads back to an equal value.
-    fn write(&self) -> String;
-}
-
-pub fn wrong(at: usize, text: String) -> Vec<Wrong> {
-    vec![Wrong { at, text }]
-}
-
-fn refuse<T: Value>(value: &Toml<'_>) -> Vec<Wrong> {
-    let found = found(value.get_ref());
-    wrong(
-        value.span().start,
-        format!("expects {}, found {found}", T::EXPECTS),
-    )
-}
-
-pub fn found(value: &DeValue<'_>) -> String {
-    match value {
-        DeValue::String(text) => format!("string {}", quote(text)),
-        DeValue::Integer(number) => format!("integer {number}"),
-        DeValue::Float(number) => format!("float {number}"),
-        DeValue::Boolean(flag) => format!("boolean {flag}"),
-        DeValue::Datetime(date) => format!("date {date}"),
-        DeValue::Array(_) => "a list".to_owned(),
-        DeValue::Table(_) => "a table".to_owned(),
+    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
+        (self.parse)(text).map_err(E::custom)
     }
 }
 
-/// As a TOML basic string: JSON escapes all that TOML wants escaped, except DEL.
-pub fn quote(text: &str) -> String {
-    let json = Json::from(text).to_string();
-    json.replace('\u{7f}', "\\u007F")
-}
-
-/// All that could be read, or all that is wrong.
-fn gather<T, C: FromIterator<T>>(parts: impl Iterator<Item = Read<T>>) -> Read<C> {
-    let mut problems = Vec::new();
-    let read = parts
-        .filter_map(|part| part.map_err(|more| problems.extend(more)).ok())
-        .collect();
-    if problems.is_empty() {
-        Ok(read)
-    } else {
-        Err(problems)
-    }
-}
-
-/// `Type: "what is expected", how to read (`None`: not the type of value that is expected), how to write;`
-macro_rules! scalars {
-    ($($name:ty: $expects:literal, $read:expr, $write:expr;)+) => {$(
-        impl Value for $name {
-            const EXPECTS: &'static str = $expects;
-
-            fn read(value: &Toml<'_>) -> Read<Self> {
-                let read: fn(&DeValue<'_>) -> Option<Result<Self, String>> = $read;
-                let read = read(value.get_ref()).ok_or_else(|| refuse::<Self>(value))?;
-                read.map_err(|why| wrong(value.span().start, why))
+/// `Type: "what is expected", how it is read, how it is written;`
+macro_rules! texts {
+    ($($name:ty: $expects:literal, $parse:expr, $write:expr;)+) => {$(
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_str(Text { expects: $expects, parse: $parse })
             }
+        }
 
-            fn write(&self) -> String {
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 let write: fn(&Self) -> String = $write;
-                write(self)
+                serializer.serialize_str(&write(self))
             }
         }
     )+};
 }
 
-scalars! {
-    bool: "true or false", |v| v.as_bool().map(Ok), |flag| flag.to_string();
-    u32: "a whole number of 0 or more", |v| parse_whole(v).map(Ok), |number| number.to_string();
-    f64: "a number such as 1.5", |v| parse_number(v).map(Ok), |number| number.to_string();
-    String: "a string such as \"abc\"", |v| v.as_str().map(|text| Ok(text.to_owned())), |text| quote(text);
-    Duration: "a duration such as \"30s\"", |v| v.as_str().map(parse_duration), |d| quote(&format_duration(*d));
-    Bytes: "a size such as \"2GiB\"", |v| v.as_str().map(Bytes::parse), |size| quote(&exact_size(*size));
-    Hours: "hours such as \"Mon-Fri 09:00-18:00\"", |v| v.as_str().map(Hours::parse), |hours| quote(&hours.to_string());
-    Image: "\"builtin\" or an image such as \"busybox:1.36\"", |v| v.as_str().map(Image::parse), |image| quote(&image.to_string());
-    Mount: "a mount such as \"/data:/data:ro\"", |v| v.as_str().map(Mount::parse), |mount| quote(&mount.to_string());
-    Tmpfs: "a path such as \"/tmp\" or \"/tmp:64MiB\"", |v| v.as_str().map(Tmpfs::parse), |tmpfs| quote(&tmpfs.to_string());
-    Device: "a device such as \"/dev/fuse\"", |v| v.as_str().map(Device::parse), |device| quote(&device.to_string());
-    Secret: "a string in quotes", |v| Some(Secret::read_from(v)), |secret| quote(&format!("{secret:?}"));
-    Auto<f64>: "\"auto\" or a number of cores", |v| read_auto(v, parse_number), Auto::write;
-    Auto<u32>: "a whole number of 0 or more, or \"auto\" for as many as fit", |v| read_auto(v, parse_whole), Auto::write;
+texts! {
+    Period: "a duration such as \"30s\"", |text| parse_duration(text).map(Period), |period| format_duration(period.0);
+    Bytes: "a size such as \"2GiB\"", Bytes::parse, exact_size;
+    Hours: "hours such as \"Mon-Fri 09:00-18:00\"", Hours::parse, |hours| hours.text.clone();
+    Image: "\"builtin\" or an image such as \"busybox:1.36\"", Image::parse, Image::to_string;
+    Mount: "a mount such as \"/data:/data:ro\"", Mount::parse, Mount::to_string;
+    Tmpfs: "a path such as \"/tmp\" or \"/tmp:64MiB\"", Tmpfs::parse, Tmpfs::write;
+    Device: "a device such as \"/dev/fuse\"", Device::parse, Device::to_string;
+    Mode: "a mode such as \"0400\"", Mode::parse, |mode| format!("{:04o}", mode.0);
+    Secret: "a string in quotes", Secret::parse, |secret| format!("{secret:?}");
 }
 
-fn read_auto<T>(
-    value: &DeValue<'_>,
-    read: fn(&DeValue<'_>) -> Option<T>,
-) -> Option<Result<Auto<T>, String>> {
-    match value.as_str() {
-        Some("auto") => Some(Ok(Auto::Auto)),
-        _ => read(value).map(|number| Ok(Auto::Fixed(number))),
+/// A duration, written as `1h30m`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Period(pub Duration);
+
+impl Period {
+    pub const fn seconds(seconds: u64) -> Period {
+        Period(Duration::from_secs(seconds))
     }
 }
 
-fn parse_whole(value: &DeValue<'_>) -> Option<u32> {
-    let number = value.as_integer()?;
-    u32::from_str_radix(number.as_str(), number.radix()).ok()
-}
+impl Deref for Period {
+    type Target = Duration;
 
-fn parse_number(value: &DeValue<'_>) -> Option<f64> {
-    let number: f64 = match value {
-        DeValue::Integer(n) if n.radix() == 10 => n.as_str().parse().ok()?,
-        DeValue::Float(n) => n.as_str().parse().ok()?,
-        _ => return None,
-    };
-    number.is_finite().then_some(number)
+    fn deref(&self) -> &Duration {
+        &self.0
+    }
 }
 
 /// The short form where it is exact, else bytes.
-pub fn exact_size(size: Bytes) -> String {
+fn exact_size(size: &Bytes) -> String {
     match Bytes::parse(&size.to_string()) {
-        Ok(read) if read == size => size.to_string(),
+        Ok(read) if read == *size => size.to_string(),
         _ => format!("{}B", size.0),
     }
 }
 
 /// A number, or left to Plancton.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Auto<T> {
+    #[default]
     Auto,
     Fixed(T),
 }
 
-impl<T: Value> Auto<T> {
-    fn write(&self) -> String {
-        match self {
-            Auto::Auto => quote("auto"),
-            Auto::Fixed(number) => number.write(),
+impl<'de, T: DeserializeOwned> Deserialize<'de> for Auto<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match toml::Value::deserialize(deserializer)? {
+            toml::Value::String(word) if word == "auto" => Ok(Auto::Auto),
+            number => number
+                .try_into()
+                .map(Auto::Fixed)
+                .map_err(|error| D::Error::custom(format!("{}, or \"auto\"", error.message()))),
         }
     }
 }
 
+impl<T: Copy + Into<f64>> Serialize for Auto<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Auto::Auto => serializer.serialize_str("auto"),
+            Auto::Fixed(number) => plain_number(&(*number).into(), serializer),
+        }
+    }
+}
+
+/// As people write it: without a fraction where there is none.
+pub fn plain_number<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    match number.to_string().parse() {
+        Ok(whole) => serializer.serialize_i64(whole),
+        Err(_) => serializer.serialize_f64(*number),
+    }
+}
+
 /// Where a pilot's image comes from.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum Image {
     /// Made from Plancton's own binary, without a registry.
+    #[default]
     Builtin,
     Named(ImageRef),
 }
@@ -199,164 +160,202 @@ impl Secret {
         Secret(text)
     }
 
+    fn parse(text: &str) -> Result<Secret, String> {
+        match text {
+            SHOWN => Err(format!(
+                "'{SHOWN}' stands for a secret; write the secret itself"
+            )),
+            _ => Ok(Secret(text.to_owned())),
+        }
+    }
+
     /// For the one place that sends it.
     pub fn expose(&self) -> &str {
         &self.0
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Whatever was found instead may be the secret, so it is not repeated.
-    fn read_from(value: &DeValue<'_>) -> Result<Secret, String> {
-        match value.as_str() {
-            Some(SHOWN) => Err(
-                "'***' stands for a secret that is not shown; write the secret itself".to_owned(),
-            ),
-            Some(text) => Ok(Secret(text.to_owned())),
-            None => Err("expects a string in quotes".to_owned()),
-        }
     }
 }
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.is_empty() { "" } else { SHOWN })
+        f.write_str(if self.0.is_empty() { "" } else { SHOWN })
     }
 }
 
-/// A choice among words.
-macro_rules! words {
-    ($($(#[$doc:meta])* $name:ident, $expects:literal { $($(#[$word_doc:meta])* $variant:ident = $word:literal,)+ })+) => {$(
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $name {
-            $($(#[$word_doc])* $variant,)+
+/// What happens to pilots when the owner uses the machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenBusy {
+    /// Yield with protection verified, else pause.
+    #[default]
+    Auto,
+    /// Leave it to the kernel's scheduler.
+    Yield,
+    Pause,
+    Stop,
+}
+
+/// What happens to pilots without mains power, the stricter behind the laxer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnBattery {
+    /// Down to `min-battery`.
+    Run,
+    #[default]
+    Pause,
+    Stop,
+}
+
+/// What happens when the engine cannot hold a pilot's limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MissingLimits {
+    #[default]
+    Refuse,
+    Warn,
+}
+
+const PROPAGATIONS: [&str; 6] = [
+    "private", "rprivate", "slave", "rslave", "shared", "rshared",
+];
+
+/// `/host:/container[:OPTIONS]`, read-only unless `rw` is among the options.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    pub source: String,
+    pub target: String,
+    pub read_only: bool,
+    /// One of the kernel's words, `rprivate` unless given.
+    pub propagation: String,
+}
+
+impl Mount {
+    pub fn parse(text: &str) -> Result<Mount, String> {
+        let usage = || {
+            format!("mount '{text}': write \"/host:/container\" or \"/host:/container:OPTIONS\"")
+        };
+        let (source, rest) = text.split_once(':').ok_or_else(usage)?;
+        let (target, options) = rest.split_once(':').unwrap_or((rest, "ro"));
+        let (source, target) = (absolute(source)?, absolute(target)?);
+        let (mut read_only, mut propagation) = (true, "rprivate");
+        for option in options.split(',') {
+            match option {
+                "ro" | "rw" => read_only = option == "ro",
+                word if PROPAGATIONS.contains(&word) => propagation = word,
+                _ => {
+                    return Err(format!(
+                        "mount '{text}': unknown option '{option}'; write ro or rw, and perhaps one of {}",
+                        PROPAGATIONS.join(", ")
+                    ));
+                }
+            }
         }
-
-        scalars! {
-            $name: $expects, |v| match v.as_str()? {
-                $($word => Some(Ok($name::$variant)),)+
-                _ => None,
-            }, |word| quote(match word { $($name::$variant => $word,)+ });
-        }
-    )+};
-}
-
-words! {
-    /// What happens to pilots when the owner uses the machine.
-    WhenBusy, "\"auto\", \"yield\", \"pause\" or \"stop\"" {
-        /// Yield with protection verified, else pause.
-        Auto = "auto",
-        /// Leave it to the kernel's scheduler.
-        Yield = "yield",
-        Pause = "pause",
-        Stop = "stop",
-    }
-    /// What happens to pilots without mains power.
-    OnBattery, "\"pause\", \"run\" or \"stop\"" {
-        Pause = "pause",
-        /// Down to `min-battery`.
-        Run = "run",
-        Stop = "stop",
-    }
-    /// What happens when the engine cannot hold a pilot's limits.
-    MissingLimits, "\"refuse\" or \"warn\"" {
-        Refuse = "refuse",
-        Warn = "warn",
-    }
-}
-
-impl<T: Value> Value for Vec<T> {
-    const EXPECTS: &'static str = "a list such as [\"a\", \"b\"]";
-
-    fn read(value: &Toml<'_>) -> Read<Self> {
-        let list = value.get_ref().as_array();
-        gather(
-            list.ok_or_else(|| refuse::<Self>(value))?
-                .iter()
-                .map(T::read),
-        )
-    }
-
-    fn write(&self) -> String {
-        let elements: Vec<String> = self.iter().map(T::write).collect();
-        format!("[{}]", elements.join(", "))
-    }
-}
-
-impl<T: Value> Value for BTreeMap<String, T> {
-    const EXPECTS: &'static str = "a table such as { NAME = \"value\" }";
-
-    fn read(value: &Toml<'_>) -> Read<Self> {
-        let table = value.get_ref().as_table();
-        let pairs = table.ok_or_else(|| refuse::<Self>(value))?.iter();
-        gather(pairs.map(|(key, value)| Ok((key.get_ref().to_string(), T::read(value)?))))
-    }
-
-    fn write(&self) -> String {
-        write_table(self.iter())
-    }
-}
-
-impl Value for Handed {
-    const EXPECTS: &'static str =
-        "a table such as { source = \"/a\", target = \"/b\", mode = \"0400\" }";
-
-    fn read(value: &Toml<'_>) -> Read<Self> {
-        if value.get_ref().as_table().is_none() {
-            return Err(refuse::<Self>(value));
-        }
-        Handed::from_table(&BTreeMap::read(value)?).map_err(|why| wrong(value.span().start, why))
-    }
-
-    fn write(&self) -> String {
-        let (source, target) = (quote(&self.source), quote(&self.target));
-        format!(
-            "{{ source = {source}, target = {target}, mode = \"{:04o}\" }}",
-            self.mode
-        )
-    }
-}
-
-fn write_table<'a, T: Value + 'a>(pairs: impl Iterator<Item = (&'a String, &'a T)>) -> String {
-    let pairs: Vec<String> = pairs
-        .map(|(key, value)| format!("{} = {}", quote(key), value.write()))
-        .collect();
-    format!("{{ {} }}", pairs.join(", "))
-}
-
-/// Whatever TOML can say; dates become strings. The parser bounds the depth.
-impl Value for Json {
-    const EXPECTS: &'static str = "a value";
-
-    fn read(value: &Toml<'_>) -> Read<Self> {
-        Ok(match value.get_ref() {
-            DeValue::String(text) => text.as_ref().into(),
-            DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
-                .map_err(|_| {
-                    wrong(
-                        value.span().start,
-                        format!("{number} is too large a number"),
-                    )
-                })?
-                .into(),
-            DeValue::Float(_) => f64::read(value)?.into(),
-            DeValue::Boolean(flag) => (*flag).into(),
-            DeValue::Datetime(date) => date.to_string().into(),
-            DeValue::Array(_) => Vec::<Json>::read(value)?.into(),
-            DeValue::Table(_) => Json::from_iter(BTreeMap::<String, Json>::read(value)?),
+        let propagation = propagation.to_owned();
+        Ok(Mount {
+            source,
+            target,
+            read_only,
+            propagation,
         })
     }
+}
 
-    /// Numbers and literals are written the same way in JSON and TOML.
-    fn write(&self) -> String {
-        match self {
-            Json::Object(table) => write_table(table.iter()),
-            Json::Array(list) => list.write(),
-            Json::String(text) => quote(text),
-            other => other.to_string(),
+impl fmt::Display for Mount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mode = if self.read_only { "ro" } else { "rw" };
+        write!(f, "{}:{}:{mode}", self.source, self.target)?;
+        match self.propagation.as_str() {
+            "rprivate" => Ok(()),
+            word => write!(f, ",{word}"),
         }
     }
+}
+
+/// `/path` or `/path:64MiB`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tmpfs {
+    pub target: String,
+    /// `None`: bounded by the pilot's memory alone.
+    pub size: Option<Bytes>,
+}
+
+impl Tmpfs {
+    pub fn parse(text: &str) -> Result<Tmpfs, String> {
+        let (target, size) = match text.split_once(':') {
+            Some((target, size)) => (target, Some(Bytes::parse(size)?)),
+            None => (text, None),
+        };
+        let target = absolute(target)?;
+        Ok(Tmpfs { target, size })
+    }
+
+    fn write(&self) -> String {
+        let size = self.size.map(|size| format!(":{}", exact_size(&size)));
+        self.target.clone() + &size.unwrap_or_default()
+    }
+}
+
+/// `/dev/a[:/dev/b[:rwm]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    pub host: String,
+    pub container: String,
+    /// Some of `r` (read), `w` (write) and `m` (make the node).
+    pub permissions: String,
+}
+
+impl Device {
+    pub fn parse(text: &str) -> Result<Device, String> {
+        let (host, rest) = text.split_once(':').unwrap_or((text, text));
+        let (container, permissions) = rest.split_once(':').unwrap_or((rest, "rwm"));
+        if permissions.is_empty() || !permissions.chars().all(|c| "rwm".contains(c)) {
+            return Err(format!(
+                "device '{text}': permissions '{permissions}' are not some of \"rwm\""
+            ));
+        }
+        Ok(Device {
+            host: absolute(host)?,
+            container: absolute(container)?,
+            permissions: permissions.to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.host, self.container, self.permissions)
+    }
+}
+
+/// A file of this machine that a pilot gets a copy of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Handed {
+    pub source: String,
+    pub target: String,
+    #[serde(default)]
+    pub mode: Mode,
+}
+
+/// Of a copy that is handed to a pilot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, SmartDefault)]
+pub struct Mode(#[default = 0o400] pub u32);
+
+impl Mode {
+    fn parse(text: &str) -> Result<Mode, String> {
+        let mode = u32::from_str_radix(text, 8).ok();
+        let readable = mode.filter(|mode| *mode <= 0o777 && *mode & 0o400 != 0);
+        readable.map(Mode).ok_or_else(|| {
+            format!("mode '{text}' is none that its user can read; write one such as \"0400\"")
+        })
+    }
+}
+
+/// A path from the root without `..`.
+pub fn absolute(path: &str) -> Result<String, String> {
+    if !path.starts_with('/') || path.split('/').any(|part| part == "..") {
+        return Err(format!(
+            "'{path}' is not a path from the root; start it with '/' and leave out '..'"
+        ));
+    }
+    Ok(path.to_owned())
 }

@@ -1,7 +1,6 @@
 //! What jobs bring back, and what becomes of it.
 
 use super::{Daemon, LaunchResult, News, clock};
-use crate::commands::context::read_config;
 use crate::config::Config;
 use crate::engine::Error;
 use crate::executor::Lane;
@@ -78,7 +77,7 @@ impl Daemon {
         self.manager.reloading(clock::now().awake);
         match self.start.config_file.clone() {
             Some(file) => self.executor.go(Lane::File, move || {
-                Finished::Configured(read_config(&file).map_err(|problems| problems.to_string()))
+                Finished::Configured(crate::config::load(&file))
             }),
             None => self.configured(Ok(self.start.config.clone())),
         }

@@ -267,10 +267,7 @@ impl Classes {
     /// What is configured otherwise now is new, whatever was learned of it before.
     pub fn forget_changed(&mut self, before: &Config, after: &Config, epoch: f64) {
         for class in &after.pilots {
-            let is_known = before
-                .pilots
-                .iter()
-                .any(|known| class.is_configured_as(known));
+            let is_known = before.pilots.iter().any(|known| class == known);
             if let Some(known) = self.by_name.get_mut(&class.name).filter(|_| !is_known) {
                 *known = Class {
                     // The engine dates containers in whole seconds.

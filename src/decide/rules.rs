@@ -150,7 +150,7 @@ impl Rules {
         let when = tick.when.and_then(|index| tick.config.when.get(index));
         let hours = when
             .filter(|_| is_of_hours)
-            .map(|when| when.hours.to_string());
+            .map(|when| when.hours.text.clone());
         self.hold(keep, How::Pause, reason::max_pilots(running, most, hours));
     }
 

@@ -139,7 +139,9 @@ fn secret(target: &Influx) -> Result<String, String> {
     let files = [&target.password_file, &target.token_file];
     let Some(file) = files.into_iter().find(|file| !file.is_empty()) else {
         let written = [&target.password, &target.token];
-        let written = written.into_iter().find(|secret| !secret.is_empty());
+        let written = written
+            .into_iter()
+            .find(|secret| !secret.expose().is_empty());
         return Ok(written.map_or(String::new(), |secret| secret.expose().to_owned()));
     };
     let text = files::read_secret(Path::new(file)).map_err(|error| error.to_string())?;

@@ -7,7 +7,7 @@ mod pilots;
 
 pub use pilots::read_pilot;
 
-use crate::config::{Config, Owner, Share, parse_cpuset};
+use crate::config::{Config, Owner, Share};
 use crate::decide::{CpuUse, MemoryUse, Observation, Pilot};
 use crate::engine::Listed;
 use crate::host::cpu::Topology;
@@ -103,7 +103,7 @@ impl Observer {
         let Some(topology) = &self.topology else {
             return (0.0, 0.0);
         };
-        let cpuset = parse_cpuset(&share.cpuset).unwrap_or_default();
+        let cpuset = crate::units::parse_cpu_list(&share.cpuset).unwrap_or_default();
         let cores = match share.smt {
             true => topology.count_threads(&cpuset),
             false => topology.count_cores(&cpuset),
