@@ -63,7 +63,7 @@ make_tree() {
   put 644 "$work/texts/plancton.bash" usr/share/bash-completion/completions/plancton
   put 644 "$work/texts/_plancton" "$1/_plancton"
   put 644 "$work/texts/plancton.fish" usr/share/fish/vendor_completions.d/plancton.fish
-  for file in plancton.8 plancton.toml.5 plancton-site.7; do
+  for file in plancton.1 plancton.toml.5 plancton-metrics.7 plancton-site.7; do
     gzip -9n "$work/texts/$file"
     put 644 "$work/texts/$file.gz" "usr/share/man/man${file##*.}/$file.gz"
   done

@@ -9,7 +9,7 @@ sed 's/ /\xc2\xa0/g; s/&/\&amp;/g; s/</\&lt;/g; s/>/\&gt;/g' | awk '
     print "<rect width=\"100%\" height=\"100%\" rx=\"8\" fill=\"#16202a\"/>"
     print "<g font-family=\"DejaVu Sans Mono, Menlo, Consolas, monospace\" font-size=\"13\" fill=\"#d6dee6\">"
     for (i = 1; i <= NR; i++) {
-      gsub(/█+/, "<tspan fill=\"#f2b04c\">&</tspan>", line[i]); gsub(/▒+/, "<tspan fill=\"#4cc2a0\">&</tspan>", line[i])
+      gsub(/(█)+/, "<tspan fill=\"#f2b04c\">&</tspan>", line[i]); gsub(/(▒)+/, "<tspan fill=\"#4cc2a0\">&</tspan>", line[i])
       if (line[i] != "") printf "<text x=\"16\" y=\"%d\"%s>%s</text>\n", i * 18 + 14, i == 1 ? " font-weight=\"bold\"" : "", line[i]
     }
     print "</g>\n</svg>"

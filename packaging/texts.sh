@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Man pages and shell completions, made from what the binary says itself, so that they stay in step; and the site's guide.
-# usage: texts.sh PLANCTON DIR     writes DIR/{plancton.8,plancton.toml.5,plancton-site.7,plancton.bash,_plancton,plancton.fish}
+# Man pages and shell completions. What the program says itself (commands, options, exit codes, keys) is taken from it, so that they stay in
+# step; the rest is in packaging/plancton*.[1-9].
+# usage: texts.sh PLANCTON DIR     writes DIR/{plancton.1,plancton.toml.5,plancton-metrics.7,plancton-site.7,plancton.bash,_plancton,plancton.fish}
 set -euo pipefail
 
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 plancton=$1 out=$2
 mkdir -p "$out"
 version=$("$plancton" --version | cut -d' ' -f2)
@@ -16,68 +18,70 @@ options_of() {
 
 summary_of() { sed -nE "s/^  $1 +(\[?[A-Z]+\]? +)?([A-Z].*)/\2/p" <<<"$overview"; }
 
-roff() { sed -e 's/\\/\\e/g' -e 's/-/\\-/g' -e "s/^[.']/\\\\\&&/"; }
+# Plain text as roff: words in backticks are bold, an empty line begins a paragraph.
+roff() { sed -e 's/\\/\\e/g' -e 's/-/\\-/g' | sed -zE 's/`([^`]*)`/\\fB\1\\fR/g' | sed -e "s/^[.']/\\\\\&&/" -e 's/^$/.PP/'; }
+
+# Long lines of text are broken, as mandoc -Tlint likes them; examples stay as they are.
+wrap() {
+  awk '/^\.EX/ { keep = 1 } /^\.EE/ { keep = 0 }
+    keep || /^\./ || length($0) < 80 { print; next }
+    { line = ""
+      for (i = 1; i <= NF; i++) {
+        if (length(line) + length($i) > 76) { print line; line = "" }
+        line = line == "" ? (i > 1 && $i ~ /^[.\x27]/ ? "\\&" : "") $i : line " " $i
+      }
+      print line }'
+}
 
 options_roff() {
   local long short value summary
   while IFS='|' read -r long short value summary; do
-    printf '.TP\n\\fB%s\\fR\n%s\n' "$(roff <<<"${short:+-$short, }--$long${value:+ $value}")" "$(roff <<<"$summary")"
+    printf '.TP\n%s\n%s\n' "$(roff <<<"\`${short:+-$short, }--$long${value:+ $value}\`")" "$(roff <<<"$summary")"
   done
 }
 
-man_8() {
-  local command
-  printf '.TH PLANCTON 8 "" "plancton %s" "System administration"\n' "$version"
-  printf '.SH NAME\nplancton \\- gives a machine'"'"'s idle time to science\n.SH SYNOPSIS\n.B plancton\n[OPTIONS] COMMAND\n'
-  printf '.SH DESCRIPTION\n%s\n' "$(sed -n '1,/^$/p' <<<"$overview" | roff)"
-  printf '.SH OPTIONS\nBefore or after the command.\n'
-  options_of | options_roff
-  printf '.SH COMMANDS\n'
+commands_roff() {
+  local command page
   for command in "${commands[@]}"; do
-    printf '.SS %s\n' "$("$plancton" help "$command" | sed -n '1s/^plancton //p' | roff)"
-    "$plancton" help "$command" | sed -n '3,${/^Options$/q; p}' | sed -n '/^Example$/q; p' | sed 's/^$/.PP/' |
-      sed '$d' | sed -E '/^\.PP$/!{s/\\/\\e/g; s/-/\\-/g}'
+    page=$("$plancton" help "$command")
+    printf '.SS %s\n' "$(sed -n '1s/^plancton //p' <<<"$page" | roff)"
+    # the text between the first line and options or example, without empty lines around it
+    sed -nE '1d; /^(Options|Example)$/q; p' <<<"$page" | sed -e '/./,$!d' -e ':a' -e '/^\n*$/{$d;N;ba' -e '}' | roff
     options_of "$command" | options_roff
-    "$plancton" help "$command" | sed -n '/^Example$/,$s/^  //p' | roff | sed '1i.PP\n.EX' | sed '$a.EE'
+    [[ $page != *$'\nExample\n'* ]] || { printf '.PP\n.EX\n'; sed -n '/^Example$/,$s/^  //p' <<<"$page" | roff; printf '.EE\n'; }
   done
-  printf '.SH EXIT STATUS\n'
-  sed -nE '/^Exit codes/,/^$/s/^  ([0-9]+) +(.*)/.TP\n.B \1\n\2/p' <<<"$overview"
-  cat <<'ROFF'
-.SH FILES
-.TP
-.I /etc/plancton/config.toml
-the configuration, see plancton.toml(5)
-.TP
-.I /run/plancton
-lock and status file
-.TP
-.I /var/lib/plancton
-what the owner asked for, and the list of images that were fetched
-.PP
-For users the XDG directories take their place. Members of the group
-.I plancton
-may drain, snooze and resume the machine's daemon.
-.SH SECURITY
-Access to the engine's socket is root on the machine (with a rootless engine: your user). Plancton needs it, as everything
-does that starts containers.
-.SH SEE ALSO
-plancton.toml(5), plancton\-site(7), systemctl(1), docker(1), podman(1)
-ROFF
 }
+
+exits_roff() { sed -nE '/^Exit codes/,/^$/s/^  ([0-9]+) +(.*)/.TP\n.B \1\n\2/p' <<<"$overview" | sed -zE 's/`([^`]*)`/\\fB\1\\fR/g'; }
 
 # Comments and keys of the commented default configuration: a comment is about the key or table right below it.
-man_5() {
-  printf '.TH PLANCTON.TOML 5 "" "plancton %s" "File formats"\n' "$version"
-  printf '.SH NAME\nplancton.toml \\- configuration of plancton(8)\n.SH DESCRIPTION\n'
+keys_roff() {
   "$plancton" config --default | awk '
-    function flush(  i) { for (i = 1; i <= lines; i++) print text[i]; lines = 0 }
-    function roff(s) { gsub(/\\/, "\\e", s); gsub(/-/, "\\-", s); sub(/^\./, "\\\\\\&.", s); return s }
-    /^#? ?\[\[?[a-z]+\]?\]$/ { sub(/^# /, ""); print ".SH " $0; flush(); next }
+    function flush() { if (text != "") print text; text = "" }
+    function roff(s) {
+      gsub(/\\/, "\\e", s); gsub(/-/, "\\-", s)
+      while (match(s, /`[^`]*`/)) s = substr(s, 1, RSTART - 1) "\\fB" substr(s, RSTART + 1, RLENGTH - 2) "\\fR" substr(s, RSTART + RLENGTH)
+      return s ~ /^[.\x27]/ ? "\\&" s : s
+    }
+    /^#? ?\[\[?[a-z]+\]?\]$/ { sub(/^# /, ""); print ".SS " $0; flush(); next }
     /^# [a-z-]+ = / { sub(/^# /, ""); print ".TP\n\\fB" roff($0) "\\fR"; flush(); next }
-    /^# / { sub(/^# /, ""); text[++lines] = roff($0); next }
+    /^# / { sub(/^# /, ""); text = text (text == "" ? "" : " ") roff($0); next }
+    /^$/ && !begun { text = ""; begun = 1 }
     /^$/ { flush() }
     END { flush() }'
-  printf '.SH SEE ALSO\nplancton(8), plancton\\-site(7)\n'
+}
+
+page() { # page FILE
+  local line
+  while IFS= read -r line; do
+    case $line in
+    @OPTIONS@) options_of | options_roff ;;
+    @COMMANDS@) commands_roff ;;
+    @EXITS@) exits_roff ;;
+    @KEYS@) keys_roff ;;
+    *) printf '%s\n' "${line//@VERSION@/$version}" ;;
+    esac
+  done <"$here/$1" | wrap >"$out/$1"
 }
 
 bash_completion() {
@@ -153,9 +157,7 @@ fish_completion() {
   done
 }
 
-man_8 >"$out/plancton.8"
-man_5 >"$out/plancton.toml.5"
-sed "s/@VERSION@/$version/" "$(dirname "${BASH_SOURCE[0]}")/plancton-site.7" >"$out/plancton-site.7"
+for file in plancton.1 plancton.toml.5 plancton-metrics.7 plancton-site.7; do page "$file"; done
 bash_completion >"$out/plancton.bash"
 zsh_completion >"$out/_plancton"
 fish_completion >"$out/plancton.fish"

@@ -147,24 +147,23 @@ fn types_and_a_hundred_ends_at_once() {
             ));
         }
     }
-    // The table in the README, word by word.
-    let readme =
-        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    // The lists in the man page, word by word.
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/plancton-metrics.7");
+    let page = fs::read_to_string(page).unwrap().replace("\\-", "-");
     let (mut told_types, mut told_tags) = (BTreeMap::new(), BTreeSet::new());
-    for row in readme
-        .lines()
-        .filter(|line| line.starts_with("| `") && line.contains("` | hostname"))
-    {
-        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
-        let series = cells[0].trim_matches('`');
-        told_tags.extend(cells[1].split(", ").map(|tag| format!("{series}.{tag}")));
-        for part in cells[2].split("; ") {
-            let (kind, keys) = part.split_once(": ").unwrap();
-            let plain = |key: &str| key.split(' ').next().unwrap().to_owned();
-            told_types.extend(
-                keys.split(", ")
-                    .map(|key| (format!("{series}.{}", plain(key)), kind.to_owned())),
-            );
+    for part in page.split("\n.SS ").skip(1) {
+        let (series, part) = part.split_once('\n').unwrap();
+        let part = part.split("\n.SH ").next().unwrap();
+        for list in part.split(".TP\n.B ").skip(1) {
+            let (kind, keys) = list.split_once('\n').unwrap();
+            let names = keys
+                .split(", ")
+                .filter_map(|key| key.split_whitespace().next())
+                .map(|key| format!("{series}.{key}"));
+            match kind {
+                "tags" => told_tags.extend(names),
+                kind => told_types.extend(names.map(|name| (name, kind.to_owned()))),
+            }
         }
     }
     assert_eq!(told_tags, tags);

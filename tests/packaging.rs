@@ -1,5 +1,5 @@
-//! What is shipped around the binary is in step with it: every option and key is in the man pages and completions, units
-//! say what they must, nothing is broken before it reaches a machine. The packages' life on one: tests/packages.sh.
+//! What is shipped around the binary is in step with it: man pages and completions have every command, option, key, reason and
+//! field and no other, units say what they must. The packages' life on a machine: tests/machine-test.sh.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -7,6 +7,7 @@
     clippy::expect_used
 )]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -86,37 +87,56 @@ fn commands() -> Vec<String> {
         .collect()
 }
 
+/// A man page as the texts say it, with plain hyphens.
+fn page(scratch: &Scratch, file: &str) -> String {
+    read(scratch.0.join(file)).replace("\\-", "-")
+}
+
+/// Of a page: what stands between a heading and the next one.
+fn section<'a>(page: &'a str, heading: &str) -> &'a str {
+    let rest = page.split_once(&format!("\n.SH {heading}\n"));
+    let rest = rest.unwrap_or_else(|| panic!("no {heading}")).1;
+    rest.split("\n.SH ").next().unwrap()
+}
+
+/// The words in the titles of a section's paragraphs.
+fn titles(section: &str) -> BTreeSet<&str> {
+    let titles = section
+        .split("\n.TP\n")
+        .skip(1)
+        .filter_map(|part| part.lines().next());
+    let words = titles.flat_map(|title| {
+        let title = title.trim_start_matches(".BR").trim_start_matches(".B");
+        title.split(|c: char| !(c.is_ascii_lowercase() || c == '-' || c == '_'))
+    });
+    words.filter(|word| !word.is_empty()).collect()
+}
+
 #[test]
-fn every_option_is_in_man_page_and_completions() {
+fn commands_and_options() {
     let scratch = Scratch::new("options");
     texts(&scratch);
-    let [man, zsh, fish] =
-        ["plancton.8", "_plancton", "plancton.fish"].map(|file| read(scratch.0.join(file)));
-    let man = man.replace("\\-", "-");
+    let man = page(&scratch, "plancton.1");
+    let [zsh, fish] = ["_plancton", "plancton.fish"].map(|file| read(scratch.0.join(file)));
     let commands = commands();
-    assert!(
-        commands.len() > 15 && commands.contains(&"purge".to_owned()),
-        "{commands:?}"
-    );
+    let described = section(&man, "COMMANDS")
+        .lines()
+        .filter_map(|line| line.strip_prefix(".SS ")?.split(' ').next());
+    assert_eq!(described.collect::<Vec<_>>(), commands);
+    let overview = say(Command::new(PLANCTON).arg("help"));
     let mut options = 0;
     for command in &commands {
-        let help = say(Command::new(PLANCTON).args(["help", command]));
+        let in_zsh = zsh.contains(&format!("'{command}:"));
         assert!(
-            man.contains(help.lines().next().unwrap().trim_start_matches("plancton ")),
-            "{command} in the man page"
-        );
-        assert!(
-            zsh.contains(&format!("'{command}:")) && fish.contains(&format!("-a {command} ")),
+            in_zsh && fish.contains(&format!("-a {command} ")),
             "{command}"
         );
-        for line in help
-            .lines()
-            .chain(say(Command::new(PLANCTON).arg("help")).lines())
-        {
-            let Some(at) = line.find("--").filter(|_| line.starts_with("  -")) else {
+        let help = say(Command::new(PLANCTON).args(["help", command])) + &overview;
+        for line in help.lines().filter(|line| line.starts_with("  -")) {
+            let Some((_, rest)) = line.split_once("--") else {
                 continue;
             };
-            let option = line[at + 2..].split([' ', ',']).next().unwrap();
+            let option = rest.split([' ', ',']).next().unwrap();
             options += 1;
             let typed = say(Command::new("bash").env("FILE", scratch.0.join("plancton.bash")).args([
                 "-c",
@@ -124,18 +144,17 @@ fn every_option_is_in_man_page_and_completions() {
                 command,
                 option,
             ]));
-            assert!(
-                typed
-                    .split_whitespace()
-                    .any(|word| word == format!("--{option}")),
-                "bash: {command} --{option}: {typed}"
-            );
-            assert!(
-                man.contains(&format!("--{option}")),
-                "the man page: --{option}"
-            );
-            assert!(zsh.contains(&format!("'--{option}[")), "zsh: --{option}");
-            assert!(fish.contains(&format!(" -l {option} ")), "fish: --{option}");
+            let is_offered = typed
+                .split_whitespace()
+                .any(|word| word == format!("--{option}"));
+            assert!(is_offered, "bash: {command} --{option}: {typed}");
+            for (text, wanted) in [
+                (&man, format!("--{option}")),
+                (&zsh, format!("'--{option}[")),
+                (&fish, format!(" -l {option} ")),
+            ] {
+                assert!(text.contains(&wanted), "{wanted}");
+            }
         }
     }
     assert!(options > 150, "{options}");
@@ -144,53 +163,112 @@ fn every_option_is_in_man_page_and_completions() {
         ("zsh", "_plancton"),
         ("fish", "plancton.fish"),
     ] {
-        assert!(
-            !exists(shell)
-                || Command::new(shell)
-                    .arg("-n")
-                    .arg(scratch.0.join(file))
-                    .status()
-                    .unwrap()
-                    .success()
-        );
+        if exists(shell) {
+            say(Command::new(shell).arg("-n").arg(scratch.0.join(file)));
+        }
+    }
+}
+
+/// Series and their fields: tests/live_metrics.rs.
+#[test]
+fn keys_reasons_and_fields() {
+    let scratch = Scratch::new("keys");
+    texts(&scratch);
+    let man = page(&scratch, "plancton.toml.5");
+    let default = say(Command::new(PLANCTON).args(["config", "--default"]));
+    let is_key = |line: &&str| {
+        let key = line.split_once(" = ").map(|(key, _)| key);
+        line.starts_with('[') || key.is_some_and(|key| !key.contains(' '))
+    };
+    let lines = default.lines();
+    let keys: Vec<&str> = lines
+        .map(|line| line.trim_start_matches("# "))
+        .filter(is_key)
+        .collect();
+    let described = section(&man, "KEYS").lines().filter_map(|line| {
+        let key = line
+            .strip_prefix("\\fB")
+            .filter(|line| line.contains(" = "));
+        let key = key.and_then(|key| key.strip_suffix("\\fR"));
+        key.or(line.strip_prefix(".SS "))
+    });
+    assert!(keys.len() > 45, "{keys:?}");
+    assert_eq!(described.collect::<Vec<_>>(), keys);
+
+    let man = page(&scratch, "plancton.1");
+    let source = read(root().join("src/decide/reason.rs"));
+    let codes = source.split_once("pub enum Code {").unwrap().1;
+    let codes = codes.split("/// A word of another version").next().unwrap();
+    let codes = codes
+        .lines()
+        .map(|line| line.trim().trim_end_matches(','))
+        .filter(|line| !line.is_empty() && line.chars().all(char::is_alphanumeric));
+    let kebab = |name: &str| {
+        let dashed = name.replace(char::is_uppercase, "-");
+        let both = dashed.chars().zip(name.chars());
+        let word = both.map(|(dash, c)| match dash {
+            '-' => format!("-{}", c.to_ascii_lowercase()),
+            _ => c.to_string(),
+        });
+        word.collect::<String>()[1..].to_owned()
+    };
+    let codes: BTreeSet<String> = codes.map(kebab).collect();
+    let described = titles(section(&man, "STATES AND REASONS"));
+    assert_eq!(described, codes.iter().map(String::as_str).collect());
+
+    let status = section(&man, "STATUS FOR SCRIPTS");
+    let golden: serde_json::Value =
+        serde_json::from_str(&read(root().join("tests/golden/status.json"))).unwrap();
+    let fields: BTreeSet<&str> = golden
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
+    assert_eq!(titles(status), fields);
+    let words: BTreeSet<&str> = status
+        .split(|c: char| !(c.is_ascii_lowercase() || c == '_'))
+        .collect();
+    for (field, value) in golden.as_object().unwrap() {
+        let inside = value.get(0).unwrap_or(value).as_object();
+        for key in inside
+            .filter(|_| field != "counts")
+            .into_iter()
+            .flat_map(|inside| inside.keys())
+        {
+            assert!(words.contains(key.as_str()), "{field}.{key}");
+        }
     }
 }
 
 #[test]
-fn every_key_is_in_the_man_page() {
-    let scratch = Scratch::new("keys");
+fn pages_render_without_warnings() {
+    let scratch = Scratch::new("pages");
     texts(&scratch);
-    let man = read(scratch.0.join("plancton.toml.5")).replace("\\-", "-");
-    let default = say(Command::new(PLANCTON).args(["config", "--default"]));
-    let keys: Vec<&str> = default
-        .lines()
-        .filter_map(|line| line.strip_prefix("# ").or(Some(line)))
-        .filter(|line| {
-            line.starts_with('[')
-                || line
-                    .split(" = ")
-                    .next()
-                    .is_some_and(|key| !key.contains(' ') && line.contains(" = "))
-        })
-        .collect();
-    assert!(keys.len() > 45, "{keys:?}");
-    for key in keys {
-        assert!(
-            man.contains(&format!("\\fB{key}\\fR")) || man.contains(&format!(".SH {key}")),
-            "{key}"
-        );
-    }
-    if exists("groff") {
-        for page in ["plancton.8", "plancton.toml.5", "plancton-site.7"] {
-            let said = Command::new("groff")
-                .args(["-man", "-Tutf8", "-ww", "-z"])
+    for page in [
+        "plancton.1",
+        "plancton.toml.5",
+        "plancton-metrics.7",
+        "plancton-site.7",
+    ] {
+        for (program, options) in [
+            ("mandoc", &["-Tlint"][..]),
+            ("groff", &["-man", "-Tutf8", "-ww", "-z"]),
+        ] {
+            if !exists(program) {
+                println!("skipped: no {program} here");
+                continue;
+            }
+            let said = Command::new(program)
+                .args(options)
                 .arg(scratch.0.join(page))
                 .output()
                 .unwrap();
+            let said = [said.stdout, said.stderr].concat();
             assert!(
-                said.stderr.is_empty(),
+                said.is_empty(),
                 "{page}: {}",
-                String::from_utf8_lossy(&said.stderr)
+                String::from_utf8_lossy(&said)
             );
         }
     }
