@@ -191,7 +191,8 @@ pub fn write_file(
     replace(path, content, mode, durable).map_err(failed(path, "write"))
 }
 
-fn replace(path: &Path, content: &[u8], mode: u32, durable: Durable) -> io::Result<()> {
+/// The same for any file.
+pub fn replace(path: &Path, content: &[u8], mode: u32, durable: Durable) -> io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
     // One that a predecessor with our pid has left over, which is the rule in a container.

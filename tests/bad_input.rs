@@ -617,7 +617,7 @@ fn recordings_that_are_none() {
 fn the_owner_is_obeyed_by_a_daemon_that_hangs() {
     for (command, then) in [
         ("purge", "nothing of Plancton's is left"),
-        ("force-stop", "1 pilot"),
+        ("force-stop", "removed"),
     ] {
         let mut machine = Machine::new();
         machine.start(GOOD);

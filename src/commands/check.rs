@@ -183,19 +183,14 @@ fn mounts(seen: &Seen) -> Option<Vec<Finding>> {
 
 fn limits(seen: &Seen) -> Option<Vec<Finding>> {
     let facts = seen.facts()?;
-    let mut findings = Vec::new();
-    for what in &facts.missing {
-        let why = "the kernel lacks it, or its cgroup controller is off";
-        let text = format!("the engine cannot hold the {what} limit ({why})");
-        let way_out = "missing-limits = \"warn\" runs pilots all the same";
-        findings.push(match seen.config.share.missing_limits {
-            MissingLimits::Warn => (Note, text),
-            _ => (BAD, format!("{text}; {way_out}")),
-        });
-    }
-    if findings.is_empty() {
-        findings.push((Good, "CPU, memory and number of processes".to_owned()));
-    }
+    let missing = facts.missing.join(", ");
+    let way_out = "see to the kernel's cgroup controllers, or set missing-limits = \"warn\"";
+    let text = format!("the engine cannot hold these limits: {missing}; {way_out}");
+    let mut findings = vec![match seen.config.share.missing_limits {
+        _ if missing.is_empty() => (Good, "CPU, memory and number of processes".to_owned()),
+        MissingLimits::Warn => (Note, text),
+        MissingLimits::Refuse => (BAD, text),
+    }];
     if !facts.swap_limit {
         let text = "a pilot may swap beyond its memory; boot with swapaccount=1 to change that";
         findings.push((Note, text.to_owned()));
@@ -203,19 +198,20 @@ fn limits(seen: &Seen) -> Option<Vec<Finding>> {
     Some(findings)
 }
 
+/// What can be said before a pilot has run; after that the daemon knows.
 fn protection(seen: &Seen) -> Option<Vec<Finding>> {
-    let parent = &seen.facts()?.parent;
-    // A daemon that runs has looked at a pilot; nothing else is proof.
-    let (level, text) = match (seen.context.status(), parent) {
-        (Some(status), _) => (status.protection.level, status.protection.text),
-        (None, Err(why)) => ("none".to_owned(), why.clone()),
-        (None, Ok(_)) => (
-            "possible".to_owned(),
-            "the first pilot proves it".to_owned(),
-        ),
-    };
-    let verdict = if level == "none" { Note } else { Good };
-    Some(vec![(verdict, format!("{level}: {text}"))])
+    Some(vec![match (seen.context.status(), &seen.facts()?.parent) {
+        (Some(status), _) => {
+            let verdict = if status.protection.level == "none" {
+                Note
+            } else {
+                Good
+            };
+            (verdict, status.protection.text)
+        }
+        (None, Ok(_)) => (Good, "possible; the first pilot proves it".to_owned()),
+        (None, Err(why)) => (Note, format!("none: {why}; one core is kept free instead")),
+    }])
 }
 
 fn room(seen: &Seen) -> Option<Vec<Finding>> {

@@ -10,6 +10,7 @@ use crate::site::Site;
 use crate::state::{self, Dirs, Probe};
 use crate::units::Exit;
 use rustix::fs::{Access, access};
+use std::env;
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -91,11 +92,9 @@ pub struct Context {
 impl Context {
     pub fn new(options: Options) -> Context {
         let uid = rustix::process::geteuid();
-        let dirs = Dirs::usual(uid.as_raw(), |name| std::env::var_os(name)).given(
-            options.run_dir.clone(),
-            options.state_dir.clone(),
-            options.config.clone(),
-        );
+        let (run, state) = (options.run_dir.clone(), options.state_dir.clone());
+        let dirs = Dirs::usual(uid.as_raw(), |name| env::var_os(name));
+        let dirs = dirs.given(run, state, options.config.clone());
         let is_root = uid.is_root();
         Context {
             options,
@@ -132,35 +131,32 @@ impl Context {
     /// --engine, then the configuration, then DOCKER_HOST, then the first of the usual sockets that may be used: a user's
     /// own, then the machine's. Where none may be used, the first one will say so.
     fn socket(&self, config: &Config) -> Result<PathBuf, Failure> {
-        let named = [
-            ("--engine", self.options.engine.clone()),
-            ("[engine] socket", Some(config.engine.socket.clone())),
-            ("DOCKER_HOST", std::env::var("DOCKER_HOST").ok()),
-        ];
-        for (from, text) in named {
-            let text = text.unwrap_or_default();
-            let path = text.strip_prefix("unix://").unwrap_or(&text);
+        let (given, configured) = (&self.options.engine, &config.engine.socket);
+        let host = env::var("DOCKER_HOST").unwrap_or_default();
+        let mut named = given.iter().chain([configured, &host]);
+        if let Some(text) = named.find(|text| !text.is_empty()) {
+            let path = text.strip_prefix("unix://").unwrap_or(text);
             if path.starts_with('/') {
                 return Ok(path.into());
             }
-            if !text.is_empty() {
-                let hint = "write it as unix:///PATH (engines elsewhere are not this machine)";
-                let text = format!("{from}: '{text}' is not a Unix socket; {hint}");
-                return Err(Failure(Exit::Usage, text));
-            }
+            let hint = "write --engine or DOCKER_HOST as unix:///PATH (it must be this machine's)";
+            return Err(Failure(
+                Exit::Usage,
+                format!("'{text}' is no Unix socket; {hint}"),
+            ));
         }
-        let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|_| !self.is_root);
-        let own = own.iter().map(Path::new);
-        let mut usual: Vec<PathBuf> = own
-            .flat_map(|run| [run.join("docker.sock"), run.join("podman/podman.sock")])
-            .collect();
-        usual.push("/var/run/docker.sock".into());
-        usual.push("/run/podman/podman.sock".into());
-        let usable = usual
-            .iter()
-            .find(|socket| access(*socket, Access::WRITE_OK).is_ok());
-        let found = usable.or_else(|| usual.iter().find(|socket| socket.exists()));
-        Ok(found.cloned().unwrap_or("/var/run/docker.sock".into()))
+        let own = env::var("XDG_RUNTIME_DIR").ok().filter(|_| !self.is_root);
+        let own = own.unwrap_or("/run".to_owned());
+        let [docker, podman] =
+            ["/var/run/docker.sock", "/run/podman/podman.sock"].map(PathBuf::from);
+        let own = ["docker.sock", "podman/podman.sock"].map(|name| Path::new(&own).join(name));
+        let usual = own.iter().chain([&docker, &podman]);
+        let mut usable = usual
+            .clone()
+            .filter(|socket| access(*socket, Access::WRITE_OK).is_ok());
+        let mut present = usual.filter(|socket| socket.exists());
+        let found = usable.next().or_else(|| present.next());
+        Ok(found.unwrap_or(&docker).clone())
     }
 
     /// Errors: as of [`Context::engine`], or our own binary can't be read.

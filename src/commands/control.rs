@@ -10,6 +10,7 @@ use crate::state::control::{self, Kept};
 use crate::units::{Exit, clean_line, format_rough, parse_duration};
 use jiff::civil::Time;
 use jiff::{Timestamp, Zoned};
+use rustix::process::Signal;
 use std::time::Duration;
 
 /// A daemon that does not carry a force-stop out within this time, and so much more a pilot, is not waited for.
@@ -122,7 +123,7 @@ pub fn force_stop(context: &Context) -> Done {
                 "{error}; ending the daemon, and removing the pilots here"
             )),
         }
-        run::end_daemon(context)?;
+        run::end_daemon(context, &[Signal::TERM, Signal::KILL])?;
     }
     pilots::remove_own(context)?;
     // What is left of the request would end the next daemon; where it could not be written, nothing is.

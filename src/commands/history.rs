@@ -5,6 +5,7 @@ use super::context::{Context, Done, Failure, complain, say};
 use super::view::{Screen, cells, ink, number, rough};
 use crate::history::{self, Hours, Sums, by_day, local, total};
 use crate::report::word;
+use crate::state::{self, Durable};
 use crate::units::{clean_line, float, whole};
 use jiff::ToSpan;
 use jiff::civil::Date;
@@ -41,8 +42,12 @@ pub fn report(context: &Context) -> Done {
     if file == Path::new("-") {
         return say(&page);
     }
-    std::fs::write(&file, page)
-        .map_err(|error| format!("{}: {error}; name another file", file.display()))?;
+    // Whole or not at all, but a terminal or a pipe is no file to replace.
+    let written = match file.is_file() || !file.exists() {
+        true => state::replace(&file, page.as_bytes(), 0o644, Durable::No),
+        false => std::fs::write(&file, page),
+    };
+    written.map_err(|error| format!("{}: {error}; name another file", file.display()))?;
     say(&format!(
         "{} is written; open it in a browser\n",
         file.display()

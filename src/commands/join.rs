@@ -54,7 +54,7 @@ fn consent(context: &Context, joined: &Joined, fetched: Fetched) -> Done {
     context.prepare()?;
     remote::write_joined(&context.dirs.state, joined)?;
     remote::put_in_force(&context.dirs.state, fetched)?;
-    let daemon = match run::signal(&context.dirs.run, Signal::HUP) {
+    let daemon = match run::send(&context.dirs.run, Signal::HUP) {
         true => "the daemon takes it over now",
         false => "`plancton start` starts the daemon",
     };
@@ -72,7 +72,7 @@ pub fn leave(context: &Context) -> Done {
             format!("{url}: {error}; it is still joined").into(),
         )
     })?;
-    run::signal(&context.dirs.run, Signal::HUP);
+    run::send(&context.dirs.run, Signal::HUP);
     say(&format!(
         "{url} is left: nothing is started for it any more\n"
     ))?;

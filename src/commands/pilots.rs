@@ -13,6 +13,7 @@ use crate::report::Status;
 use crate::site::Site;
 use crate::state::{self, Scope};
 use crate::units::{Exit, clean_text, count_pilots};
+use rustix::process::Signal;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -137,7 +138,7 @@ pub fn purge(context: &Context) -> Done {
         return show_purge(context);
     }
     // A daemon that lives on would start pilots again, and be out of reach without its directories.
-    run::end_daemon(context)?;
+    run::end_daemon(context, &[Signal::TERM, Signal::KILL])?;
     let Err(Failure(exit, text)) = purge_everything(context) else {
         return say("nothing of Plancton's is left on the engine or in its directories\n");
     };

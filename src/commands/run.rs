@@ -134,17 +134,11 @@ pub fn spawn(context: &Context, log: &Path) -> io::Result<Child> {
 
 /// Ends the loop. Pilots outlive it.
 pub fn stop(context: &Context) -> Done {
-    if has_unit(context) {
-        return systemctl("stop");
-    }
-    let run = &context.dirs.run;
-    if !is_running(run) {
+    if !is_running(&context.dirs.run) && !has_unit(context) {
         return say("plancton is not running\n");
     }
     let left = context.status().map_or(0, |status| status.pilots.len());
-    if !signal(run, Signal::TERM) || !wait_until(PATIENCE, || !is_running(run)) {
-        return Err(format!("{} has not ended; end it by hand", daemon_of(run)).into());
-    }
+    end_daemon(context, &[Signal::TERM])?;
     if left == 0 {
         return say("plancton has ended; no pilot is left\n");
     }
@@ -155,25 +149,21 @@ pub fn stop(context: &Context) -> Done {
     say("`plancton start` takes them over again, `plancton force-stop` removes them now\n")
 }
 
-/// As `stop`, and without asking where that is of no use: a daemon that hangs, or can't be told.
-pub fn end_daemon(context: &Context) -> Done {
+/// By systemd if that has it, and by one signal after the other. Errors: it runs on.
+pub fn end_daemon(context: &Context, signals: &[Signal]) -> Done {
     let run = &context.dirs.run;
-    if is_running(run) && has_unit(context) {
+    if has_unit(context) {
         systemctl("stop")?;
     }
-    for end in [Signal::TERM, Signal::KILL] {
-        if is_running(run) && signal(run, end) {
+    for signal in signals {
+        if is_running(run) && send(run, *signal) {
             wait_until(PATIENCE, || !is_running(run));
         }
     }
-    match is_running(run) {
-        false => Ok(()),
-        true => Err(format!(
-            "{} runs on and can't be ended; nothing was removed",
-            daemon_of(run)
-        )
-        .into()),
+    if is_running(run) {
+        return Err(format!("{} runs on and could not be ended", daemon_of(run)).into());
     }
+    Ok(())
 }
 
 /// `the daemon (pid 7)`
@@ -185,7 +175,7 @@ fn daemon_of(run: &Path) -> String {
 }
 
 /// To who holds the lock of a run directory; whether it was sent.
-pub fn signal(run: &Path, signal: Signal) -> bool {
+pub fn send(run: &Path, signal: Signal) -> bool {
     let Probe::Held(Some(pid)) = state::probe_lock(run) else {
         return false;
     };
@@ -208,11 +198,8 @@ fn has_unit(context: &Context) -> bool {
 
 fn systemctl(verb: &str) -> Done {
     complain(&format!("systemd has the unit: systemctl {verb} {UNIT}"));
-    match Command::new("systemctl")
-        .args([verb, UNIT])
-        .status()?
-        .success()
-    {
+    let mut command = Command::new("systemctl");
+    match command.args([verb, UNIT]).status()?.success() {
         true => Ok(()),
         false => Err("systemctl failed; `journalctl -u plancton` says why".into()),
     }

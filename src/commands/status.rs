@@ -66,12 +66,17 @@ pub fn health(context: &Context) -> Done {
 fn watch(context: &Context) -> Done {
     let mut signals = Signals::catch()?;
     let drawing = Drawing::begin()?;
-    while !signals.wants_end() {
+    while !is_over(&signals) {
         let status = read(context)?;
         drawing.show(&view::render(&status, &Screen::of_terminal()))?;
         wait(Some(1.0), &mut signals, None, None);
     }
     Ok(())
+}
+
+/// A command in the foreground has nothing to reload: it ends with its terminal.
+pub fn is_over(signals: &Signals) -> bool {
+    signals.wants_end() || signals.take_reload()
 }
 
 /// A text that is drawn over and over: in place on a terminal, one after the other elsewhere.

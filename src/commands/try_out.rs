@@ -3,13 +3,14 @@
 
 use super::context::{Context, Done, Failure, no_engine, say};
 use super::pilot::RESULT;
-use super::status::Drawing;
+use super::status::{Drawing, is_over};
 use super::view::{self, Screen};
 use super::{pilots, run};
 use crate::cli::Options;
 use crate::report::Status;
 use crate::units::{count_pilots, format_rough};
 use crate::wait::{Signals, wait};
+use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::IsTerminal;
@@ -63,7 +64,7 @@ fn show(context: &Context, base: &Path, signals: &mut Signals) -> Result<Seen, F
     let mut child = run::spawn(context, &log).map_err(nothing)?;
     let seen = follow(context, &mut child, signals);
     if matches!(child.try_wait(), Ok(None)) {
-        let _ = run::end_daemon(context);
+        let _ = run::end_daemon(context, &[Signal::TERM]);
         // It may not have got as far as its lock.
         let _ = child.kill();
     } else if child.wait().is_ok_and(|status| !status.success()) {
@@ -81,7 +82,7 @@ fn follow(context: &Context, child: &mut Child, signals: &mut Signals) -> Result
     let drawing = std::io::stdout().is_terminal().then(Drawing::begin);
     let drawing = drawing.transpose()?;
     let mut next_line = Duration::ZERO;
-    while seen.lasted < duration && !wants_end(signals) && matches!(child.try_wait(), Ok(None)) {
+    while seen.lasted < duration && !is_over(signals) && matches!(child.try_wait(), Ok(None)) {
         if let Some(status) = context.status() {
             seen.take(status);
             let left = format_rough(duration.saturating_sub(seen.lasted));
@@ -98,11 +99,6 @@ fn follow(context: &Context, child: &mut Child, signals: &mut Signals) -> Result
         seen.lasted = start.elapsed();
     }
     Ok(seen)
-}
-
-/// A command ends with its terminal.
-fn wants_end(signals: &Signals) -> bool {
-    signals.wants_end() || signals.take_reload()
 }
 
 /// What was seen while it ran.
