@@ -18,8 +18,12 @@ options_of() {
 
 summary_of() { sed -nE "s/^  $1 +(\[?[A-Z]+\]? +)?([A-Z].*)/\2/p" <<<"$overview"; }
 
-# Plain text as roff: words in backticks are bold, an empty line begins a paragraph.
-roff() { sed -e 's/\\/\\e/g' -e 's/-/\\-/g' | sed -zE 's/`([^`]*)`/\\fB\1\\fR/g' | sed -e "s/^[.']/\\\\\&&/" -e 's/^$/.PP/'; }
+# Words in backticks, which the end of a line may part.
+# shellcheck disable=SC2016
+bold() { sed -zE 's/`([^`]*)`/\\fB\1\\fR/g'; }
+
+# Plain text as roff: an empty line begins a paragraph.
+roff() { sed -e 's/\\/\\e/g' -e 's/-/\\-/g' | bold | sed -e "s/^[.']/\\\\\&&/" -e 's/^$/.PP/'; }
 
 # Long lines of text are broken, as mandoc -Tlint likes them; examples stay as they are.
 wrap() {
@@ -52,7 +56,7 @@ commands_roff() {
   done
 }
 
-exits_roff() { sed -nE '/^Exit codes/,/^$/s/^  ([0-9]+) +(.*)/.TP\n.B \1\n\2/p' <<<"$overview" | sed -zE 's/`([^`]*)`/\\fB\1\\fR/g'; }
+exits_roff() { sed -nE '/^Exit codes/,/^$/s/^  ([0-9]+) +(.*)/.TP\n.B \1\n\2/p' <<<"$overview" | bold; }
 
 # Comments and keys of the commented default configuration: a comment is about the key or table right below it.
 keys_roff() {
