@@ -227,7 +227,8 @@ impl Engine {
     /// Asks over a connection of its own. What comes back is a success, with its body still to be read.
     fn open(&self, request: &mut Request<'_>) -> Result<Answer<Connection>, Error> {
         // Who is there is asked without a version.
-        let prefix = match (request.call == "ping", lock(&self.version).clone()) {
+        let version = lock(&self.version).clone();
+        let prefix = match (request.call == "ping", version) {
             (true, _) => String::new(),
             (_, Some(version)) => format!("/v{version}"),
             (_, None) => format!("/v{}", self.ping()?.1),
