@@ -265,3 +265,85 @@ pub struct Drain {
 pub struct Snooze {
     pub until: f64,
 }
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndKind {
+    Done,
+    /// By its exit code, or done at once.
+    NoWork,
+    Failed,
+    OutOfMemory,
+    Ttl,
+    /// The owner needs the CPU, the memory or the disk, or set a rule.
+    Owner,
+    Drained,
+    /// By somebody else: a signal that we did not send.
+    Killed,
+    /// Removed before it was started.
+    NeverRan,
+}
+
+impl EndKind {
+    pub const NAMES: [(EndKind, &str); 9] = [
+        (EndKind::Done, "done"),
+        (EndKind::NoWork, "no-work"),
+        (EndKind::Failed, "failed"),
+        (EndKind::OutOfMemory, "out-of-memory"),
+        (EndKind::Ttl, "ttl"),
+        (EndKind::Owner, "owner"),
+        (EndKind::Drained, "drained"),
+        (EndKind::Killed, "killed"),
+        (EndKind::NeverRan, "never-ran"),
+    ];
+
+    pub fn name(self) -> &'static str {
+        let mut names = EndKind::NAMES.into_iter();
+        names
+            .find(|(kind, _)| *kind == self)
+            .map_or("", |(_, name)| name)
+    }
+
+    /// It did what it was to do, or was told to end.
+    pub fn is_well(self) -> bool {
+        let bad = [EndKind::Failed, EndKind::OutOfMemory, EndKind::NeverRan];
+        !bad.contains(&self)
+    }
+}
+
+/// A pilot that has ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Finished {
+    pub name: String,
+    pub class: String,
+    pub kind: EndKind,
+    /// Epoch seconds.
+    pub at: f64,
+    /// Seconds.
+    pub lived: f64,
+    pub exit_code: i64,
+    /// The end of its log, where it is of use.
+    pub log_tail: String,
+}
+
+/// CPU in cores, memory in bytes (as `f64`, because free memory can be negative).
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Capacity {
+    /// What may be promised to pilots at most (`[share] cpus`).
+    pub cap: f64,
+    pub reserve: f64,
+    /// Promised to all Plancton pilots, paused ones and launches under way included.
+    pub given: f64,
+    pub memory_given: u64,
+    /// For launches; `None` before the first rate.
+    pub free: Option<f64>,
+    /// By the last window alone: what the owner feels.
+    pub free_now: Option<f64>,
+    pub free_memory: Option<f64>,
+    pub launch_floor: f64,
+    pub give_floor: f64,
+    /// Cores by which the owner's need goes beyond what rides along; 0 or less: none.
+    pub need: f64,
+    /// Without protection a saturated machine hides what the owner wants.
+    pub need_unknown: bool,
+}

@@ -1,9 +1,7 @@
 //! Why this and not something else: one code with the value and the threshold that explain the decision in force, and
 //! one sentence. All the sentences of decisions stand here, so that they can be read and reworded together.
 
-use super::observation::{Ended, EngineState};
-use super::pilots::EndKind;
-use super::tick::{Capacity, Tick};
+use super::observation::{Capacity, EndKind, Ended, EngineState, Observation};
 use crate::config::PilotClass;
 use crate::units::{Bytes, clean_line, count_pilots, float, format_rough, whole};
 use serde::{Deserialize, Serialize};
@@ -196,33 +194,31 @@ pub(super) fn memory_pressure(pressure: f64, limit: f64) -> Reason {
     Reason::new(Code::MemoryPressure, pressure, limit, text)
 }
 
-fn owner_use(tick: &Tick, capacity: &Capacity) -> String {
-    let foreign = tick.seen.cpu.map_or(0.0, |cpu| cpu.foreign);
-    format!(
-        "the owner uses {foreign:.1} of {:.0} cores, pilots were promised {:.1}",
-        capacity.cores, capacity.given
-    )
+fn owner_use(seen: &Observation, room: &Capacity) -> String {
+    let foreign = seen.cpu.map_or(0.0, |cpu| cpu.foreign);
+    let (cores, given) = (seen.cores, room.given);
+    format!("the owner uses {foreign:.1} of {cores:.0} cores, pilots were promised {given:.1}")
 }
 
-pub(super) fn busy(tick: &Tick, capacity: &Capacity) -> Reason {
-    let what = match capacity.need_unknown && !tick.own.is_empty() {
+pub(super) fn busy(seen: &Observation, room: &Capacity) -> Reason {
+    let what = match room.need_unknown {
         true => "all cores are busy and pilots are not protected, so they give way one by one",
         false => "nothing is started",
     };
-    let text = format!("{}; {what}", owner_use(tick, capacity));
-    let free = capacity.free_now.unwrap_or(0.0);
-    Reason::new(Code::Busy, free, capacity.give_floor, text)
+    let text = format!("{}; {what}", owner_use(seen, room));
+    let free = room.free_now.unwrap_or(0.0);
+    Reason::new(Code::Busy, free, room.give_floor, text)
 }
 
 /// Pilots stay paused for `left` seconds more.
-pub(super) fn calming(tick: &Tick, capacity: &Capacity, left: f64) -> Reason {
-    let numbers = owner_use(tick, capacity);
+pub(super) fn calming(seen: &Observation, room: &Capacity, left: f64) -> Reason {
+    let numbers = owner_use(seen, room);
     let text = format!("{numbers}; paused pilots go on after {left:.0} s more of calm");
     Reason::new(Code::Calming, left, 0.0, text)
 }
 
 /// Nothing is started for `left` seconds more.
-pub(super) fn calming_before_launch(holding: usize, left: f64) -> Reason {
+pub(super) fn calming_to_launch(holding: usize, left: f64) -> Reason {
     let pilots = count_pilots(holding);
     let text = format!("{pilots}; pilots are started after {left:.0} s more of calm");
     Reason::new(Code::Calming, left, 0.0, text)
@@ -294,43 +290,40 @@ fn full_code(holding: usize) -> Code {
     }
 }
 
-/// The next pilot takes `next` cores of `free`, which may go down to `floor`.
-pub(super) fn full(tick: &Tick, capacity: &Capacity, holding: usize, next: f64) -> Reason {
-    let foreign = tick
-        .seen
+/// The next pilot takes `next` cores; `free` of them and the least that is enough.
+pub(super) fn full(
+    seen: &Observation,
+    room: &Capacity,
+    holding: usize,
+    next: f64,
+    (free, least): (f64, f64),
+) -> Reason {
+    let foreign = seen
         .cpu
         .map_or(0.0, |cpu| cpu.foreign.max(cpu.foreign_smooth));
     let text = format!(
         "{}; of {:.0} cores {foreign:.1} are the owner's, {:.1} reserved and {:.1} promised to pilots, \
          the next one takes {next:.1}",
         count_pilots(holding),
-        capacity.cores,
-        capacity.reserve,
-        capacity.given,
+        seen.cores,
+        room.reserve,
+        room.given,
     );
-    let (free, threshold) = match capacity.fits_cap(next) {
-        true => (capacity.free.unwrap_or(0.0), next + capacity.launch_floor),
-        false => (capacity.cap - capacity.given, next),
-    };
-    Reason::new(full_code(holding), free, threshold, text)
+    Reason::new(full_code(holding), free, least, text)
 }
 
 pub(super) fn full_of_memory(
-    tick: &Tick,
-    capacity: &Capacity,
+    free: f64,
+    reserve: Bytes,
     holding: usize,
     class: &PilotClass,
 ) -> Reason {
-    let free = capacity.free_memory.unwrap_or(0.0);
+    let (name, wanted) = (&class.name, class.memory);
+    let (pilots, left) = (count_pilots(holding), Bytes(whole(free)));
     let text = format!(
-        "{}; {} of memory may still be given (with {} reserved), the next '{}' takes {}",
-        count_pilots(holding),
-        Bytes(whole(free)),
-        tick.share.reserve_memory,
-        class.name,
-        class.memory
+        "{pilots}; {left} of memory may still be given (with {reserve} reserved), the next '{name}' takes {wanted}"
     );
-    Reason::new(full_code(holding), free, float(class.memory.0), text)
+    Reason::new(full_code(holding), free, float(wanted.0), text)
 }
 
 /// What became of a class: the `why` of a wait for it.
@@ -365,8 +358,9 @@ fn end(kind: EndKind, ended: &Ended) -> String {
     }
 }
 
-pub(super) fn no_work(exit_code: i64, lived: f64) -> String {
-    format!("there was no work (exit code {exit_code} after {lived:.0} s)")
+pub(super) fn no_work(ended: &Ended) -> String {
+    let (code, lived) = (ended.exit_code, ended.lived.unwrap_or(0.0));
+    format!("there was no work (exit code {code} after {lived:.0} s)")
 }
 
 fn rough(seconds: f64) -> String {

@@ -1,10 +1,11 @@
-//! What one tick is decided about: the rules in force, the own pilots found in one pass, how much may be given, and the
-//! actions that can come of it. Values only; what is remembered between ticks is elsewhere.
+//! One tick in the making: what holds now (rules, pilots in one pass, how much may be given), and what is done about it.
+//! The other files of this folder add to it, each its part.
 
-use super::observation::{Observation, Pilot, PilotState};
+use super::observation::{Capacity, EndKind, Observation, Pilot, PilotState};
+use super::reason::{Code, Reason};
+use super::state::{Handled, PolicyState, Stop};
 use crate::config::{Auto, Config, Owner, PilotClass, Share};
 use crate::units::{PilotId, float};
-use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -46,12 +47,39 @@ pub enum Action {
     MendGroup,
 }
 
-/// What pilots of one class hold.
+/// What happens to pilots beyond the number that may run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum How {
+    #[default]
+    Pause,
+    /// SIGTERM, and SIGKILL after the pilot's grace.
+    Stop,
+    /// SIGKILL now.
+    Kill,
+}
+
+/// A rule of the owner's that holds; while any does, nothing is started.
+pub(super) struct Rule {
+    /// Own pilots that may run; `None`: all that do.
+    pub keep: Option<usize>,
+    pub how: How,
+    pub reason: Reason,
+}
+
+/// What pilots of one class hold, with launches that the list does not show yet.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Slots {
     pub count: usize,
     pub cpus: f64,
 }
+
+/// With protection, a desktop's background noise rides along: this much below zero may still be launched into …
+const LAUNCH_SLACK: f64 = 0.5;
+/// … and only this much below zero is given back; on one core less, because more than a core can't be missing there.
+const GIVE_SLACK: f64 = 1.0;
+const GIVE_SLACK_ONE_CORE: f64 = 0.75;
+/// Without protection foreign load reads too low from this share of busy time on.
+const SATURATED: f64 = 0.95;
 
 pub(super) struct Tick<'a> {
     pub config: &'a Config,
@@ -64,21 +92,31 @@ pub(super) struct Tick<'a> {
     pub pilots: &'a [Pilot],
     /// Own ones that hold a slot (running, paused or being started), the oldest first.
     pub own: Vec<&'a Pilot>,
-    pub by_class: BTreeMap<&'a str, Slots>,
+    pub running: usize,
+    pub paused: usize,
+    /// Launches under way that the list does not show yet.
+    pub starting: usize,
+    pub by_class: BTreeMap<String, Slots>,
     pub now: f64,
+    pub state: &'a mut PolicyState,
+    pub capacity: Capacity,
+    pub rules: Vec<Rule>,
+    pub actions: Vec<Action>,
+    /// Seconds until something is due.
+    pub wake_in: f64,
 }
 
 impl<'a> Tick<'a> {
-    /// `is_starting`: whether a launch of this name is under way. What was created and is not being started holds no slot.
     pub fn new(
         config: &'a Config,
+        state: &'a mut PolicyState,
         seen: &'a Observation,
         pilots: &'a [Pilot],
-        is_starting: impl Fn(&str) -> bool,
     ) -> Tick<'a> {
         let (share, owner, when) = config.effective(seen.local.weekday, seen.local.minute);
+        // What was created and is not being started holds no slot.
         let holds_slot = |pilot: &&Pilot| {
-            let is_left_over = pilot.state == PilotState::Created && !is_starting(&pilot.name);
+            let is_left_over = pilot.state == PilotState::Created && !state.is_starting(pilot);
             pilot.own && pilot.state.holds_room() && !is_left_over
         };
         let mut own: Vec<&Pilot> = pilots.iter().filter(holds_slot).collect();
@@ -86,13 +124,9 @@ impl<'a> Tick<'a> {
             let by_age = a.created.total_cmp(&b.created);
             by_age.then_with(|| a.id.cmp(&b.id))
         });
-        let mut by_class: BTreeMap<&str, Slots> = BTreeMap::new();
-        for pilot in &own {
-            let slots = by_class.entry(&pilot.class).or_default();
-            slots.count += 1;
-            slots.cpus += pilot.cpus;
-        }
-        Tick {
+        let count = |state| own.iter().filter(|pilot| pilot.state == state).count();
+        let (running, paused) = (count(PilotState::Running), count(PilotState::Paused));
+        let mut tick = Tick {
             config,
             share,
             owner,
@@ -100,139 +134,162 @@ impl<'a> Tick<'a> {
             seen,
             pilots,
             own,
-            by_class,
+            running,
+            paused,
+            starting: 0,
+            by_class: BTreeMap::new(),
             now: seen.at.boot,
+            state,
+            capacity: Capacity::default(),
+            rules: Vec::new(),
+            actions: Vec::new(),
+            wake_in: config.loop_.interval.as_secs_f64(),
+        };
+        tick.measure_capacity();
+        tick
+    }
+
+    fn measure_capacity(&mut self) {
+        let (seen, is_protected) = (self.seen, self.seen.protection.holds());
+        let others = self
+            .pilots
+            .iter()
+            .filter(|pilot| !pilot.own && pilot.state.holds_room());
+        let mut paused = 0.0;
+        for pilot in self.own.clone().into_iter().chain(others) {
+            self.promise(pilot.own.then_some(&pilot.class), pilot.cpus, pilot.memory);
+            if pilot.state == PilotState::Paused {
+                paused += pilot.cpus;
+            }
+        }
+        for class in self.state.unlisted() {
+            self.starting += 1;
+            self.promise(Some(&class.name), class.cpus, class.memory.0);
+        }
+        let half_on_battery = if seen.has_battery { 0.5 } else { 1.0 };
+        let room = &mut self.capacity;
+        room.cap = match self.share.cpus {
+            Auto::Fixed(cpus) => cpus,
+            Auto::Auto => (seen.cores * half_on_battery).max(seen.cores.min(1.0)),
+        };
+        room.reserve = match self.share.reserve_cpus {
+            Auto::Fixed(cpus) => cpus,
+            Auto::Auto if is_protected => 0.0,
+            Auto::Auto => 1.0,
+        };
+        let active = room.given - paused;
+        let left = seen.cores - room.reserve - active;
+        room.free = seen
+            .cpu
+            .map(|cpu| left - cpu.foreign.max(cpu.foreign_smooth));
+        room.free_now = seen.cpu.map(|cpu| left - cpu.foreign);
+        let taken = float(self.share.reserve_memory.0) + float(room.memory_given);
+        room.free_memory = seen
+            .memory
+            .map(|memory| float(memory.total) - float(memory.foreign) - taken);
+        if is_protected {
+            let is_small = seen.cores <= 1.0;
+            room.launch_floor = -LAUNCH_SLACK;
+            room.give_floor = -if is_small {
+                GIVE_SLACK_ONE_CORE
+            } else {
+                GIVE_SLACK
+            };
+        }
+        // Where nothing is given there is nothing to give back.
+        if let Some(free) = room.free_now.filter(|_| active > 0.0) {
+            room.need = room.give_floor - free;
+        }
+        let saturated = SATURATED * seen.threads;
+        room.need_unknown = !is_protected && seen.cpu.is_some_and(|cpu| cpu.busy >= saturated);
+    }
+
+    /// `class`: of an own pilot.
+    fn promise(&mut self, class: Option<&String>, cpus: f64, bytes: u64) {
+        self.capacity.given += cpus;
+        self.capacity.memory_given += bytes;
+        if let Some(class) = class {
+            let slots = self.by_class.entry(class.clone()).or_default();
+            slots.count += 1;
+            slots.cpus += cpus;
         }
     }
 
-    /// Own pilots in a state.
-    pub fn count(&self, state: PilotState) -> usize {
-        self.own.iter().filter(|pilot| pilot.state == state).count()
+    /// Takes a launch of this tick into account for the next one.
+    pub fn take(&mut self, class: &PilotClass) {
+        self.starting += 1;
+        self.promise(Some(&class.name), class.cpus, class.memory.0);
+        let room = &mut self.capacity;
+        room.free = room.free.map(|free| free - class.cpus);
+        room.free_memory = room.free_memory.map(|free| free - float(class.memory.0));
+    }
+
+    /// Own pilots, with those that are being started.
+    pub fn holding(&self) -> usize {
+        self.own.len() + self.starting
     }
 
     pub fn interval(&self) -> f64 {
         self.config.loop_.interval.as_secs_f64()
     }
-}
 
-/// With protection, a desktop's background noise rides along: this much below zero may still be launched into …
-const LAUNCH_SLACK: f64 = 0.5;
-/// … and only this much below zero is given back; on one core less, because more than a core can't be missing there.
-const GIVE_SLACK: f64 = 1.0;
-const GIVE_SLACK_ONE_CORE: f64 = 0.75;
-/// Without protection foreign load reads too low from this share of busy time on.
-const SATURATED: f64 = 0.95;
+    pub fn calm_for(&self) -> f64 {
+        self.owner.calm_for.as_secs_f64()
+    }
 
-/// CPU in cores, memory in bytes (as `f64`, because free memory can be negative).
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Capacity {
-    pub cores: f64,
-    /// What may be promised to pilots at most (`[share] cpus`).
-    pub cap: f64,
-    pub reserve: f64,
-    /// Promised to all Plancton pilots, paused ones and launches under way included.
-    pub given: f64,
-    /// The same without paused pilots: what can use CPU now.
-    pub active: f64,
-    /// For launches; `None` before the first rate.
-    pub free: Option<f64>,
-    /// By the last window alone: what the owner feels.
-    pub free_now: Option<f64>,
-    pub memory_given: u64,
-    pub free_memory: Option<f64>,
-    pub launch_floor: f64,
-    pub give_floor: f64,
-    /// Without protection a saturated machine hides what the owner wants.
-    pub need_unknown: bool,
-}
+    /// The next tick is to be at this boot-clock second at the latest.
+    pub fn wake_at(&mut self, at: f64) {
+        if at > self.now {
+            self.wake_in = self.wake_in.min(at - self.now);
+        }
+    }
 
-impl Capacity {
-    /// `launching`: cores and bytes of launches that the list does not show yet.
-    pub(super) fn of(tick: &Tick, launching: (f64, u64)) -> Capacity {
-        let seen = tick.seen;
-        let protected = seen.protection.holds();
-        let (mut given, mut memory_given) = launching;
-        let mut paused = 0.0;
-        let others = tick
-            .pilots
-            .iter()
-            .filter(|pilot| !pilot.own && pilot.state.holds_room());
-        for pilot in tick.own.iter().copied().chain(others) {
-            given += pilot.cpus;
-            memory_given += pilot.memory;
-            if pilot.state == PilotState::Paused {
-                paused += pilot.cpus;
+    pub fn has_rule(&self, code: Code) -> bool {
+        self.rules.iter().any(|rule| rule.reason.code == code)
+    }
+
+    pub fn handled(&mut self, pilot: &Pilot) -> &mut Handled {
+        self.state.handled.entry(pilot.id.clone()).or_default()
+    }
+
+    /// Nothing is under way with it.
+    pub fn is_free(&self, pilot: &Pilot) -> bool {
+        let handled = self.state.handled.get(&pilot.id);
+        handled.is_none_or(|handled| handled.busy_until <= self.now)
+    }
+
+    /// SIGTERM now and SIGKILL when the grace is over: the engine's blocking stop is not used. Without grace SIGKILL alone.
+    pub fn stop(&mut self, pilot: &Pilot, cause: EndKind, grace: f64) {
+        let kill_at = self.now + grace;
+        match &mut self.handled(pilot).stop {
+            Some(stop) if !stop.killed => stop.kill_at = stop.kill_at.min(kill_at),
+            Some(_) => {}
+            none => {
+                *none = Some(Stop {
+                    cause,
+                    kill_at,
+                    killed: false,
+                });
+                if grace > 0.0 {
+                    self.end(pilot, |id, paused| Action::Terminate { id, paused });
+                }
             }
         }
-        let half_on_battery = if seen.has_battery { 0.5 } else { 1.0 };
-        let reserve = match tick.share.reserve_cpus {
-            Auto::Fixed(cpus) => cpus,
-            Auto::Auto if protected => 0.0,
-            Auto::Auto => 1.0,
-        };
-        let active = given - paused;
-        let left = |foreign: f64| seen.cores - reserve - foreign - active;
-        let cpu = seen.cpu;
-        let taken = float(tick.share.reserve_memory.0) + float(memory_given);
-        Capacity {
-            cores: seen.cores,
-            cap: match tick.share.cpus {
-                Auto::Fixed(cpus) => cpus,
-                Auto::Auto => (seen.cores * half_on_battery).max(seen.cores.min(1.0)),
-            },
-            reserve,
-            given,
-            active,
-            free: cpu.map(|cpu| left(cpu.foreign.max(cpu.foreign_smooth))),
-            free_now: cpu.map(|cpu| left(cpu.foreign)),
-            memory_given,
-            free_memory: seen
-                .memory
-                .map(|memory| float(memory.total) - float(memory.foreign) - taken),
-            launch_floor: if protected { -LAUNCH_SLACK } else { 0.0 },
-            give_floor: match protected {
-                true if seen.cores > 1.0 => -GIVE_SLACK,
-                true => -GIVE_SLACK_ONE_CORE,
-                false => 0.0,
-            },
-            need_unknown: !protected && cpu.is_some_and(|cpu| cpu.busy >= SATURATED * seen.threads),
-        }
     }
 
-    /// A pilot of this size may be started or woken. Rounding of sums like 10 × 0.1 must not cost a slot.
-    pub(super) fn fits_cpu(&self, cpus: f64) -> bool {
-        self.free
-            .is_some_and(|free| free - cpus >= self.launch_floor - 1e-6)
+    /// What does not run yet is removed.
+    pub fn end(&mut self, pilot: &Pilot, signal: impl Fn(PilotId, bool) -> Action) {
+        self.actions.push(match pilot.state {
+            PilotState::Created => removal(pilot),
+            state => signal(pilot.id.clone(), state == PilotState::Paused),
+        });
     }
+}
 
-    pub(super) fn fits_cap(&self, cpus: f64) -> bool {
-        self.given + cpus <= self.cap + 1e-6
-    }
-
-    pub(super) fn fits_memory(&self, bytes: u64) -> bool {
-        self.free_memory.is_some_and(|free| free >= float(bytes))
-    }
-
-    /// Takes a launch of this tick into account for the next one.
-    pub(super) fn take(&mut self, cpus: f64, bytes: u64) {
-        self.given += cpus;
-        self.memory_given += bytes;
-        self.free_memory = self.free_memory.map(|free| free - float(bytes));
-        self.wake(cpus);
-    }
-
-    /// A paused pilot runs again: its memory was counted all the time.
-    pub(super) fn wake(&mut self, cpus: f64) {
-        self.active += cpus;
-        self.free = self.free.map(|free| free - cpus);
-    }
-
-    /// Cores by which the owner's need goes beyond what rides along; 0 or less: none. Where nothing is given there is
-    /// nothing to give back.
-    pub(super) fn need(&self) -> f64 {
-        match self.free_now {
-            Some(free) if self.active > 0.0 => self.give_floor - free,
-            _ => 0.0,
-        }
+pub(super) fn removal(pilot: &Pilot) -> Action {
+    Action::Remove {
+        id: pilot.id.clone(),
+        name: pilot.name.clone(),
+        class: pilot.class.clone(),
     }
 }

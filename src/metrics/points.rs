@@ -233,7 +233,7 @@ impl View {
             };
             let running = integer("running", running(status, Some(class)));
             let mut fields = vec![running, count("launches")];
-            fields.extend(EndKind::ALL.map(|kind| count(kind.name())));
+            fields.extend(EndKind::NAMES.map(|(_, name)| count(name)));
             self.line("plancton_pilots", at, &[("class", class)], &fields)
         };
         classes.into_iter().map(line).collect()

@@ -1,10 +1,10 @@
 //! Replayed ticks of classes: what is broken, new, without work or without its image.
 
 use super::*;
-use crate::decide::classes::Stage;
+use crate::decide::state::Stage;
 
 fn failures(world: &mut World) -> u32 {
-    match &world.policy.classes.class("a").stage {
+    match &world.policy.class("a").stage {
         Stage::Waiting(wait) => wait.times,
         _ => 0,
     }
@@ -295,9 +295,9 @@ fn images_are_refreshed_in_time_and_never_against_the_owner() {
     let start = world.now;
     world.tick();
     world.control.pull = false;
-    world.policy.classes.class("a").is_fetching = false;
+    world.policy.class("a").is_fetching = false;
     assert!(
-        world.now - start < 1.0 && world.policy.classes.class("a").refresh_at.unwrap() <= start,
+        world.now - start < 1.0 && world.policy.class("a").refresh_at.unwrap() <= start,
         "asked for now"
     );
 }
@@ -350,7 +350,7 @@ fn a_launch_is_counted_once_whatever_the_list_shows() {
     later.listed_at = at - 0.5;
     decide(&world.config, &mut world.policy, &later);
     assert_eq!(
-        world.policy.classes.unlisted().count(),
+        world.policy.unlisted().len(),
         1,
         "the list is older than the answer"
     );
@@ -358,7 +358,7 @@ fn a_launch_is_counted_once_whatever_the_list_shows() {
     later.listed_at = at + 0.5;
     decide(&world.config, &mut world.policy, &later);
     assert_eq!(
-        world.policy.classes.unlisted().count(),
+        world.policy.unlisted().len(),
         0,
         "a later list does not show it: it never was"
     );

@@ -1,0 +1,197 @@
+//! Which pilots are started: classes in turn by the core-seconds they had, while capacity, limits, images and waits allow.
+//! What stands in the way of the next one is the reason.
+
+use super::observation::Protection;
+use super::reason::{self, Code, Reason};
+use super::state::{Class, Image, Launching, Stage};
+use super::tick::{Action, Slots, Tick};
+use crate::config::{Auto, PilotClass};
+use crate::units::float;
+use std::sync::Arc;
+
+/// Over how many seconds the classes' parts are evened out.
+const FAIR_OVER: f64 = 600.0;
+
+impl Tick<'_> {
+    /// Adds the core-seconds given since the last tick, and believes classes whose pilots live.
+    pub(super) fn serve(&mut self, elapsed: f64) {
+        let kept = (-elapsed / FAIR_OVER).exp();
+        for class in self.state.classes.values_mut() {
+            class.served *= kept;
+        }
+        for (name, slots) in &self.by_class {
+            self.state.class(name).served += slots.cpus * elapsed;
+        }
+        for pilot in &self.own {
+            // One that is being started may be the one that the list shows.
+            if self.is_launching(&pilot.class) {
+                continue;
+            }
+            let class = self.state.classes.get_mut(&pilot.class);
+            if let Some(class) = class.filter(|class| class.is_proof(pilot, self.seen.at)) {
+                class.is_well();
+            }
+        }
+    }
+
+    /// Launches in flight.
+    fn in_flight(&self) -> impl Iterator<Item = &Launching> {
+        let launching = self.state.launching.iter();
+        launching.filter(|launch| launch.answered.is_none())
+    }
+
+    fn is_launching(&self, class: &str) -> bool {
+        self.in_flight().any(|launch| launch.class.name == class)
+    }
+
+    /// Adds launches until something stands in the way; returns what does.
+    pub(super) fn launch(&mut self) -> Reason {
+        if !self.in_doubt() && self.is_calm() {
+            self.refresh();
+        }
+        loop {
+            let class = match self.next_class() {
+                Ok(class) => class,
+                Err(reason) => return reason,
+            };
+            self.take(&class);
+            let number = self.state.draw() & 0xff_ffff;
+            let name = format!("plancton-{}-{number:06x}", class.name);
+            self.state.launching.push(Launching {
+                name: name.clone(),
+                class: Arc::clone(&class),
+                answered: None,
+                listed: None,
+            });
+            self.actions.push(Action::Launch { class, name });
+        }
+    }
+
+    /// Looks for newer images, one at a time, and only while nothing holds pilots back.
+    fn refresh(&mut self) {
+        let classes = self.config.pilots.iter();
+        for class in classes.filter(|class| class.is_refreshable()) {
+            let first = self.now + class.refresh_seconds() * self.state.jitter();
+            let is_busy = self.state.classes.values().any(|class| class.is_fetching);
+            let known = self.state.class(&class.name);
+            let due = *known.refresh_at.get_or_insert(first);
+            if self.now >= due && !is_busy && known.image != Image::Missing {
+                self.fetch(class);
+            }
+        }
+    }
+
+    fn fetch(&mut self, class: &PilotClass) {
+        self.state.class(&class.name).is_fetching = true;
+        let class = Arc::new(class.clone());
+        self.actions.push(Action::Fetch { class });
+    }
+
+    /// The class that is most behind and may start now, or what stands in the way of the first one.
+    fn next_class(&mut self) -> Result<Arc<PilotClass>, Reason> {
+        self.machine_is_open()?;
+        let behind = |class: &PilotClass| {
+            let known = self.state.classes.get(&class.name);
+            let served = known.map_or(0.0, |class| class.served);
+            (served + self.slots(class).cpus) / f64::from(class.weight)
+        };
+        let mut classes: Vec<&PilotClass> = self.config.pilots.iter().collect();
+        classes.sort_by(|a, b| behind(a).total_cmp(&behind(b)));
+        let mut first = None;
+        for class in classes {
+            let known = self.state.class(&class.name).clone();
+            let Err(reason) = self.class_is_open(class, &known) else {
+                return Ok(Arc::new(class.clone()));
+            };
+            if reason.code == Code::Image && !known.is_fetching {
+                self.fetch(class);
+            }
+            first.get_or_insert(reason);
+        }
+        Err(first.unwrap_or_else(reason::no_pilot))
+    }
+
+    fn slots(&self, class: &PilotClass) -> Slots {
+        let slots = self.by_class.get(&class.name);
+        slots.copied().unwrap_or_default()
+    }
+
+    fn starting(&self) -> Reason {
+        reason::starting(self.holding(), self.starting)
+    }
+
+    fn machine_is_open(&self) -> Result<(), Reason> {
+        let holding = self.holding();
+        // More starts at once than processors only slow each other down, and pilots that start together end together.
+        let most = f64::from(self.config.loop_.launches_per_tick);
+        let most = most.min(self.seen.threads.max(1.0));
+        let is_probing = self.seen.protection == Protection::Prepared && holding > 0;
+        Err(match self.share.max_pilots {
+            _ if self.seen.cpu.is_none() || self.seen.memory.is_none() => {
+                reason::no_rate(self.running)
+            }
+            // They go first.
+            _ if self.paused > 0 => self.starting(),
+            _ if !self.is_calm() => reason::calming_to_launch(holding, self.until_calm()),
+            _ if self.in_doubt() => self.starting(),
+            _ if float(self.in_flight().count() as u64) >= most => self.starting(),
+            _ if is_probing => reason::probing_protection(),
+            Auto::Fixed(most) if holding as u64 >= u64::from(most) => {
+                reason::max_pilots(holding, most, None)
+            }
+            _ => return Ok(()),
+        })
+    }
+
+    fn class_is_open(&mut self, class: &PilotClass, known: &Class) -> Result<(), Reason> {
+        let (name, count) = (&class.name, self.slots(class).count);
+        let is_new = known.stage == Stage::New;
+        let is_probed = self
+            .own
+            .iter()
+            .any(|pilot| pilot.class == *name && known.is_probe(pilot));
+        let is_alone = known.image == Image::Unknown || known.stage != Stage::Good;
+        // Replacements go first, except where they may end as soon as this one: then it is read how it ended.
+        let mut handled = self.state.handled.values();
+        let is_early = handled.any(|handled| handled.early.as_ref() == Some(name));
+        Err(match &known.stage {
+            _ if class.max > 0 && count as u64 >= u64::from(class.max) => {
+                reason::class_max(class, count)
+            }
+            Stage::Waiting(wait) if wait.until > self.now => {
+                self.wake_at(wait.until);
+                reason::back_off(name, wait.code, wait.until - self.now, &wait.why)
+            }
+            _ if is_early => self.starting(),
+            // One probe at a time until a class has proved itself (again).
+            Stage::Waiting(wait) if is_probed => reason::probing_again(name, wait.code, &wait.why),
+            _ if is_new && (is_probed || known.proves_at > self.now) => {
+                self.wake_at(known.proves_at);
+                reason::probing(name)
+            }
+            _ if is_alone && self.is_launching(name) => self.starting(),
+            _ if known.image == Image::Missing => reason::image(class),
+            _ => return self.fits(class),
+        })
+    }
+
+    /// Rounding of sums like 10 × 0.1 must not cost a slot.
+    fn fits(&self, class: &PilotClass) -> Result<(), Reason> {
+        let (room, holding) = (&self.capacity, self.holding());
+        let left = room.cap - room.given;
+        let free = room.free.unwrap_or(0.0);
+        let free_memory = room.free_memory.unwrap_or(0.0);
+        let numbers = match () {
+            () if left < class.cpus - 1e-6 => (left, class.cpus),
+            () if free - class.cpus < room.launch_floor - 1e-6 => {
+                (free, class.cpus + room.launch_floor)
+            }
+            () if free_memory < float(class.memory.0) => {
+                let reserve = self.share.reserve_memory;
+                return Err(reason::full_of_memory(free_memory, reserve, holding, class));
+            }
+            () => return Ok(()),
+        };
+        Err(reason::full(self.seen, room, holding, class.cpus, numbers))
+    }
+}

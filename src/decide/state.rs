@@ -1,0 +1,516 @@
+//! What is remembered from tick to tick, and what the calls in flight that came back teach: about pilots, launches and
+//! classes. All of it can be lost at any moment (a crash, a restart): pilots and their ends are read back from the engine;
+//! only back-offs and timers start anew.
+
+use super::observation::{
+    EndKind, Ended, Finished, LaunchResult, News, Observation, Pilot, PilotState,
+};
+use super::reason::{self, Code, Reason};
+use crate::config::{Config, PilotClass};
+use crate::units::{Moment, PilotId, float};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+/// First wait after a failure, in seconds; doubled with each further one, up to [`BACK_OFF_MOST`].
+const BACK_OFF_FIRST: f64 = 5.0;
+const BACK_OFF_MOST: f64 = 900.0;
+/// A missing mount source is looked for again after this long, in seconds.
+const MOUNT_AGAIN: f64 = 30.0;
+/// A pilot that runs this long, in seconds, has shown that its class is well again.
+const LIVES: f64 = 30.0;
+/// A class of which nothing is known needs less: a pilot that still runs after this, in seconds.
+const RUNS: f64 = 2.0;
+/// First wait after a failed refresh of an image, in seconds; doubled up to the time between two refreshes.
+const REFRESH_AGAIN: f64 = 60.0;
+/// How long a container whose launch had no answer may wait for its start, in seconds.
+const CREATED_GRACE: f64 = 120.0;
+/// How many ended pilots are remembered.
+const REMEMBERED: usize = 20;
+/// Exit codes of a process that died from SIGINT, SIGKILL or SIGTERM, as shells and engines write them.
+const SIGNALLED: [i64; 3] = [130, 137, 143];
+
+#[derive(Clone, Debug, Default)]
+pub struct PolicyState {
+    /// Differs between daemons, so that a fleet does not retry in step.
+    seed: u64,
+    drawn: u64,
+    pub(super) classes: BTreeMap<String, Class>,
+    pub(super) launching: Vec<Launching>,
+    pub(super) handled: BTreeMap<PilotId, Handled>,
+    pub(super) owner_load: OwnerLoad,
+    pub(super) thermal: ThermalLimit,
+    pub(super) reason: Option<Reason>,
+    pub(super) last_tick: Option<f64>,
+    /// Launches, and ends by kind, since the daemon started.
+    pub counts: BTreeMap<String, u64>,
+    /// The last pilots that ended, the latest first.
+    pub gone: VecDeque<Finished>,
+    /// Those that ended since the last tick.
+    pub(super) ended: Vec<Finished>,
+}
+
+/// What is known of a class.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Class {
+    pub stage: Stage,
+    /// Boot-clock second at which the first pilot of a new class, if it still runs, has shown that it is good.
+    pub proves_at: f64,
+    /// Epoch second: pilots created before say nothing about the class as it is now.
+    pub since: f64,
+    pub image: Image,
+    /// Its image is being brought, or brought again.
+    pub is_fetching: bool,
+    /// Boot-clock second of the image's next refresh; `None`: not known yet.
+    pub refresh_at: Option<f64>,
+    pub refresh_failures: u32,
+    /// Core-seconds given so far; what was given long ago counts less.
+    pub served: f64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) enum Stage {
+    /// Nothing is known of it: one pilot shows that it runs before more are started.
+    #[default]
+    New,
+    Good,
+    /// It failed or had no work: after a while one tries.
+    Waiting(Wait),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Wait {
+    /// Boot-clock second.
+    pub until: f64,
+    /// How often it failed in a row.
+    pub times: u32,
+    pub code: Code,
+    /// What happened, for people.
+    pub why: String,
+    /// A launch that succeeds ends it; else a pilot that lives, or ends well.
+    pub by_launch: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) enum Image {
+    /// The first launch tells.
+    #[default]
+    Unknown,
+    Ready,
+    Missing,
+}
+
+/// A launch that was asked for and that no list has shown running yet.
+#[derive(Clone, Debug)]
+pub(super) struct Launching {
+    pub name: String,
+    pub class: Arc<PilotClass>,
+    /// Boot-clock second of its answer; `None` while it is in flight.
+    pub answered: Option<f64>,
+    /// As the last list shows it.
+    pub listed: Option<PilotState>,
+}
+
+/// What is being done about one pilot.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Handled {
+    /// Boot-clock second before which it is not touched again.
+    pub busy_until: f64,
+    /// The state in which it was paused or woken: another one frees it at once.
+    pub asked_in: Option<PilotState>,
+    pub stop: Option<Stop>,
+    /// Its class, while it is being removed after an end so early that the end has to be known before it is replaced.
+    pub early: Option<String>,
+    /// Boot-clock second since which it has stood still.
+    pub starved_since: Option<f64>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Stop {
+    /// What its end will count as.
+    pub cause: EndKind,
+    /// Boot-clock second of the next SIGKILL.
+    pub kill_at: f64,
+    pub killed: bool,
+}
+
+/// Since when the owner needs the cores, and since when it has been calm.
+#[derive(Clone, Debug, Default)]
+pub(super) struct OwnerLoad {
+    /// The owner needs more than rides along.
+    pub need: Option<Need>,
+    /// End of the last window that was looked at.
+    pub looked_at: f64,
+    /// Boot-clock second since which nothing has held pilots back, infinite while something does. `None`: nothing ever
+    /// did, so that a daemon that starts on an idle machine need not wait.
+    pub calm_since: Option<f64>,
+    /// Last second at which one was given back without knowing the need.
+    pub last_blind: Option<f64>,
+    /// Something was given back to the owner's need and not taken again yet.
+    pub recovering: bool,
+    /// Some rule or need holds pilots back.
+    pub holding: bool,
+}
+
+/// A need of the owner's that lasts.
+#[derive(Clone, Debug)]
+pub(super) struct Need {
+    /// Boot-clock second.
+    pub since: f64,
+    pub looks: u32,
+    /// The window in which it first showed, to be weighed by the next look: its length and the cores.
+    pub first_look: (f64, f64),
+}
+
+/// Heat takes one pilot at a time; this is how far it has come.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ThermalLimit {
+    /// Pilots that may run; `None`: as many as fit.
+    pub keep: Option<usize>,
+    /// Boot-clock second of the last step.
+    pub stepped: Option<f64>,
+}
+
+impl Wait {
+    fn of(code: Code, why: String) -> Wait {
+        Wait {
+            until: 0.0,
+            times: 0,
+            code,
+            why,
+            by_launch: false,
+        }
+    }
+}
+
+impl Class {
+    /// The pilot's fate tells how the class is now.
+    pub fn is_probe(&self, pilot: &Pilot) -> bool {
+        let tells = match &self.stage {
+            Stage::New => true,
+            Stage::Good => false,
+            Stage::Waiting(wait) => !wait.by_launch,
+        };
+        tells && pilot.state == PilotState::Running && pilot.created >= self.since
+    }
+
+    /// It has run for long enough to show that the class is well.
+    pub fn is_proof(&self, pilot: &Pilot, now: Moment) -> bool {
+        let has_lived = match self.stage {
+            Stage::New => now.boot >= self.proves_at,
+            _ => now.epoch - pilot.created >= LIVES,
+        };
+        has_lived && self.is_probe(pilot)
+    }
+
+    /// A pilot of it has lived or ended well. That of one from before says nothing about launches that fail now.
+    pub fn is_well(&mut self) {
+        if !matches!(&self.stage, Stage::Waiting(wait) if wait.by_launch) {
+            self.stage = Stage::Good;
+        }
+    }
+
+    /// A launch has succeeded, at a boot-clock second. One from before its last failure does not end the wait.
+    fn launched(&mut self, at: f64) {
+        self.image = Image::Ready;
+        if matches!(&self.stage, Stage::Waiting(wait) if wait.by_launch && wait.until <= at) {
+            self.stage = Stage::New;
+        }
+        self.proves_at = at + RUNS;
+    }
+}
+
+fn doubled(first: f64, times: u32) -> f64 {
+    first * 2f64.powi(i32::try_from(times.min(16)).unwrap_or(16))
+}
+
+fn find<'a>(config: &'a Config, class: &str) -> Option<&'a PilotClass> {
+    config.pilots.iter().find(|known| known.name == class)
+}
+
+impl PolicyState {
+    pub fn new(seed: u64) -> PolicyState {
+        PolicyState {
+            seed,
+            ..PolicyState::default()
+        }
+    }
+
+    /// For a replay, whose own launches nobody answers (what came of the recorded ones is in the list), and a dry run.
+    pub fn forget_launches(&mut self) {
+        self.launching.clear();
+    }
+
+    /// What is configured otherwise now is new, whatever was learned of it before.
+    pub fn forget_changed(&mut self, before: &Config, after: &Config, epoch: f64) {
+        for class in &after.pilots {
+            let is_known = before.pilots.contains(class);
+            if let Some(known) = self.classes.get_mut(&class.name).filter(|_| !is_known) {
+                *known = Class {
+                    // The engine dates containers in whole seconds.
+                    since: epoch.floor(),
+                    served: known.served,
+                    ..Class::default()
+                };
+            }
+        }
+    }
+
+    /// The next number of a splitmix64 sequence: enough for jitter and names.
+    pub(super) fn draw(&mut self) -> u64 {
+        self.drawn = self.drawn.wrapping_add(1);
+        let mut z = self
+            .drawn
+            .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+            .wrapping_add(self.seed);
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// A factor around 1, up to a quarter either way.
+    pub(super) fn jitter(&mut self) -> f64 {
+        0.75 + 0.5 * (float(self.draw() % 1_000) / 1_000.0)
+    }
+
+    pub(super) fn class(&mut self, name: &str) -> &mut Class {
+        self.classes.entry(name.to_owned()).or_default()
+    }
+
+    pub(super) fn is_starting(&self, pilot: &Pilot) -> bool {
+        self.launching
+            .iter()
+            .any(|launch| launch.name == pilot.name)
+    }
+
+    /// Of launches under way that the list does not show yet.
+    pub(super) fn unlisted(&self) -> Vec<Arc<PilotClass>> {
+        let unlisted = self
+            .launching
+            .iter()
+            .filter(|launch| launch.listed.is_none());
+        unlisted.map(|launch| Arc::clone(&launch.class)).collect()
+    }
+
+    fn count(&mut self, what: &str) {
+        *self.counts.entry(what.to_owned()).or_default() += 1;
+    }
+
+    /// Waits longer with each failure, up to `most` seconds. One failure counts once: those of pilots that were under way
+    /// together do not multiply.
+    pub(super) fn back_off(&mut self, class: &str, now: f64, most: f64, mut wait: Wait) {
+        let jitter = self.jitter();
+        let class = self.class(class);
+        if let Stage::Waiting(before) = &mut class.stage {
+            if before.until > now {
+                before.by_launch |= wait.by_launch;
+                return;
+            }
+            wait.times = before.times;
+        }
+        wait.until = now + doubled(BACK_OFF_FIRST, wait.times).min(most) * jitter;
+        wait.times = wait.times.saturating_add(1);
+        class.stage = Stage::Waiting(wait);
+    }
+
+    /// Its pilots fail.
+    pub(super) fn pilot_failed(&mut self, class: &str, now: f64, why: String) {
+        self.back_off(class, now, BACK_OFF_MOST, Wait::of(Code::BackOff, why));
+    }
+
+    fn launch_failed(&mut self, class: &str, now: f64, why: String) {
+        let mut wait = Wait::of(Code::BackOff, why);
+        wait.by_launch = true;
+        self.back_off(class, now, BACK_OFF_MOST, wait);
+        self.count("launch-failed");
+    }
+
+    /// Takes in what a call in flight brought back.
+    pub(super) fn learn(&mut self, config: &Config, seen: &Observation, news: &News) {
+        let now = seen.at.boot;
+        // Where a call failed, or the list shows it undone, the next regular tick decides again: it must not spin.
+        let busy_until = now + config.loop_.interval.as_secs_f64();
+        match news {
+            News::Launched {
+                class,
+                name,
+                at,
+                result,
+            } => {
+                let may_exist = matches!(result, LaunchResult::Started(_) | LaunchResult::Lost(_));
+                self.launching
+                    .retain(|launch| may_exist || launch.name != *name);
+                for launch in self
+                    .launching
+                    .iter_mut()
+                    .filter(|launch| launch.name == *name)
+                {
+                    launch.answered = Some(*at);
+                }
+                self.launched(config, class, (now, *at), result);
+            }
+            News::Fetched { class, result } => self.fetched(config, class, now, result),
+            News::Removed {
+                id,
+                name,
+                class,
+                ended,
+            } => {
+                let handled = Handled {
+                    busy_until,
+                    ..Handled::default()
+                };
+                let before = self.handled.insert(id.clone(), handled);
+                let stop = before.and_then(|handled| handled.stop);
+                let is_known = self.gone.iter().any(|gone| gone.name == *name);
+                if let Some(ended) = ended.as_ref().filter(|_| !is_known) {
+                    let cause = stop.map(|stop| stop.cause);
+                    self.ended(config, seen, (name, class), ended, cause);
+                }
+            }
+            // The list shows whether it did; until then the pilot stays busy.
+            News::Changed(_) => {}
+            News::Failed { id, .. } => {
+                let handled = self.handled.entry(id.clone()).or_default();
+                (handled.busy_until, handled.early) = (busy_until, None);
+            }
+        }
+    }
+
+    /// `now`, and `at`: when it was answered.
+    fn launched(
+        &mut self,
+        config: &Config,
+        class: &str,
+        (now, at): (f64, f64),
+        result: &LaunchResult,
+    ) {
+        match result {
+            LaunchResult::Started(_) => {
+                self.class(class).launched(at);
+                self.count("launches");
+            }
+            LaunchResult::NoImage => {
+                let known = self.class(class);
+                let was_ready = known.image == Image::Ready;
+                known.image = Image::Missing;
+                // Brought again it may be gone again: without a wait that would never end.
+                if let Some(class) = find(config, class).filter(|_| was_ready) {
+                    self.launch_failed(&class.name, now, reason::image_gone(class));
+                }
+            }
+            LaunchResult::MountMissing(source) => {
+                let mut wait = Wait::of(Code::MountMissing, reason::mount_missing(source));
+                (wait.by_launch, wait.until) = (true, now + MOUNT_AGAIN);
+                self.class(class).stage = Stage::Waiting(wait);
+            }
+            LaunchResult::Failed(why) | LaunchResult::Lost(why) => {
+                self.launch_failed(class, now, why.clone());
+            }
+        }
+    }
+
+    /// A refresh that fails leaves the local image in use.
+    fn fetched(&mut self, config: &Config, name: &str, now: f64, result: &Result<(), String>) {
+        let interval = find(config, name).map_or(f64::INFINITY, PilotClass::refresh_seconds);
+        let jitter = self.jitter();
+        let class = self.class(name);
+        class.is_fetching = false;
+        match result {
+            Ok(()) => {
+                (class.image, class.refresh_failures) = (Image::Ready, 0);
+                class.refresh_at = Some(now + interval * jitter);
+            }
+            Err(why) if class.image == Image::Missing => {
+                self.launch_failed(name, now, why.clone());
+            }
+            Err(_) => {
+                let wait = doubled(REFRESH_AGAIN, class.refresh_failures).min(interval);
+                class.refresh_failures = class.refresh_failures.saturating_add(1);
+                class.refresh_at = Some(now + wait * jitter);
+            }
+        }
+    }
+
+    /// `cause`: why we asked it to end, if we did.
+    fn ended(
+        &mut self,
+        config: &Config,
+        seen: &Observation,
+        (name, class): (&str, &str),
+        ended: &Ended,
+        cause: Option<EndKind>,
+    ) {
+        let at = seen.at;
+        let configured = find(config, class);
+        let kind = cause.unwrap_or_else(|| classify(ended, configured));
+        let finished = Finished {
+            name: name.to_owned(),
+            class: class.to_owned(),
+            kind,
+            at: at.epoch,
+            lived: ended.lived.unwrap_or(0.0),
+            exit_code: ended.exit_code,
+            log_tail: ended.log_tail.clone(),
+        };
+        self.count(kind.name());
+        self.gone.truncate(REMEMBERED - 1);
+        self.gone.push_front(finished.clone());
+        self.ended.push(finished);
+        match kind {
+            EndKind::Done => return self.class(class).is_well(),
+            EndKind::NoWork => {
+                let pause = configured.map_or(0.0, |class| class.no_work_pause.as_secs_f64());
+                let wait = Wait::of(Code::NoWork, reason::no_work(ended));
+                self.back_off(class, at.boot, pause, wait);
+            }
+            // Of a limit that does not hold the class has learned already.
+            _ if kind.is_well() || cause.is_some() => return,
+            _ => self.pilot_failed(class, at.boot, reason::pilot_failed(kind, ended)),
+        }
+        self.class(class).since = at.epoch;
+    }
+
+    /// Compares launches and pilots with the list: what it shows running is no launch any more, nor is what it should show
+    /// and does not. What still waits for its start there keeps its slot for a while.
+    pub(super) fn match_list(&mut self, pilots: &[Pilot], seen: &Observation) {
+        let now = seen.at.boot;
+        self.launching.retain_mut(|launch| {
+            let listed = pilots.iter().find(|pilot| pilot.name == launch.name);
+            launch.listed = listed.map(|pilot| pilot.state);
+            let is_created = launch.listed == Some(PilotState::Created);
+            launch
+                .answered
+                .is_none_or(|at| at >= seen.listed_at || is_created && now - at < CREATED_GRACE)
+        });
+        let states = pilots.iter().map(|pilot| (&pilot.id, pilot.state));
+        let states: HashMap<&PilotId, PilotState> = states.collect();
+        self.handled.retain(|id, handled| {
+            let state = states.get(id).copied();
+            if handled.asked_in.is_some() && handled.asked_in != state {
+                (handled.asked_in, handled.busy_until) = (None, 0.0);
+            }
+            state.is_some() || handled.busy_until > now
+        });
+    }
+}
+
+/// By what the engine says, of a pilot that nobody asked to end. `class`: as it is configured now, if it still is.
+fn classify(ended: &Ended, class: Option<&PilotClass>) -> EndKind {
+    let code = ended.exit_code;
+    let says_no_work = |class: &PilotClass| {
+        let is_soon = code == 0 && ended.lived < Some(class.min_runtime.as_secs_f64());
+        is_soon
+            || class
+                .no_work_exit
+                .iter()
+                .any(|known| i64::from(*known) == code)
+    };
+    match code {
+        _ if ended.out_of_memory => EndKind::OutOfMemory,
+        _ if ended.lived.is_none() => EndKind::NeverRan,
+        _ if class.is_some_and(says_no_work) => EndKind::NoWork,
+        0 => EndKind::Done,
+        _ if SIGNALLED.contains(&code) => EndKind::Killed,
+        _ => EndKind::Failed,
+    }
+}
