@@ -2,7 +2,7 @@
 //! `joined.json` (the consent) is written by commands alone and the rest by whoever fetched it, so that neither undoes the
 //! other's. What is on disk is the truth: the daemon reads it again whenever it may have changed.
 
-use crate::config::{Allow, Config, RemoteConfig, read_remote};
+use crate::config::{Allow, Config, RemoteConfig, read_remote, read_serial};
 use crate::host::files;
 use crate::report;
 use crate::state::{self, Durable, StateError};
@@ -45,6 +45,10 @@ pub struct Joined {
 }
 
 impl Joined {
+    fn is_from_where(&self, other: &Joined) -> bool {
+        (&self.url, &self.key) == (&other.url, &other.key)
+    }
+
     /// What it asks for that was not permitted.
     pub fn beyond(&self, remote: &RemoteConfig) -> Vec<String> {
         match self.is_trusted {
@@ -54,13 +58,12 @@ impl Joined {
     }
 }
 
-/// What is known of the server's text in force, in its own words, when (seconds since 1970) it was looked at and had
-/// changed, and what a newer one asks for that was not permitted.
+/// What is known of the server: its own word for the text in force, when (seconds since 1970) it was looked at and had
+/// changed, and what a newer text asks for that was not permitted.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(default)]
 struct Seen {
     etag: String,
-    modified: String,
     looked: f64,
     changed: f64,
     waiting: Vec<String>,
@@ -71,15 +74,14 @@ pub struct Fetched {
     pub text: String,
     pub remote: RemoteConfig,
     etag: String,
-    modified: String,
 }
 
-fn directory(state: &Path) -> PathBuf {
-    state.join("remote")
+fn path(state: &Path, name: &str) -> PathBuf {
+    state.join("remote").join(name)
 }
 
 fn read_text(state: &Path, name: &str) -> Option<String> {
-    files::read_text(&directory(state).join(name)).ok()
+    files::read_text(&path(state, name)).ok()
 }
 
 fn read_seen(state: &Path) -> Seen {
@@ -88,12 +90,9 @@ fn read_seen(state: &Path) -> Seen {
 }
 
 /// For nobody else to read: a token may be in it.
-fn write(state: &Path, name: &str, content: &[u8]) -> Result<(), StateError> {
-    state::write_file(&directory(state).join(name), content, 0o600, Durable::Yes)
-}
-
-fn write_json(state: &Path, name: &str, value: &impl Serialize) -> Result<(), StateError> {
-    write(state, name, &serde_json::to_vec(value).unwrap_or_default())
+fn write(state: &Path, name: &str, content: &str) -> Result<(), StateError> {
+    let path = path(state, name);
+    state::write_file(&path, content.as_bytes(), 0o600, Durable::Yes)
 }
 
 /// `None`: nothing was joined, or the file is broken and with it the consent.
@@ -104,31 +103,38 @@ pub fn read_joined(state: &Path) -> Option<Joined> {
 
 /// What was fetched from another url, or under another key, goes.
 pub fn write_joined(state: &Path, joined: &Joined) -> Result<(), StateError> {
-    let before = read_joined(state).unwrap_or_default();
-    if (&before.url, &before.key) != (&joined.url, &joined.key) {
+    if !read_joined(state).is_some_and(|before| before.is_from_where(joined)) {
         let _ = leave(state);
     }
-    state::make_directory(&directory(state), 0o700)?;
-    write_json(state, JOINED, joined)
+    state::make_directory(&path(state, ""), 0o700)?;
+    let json = serde_json::to_string(joined).unwrap_or_default();
+    write(state, JOINED, &json)
 }
 
 /// Nothing of it is left.
 pub fn leave(state: &Path) -> std::io::Result<()> {
-    std::fs::remove_dir_all(directory(state))
+    std::fs::remove_dir_all(path(state, ""))
 }
 
 /// What was permitted holds from now on.
 pub fn put_in_force(state: &Path, fetched: Fetched) -> Result<(), StateError> {
+    write(state, IN_FORCE, &fetched.text)?;
     let now = clock::now().epoch;
-    write(state, IN_FORCE, fetched.text.as_bytes())?;
     let seen = Seen {
         etag: fetched.etag,
-        modified: fetched.modified,
         looked: now,
         changed: now,
         waiting: Vec::new(),
     };
-    write_json(state, SEEN, &seen)
+    note(state, &seen)
+}
+
+fn note(state: &Path, seen: &Seen) -> Result<(), StateError> {
+    write(
+        state,
+        SEEN,
+        &serde_json::to_string(seen).unwrap_or_default(),
+    )
 }
 
 /// The first digits of its SHA-256.
@@ -141,14 +147,11 @@ pub fn hash(text: &str) -> String {
 /// What a text of that url comes to here. Its targets get a name for this machine that says nothing, and that no other url
 /// knows: figures of many nodes would be one heap without.
 fn read(text: &str, url: &str, local: &Config) -> Result<RemoteConfig, String> {
-    let mut remote = read_remote(text, url, local).map_err(|problems| {
-        let shown = problems.iter().take(SHOWN).cloned();
-        let shown = shown.collect::<Vec<_>>().join("; ");
-        match problems.len().saturating_sub(SHOWN) {
-            0 => shown,
-            more => format!("{shown}; and {more} more"),
-        }
-    })?;
+    let shorten = |problems: Vec<String>| match problems.get(..SHOWN) {
+        Some(first) => format!("{}; and {} in all", first.join("; "), problems.len()),
+        None => problems.join("; "),
+    };
+    let mut remote = read_remote(text, url, local).map_err(shorten)?;
     let machine = files::read_word(Path::new("/etc/machine-id"));
     let machine = machine.unwrap_or_else(crate::host::name);
     for target in &mut remote.influxdb {
@@ -160,27 +163,21 @@ fn read(text: &str, url: &str, local: &Config) -> Result<RemoteConfig, String> {
 /// Whether a url can be joined. A login in it would end up in `status`.
 pub fn check_url(url: &str, allow: &Allow) -> Result<(), String> {
     let (scheme, rest) = url.split_once("://").unwrap_or_default();
-    if scheme != "https" && !(scheme == "http" && allow.plain_http) {
-        return Err(format!(
-            "'{url}' does not begin with https://; [allow] plain-http = true takes http:// too"
-        ));
-    }
     let is_plain = |c: char| c.is_ascii_graphic() && !"@\\\"<>".contains(c);
-    if rest.is_empty() || !rest.chars().all(is_plain) {
-        return Err(format!(
-            "'{url}' is not an address without a login; write https://HOST/PATH"
-        ));
-    }
-    Ok(())
+    let why = if scheme != "https" && !(scheme == "http" && allow.plain_http) {
+        "does not begin with https://; [allow] plain-http = true takes http:// too"
+    } else if rest.is_empty() || !rest.chars().all(is_plain) {
+        "is not an address without a login; write https://HOST/PATH"
+    } else {
+        return Ok(());
+    };
+    Err(format!("'{url}' {why}"))
 }
 
 pub fn check_key(key: &str) -> Result<(), String> {
+    let advice = "it is the second line of the .pub file";
     let read = PublicKey::from_base64(key).map(drop);
-    read.map_err(|why| {
-        format!(
-            "'{key}' is no public key of minisign ({why}); it is the second line of the .pub file"
-        )
-    })
+    read.map_err(|why| format!("'{key}' is no public key of minisign ({why}); {advice}"))
 }
 
 fn verify(key: &str, text: &str, signature: &str) -> Result<(), minisign_verify::Error> {
@@ -188,36 +185,44 @@ fn verify(key: &str, text: &str, signature: &str) -> Result<(), minisign_verify:
     PublicKey::from_base64(key)?.verify(text.as_bytes(), &signature, false)
 }
 
-/// What was joined, or is to be. Errors: no address, no (whole) answer, no text of a sensible size, no good signature, a
-/// text with problems.
-pub fn fetch(joined: &Joined, local: &Config) -> Result<Fetched, String> {
-    let fetched = fetch_if_new(joined, local, &Seen::default())?;
+/// What was joined, or is to be. Errors: no address, no (whole) answer, no text of a sensible size, no good signature, an
+/// old text, a text with problems.
+pub fn fetch(state: &Path, joined: &Joined, local: &Config) -> Result<Fetched, String> {
+    let fetched = fetch_if_new(state, joined, local, "")?;
     fetched.ok_or_else(|| "status 304 without having asked for it".to_owned())
 }
 
-/// `None`: it is as it was seen.
-fn fetch_if_new(joined: &Joined, local: &Config, seen: &Seen) -> Result<Option<Fetched>, String> {
-    let Some((text, etag, modified)) = get(&joined.url, &local.allow, seen)? else {
+/// `None`: it is as it was with that etag.
+fn fetch_if_new(
+    state: &Path,
+    joined: &Joined,
+    local: &Config,
+    etag: &str,
+) -> Result<Option<Fetched>, String> {
+    let Some((text, etag)) = get(&joined.url, &local.allow, etag)? else {
         return Ok(None);
     };
     if !joined.key.is_empty() {
         let place = format!("{}.minisig", joined.url);
         let why = |why: String| format!("its signature {place}: {why}");
-        let signature = get(&place, &local.allow, &Seen::default()).map_err(why)?;
-        let (signature, ..) = signature.unwrap_or_default();
+        let signature = get(&place, &local.allow, "").map_err(why)?;
+        let (signature, _) = signature.unwrap_or_default();
         verify(&joined.key, &text, &signature).map_err(|error| why(error.to_string()))?;
     }
     let remote = read(&text, &joined.url, local)?;
-    Ok(Some(Fetched {
-        text,
-        remote,
-        etag,
-        modified,
-    }))
+    let is_same = read_joined(state).is_some_and(|before| before.is_from_where(joined));
+    let last = read_text(state, IN_FORCE).filter(|_| is_same);
+    let last = last.unwrap_or_default();
+    let (serial, before) = (read_serial(&text), read_serial(&last));
+    if !joined.key.is_empty() && last != text && serial <= before {
+        let why = "an old text is refused, and each signed one counts `serial` up";
+        return Err(format!("its serial {serial} is not above {before}: {why}"));
+    }
+    Ok(Some(Fetched { text, remote, etag }))
 }
 
-/// The text, its etag, and when it was modified; `None`: it has not changed.
-fn get(url: &str, allow: &Allow, seen: &Seen) -> Result<Option<(String, String, String)>, String> {
+/// The text and its etag; `None`: it has not changed.
+fn get(url: &str, allow: &Allow, etag: &str) -> Result<Option<(String, String)>, String> {
     check_url(url, allow)?;
     let is_safe = url.starts_with("https://");
     let config = web::config(&allow.ca_file, false)?
@@ -226,66 +231,51 @@ fn get(url: &str, allow: &Allow, seen: &Seen) -> Result<Option<(String, String, 
         .max_redirects_will_error(is_safe)
         .timeout_global(Some(LIMIT));
     let mut request = config.build().new_agent().get(url);
-    for (name, value) in [
-        ("if-none-match", &seen.etag),
-        ("if-modified-since", &seen.modified),
-    ] {
-        if !value.is_empty() {
-            request = request.header(name, value);
-        }
+    if !etag.is_empty() {
+        request = request.header("if-none-match", etag);
     }
     let mut response = request.call().map_err(|error| error.to_string())?;
+    let redirects = "redirects are followed between https addresses only";
     match response.status().as_u16() {
         200 => {}
         304 => return Ok(None),
-        code @ 301..=308 => {
-            return Err(format!(
-                "status {code}: redirects are followed between https addresses only"
-            ));
-        }
+        code @ 301..=308 => return Err(format!("status {code}: {redirects}")),
         code => return Err(format!("status {code}")),
     }
-    let header = |name: &str| {
-        let value = response.headers().get(name);
-        value
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
-            .to_owned()
-    };
-    if header("content-length").is_empty() && header("transfer-encoding").is_empty() {
-        return Err("the server does not say how long its answer is, so that a cut one would not be noticed".to_owned());
+    let headers = response.headers();
+    let has = |name: &str| headers.contains_key(name);
+    if !has("content-length") && !has("transfer-encoding") {
+        return Err(
+            "the server does not say how long its answer is: a cut one would pass".to_owned(),
+        );
     }
-    let (etag, modified) = (header("etag"), header("last-modified"));
+    let etag = headers.get("etag").and_then(|etag| etag.to_str().ok());
+    let etag = etag.unwrap_or_default().to_owned();
     let body = response.body_mut().with_config().limit(MOST_BYTES);
     let body = body.read_to_vec();
     let body = body.map_err(|error| format!("{error}; no more than 64 KiB are taken"))?;
     let text = String::from_utf8(body).map_err(|_| "the answer is no UTF-8 text".to_owned())?;
-    Ok(Some((text, etag, modified)))
+    Ok(Some((text, etag)))
 }
 
 /// Fetches what was joined, checks it whole, and puts it in force where it asks for nothing new. Blocks its thread.
 /// `true`: something has changed on disk.
 fn look(state: &Path, joined: &Joined, local: &Config) -> Result<bool, String> {
     let failed = |error: StateError| error.to_string();
-    let before = read_seen(state);
-    let fetched = fetch_if_new(joined, local, &before)?;
-    let mut seen = Seen {
-        looked: clock::now().epoch,
-        waiting: Vec::new(),
-        ..before.clone()
-    };
+    let mut seen = read_seen(state);
+    let waited = std::mem::take(&mut seen.waiting);
+    let fetched = fetch_if_new(state, joined, local, &seen.etag)?;
+    seen.looked = clock::now().epoch;
     if let Some(fetched) = fetched {
         seen.waiting = joined.beyond(&fetched.remote);
         if read_text(state, IN_FORCE).as_ref() == Some(&fetched.text) {
-            (seen.etag, seen.modified) = (fetched.etag, fetched.modified);
+            seen.etag = fetched.etag;
         } else if seen.waiting.is_empty() {
             return put_in_force(state, fetched).map(|()| true).map_err(failed);
         }
     }
-    let has_changed = seen.waiting != before.waiting;
-    write_json(state, SEEN, &seen)
-        .map(|()| has_changed)
-        .map_err(failed)
+    note(state, &seen).map_err(failed)?;
+    Ok(seen.waiting != waited)
 }
 
 /// The daemon's side.
@@ -320,16 +310,16 @@ impl Remote {
             ..report::Remote::default()
         };
         let mut config = local.clone();
-        if let Some(text) = read_text(state, IN_FORCE) {
-            match read(&text, &joined.url, local) {
-                Ok(remote) if joined.beyond(&remote).is_empty() => {
-                    config = local.with(&remote);
-                    told.hash = hash(&text);
-                    told.refused = remote.refused;
-                }
-                Ok(remote) => told.waiting = joined.beyond(&remote),
-                Err(problems) => told.refused = vec![problems],
+        let text = read_text(state, IN_FORCE).unwrap_or_default();
+        match read(&text, &joined.url, local) {
+            _ if text.is_empty() => {}
+            Ok(remote) if joined.beyond(&remote).is_empty() => {
+                config = local.with(&remote);
+                told.hash = hash(&text);
+                told.refused = remote.refused;
             }
+            Ok(remote) => told.waiting = joined.beyond(&remote),
+            Err(problems) => told.refused = vec![problems],
         }
         self.told = Some(told);
         config
@@ -342,9 +332,8 @@ impl Remote {
         local: &Config,
         now: f64,
     ) -> Option<impl FnOnce() -> Result<bool, String> + Send + use<>> {
-        let due = self.due.take_if(|due| now >= *due);
-        let joined = self.joined.clone().filter(|_| due.is_some())?;
-        let (state, local) = (state.to_owned(), local.clone());
+        self.due.take_if(|due| now >= *due)?;
+        let (state, joined, local) = (state.to_owned(), self.joined.clone()?, local.clone());
         let next = "what was accepted last stays in force; it is looked at again";
         Some(move || {
             look(&state, &joined, &local).map_err(|why| format!("{}: {why}; {next}", joined.url))
@@ -355,9 +344,11 @@ impl Remote {
     pub fn looked(&mut self, state: &Path, local: &Config) {
         let (now, refresh) = (clock::now().boot, local.allow.refresh.as_secs_f64());
         let Some(told) = &mut self.told else { return };
-        let wait = match told.hash.is_empty() {
-            true => refresh.min(AGAIN),
-            false => refresh,
+        let has_none = told.hash.is_empty();
+        let wait = if has_none {
+            refresh.min(AGAIN)
+        } else {
+            refresh
         };
         self.due = Some(now + wait * (0.8 + 0.2 * draw(now)));
         let seen = read_seen(state);

@@ -666,7 +666,7 @@ fn what_is_not_signed_is_not_taken() {
     };
     let mut machine = Machine::new();
     machine.scratch.file("config.toml", owner());
-    let good = project("max = 2");
+    let good = "serial = 1\n".to_owned() + &project("max = 2");
     let join = |key: &str| said(&machine, &["join", "--yes", "--key", key, &site.url()]);
     let wrong = [
         sign(&good, "other"),
@@ -692,7 +692,7 @@ fn what_is_not_signed_is_not_taken() {
         remote(&machine)["hash"].clone(),
         machine.engine.in_state("running"),
     );
-    let newer = project("max = 3");
+    let newer = "serial = 2\n".to_owned() + &project("max = 3");
     for signature in wrong {
         publish(&newer, signature);
         machine.wait_for("it is refused", || {
@@ -710,6 +710,18 @@ fn what_is_not_signed_is_not_taken() {
     }
     publish(&newer, sign(&newer, "ours"));
     machine.wait_for_pilots(3);
+    // Whoever replays an old one, or signs without counting, changes nothing.
+    for (text, named) in [
+        (good, "its serial 1 is not above 2"),
+        (project("max = 1"), "its serial 0 is not above 2"),
+    ] {
+        publish(&text, sign(&text, "ours"));
+        machine.wait_for(named, || problems(&machine).contains(named));
+        let arguments = ["join", "--yes", "--key", &keys[0], &site.url()];
+        let (code, text) = said(&machine, &arguments);
+        assert!(code == Some(1) && text.contains(named), "{text}");
+        assert_eq!(machine.engine.in_state("running").len(), 3);
+    }
 }
 
 fn minisign(scratch: &Scratch, arguments: &str) {

@@ -324,9 +324,10 @@ fn target(target: &Influx) -> Finding {
 }
 
 fn joined(seen: &Seen) -> Option<Vec<Finding>> {
-    let joined = remote::read_joined(&seen.context.dirs.state)?;
+    let state = &seen.context.dirs.state;
+    let joined = remote::read_joined(state)?;
     let url = &joined.url;
-    let fetched = remote::fetch(&joined, &seen.config);
+    let fetched = remote::fetch(state, &joined, &seen.config);
     Some(match fetched.map(|fetched| fetched.remote) {
         Err(why) => vec![(
             BAD,

@@ -33,7 +33,7 @@ pub fn join(context: &Context) -> Done {
         ..Joined::default()
     };
     let url = &joined.url;
-    let fetched = remote::fetch(&joined, &config);
+    let fetched = remote::fetch(state, &joined, &config);
     let fetched = fetched.map_err(|why| {
         let why = clean_line(&why, LINE);
         format!("{url}: {why}; nothing was joined")

@@ -6,8 +6,8 @@ use super::values::absolute;
 use crate::units::{Bytes, float, parse_cpu_list, parse_duration};
 use toml::Value;
 
-/// Whether a value is one that the key can have. What is of another type is left to serde.
-pub fn judge(key: &str, value: &Value) -> Result<(), String> {
+/// What is wrong with a value for that key, and what to write. What is of another type is left to serde.
+pub fn judge(key: &str, value: &Value) -> Option<String> {
     match (key, value.as_str().unwrap_or_default()) {
         ("interval" | "flush", _) => within(value, "1s", "1h"),
         ("launches-per-tick", _) => within(value, 1, 64),
@@ -22,15 +22,35 @@ pub fn judge(key: &str, value: &Value) -> Result<(), String> {
         ("stop-grace", _) => within(value, "0s", "10m"),
         ("weight", _) => within(value, 1, 1_000),
         ("refresh", _) => within(value, "1s", "168h"),
-        ("cpuset", text) => cpuset(text),
-        ("socket" | "instance" | "image-archive" | "auth-file" | "ca-file", "") => Ok(()),
-        ("image-archive" | "auth-file" | "ca-file", path) => absolute(path).map(drop),
-        ("socket", path) => socket_path(path),
-        ("name" | "instance", name) => label(name),
-        ("pause-while-running", _) => program_names(value),
+        ("socket" | "instance" | "image-archive" | "auth-file" | "ca-file", "") => None,
+        ("image-archive" | "auth-file" | "ca-file", path) => {
+            unless(absolute(path).is_some(), value, "a path from the root")
+        }
+        ("socket", path) => {
+            let path = path.strip_prefix("unix://").unwrap_or(path);
+            unless(
+                path.starts_with('/'),
+                value,
+                "a Unix socket, \"/path\" or \"unix:///path\"",
+            )
+        }
+        ("name" | "instance", name) => unless(is_label(name), value, "1 to 32 of a-z, 0-9 and '-'"),
+        ("cpuset", list) => {
+            let is_list = parse_cpu_list(list).is_some() && !list.contains(['+', ' ']);
+            unless(is_list, value, "a list of CPUs such as \"4-7,9\"")
+        }
+        ("pause-while-running", _) => unless(
+            !value.to_string().contains('/'),
+            value,
+            "names of programs without folders",
+        ),
         ("host-config", _) => host_config(value),
-        _ => Ok(()),
+        _ => None,
     }
+}
+
+fn unless(is_fine: bool, value: &Value, what: &str) -> Option<String> {
+    (!is_fine).then(|| format!("{value} can't be; write {what}"))
 }
 
 /// Seconds of a duration, bytes of a size; `None`: neither, and no number.
@@ -46,58 +66,19 @@ fn measure(value: &Value) -> Option<f64> {
     }
 }
 
-fn within(value: &Value, low: impl Into<Value>, high: impl Into<Value>) -> Result<(), String> {
-    let (low, high) = (low.into(), high.into());
-    match (measure(value), measure(&low), measure(&high)) {
-        (Some(number), Some(least), _) if number < least => {
-            Err(format!("{value} is too little; write {low} or more"))
-        }
-        (Some(number), _, Some(most)) if number > most => {
-            Err(format!("{value} is too much; write {high} or less"))
-        }
-        _ => Ok(()),
+fn within(value: &Value, low: impl Into<Value>, high: impl Into<Value>) -> Option<String> {
+    let (low, high, number) = (low.into(), high.into(), measure(value)?);
+    if number < measure(&low)? {
+        return Some(format!("{value} is too little; write {low} or more"));
     }
-}
-
-fn cpuset(text: &str) -> Result<(), String> {
-    let is_list = parse_cpu_list(text).is_some() && !text.contains(['+', ' ']);
-    is_list.then_some(()).ok_or_else(|| {
-        format!(
-            "'{text}' is not a list of CPU numbers; write one such as \"4-7,9\", or \"\" for any"
-        )
-    })
-}
-
-fn socket_path(text: &str) -> Result<(), String> {
-    let path = text.strip_prefix("unix://").unwrap_or(text);
-    path.starts_with('/').then_some(()).ok_or_else(|| {
-        format!("'{text}' is not a Unix socket; write \"/path\" or \"unix:///path\", or \"\" to have it found")
-    })
+    (number > measure(&high)?).then(|| format!("{value} is too much; write {high} or less"))
 }
 
 /// Names of instances and classes: they go into labels, container names and paths.
-fn label(text: &str) -> Result<(), String> {
+fn is_label(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let is_name = text.starts_with(plain) && text.chars().all(|c| plain(c) || c == '-');
-    (is_name && text.len() <= 32).then_some(()).ok_or_else(|| {
-        format!("'{text}' is not a name; write 1 to 32 of a-z, 0-9 and '-', not starting with '-'")
-    })
-}
-
-/// With its folder a program would never be found.
-fn program_names(value: &Value) -> Result<(), String> {
-    let mut names = value
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str);
-    names
-        .find(|name| name.contains('/'))
-        .map_or(Ok(()), |name| {
-            Err(format!(
-                "'{name}' is not a program's name; write it without its folder"
-            ))
-        })
+    let all = text.chars().all(|c| plain(c) || c == '-');
+    text.starts_with(plain) && text.len() <= 32 && all
 }
 
 /// Fields of the engine's HostConfig that Plancton sets itself.
@@ -105,18 +86,15 @@ const OWN_FIELDS: &str = "NanoCpus CpuQuota CpuPeriod CpuShares CpusetCpus Memor
     OomScoreAdj OomKillDisable RestartPolicy AutoRemove Labels LogConfig Init Binds Mounts Tmpfs Devices CapAdd CapDrop \
     Privileged NetworkMode ReadonlyRootfs";
 
-fn host_config(value: &Value) -> Result<(), String> {
-    let mut fields = value.as_table().into_iter().flat_map(|table| table.keys());
-    let is_own = |field: &&String| {
+fn host_config(value: &Value) -> Option<String> {
+    let mut fields = value.as_table()?.keys();
+    let is_own = |field: &str| {
         OWN_FIELDS
             .split(' ')
             .any(|own| own.eq_ignore_ascii_case(field))
     };
-    fields.find(is_own).map_or(Ok(()), |field| {
-        Err(format!(
-            "'{field}' is set by Plancton itself; use the key for it, or leave it out"
-        ))
-    })
+    let field = fields.find(|field| is_own(field))?;
+    Some(format!("'{field}' is set by Plancton itself; leave it out"))
 }
 
 impl PilotClass {
@@ -125,13 +103,16 @@ impl PilotClass {
         let is_number = |id: &str| id.parse::<u32>().is_ok();
         if !self.files.is_empty() && !self.user.split(':').all(is_number) {
             return Err(
-                "files: copies belong to the pilot's user, so write user as numbers, \"UID:GID\""
-                    .to_owned(),
+                "files are copied for its user; write user as numbers, \"UID:GID\"".to_owned(),
             );
         }
-        for file in &self.files {
-            absolute(&file.source)?;
-            absolute(&file.target)?;
+        for path in self
+            .files
+            .iter()
+            .flat_map(|file| [&file.source, &file.target])
+        {
+            absolute(path)
+                .ok_or_else(|| format!("'{path}' in files is not a path from the root"))?;
         }
         Ok(self)
     }

@@ -14,33 +14,21 @@ pub struct ImageRef {
     pub digest: Option<String>,
 }
 
-const NAME: &str =
-    "a bad name; write lower-case letters and digits, with '.', '_' or '-' between them";
-const TAG: &str = "a bad tag; write up to 128 letters, digits, '_', '.' or '-'";
-const DIGEST: &str = "a bad digest; write sha256: and 64 hexadecimal digits";
-
 impl ImageRef {
-    pub fn parse(text: &str) -> Result<ImageRef, String> {
-        let (rest, digest) = split_at_sign(text, text.find('@'));
-        let colon = rest.rfind(':');
-        let (name, tag) = split_at_sign(rest, colon.filter(|at| Some(*at) > rest.rfind('/')));
-        let mut parts = split_registry(name).1.split('/');
-        let is_name = parts.all(component_is_valid) && name.len() <= 255;
-        let wrong = [
-            (
-                name.is_empty(),
-                "no name; write [registry[:port]/]path[:tag]",
-            ),
-            (name.contains("://"), "a scheme; leave out all up to ://"),
-            (!is_name, NAME),
-            (!tag.is_none_or(tag_is_valid), TAG),
-            (!digest.is_none_or(digest_is_valid), DIGEST),
-        ];
-        if let Some((_, why)) = wrong.iter().find(|(is_wrong, _)| *is_wrong) {
-            return Err(format!("image '{text}' has {why}"));
-        }
+    pub fn parse(text: &str) -> Option<ImageRef> {
+        let (rest, digest) = match text.split_once('@') {
+            Some((rest, digest)) => (rest, Some(digest)),
+            None => (text, None),
+        };
+        let (name, tag) = match rest.rsplit_once(':') {
+            Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
+            _ => (rest, None),
+        };
+        let mut path = split_registry(name).1.split('/');
+        let is_name = path.all(component_is_valid) && name.len() <= 255;
+        let is_fine = is_name && tag.is_none_or(tag_is_valid) && digest.is_none_or(digest_is_valid);
         let usual = digest.is_none().then_some("latest");
-        Ok(ImageRef {
+        is_fine.then(|| ImageRef {
             name: name.to_owned(),
             tag: tag.or(usual).map(str::to_owned),
             digest: digest.map(str::to_owned),
@@ -77,14 +65,6 @@ fn split_registry(name: &str) -> (Option<&str>, &str) {
     match name.split_once('/') {
         Some((first, path)) if is_registry(first) => (Some(first), path),
         _ => (None, name),
-    }
-}
-
-/// What is before and behind the one-byte sign at that place.
-fn split_at_sign(text: &str, sign: Option<usize>) -> (&str, Option<&str>) {
-    match sign.and_then(|at| Some((text.get(..at)?, text.get(at + 1..)?))) {
-        Some((before, behind)) => (before, Some(behind)),
-        None => (text, None),
     }
 }
 

@@ -30,21 +30,15 @@ impl Influx {
         self.insecure |= safe.is_some();
         self.url = format!("{scheme}://{host}{}", path.trim_end_matches('/'));
         let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-        let mut written = self.password.expose().to_owned();
-        for (key, given, of_url) in [
-            ("user", &mut self.user, decode(user)),
-            ("password", &mut written, decode(password)),
-            ("database", &mut self.database, database.to_owned()),
-        ] {
-            match (given.is_empty(), of_url.is_empty()) {
-                (_, true) => {}
-                (true, false) => *given = of_url,
-                (false, false) => {
-                    return Err(format!("the url has a {key} too; write it in one place"));
-                }
-            }
+        if self.user.is_empty() {
+            self.user = decode(user);
         }
-        self.password = Secret::new(written);
+        if self.password.expose().is_empty() {
+            self.password = Secret::parse(&decode(password)).unwrap_or_default();
+        }
+        if self.database.is_empty() {
+            self.database = database.to_owned();
+        }
         self.contradiction()
             .map_or(Ok(self), |why| Err(why.to_owned()))
     }
@@ -52,28 +46,29 @@ impl Influx {
     fn contradiction(&self) -> Option<&'static str> {
         let given = |text: &String| !text.is_empty();
         let (v1, v2) = (given(&self.database), given(&self.bucket));
-        let [user, org, retention, authority] =
-            [&self.user, &self.org, &self.retention_policy, &self.ca_file].map(given);
-        let passwords = (
+        let (user, org) = (given(&self.user), given(&self.org));
+        let passwords = [
             !self.password.expose().is_empty(),
             given(&self.password_file),
-        );
-        let tokens = (!self.token.expose().is_empty(), given(&self.token_file));
+        ];
+        let tokens = [!self.token.expose().is_empty(), given(&self.token_file)];
+        let (password, token) = (passwords != [false; 2], tokens != [false; 2]);
+        let of_v1 = user || password || given(&self.retention_policy);
         Some(match (v1, v2) {
             (true, true) => "database is for version 1 and bucket for version 2; write one of them",
             (false, false) => {
                 "nowhere to write to; give a database (version 1) or a bucket (version 2)"
             }
-            _ if passwords == (true, true) => "password and password-file; write one of them",
-            _ if tokens == (true, true) => "token and token-file; write one of them",
-            _ if passwords != (false, false) && !user => "a password without a user; add user",
-            _ if user && v2 => "user and password are for version 1; a bucket wants a token",
-            _ if tokens != (false, false) && v1 => {
-                "a token is for version 2; a database wants user and password"
+            _ if passwords == [true; 2] => "password and password-file; write one of them",
+            _ if tokens == [true; 2] => "token and token-file; write one of them",
+            _ if of_v1 && v2 => {
+                "user, password and retention-policy are for version 1; a bucket wants a token"
             }
-            _ if org && v1 => "org is for version 2; a database has none",
-            _ if retention && v2 => "retention-policy is for version 1; a bucket has its own",
-            _ if authority && self.insecure => {
+            _ if (token || org) && v1 => {
+                "org and token are for version 2; a database wants user and password"
+            }
+            _ if password && !user => "a password without a user; add user",
+            _ if self.insecure && given(&self.ca_file) => {
                 "ca-file is not looked at when insecure; write one of them"
             }
             _ => return None,

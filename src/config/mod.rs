@@ -14,7 +14,7 @@ mod when;
 pub use image::ImageRef;
 pub use keys::{Allow, EngineKeys, Influx, Loop, Owner, PilotClass, Share, When};
 pub use read::parse;
-pub use remote::{RemoteConfig, read_remote};
+pub use remote::{RemoteConfig, read_remote, read_serial};
 pub use values::{Auto, Device, Image, MissingLimits, Mount, OnBattery, WhenBusy};
 
 use crate::host::files;

@@ -14,16 +14,7 @@ use toml::{Spanned, Value};
 const MOST_PROBLEMS: usize = 100;
 
 /// As they are written; in double brackets where there can be several.
-const TABLES: [&str; 8] = [
-    "[loop]",
-    "[share]",
-    "[owner]",
-    "[[when]]",
-    "[engine]",
-    "[[pilot]]",
-    "[[influxdb]]",
-    "[allow]",
-];
+const TABLES: &str = "[loop] [share] [owner] [[when]] [engine] [[pilot]] [[influxdb]] [allow]";
 
 /// Keys that must be there, each with an example.
 const REQUIRED: [(&str, &str, &str); 4] = [
@@ -31,18 +22,6 @@ const REQUIRED: [(&str, &str, &str); 4] = [
     ("[[pilot]]", "name", "\"science\""),
     ("[[pilot]]", "image", "\"builtin\" or \"busybox:1.36\""),
     ("[[influxdb]]", "url", "\"http://127.0.0.1:8086\""),
-];
-
-/// What serde calls the things that people write.
-const PLAIN: [(&str, &str); 5] = [
-    ("u32", "a whole number of 0 or more"),
-    ("f64", "a number such as 1.5"),
-    ("a sequence", "a list such as [\"a\", \"b\"]"),
-    ("a map", "a table such as { NAME = \"value\" }"),
-    (
-        "struct Handed",
-        "a table such as { source = \"/a\", target = \"/b\" }",
-    ),
 ];
 
 struct Reader<'t> {
@@ -85,10 +64,6 @@ pub fn parse(text: &str, file: &str) -> Result<Config, Vec<String>> {
     Err(lines.take(MOST_PROBLEMS).collect())
 }
 
-fn bare(header: &str) -> &str {
-    header.trim_matches(['[', ']'])
-}
-
 /// Byte offset to line and column, both counted from 1; columns in characters.
 fn place(text: &str, at: usize) -> (usize, usize) {
     let before = text.get(..at).unwrap_or(text);
@@ -105,16 +80,20 @@ impl<'t> Reader<'t> {
     fn read(&mut self, document: DeTable<'t>) -> Config {
         let mut config = Config::default();
         for (name, value) in document {
+            // Of a text that is published, for those who join it: see `read_serial`.
+            if name.get_ref() == "serial" {
+                continue;
+            }
             for entry in self.tables(&name, value) {
                 match name.get_ref().as_ref() {
-                    "loop" => config.loop_ = self.table(entry),
-                    "share" => config.share = self.table(entry),
-                    "owner" => config.owner = self.table(entry),
-                    "when" => config.when.push(self.table(entry)),
-                    "engine" => config.engine = self.table(entry),
-                    "pilot" => config.pilots.push(self.whole(entry, PilotClass::settle)),
-                    "influxdb" => config.influxdb.push(self.whole(entry, Influx::settle)),
-                    _ => config.allow = self.table(entry),
+                    "loop" => config.loop_ = self.table(entry, Ok),
+                    "share" => config.share = self.table(entry, Ok),
+                    "owner" => config.owner = self.table(entry, Ok),
+                    "when" => config.when.push(self.table(entry, Ok)),
+                    "engine" => config.engine = self.table(entry, Ok),
+                    "pilot" => config.pilots.push(self.table(entry, PilotClass::settle)),
+                    "influxdb" => config.influxdb.push(self.table(entry, Influx::settle)),
+                    _ => config.allow = self.table(entry, Ok),
                 }
             }
         }
@@ -132,11 +111,17 @@ impl<'t> Reader<'t> {
         value: Spanned<DeValue<'t>>,
     ) -> Vec<Entry<'t>> {
         let (at, name) = (name.span().start, name.get_ref().as_ref());
-        let header = |name| TABLES.into_iter().find(|header| bare(header) == name);
+        let bare = |header: &'static str| header.trim_matches(['[', ']']);
+        let header = |name| TABLES.split(' ').find(|header| bare(header) == name);
         let Some(header) = header(name) else {
-            let near = nearest(name, TABLES.into_iter().map(bare)).and_then(header);
-            let way_out = way_out(near.map(str::to_owned));
-            self.add(at, format!("unknown table '{name}'; {way_out}"));
+            let near = nearest(name, TABLES.split(' ').map(bare)).and_then(header);
+            self.add(
+                at,
+                format!(
+                    "unknown table '{name}'; {}",
+                    way_out(near.map(str::to_owned))
+                ),
+            );
             return Vec::new();
         };
         let elements = match (value.get_ref(), header.starts_with("[[")) {
@@ -160,10 +145,8 @@ impl<'t> Reader<'t> {
                 None => header.to_owned(),
             };
             if header == "[[pilot]]" && tables.iter().any(|(other, ..)| *other == place) {
-                self.add(
-                    at,
-                    format!("{place}: an earlier one has this name; give each its own"),
-                );
+                let write = "an earlier one has this name; give each its own";
+                self.add(at, format!("{place}: {write}"));
             }
             for (of, key, example) in REQUIRED {
                 if self.is_whole && of == header && !table.contains_key(key) {
@@ -176,54 +159,43 @@ impl<'t> Reader<'t> {
         tables
     }
 
-    /// The keys that could be read, the others at their defaults.
-    fn table<T: Default + DeserializeOwned>(&mut self, (place, at, mut table): Entry<'t>) -> T {
+    /// The keys that could be read, the others at their defaults, and if all could, what they say together.
+    fn table<T, S>(&mut self, (place, start, mut table): Entry<'t>, settle: S) -> T
+    where
+        T: Default + DeserializeOwned,
+        S: Fn(T) -> Result<T, String>,
+    {
         for (key, value) in &table {
-            let judged = Value::deserialize(ValueDeserializer::from(value.clone()));
-            if let Err(why) = judged.map_or(Ok(()), |value| judge(key.get_ref(), &value)) {
-                self.add(
-                    value.span().start,
-                    format!("{place} {}: {why}", key.get_ref()),
-                );
+            let (at, key) = (value.span().start, key.get_ref());
+            let value = Value::deserialize(ValueDeserializer::from(value.clone())).ok();
+            if let Some(why) = value.and_then(|value| judge(key, &value)) {
+                self.add(at, format!("{place} {key}: {why}"));
             }
         }
-        loop {
-            let spanned = Spanned::new(at..at, table.clone());
+        while self.problems.len() <= MOST_PROBLEMS {
+            let spanned = Spanned::new(start..start, table.clone());
             let error = match T::deserialize(Deserializer::from(spanned)) {
-                Ok(read) => return read,
+                Ok(read) if !self.is_whole || !self.problems.is_empty() => return read,
+                Ok(read) => match settle(read) {
+                    Ok(read) => return read,
+                    Err(why) => {
+                        self.add(start, format!("{place}: {why}"));
+                        break;
+                    }
+                },
                 Err(error) => error,
             };
-            let at = error.span().map_or(at, |span| span.start);
-            let key = table
-                .iter()
-                .find(|(key, value)| key.span().contains(&at) || covers(value, at));
-            let Some((key, _)) = key.map(|(key, value)| (key.clone(), value)) else {
+            let at = error.span().map_or(start, |span| span.start);
+            let mut keys = table.iter();
+            let at_fault = keys.find(|(key, value)| key.span().contains(&at) || covers(value, at));
+            let Some(key) = at_fault.map(|(key, _)| key.clone()) else {
                 self.add(at, format!("{place}: {}", error.message()));
-                return T::default();
+                break;
             };
             self.add(at, explain(error.message(), &place, key.get_ref()));
             table.remove(&key);
-            if self.problems.len() > MOST_PROBLEMS {
-                return T::default();
-            }
         }
-    }
-
-    /// With what its keys say together, if each of them could be read.
-    fn whole<T: Default + DeserializeOwned>(
-        &mut self,
-        entry: Entry<'t>,
-        settle: fn(T) -> Result<T, String>,
-    ) -> T {
-        let (place, at, before) = (entry.0.clone(), entry.1, self.problems.len());
-        let read = self.table(entry);
-        if !self.is_whole || self.problems.len() > before {
-            return read;
-        }
-        settle(read).unwrap_or_else(|why| {
-            self.add(at, format!("{place}: {why}"));
-            T::default()
-        })
+        T::default()
     }
 }
 
@@ -244,20 +216,14 @@ fn explain(message: &str, place: &str, key: &str) -> String {
     if message.starts_with("unknown field") {
         let mut names = message.split('`').skip(1).step_by(2);
         let unknown = names.next().unwrap_or_default();
-        let near = nearest(unknown, names).map(|near| format!("'{near}'"));
-        return format!("unknown key '{unknown}' in {place}; {}", way_out(near));
+        let way_out = way_out(nearest(unknown, names).map(|near| format!("'{near}'")));
+        return format!("unknown key '{unknown}' in {place}; {way_out}");
     }
-    if ["password", "token"].contains(&key) && message.starts_with("invalid type") {
-        return format!("{place} {key}: expected a string in quotes");
+    if ["password", "token"].contains(&key) {
+        return format!("{place} {key}: write the secret itself, in quotes");
     }
-    let (before, expected) = message.split_once("expected ").unwrap_or((message, ""));
-    let plain = PLAIN
-        .iter()
-        .find_map(|(word, plain)| Some((plain, expected.strip_prefix(word)?)));
-    match plain {
-        Some((plain, rest)) => format!("{place} {key}: {before}expected {plain}{rest}"),
-        None => format!("{place} {key}: {message}"),
-    }
+    let message = message.replace("u32", "a whole number of 0 or more");
+    format!("{place} {key}: {}", message.replace("f64", "a number"))
 }
 
 /// What to write instead of a name that is not known.

@@ -6,31 +6,20 @@ use super::values::{Auto, Image, Mount, OnBattery};
 use super::{Config, parse};
 use toml::{Table, Value};
 
-/// Every target has a queue of its own in memory, and every class is looked at in each tick.
-const MOST_PILOTS: usize = 32;
-const MOST_TARGETS: usize = 2;
-const MOST_HOURS: usize = 16;
+/// Pilots, targets and hours: every target has a queue of its own in memory, every class is looked at in each tick.
+const MOST: [usize; 3] = [32, 2, 16];
 
 /// The keys of [share] and [owner] by which less can be given. `cpus` is not among them: "auto" is not known here.
-const LOWERED: [&str; 8] = [
-    "max-pilots",
-    "reserve-cpus",
-    "reserve-memory",
-    "reserve-disk",
-    "on-battery",
-    "min-battery",
-    "max-temperature",
-    "calm-for",
-];
+const LOWERED: &str = "max-pilots reserve-cpus reserve-memory reserve-disk on-battery min-battery max-temperature calm-for";
 
 /// What a remote configuration comes to on this machine.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RemoteConfig {
     rules: Vec<When>,
-    /// By what the machine gives less, one line each.
-    pub lowered: Vec<String>,
     pub pilots: Vec<PilotClass>,
     pub influxdb: Vec<Influx>,
+    /// By what the machine gives less, one line each.
+    pub lowered: Vec<String>,
     /// What the owner has to permit, one line each, sorted.
     pub permissions: Vec<String>,
     /// What it gets because [allow] names it.
@@ -42,15 +31,17 @@ pub struct RemoteConfig {
 /// Errors: as of [`parse`], or too much of something.
 pub fn read_remote(text: &str, url: &str, local: &Config) -> Result<RemoteConfig, Vec<String>> {
     let config = parse(text, url)?;
-    for (count, most, what) in [
-        (config.pilots.len(), MOST_PILOTS, "[[pilot]]"),
-        (config.influxdb.len(), MOST_TARGETS, "[[influxdb]]"),
-        (config.when.len(), MOST_HOURS, "[[when]]"),
-    ] {
+    let counts = [
+        config.pilots.len(),
+        config.influxdb.len(),
+        config.when.len(),
+    ];
+    let tables = ["[[pilot]]", "[[influxdb]]", "[[when]]"];
+    for ((count, most), what) in counts.into_iter().zip(MOST).zip(tables) {
         if count > most {
-            return Err(vec![format!(
-                "{url}: {count} tables of {what}; no more than {most} are taken from elsewhere"
-            )]);
+            let text =
+                format!("{count} tables of {what}; no more than {most} are taken from elsewhere");
+            return Err(vec![format!("{url}: {text}")]);
         }
     }
     let mut remote = RemoteConfig::default();
@@ -62,21 +53,18 @@ pub fn read_remote(text: &str, url: &str, local: &Config) -> Result<RemoteConfig
     for target in config.influxdb {
         remote.add_target(target);
     }
-    let RemoteConfig {
-        lowered,
-        permissions,
-        granted,
-        refused,
-        ..
-    } = &mut remote;
-    for list in [lowered, permissions, granted, refused] {
-        // It is shown, and logged: a value must not break the line or the terminal.
-        list.iter_mut()
-            .for_each(|line| *line = line.replace(char::is_control, " "));
+    for list in [&mut remote.permissions, &mut remote.refused] {
         list.sort();
         list.dedup();
     }
     Ok(remote)
+}
+
+/// The number of a published text, which only grows; 0: it has none.
+pub fn read_serial(text: &str) -> u64 {
+    let table: Table = text.parse().unwrap_or_default();
+    let serial = table.get("serial").and_then(Value::as_integer);
+    serial.map_or(0, |serial| u64::try_from(serial).unwrap_or(0))
 }
 
 impl RemoteConfig {
@@ -97,24 +85,25 @@ impl RemoteConfig {
         }
         // There it means "as many as fit".
         always.retain(|key, value| key != "max-pilots" || *value != Value::Integer(0));
-        let hours = written.remove("when").and_then(|when| when.try_into().ok());
-        let hours: Vec<Table> = hours.unwrap_or_default();
-        for mut rule in std::iter::once(always).chain(hours) {
+        let when = written.remove("when").and_then(|when| when.try_into().ok());
+        let when: Vec<Table> = when.unwrap_or_default();
+        for rule in std::iter::once(always).chain(when) {
             let hours = rule
                 .get("hours")
                 .and_then(Value::as_str)
-                .unwrap_or("always")
-                .to_owned();
-            for (key, value) in rule.iter().filter(|(key, _)| *key != "hours") {
-                match LOWERED.contains(&key.as_str()) {
-                    true => self.lowered.push(format!("{key} = {value} ({hours})")),
-                    false => self
-                        .refused
-                        .push(format!("{key}: that is the owner's alone; ignored")),
+                .unwrap_or("always");
+            let (mut lowering, hours) = (Table::new(), hours.to_owned());
+            for (key, value) in rule {
+                if LOWERED.split(' ').any(|known| known == key) {
+                    self.lowered.push(format!("{key} = {value} ({hours})"));
+                    lowering.insert(key, value);
+                } else if key != "hours" {
+                    let text = format!("{key}: that is the owner's alone; ignored");
+                    self.refused.push(text);
                 }
             }
-            rule.retain(|key: &str, _| key == "hours" || LOWERED.contains(&key));
-            self.rules.push(rule.try_into().unwrap_or_default());
+            lowering.insert("hours".to_owned(), hours.into());
+            self.rules.push(lowering.try_into().unwrap_or_default());
         }
     }
 

@@ -4,37 +4,24 @@
 use super::image::ImageRef;
 use super::when::Hours;
 use crate::units::{Bytes, format_duration, parse_duration};
-use serde::de::{DeserializeOwned, Deserializer, Error, Visitor};
+use serde::de::{DeserializeOwned, Deserializer, Error};
 use serde::{Deserialize, Serialize, Serializer};
 use smart_default::SmartDefault;
 use std::fmt;
 use std::ops::Deref;
 use std::time::Duration;
 
-/// Reads one text; `expects` is what should be there.
-struct Text<T> {
-    expects: &'static str,
-    parse: fn(&str) -> Result<T, String>,
-}
-
-impl<T> Visitor<'_> for Text<T> {
-    type Value = T;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.expects)
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
-        (self.parse)(text).map_err(E::custom)
-    }
-}
-
-/// `Type: "what is expected", how it is read, how it is written;`
+/// `Type: "what it is", how it is read, how it is written;`
 macro_rules! texts {
-    ($($name:ty: $expects:literal, $parse:expr, $write:expr;)+) => {$(
+    ($($name:ty: $what:literal, $parse:expr, $write:expr;)+) => {$(
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                deserializer.deserialize_str(Text { expects: $expects, parse: $parse })
+                let value = toml::Value::deserialize(deserializer)?;
+                value.as_str().and_then($parse).ok_or_else(|| {
+                    let text = value.as_str().map(|text| format!("'{text}'"));
+                    let shown = text.unwrap_or_else(|| value.to_string());
+                    D::Error::custom(format!("{shown} is not {}", $what))
+                })
             }
         }
 
@@ -48,15 +35,15 @@ macro_rules! texts {
 }
 
 texts! {
-    Period: "a duration such as \"30s\"", |text| parse_duration(text).map(Period), |period| format_duration(period.0);
-    Bytes: "a size such as \"2GiB\"", Bytes::parse, exact_size;
-    Hours: "hours such as \"Mon-Fri 09:00-18:00\"", Hours::parse, |hours| hours.text.clone();
-    Image: "\"builtin\" or an image such as \"busybox:1.36\"", Image::parse, Image::to_string;
-    Mount: "a mount such as \"/data:/data:ro\"", Mount::parse, Mount::to_string;
+    Period: "a duration such as \"30s\" or \"1h30m\"", Period::parse, |period| format_duration(period.0);
+    Bytes: "a size such as \"512MiB\" or \"2GiB\"", |text| Bytes::parse(text).ok(), exact_size;
+    Hours: "a time of the week such as \"Mon-Fri 09:00-18:00; Sat,Sun\"", Hours::parse, |hours| hours.text.clone();
+    Image: "\"builtin\" or an image such as \"registry.example.org/pilot:1.2\", in small letters", Image::parse, Image::to_string;
+    Mount: "a mount such as \"/data:/data\", \"/scratch:/tmp:rw\" or \"/cvmfs:/cvmfs:ro,rslave\"", Mount::parse, Mount::to_string;
     Tmpfs: "a path such as \"/tmp\" or \"/tmp:64MiB\"", Tmpfs::parse, Tmpfs::write;
-    Device: "a device such as \"/dev/fuse\"", Device::parse, Device::to_string;
-    Mode: "a mode such as \"0400\"", Mode::parse, |mode| format!("{:04o}", mode.0);
-    Secret: "a string in quotes", Secret::parse, |secret| format!("{secret:?}");
+    Device: "a device such as \"/dev/fuse\" or \"/dev/a:/dev/b:rwm\"", Device::parse, Device::to_string;
+    Mode: "a mode that its user can read, such as \"0400\"", Mode::parse, |mode| format!("{:04o}", mode.0);
+    Secret: "a secret", Secret::parse, |secret| format!("{secret:?}");
 }
 
 /// A duration, written as `1h30m`.
@@ -66,6 +53,10 @@ pub struct Period(pub Duration);
 impl Period {
     pub const fn seconds(seconds: u64) -> Period {
         Period(Duration::from_secs(seconds))
+    }
+
+    fn parse(text: &str) -> Option<Period> {
+        parse_duration(text).ok().map(Period)
     }
 }
 
@@ -132,9 +123,9 @@ pub enum Image {
 }
 
 impl Image {
-    fn parse(text: &str) -> Result<Image, String> {
+    fn parse(text: &str) -> Option<Image> {
         match text {
-            "builtin" => Ok(Image::Builtin),
+            "builtin" => Some(Image::Builtin),
             _ => ImageRef::parse(text).map(Image::Named),
         }
     }
@@ -156,17 +147,9 @@ pub struct Secret(String);
 const SHOWN: &str = "***";
 
 impl Secret {
-    pub fn new(text: String) -> Secret {
-        Secret(text)
-    }
-
-    fn parse(text: &str) -> Result<Secret, String> {
-        match text {
-            SHOWN => Err(format!(
-                "'{SHOWN}' stands for a secret; write the secret itself"
-            )),
-            _ => Ok(Secret(text.to_owned())),
-        }
+    /// What stands for one in a configuration that was shown is none.
+    pub fn parse(text: &str) -> Option<Secret> {
+        (text != SHOWN).then(|| Secret(text.to_owned()))
     }
 
     /// For the one place that sends it.
@@ -229,28 +212,19 @@ pub struct Mount {
 }
 
 impl Mount {
-    pub fn parse(text: &str) -> Result<Mount, String> {
-        let usage = || {
-            format!("mount '{text}': write \"/host:/container\" or \"/host:/container:OPTIONS\"")
-        };
-        let (source, rest) = text.split_once(':').ok_or_else(usage)?;
+    fn parse(text: &str) -> Option<Mount> {
+        let (source, rest) = text.split_once(':')?;
         let (target, options) = rest.split_once(':').unwrap_or((rest, "ro"));
         let (source, target) = (absolute(source)?, absolute(target)?);
-        let (mut read_only, mut propagation) = (true, "rprivate");
+        let (mut read_only, mut propagation) = (true, "rprivate".to_owned());
         for option in options.split(',') {
             match option {
                 "ro" | "rw" => read_only = option == "ro",
-                word if PROPAGATIONS.contains(&word) => propagation = word,
-                _ => {
-                    return Err(format!(
-                        "mount '{text}': unknown option '{option}'; write ro or rw, and perhaps one of {}",
-                        PROPAGATIONS.join(", ")
-                    ));
-                }
+                word if PROPAGATIONS.contains(&word) => propagation = word.to_owned(),
+                _ => return None,
             }
         }
-        let propagation = propagation.to_owned();
-        Ok(Mount {
+        Some(Mount {
             source,
             target,
             read_only,
@@ -279,13 +253,13 @@ pub struct Tmpfs {
 }
 
 impl Tmpfs {
-    pub fn parse(text: &str) -> Result<Tmpfs, String> {
+    fn parse(text: &str) -> Option<Tmpfs> {
         let (target, size) = match text.split_once(':') {
-            Some((target, size)) => (target, Some(Bytes::parse(size)?)),
+            Some((target, size)) => (target, Some(Bytes::parse(size).ok()?)),
             None => (text, None),
         };
         let target = absolute(target)?;
-        Ok(Tmpfs { target, size })
+        Some(Tmpfs { target, size })
     }
 
     fn write(&self) -> String {
@@ -304,18 +278,14 @@ pub struct Device {
 }
 
 impl Device {
-    pub fn parse(text: &str) -> Result<Device, String> {
+    fn parse(text: &str) -> Option<Device> {
         let (host, rest) = text.split_once(':').unwrap_or((text, text));
         let (container, permissions) = rest.split_once(':').unwrap_or((rest, "rwm"));
-        if permissions.is_empty() || !permissions.chars().all(|c| "rwm".contains(c)) {
-            return Err(format!(
-                "device '{text}': permissions '{permissions}' are not some of \"rwm\""
-            ));
-        }
-        Ok(Device {
+        let is_fine = !permissions.is_empty() && permissions.chars().all(|c| "rwm".contains(c));
+        Some(Device {
             host: absolute(host)?,
             container: absolute(container)?,
-            permissions: permissions.to_owned(),
+            permissions: is_fine.then(|| permissions.to_owned())?,
         })
     }
 }
@@ -329,6 +299,7 @@ impl fmt::Display for Device {
 /// A file of this machine that a pilot gets a copy of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[serde(expecting = "a table such as { source = \"/a\", target = \"/b\" }")]
 pub struct Handed {
     pub source: String,
     pub target: String,
@@ -341,21 +312,14 @@ pub struct Handed {
 pub struct Mode(#[default = 0o400] pub u32);
 
 impl Mode {
-    fn parse(text: &str) -> Result<Mode, String> {
-        let mode = u32::from_str_radix(text, 8).ok();
-        let readable = mode.filter(|mode| *mode <= 0o777 && *mode & 0o400 != 0);
-        readable.map(Mode).ok_or_else(|| {
-            format!("mode '{text}' is none that its user can read; write one such as \"0400\"")
-        })
+    fn parse(text: &str) -> Option<Mode> {
+        let mode = u32::from_str_radix(text, 8).ok().map(Mode);
+        mode.filter(|Mode(mode)| *mode <= 0o777 && *mode & 0o400 != 0)
     }
 }
 
 /// A path from the root without `..`.
-pub fn absolute(path: &str) -> Result<String, String> {
-    if !path.starts_with('/') || path.split('/').any(|part| part == "..") {
-        return Err(format!(
-            "'{path}' is not a path from the root; start it with '/' and leave out '..'"
-        ));
-    }
-    Ok(path.to_owned())
+pub fn absolute(path: &str) -> Option<String> {
+    let is_fine = path.starts_with('/') && path.split('/').all(|part| part != "..");
+    is_fine.then(|| path.to_owned())
 }

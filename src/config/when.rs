@@ -26,15 +26,12 @@ impl Default for Hours {
 }
 
 impl Hours {
-    pub fn parse(text: &str) -> Result<Hours, String> {
-        let mut stretches = Vec::new();
-        for part in text.split(';').map(str::trim) {
-            stretches.extend(parse_stretches(part).ok_or_else(|| {
-                format!("'{part}' is no time of the week; write days, times or both, such as \"Mon-Fri 09:00-18:00\"")
-            })?);
-        }
-        let text = text.trim().to_owned();
-        Ok(Hours { text, stretches })
+    pub fn parse(text: &str) -> Option<Hours> {
+        let parts: Option<Vec<_>> = text.split(';').map(parse_stretches).collect();
+        Some(Hours {
+            text: text.trim().to_owned(),
+            stretches: parts?.concat(),
+        })
     }
 
     /// `weekday` 0 is Monday. A stretch over midnight belongs to the day it starts on.
