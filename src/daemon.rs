@@ -34,6 +34,9 @@ use std::time::Duration;
 /// Seconds after which an engine counts as silent: then it is not waited for before something is told.
 const SILENT: f64 = 1.0;
 
+/// Seconds between two looks at the control files.
+const LOOKS_APART: f64 = 0.5;
+
 /// How long the groups of the last pilots may take to go.
 const GROUP_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -85,6 +88,8 @@ struct Daemon {
     changed: bool,
     /// The control files may have changed; where nothing is asked for they are read only then.
     control_changed: bool,
+    /// Boot second at which they changed last.
+    control_at: f64,
     /// Boot second of the next regular tick; `None`: only an event can change anything.
     next_tick: Option<f64>,
     finished: Option<Exit>,
@@ -224,6 +229,8 @@ impl Daemon {
     fn report(&mut self, observation: &Observation, decision: &Decision, list: &[Listed]) {
         let engine = self.site.engine.counters();
         self.turning.calls = engine.calls;
+        self.turning.awake = observation.at.awake;
+        self.turning.interval = self.interval();
         let sinks = self.metrics.health();
         self.changes.sinks(&sinks);
         self.changes.problem("jobs", self.executor.refused.clone());
@@ -266,14 +273,21 @@ impl Daemon {
             true => None,
             false => self.manager.live(now),
         };
-        let times = [live_at, self.remote.due].into_iter().flatten();
+        // Files that somebody keeps touching are looked at twice a second.
+        let look_at = self.control_at + LOOKS_APART;
+        let control = self.control.as_ref().filter(|_| now >= look_at);
+        let look_at = (now < look_at).then_some(look_at);
+        let times = [live_at, self.remote.due, look_at].into_iter().flatten();
         let due = times.fold(self.asks_at(), f64::min);
         let due = if self.engine.list.is_some() { now } else { due };
         let seconds = due.is_finite().then(|| (due - now).max(0.0));
         let jobs = Some(self.executor.as_fd());
-        let control = wait(seconds, &mut self.signals, self.control.as_ref(), jobs);
-        self.turning.woke(clock::now().boot);
-        self.control_changed |= control;
+        let has_changed = wait(seconds, &mut self.signals, control, jobs);
+        let now = clock::now().boot;
+        self.turning.woke(now);
+        if has_changed {
+            (self.control_changed, self.control_at) = (true, now);
+        }
     }
 
     /// Boot second at which the engine is to be asked for the next tick; infinite: only an event can change anything. What
@@ -398,6 +412,7 @@ impl Daemon {
             swept: false,
             changed: false,
             control_changed: true,
+            control_at: 0.0,
             next_tick: Some(0.0),
             finished: None,
             site,

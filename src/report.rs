@@ -63,13 +63,25 @@ pub struct Status {
 /// The meaning that this version gives to the fields.
 pub const SCHEMA: u32 = 1;
 
-/// How late a turn may be before the daemon counts as silent, in seconds: a loaded machine writes late.
+/// How late a turn may be, in seconds: a loaded machine writes late.
 const LATE: f64 = 5.0;
 
 impl Status {
-    /// Whether the daemon should have turned by now and did not.
+    /// It was not written for three intervals, or half a minute: the daemon stands still. A machine that sleeps does not
+    /// count, and neither does a wall clock that is set.
     pub fn is_stale(&self, now: Moment) -> bool {
-        self.due.is_some_and(|due| now.epoch > due + LATE)
+        self.is_older(now, (3.0 * self.turning.interval).max(30.0))
+    }
+
+    /// The loop should have got on by now and did not; it may turn all the same.
+    pub fn is_stuck(&self, now: Moment) -> bool {
+        self.is_older(now, self.due.map_or(0.0, |due| due - self.tick))
+    }
+
+    fn is_older(&self, now: Moment, patience: f64) -> bool {
+        let age = now.awake - self.turning.awake;
+        // Below 0: it is of another boot.
+        self.due.is_some() && !(0.0..=patience + LATE).contains(&age)
     }
 }
 
@@ -179,9 +191,14 @@ pub struct Loop {
     /// Engine calls.
     pub calls: u64,
     pub cpu_ms: f64,
+    /// The tick on the clock that stands still while the machine sleeps, and the seconds between two of them.
+    #[serde(default)]
+    pub awake: f64,
+    #[serde(default)]
+    pub interval: f64,
     /// Boot second.
     #[serde(skip)]
-    woken: f64,
+    pub woken: f64,
 }
 
 impl Loop {
@@ -344,4 +361,63 @@ pub fn word(value: impl Serialize) -> String {
     value
         .and_then(|value| value.as_str().map(str::to_owned))
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_newer_or_older_daemon_is_understood() {
+        let text = r#"{"pid":5,"state":"snoozed","new":{"x":1},"pilots":[],"loop":{"turns":2,
+            "longest_gap_ms":0.5,"calls":1,"cpu_ms":3}}"#;
+        let status: Status = serde_json::from_str(text).unwrap();
+        assert_eq!((status.pid, status.state), (5, State::Snoozed));
+        let again = serde_json::to_string(&status).unwrap();
+        assert_eq!(serde_json::from_str::<Status>(&again).unwrap(), status);
+    }
+
+    /// A daemon that stands still is found out by the time the machine was awake, whatever the wall clock says: a night's
+    /// sleep, or a clock that is set, makes nothing late.
+    #[test]
+    fn who_stands_still() {
+        let written = |interval: f64| {
+            let mut status = Status {
+                tick: 1000.0,
+                due: Some(1000.0 + patience(interval)),
+                ..Status::default()
+            };
+            (status.turning.awake, status.turning.interval) = (500.0, interval);
+            status
+        };
+        let at = |awake, epoch| Moment {
+            awake,
+            epoch,
+            ..Moment::default()
+        };
+        for (interval, now, stale, stuck) in [
+            (10.0, at(501.0, 1001.0), false, false),
+            (10.0, at(534.0, 1034.0), false, false),
+            (10.0, at(536.0, 1036.0), true, false),
+            (10.0, at(594.0, 1094.0), true, false),
+            (10.0, at(596.0, 1096.0), true, true),
+            (3600.0, at(11_300.0, 11_800.0), false, false),
+            (3600.0, at(11_306.0, 11_806.0), true, true),
+            // Eight hours of sleep; the clock a day forward, and two hours back.
+            (10.0, at(502.0, 29_802.0), false, false),
+            (10.0, at(502.0, 87_402.0), false, false),
+            (10.0, at(600.0, -6_000.0), true, true),
+            // Another boot.
+            (10.0, at(20.0, 1020.0), true, true),
+        ] {
+            let status = written(interval);
+            assert_eq!(status.is_stale(now), stale, "{now:?}");
+            assert_eq!(status.is_stuck(now), stuck, "{now:?}");
+            let idle = Status {
+                due: None,
+                ..status
+            };
+            assert!(!idle.is_stale(now) && !idle.is_stuck(now));
+        }
+    }
 }

@@ -625,9 +625,10 @@ fn the_owner_is_obeyed_by_a_daemon_that_hangs() {
         if command == "purge" {
             machine.signal(Signal::STOP);
         } else {
-            let control = machine.scratch.0.join("state/control");
-            fs::remove_dir_all(&control).unwrap();
-            machine.scratch.file("state/control", "no directory");
+            for control in ["state/control", "run/control"] {
+                fs::remove_dir_all(machine.scratch.0.join(control)).unwrap();
+                machine.scratch.file(control, "no directory");
+            }
         }
         assert_says(command, &machine.tell(&[command]), DONE, &[then]);
         machine.wait_for_end(PATIENCE);

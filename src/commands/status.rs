@@ -55,9 +55,9 @@ pub fn health(context: &Context) -> Done {
         Failure::from("")
     })?;
     let now = clock::now();
-    if status.is_stale(now) {
-        let late = now.epoch - status.tick;
-        return Err(format!("the loop has not turned for {late:.0} s").into());
+    if status.is_stuck(now) {
+        let late = now.awake - status.turning.awake;
+        return Err(format!("the loop has not got on for {late:.0} s").into());
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::decide::{Code, Drain, PilotState, Reason, Snooze};
-use crate::report::{Disk, Engine, Memory, Others, Pilot, Protection};
+use crate::report::{Disk, Engine, Loop, Memory, Others, Pilot, Protection};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -18,6 +18,7 @@ fn screen(width: usize, height: Option<usize>) -> Screen {
         zone: TimeZone::UTC,
         now: Moment {
             epoch: NOW,
+            awake: 1000.0,
             ..Moment::default()
         },
     }
@@ -47,6 +48,10 @@ fn busy() -> Status {
         since: NOW - 11_520.0,
         tick: NOW - 4.0,
         due: Some(NOW + 6.0),
+        turning: Loop {
+            awake: 996.0,
+            ..Loop::default()
+        },
         state: State::Active,
         reason: Reason::new(Code::Full, 0.4, 1.0, text),
         protection: Protection {
@@ -111,6 +116,11 @@ fn silent() -> Status {
         pilots: vec![pilot(1), pilot(2)],
         due: Some(NOW - 400.0),
         tick: NOW - 500.0,
+        turning: Loop {
+            awake: 500.0,
+            interval: 10.0,
+            ..Loop::default()
+        },
         snooze: Some(Snooze {
             until: NOW + 5400.0,
         }),
