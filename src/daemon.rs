@@ -259,7 +259,13 @@ impl Daemon {
         let (state, pilots) = (status.state.name(), count_pilots(status.pilots.len()));
         self.manager
             .status(format!("{state}, {pilots}: {}", status.reason.text));
-        let written = state::write_status(&self.site.dirs.run, &status);
+        let dirs = &self.site.dirs;
+        let tails = status.take_log_tails();
+        let written = match decision.ended.is_empty() {
+            true => Ok(()),
+            false => state::write_log_tails(dirs, &tails),
+        };
+        let written = written.and_then(|()| state::write_status(&dirs.run, &status));
         self.changes
             .problem("status", written.err().map(|error| error.to_string()));
         self.last_pilots = status.pilots;

@@ -12,9 +12,11 @@ use crate::config::Config;
 use crate::decide::{self, Decision, Expiry, Observation, PilotState};
 use crate::engine::Listed;
 use crate::site::Pull;
+use crate::state::{self, StateError};
 use crate::units::{Moment, PilotId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// The whole of `status.json`. Times are seconds since 1970, sizes are bytes, CPU is in cores.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -67,6 +69,25 @@ pub const SCHEMA: u32 = 1;
 const LATE: f64 = 5.0;
 
 impl Status {
+    /// As a daemon has written it, with the ends of logs if we may read them.
+    pub fn read(run: &Path) -> Result<Option<Status>, StateError> {
+        let mut status = state::read_status::<Status>(run)?;
+        let tails = state::read_log_tails(run);
+        for finished in status.iter_mut().flat_map(|status| &mut status.gone) {
+            let tail = tails.get(&finished.name);
+            finished.log_tail = tail.cloned().unwrap_or_default();
+        }
+        Ok(status)
+    }
+
+    /// Everybody may read a status, but not what pilots said last: that goes into a file of its own.
+    pub fn take_log_tails(&mut self) -> BTreeMap<String, String> {
+        let gone = self.gone.iter_mut();
+        let tail = |finished: &mut Finished| std::mem::take(&mut finished.log_tail);
+        gone.map(|finished| (finished.name.clone(), tail(finished)))
+            .collect()
+    }
+
     /// It was not written for three intervals, or half a minute: the daemon stands still. A machine that sleeps does not
     /// count, and neither does a wall clock that is set.
     pub fn is_stale(&self, now: Moment) -> bool {

@@ -11,6 +11,7 @@ use rustix::fs::{self as sys, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 /// A status of 1,000 pilots has 300 kB.
 const STATUS_LIMIT: usize = 8 << 20;
 const IMAGES_LIMIT: usize = 1 << 20;
+const LOG_TAILS: &str = "log-tails.json";
 
 /// Which of our own files could not be used, why, and what now.
 #[derive(Debug)]
@@ -283,7 +285,27 @@ pub fn read_status<T: DeserializeOwned>(run: &Path) -> Result<Option<T>, StateEr
 
 /// At an orderly end: what is no longer true.
 pub fn remove_status(run: &Path) -> Result<(), StateError> {
+    remove_file(&run.join(LOG_TAILS))?;
     remove_file(&status_path(run))
+}
+
+/// What pilots said last, by name: for root and the group that may control us, and nobody else.
+pub fn write_log_tails(dirs: &Dirs, tails: &BTreeMap<String, String>) -> Result<(), StateError> {
+    let path = dirs.run.join(LOG_TAILS);
+    let text = serde_json::to_vec(tails).map_err(failed(&path, "encode the logs"))?;
+    write_file(&path, &text, 0o600, Durable::No)?;
+    let [control, _] = control::directories(dirs);
+    let group = sys::stat(&control).ok().map(|found| found.st_gid);
+    if std::os::unix::fs::chown(&path, None, group).is_ok() {
+        set_mode(&path, 0o640)?;
+    }
+    Ok(())
+}
+
+/// None of them where they may not be read.
+pub fn read_log_tails(run: &Path) -> BTreeMap<String, String> {
+    let text = files::read_text_up_to(&run.join(LOG_TAILS), STATUS_LIMIT).unwrap_or_default();
+    serde_json::from_str(&text).unwrap_or_default()
 }
 
 /// The images that Plancton brought to this engine, oldest first: those that `purge` may remove.

@@ -188,7 +188,7 @@ impl Context {
     /// What that daemon says about itself, if it runs.
     pub fn status(&self) -> Option<Status> {
         let run = self.addressed().run;
-        let status = state::read_status(&run).ok()??;
+        let status = Status::read(&run).ok()??;
         is_running(&run).then_some(status)
     }
 

@@ -69,9 +69,7 @@ pub fn kill(context: &Context) -> Done {
 /// The last words of one pilot, or of the one that failed last.
 pub fn log(context: &Context) -> Done {
     let wanted = context.argument();
-    let status = state::read_status::<Status>(&context.addressed().run)
-        .ok()
-        .flatten();
+    let status = Status::read(&context.addressed().run).ok().flatten();
     let mut finished = status.unwrap_or_default().gone.into_iter();
     let finished = finished.find(|finished| match &wanted {
         Some(wanted) => finished.name == *wanted,

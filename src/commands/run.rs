@@ -42,7 +42,7 @@ fn prepare(context: &Context) -> Result<Start, Failure> {
     let config = context.config().map_err(nothing_started)?;
     let site = Arc::new(context.site(&config)?);
     context.prepare()?;
-    let lock = state::take_lock(&context.dirs.run)?;
+    let lock = state::take_lock(&context.dirs.run, site.engine.socket(), &site.instance)?;
     join_deployed(&context.dirs.state, &config)?;
     let recording = context.options.record.as_ref().map(|file| {
         let (opened, shown) = (append(file), file.display());

@@ -5,7 +5,7 @@ use super::view::{self, Screen};
 use crate::clock;
 use crate::host::boot_id;
 use crate::report::Status;
-use crate::state::{self, control};
+use crate::state::control;
 use crate::units::Exit;
 use crate::wait::{Signals, wait};
 use std::io::IsTerminal;
@@ -14,7 +14,7 @@ use std::path::Path;
 /// The status of a daemon that runs, else the exit code for it with a sentence that says what now.
 fn read(context: &Context) -> Result<Status, Failure> {
     let dirs = context.addressed();
-    let status = state::read_status(&dirs.run)?;
+    let status = Status::read(&dirs.run)?;
     if let Some(status) = status.filter(|_| is_running(&dirs.run)) {
         return Ok(status);
     }

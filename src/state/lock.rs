@@ -1,17 +1,27 @@
-//! One daemon a run directory: the lock on `RUN/lock`, which the kernel gives back whatever way its holder ends.
+//! One daemon a run directory (the lock on `RUN/lock`), and one an engine and instance, wherever its directories are (a name
+//! among the kernel's sockets). The kernel gives both back whatever way their holder ends.
 
 use super::{StateError, failed};
 use rustix::fs::{self as sys, Mode, OFlags};
 use rustix::io::Errno;
+use rustix::net::sockopt::socket_peercred;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
+};
 use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
+
+/// What the kernel takes as the name of a socket, in bytes.
+const LONGEST_NAME: usize = 107;
 
 /// Held as long as the daemon lives; the file stays behind, only its lock counts.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
+    _name: Option<OwnedFd>,
 }
 
 fn open(run: &Path, flags: OFlags) -> rustix::io::Result<File> {
@@ -20,8 +30,8 @@ fn open(run: &Path, flags: OFlags) -> rustix::io::Result<File> {
     sys::open(run.join("lock"), flags, Mode::from_raw_mode(0o600)).map(File::from)
 }
 
-/// Takes the lock of a run directory and writes our pid into it.
-pub fn take_lock(run: &Path) -> Result<Lock, StateError> {
+/// Takes both, and writes our pid into the lock's file.
+pub fn take_lock(run: &Path, engine: &Path, instance: &str) -> Result<Lock, StateError> {
     let path = run.join("lock");
     let mut file =
         open(run, OFlags::RDWR | OFlags::CREATE).map_err(failed(&path, "open the lock"))?;
@@ -45,7 +55,41 @@ pub fn take_lock(run: &Path) -> Result<Lock, StateError> {
     file.set_len(0)
         .and_then(|()| file.write_all(pid.as_bytes()))
         .map_err(failed(&path, "write the pid"))?;
-    Ok(Lock { _file: file })
+    Ok(Lock {
+        _file: file,
+        _name: hold_name(engine, instance)?,
+    })
+}
+
+/// `None`: the name can't be had, or somebody who could not be our twin sits on it; the other lock is all there is then.
+fn hold_name(engine: &Path, instance: &str) -> Result<Option<OwnedFd>, StateError> {
+    let path = engine.canonicalize().unwrap_or_else(|_| engine.to_owned());
+    let name = format!("plancton {} {instance}", path.display());
+    let start = name.len().saturating_sub(LONGEST_NAME);
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = || socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
+    let address =
+        SocketAddrUnix::new_abstract_name(name.as_bytes().get(start..).unwrap_or_default());
+    let (Ok(address), Ok(ours), Ok(other)) = (address, socket(), socket()) else {
+        return Ok(None);
+    };
+    if bind(&ours, &address)
+        .and_then(|()| listen(&ours, 1))
+        .is_ok()
+    {
+        return Ok(Some(ours));
+    }
+    // Anybody may take a name: only root and ourselves are believed.
+    let holder = connect(&other, &address).and_then(|()| socket_peercred(&other));
+    let us = rustix::process::geteuid();
+    match holder {
+        Ok(holder) if holder.uid == us || holder.uid.is_root() => Err(StateError(format!(
+            "{}: another daemon (pid {}) runs the instance '{instance}' there from other directories; end it, or give this one its own --instance",
+            engine.display(),
+            holder.pid.as_raw_nonzero()
+        ))),
+        _ => Ok(None),
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

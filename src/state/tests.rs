@@ -136,7 +136,7 @@ fn whose_daemon() {
     write_status(&machine.run, &1).unwrap();
     assert_eq!(asks(&own), machine, "the user has none");
     assert_eq!(asks(&given), given, "asked for");
-    let lock = take_lock(&own.run).unwrap();
+    let lock = take_lock(&own.run, &own.run, "a").unwrap();
     assert_eq!(asks(&own), own, "the user's runs");
     drop(lock);
     write_status(&own.run, &1).unwrap();
@@ -151,17 +151,23 @@ fn one_daemon_a_directory() {
     let lock = temp.0.join("lock");
     assert!(!lock.exists(), "a probe creates nothing");
     std::fs::write(&lock, "999999999999 garbage").unwrap();
-    let held = take_lock(&temp.0).unwrap();
+    let other = temp.0.join("other");
+    std::fs::create_dir(&other).unwrap();
+    let take = |run: &Path, instance: &str| take_lock(run, &temp.0.join("engine.sock"), instance);
+    let held = take(&temp.0, "a").unwrap();
     let pid = std::process::id();
-    let error = take_lock(&temp.0).unwrap_err().to_string();
-    assert!(error.contains(&format!("(pid {pid})")), "{error}");
+    for run in [&temp.0, &other] {
+        let error = take(run, "a").unwrap_err().to_string();
+        assert!(error.contains(&format!("(pid {pid})")), "{error}");
+    }
+    take(&other, "b").unwrap();
     assert_eq!(probe_lock(&temp.0), Probe::Held(Some(pid)));
     drop(held);
     assert_eq!(probe_lock(&temp.0), Probe::Free);
     std::fs::remove_file(&lock).unwrap();
     std::fs::write(temp.0.join("precious"), "text").unwrap();
     symlink(temp.0.join("precious"), &lock).unwrap();
-    assert!(take_lock(&temp.0).is_err(), "a lock is no link");
+    assert!(take(&temp.0, "a").is_err(), "a lock is no link");
     assert_eq!(probe_lock(&temp.0), Probe::Unknown);
     let precious = std::fs::read_to_string(temp.0.join("precious")).unwrap();
     assert_eq!(precious, "text");

@@ -45,9 +45,11 @@ fn check_result(instance: &Instance, text: &str) {
 fn the_builtin_pilot_computes_and_purge_removes_everything() {
     let _alone = alone();
     let instance = Instance::running(&config("1s", 1, &builtin(2)));
-    let status = instance.wait_status("one done", PATIENCE, |status| {
+    instance.wait_status("one done", PATIENCE, |status| {
         status["counts"]["done"].as_u64() >= Some(1)
     });
+    let said = instance.say(&["status", "--json"]).out;
+    let status: serde_json::Value = serde_json::from_str(&said).unwrap();
     let words = status["gone"]
         .as_array()
         .unwrap()

@@ -200,6 +200,13 @@ fn a_pilot_that_fails_waits_longer_and_longer() {
         "{:#}",
         status["reason"]
     );
+    assert_eq!(
+        gone_of(&status, "failed")[0]["log_tail"],
+        "",
+        "for everybody"
+    );
+    let said = instance.say(&["status", "--json"]).out;
+    let status: Value = serde_json::from_str(&said).unwrap();
     let failed = gone_of(&status, "failed");
     assert!(
         failed[0]["log_tail"]
