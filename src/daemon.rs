@@ -150,6 +150,7 @@ impl Daemon {
             at: now,
             local: clock::local(),
             engine: self.engine.state.clone(),
+            engine_since: self.engine.since,
             listed_at: list.map_or(0.0, |(_, asked_at)| *asked_at),
             news: std::mem::take(&mut self.news),
             control: self.asked_for.clone(),
@@ -234,6 +235,7 @@ impl Daemon {
         let sinks = self.metrics.health();
         self.changes.sinks(&sinks);
         self.changes.problem("jobs", self.executor.refused.clone());
+        self.changes.problem_list("rules", &decision.void);
         let at = observation.at;
         let mut status = Status {
             instance: self.site.instance.clone(),

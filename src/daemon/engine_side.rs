@@ -28,6 +28,8 @@ pub(super) struct EngineSide {
     /// The list that waits for its tick, and the boot second at which it was asked for.
     pub list: Option<(Vec<Listed>, f64)>,
     pub follows_events: bool,
+    /// Epoch second since which they are followed: what ended before may have ended with the engine.
+    pub since: f64,
     /// Pilots whose end was announced, and how often a list still showed them running.
     pub ending: Vec<(String, u8)>,
 }
@@ -123,6 +125,7 @@ impl Daemon {
             .stack_size(256 * 1024)
             .spawn(move || follow(&engine, &outbox));
         self.engine.follows_events = started.is_ok();
+        self.engine.since = clock::now().epoch;
     }
 
     /// The groups of pilots that have just started are asked for by their first process.

@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 /// Over how many seconds the classes' parts are evened out.
 const FAIR_OVER: f64 = 600.0;
+/// An image that has not come after this long, in seconds, is asked for again.
+const FETCHED_WITHIN: f64 = 6.0 * 3600.0;
 
 impl Tick<'_> {
     /// Adds the core-seconds given since the last tick, and believes classes whose pilots live.
@@ -60,6 +62,7 @@ impl Tick<'_> {
             self.state.launching.push(Launching {
                 name: name.clone(),
                 class: Arc::clone(&class),
+                asked: self.now,
                 answered: None,
                 listed: None,
             });
@@ -72,7 +75,11 @@ impl Tick<'_> {
         let classes = self.config.pilots.iter();
         for class in classes.filter(|class| class.is_refreshable()) {
             let first = self.now + class.refresh_seconds() * self.state.jitter();
-            let is_busy = self.state.classes.values().any(|class| class.is_fetching);
+            let is_busy = self
+                .state
+                .classes
+                .values()
+                .any(|class| class.is_fetching(self.now));
             let known = self.state.class(&class.name);
             let due = *known.refresh_at.get_or_insert(first);
             if self.now >= due && !is_busy && known.image != Image::Missing {
@@ -82,7 +89,7 @@ impl Tick<'_> {
     }
 
     fn fetch(&mut self, class: &PilotClass) {
-        self.state.class(&class.name).is_fetching = true;
+        self.state.class(&class.name).fetching = Some(self.now + FETCHED_WITHIN);
         let class = Arc::new(class.clone());
         self.actions.push(Action::Fetch { class });
     }
@@ -103,7 +110,7 @@ impl Tick<'_> {
             let Err(reason) = self.class_is_open(class, &known) else {
                 return Ok(Arc::new(class.clone()));
             };
-            if reason.code == Code::Image && !known.is_fetching {
+            if reason.code == Code::Image && !known.is_fetching(self.now) {
                 self.fetch(class);
             }
             first.get_or_insert(reason);

@@ -30,6 +30,8 @@ pub struct Decision {
     pub capacity: Capacity,
     /// Pilots whose end was learned of since the last tick.
     pub ended: Vec<Finished>,
+    /// Rules of the owner's whose input is missing, for people.
+    pub void: Vec<String>,
     /// Seconds until the next tick; `None`: only an event, a command or a reload can change anything.
     pub wake_in: Option<f64>,
     /// The owner is short of CPU: the next observation is to say what each pilot gets.
@@ -95,6 +97,7 @@ fn decide_with(
         reason,
         capacity,
         ended: Vec::new(),
+        void: take(&mut tick.void),
         wake_in: (!is_idle).then_some(tick.wake_in.max(0.05)),
         contended: tick.is_contended(),
         finished: ends_when_empty && !has_own,
@@ -137,6 +140,10 @@ impl Tick<'_> {
                 let handled = self.handled(pilot);
                 handled.busy_until = busy_until;
                 handled.early = is_early.then(|| pilot.class.clone());
+                if matches!(pilot.expiry, Expiry::Epoch(_)) {
+                    // Of another boot: it went with that.
+                    handled.cause.get_or_insert(EndKind::Killed);
+                }
                 self.actions.push(removal(pilot));
             }
         }
@@ -145,18 +152,18 @@ impl Tick<'_> {
     /// Sends the SIGKILLs that are due. Repeated each interval while the pilot is still there.
     fn finish_stopping(&mut self) {
         for pilot in self.own.clone() {
-            let (now, next) = (self.now, self.now + self.interval());
+            let next = self.now + self.interval();
             let handled = self.state.handled.get_mut(&pilot.id);
-            let Some(stop) = handled.and_then(|handled| handled.stop.as_mut()) else {
+            let Some(handled) = handled.filter(|handled| handled.kill_at.is_some()) else {
                 continue;
             };
-            if stop.kill_at > now {
-                let kill_at = stop.kill_at;
-                self.wake_at(kill_at);
-                continue;
+            match handled.kill_at {
+                Some(kill_at) if kill_at > self.now => self.wake_at(kill_at),
+                _ => {
+                    (handled.killed, handled.kill_at) = (true, Some(next));
+                    self.end(pilot, |id, paused| Action::Kill { id, paused });
+                }
             }
-            (stop.killed, stop.kill_at) = (true, next);
-            self.end(pilot, |id, paused| Action::Kill { id, paused });
         }
     }
 

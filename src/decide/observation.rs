@@ -34,6 +34,8 @@ pub struct Observation {
     /// First line of a hold file, with its name.
     pub hold: Option<String>,
     pub engine: EngineState,
+    /// Epoch second since which the present engine is known: a pilot from before may have died with the one before it.
+    pub engine_since: f64,
     pub protection: Protection,
     /// Limits as they were read back from a running pilot, for people; empty: from none yet.
     pub limits: String,

@@ -64,17 +64,21 @@ impl Tick<'_> {
         self.state.owner_load.holding || self.in_doubt()
     }
 
-    /// Calm begins when nothing holds pilots back, and what was given back would fit again.
-    fn time_calm(&mut self) {
+    /// What the next pilot needs: free cores down to which it may start or be woken.
+    fn least_free(&self) -> f64 {
         let paused = self
             .own
             .iter()
             .filter(|pilot| pilot.state == PilotState::Paused);
         let sizes = paused.map(|pilot| pilot.cpus);
         let classes = self.config.pilots.iter().map(|class| class.cpus);
-        let next = sizes.chain(classes).fold(f64::INFINITY, f64::min);
-        let is_loose = |free: f64| free - next >= self.capacity.launch_floor;
-        let is_loose = self.capacity.free_now.is_some_and(is_loose);
+        sizes.chain(classes).fold(f64::INFINITY, f64::min) + self.capacity.launch_floor
+    }
+
+    /// Calm begins when nothing holds pilots back, and what was given back would fit again.
+    fn time_calm(&mut self) {
+        let least = self.least_free();
+        let is_loose = self.capacity.free_now.is_some_and(|free| free >= least);
         let is_held = self.keep().is_some() && !self.has_commands_alone();
         let is_busy = self.is_busy();
         let load = &mut self.state.owner_load;
@@ -109,8 +113,19 @@ impl Tick<'_> {
         if gives_way || self.in_doubt() {
             return Some(reason::busy(seen, room));
         }
-        let waits = self.paused > 0 && !self.is_calm();
-        waits.then(|| reason::calming(seen, room, self.until_calm()))
+        if self.is_calm() {
+            return None;
+        }
+        if self
+            .state
+            .owner_load
+            .calm_since
+            .is_some_and(f64::is_infinite)
+        {
+            let least = self.least_free();
+            return Some(reason::tight(seen, room, least, self.calm_for()));
+        }
+        (self.paused > 0).then(|| reason::calming(seen, room, self.until_calm()))
     }
 
     /// How the owner's need for CPU is met, and how many cores have to be given back now.
@@ -199,7 +214,7 @@ impl Tick<'_> {
 
     pub(super) fn is_stopping(&self, pilot: &Pilot) -> bool {
         let handled = self.state.handled.get(&pilot.id);
-        handled.is_some_and(|handled| handled.stop.is_some())
+        handled.is_some_and(|handled| handled.cause.is_some())
     }
 
     fn hold_back(&mut self, pilot: &Pilot, how: How, cause: EndKind) {

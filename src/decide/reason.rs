@@ -1,7 +1,7 @@
 //! Why this and not something else: one code with the value and the threshold that explain the decision in force, and
 //! one sentence. All the sentences of decisions stand here, so that they can be read and reworded together.
 
-use super::observation::{Capacity, EndKind, Ended, EngineState, Observation};
+use super::observation::{Capacity, EndKind, Ended, EngineState, Observation, Protection};
 use crate::config::PilotClass;
 use crate::units::{Bytes, clean_line, count_pilots, float, format_rough, whole};
 use serde::{Deserialize, Serialize};
@@ -153,6 +153,29 @@ pub(super) fn battery(charge: Option<f64>, limit: f64) -> Reason {
     Reason::new(Code::Battery, charge.unwrap_or(0.0), limit, text)
 }
 
+/// Seconds for which the use of pilots could not be read, and for which that is borne.
+pub(super) fn unread(seconds: f64, limit: f64) -> Reason {
+    let text = format!(
+        "how much CPU the pilots use can't be read (for {seconds:.0} s), so they are paused"
+    );
+    Reason::new(Code::Busy, seconds, limit, text)
+}
+
+/// What `void` rules say.
+pub(super) fn no_sensor(limit: u32) -> String {
+    format!(
+        "max-temperature = {limit}: no sensor of the processor can be read, so heat does not hold pilots back"
+    )
+}
+
+pub(super) fn no_charge(limit: u32) -> String {
+    format!("min-battery = {limit}: the charge can't be read, so pilots are paused on battery")
+}
+
+pub(super) fn no_disk(reserve: Bytes) -> String {
+    format!("reserve-disk = {reserve}: the engine's disk can't be seen, so nothing is started")
+}
+
 /// °C, and the pilots that may run.
 pub(super) fn temperature(value: f64, limit: f64, keep: usize) -> Reason {
     let pilots = count_pilots(keep);
@@ -178,6 +201,10 @@ pub(super) fn disk(free: u64, reserve: Bytes) -> Reason {
         Bytes(free)
     );
     Reason::new(Code::Disk, float(free), float(reserve.0), text)
+}
+
+pub(super) fn disk_unseen(reserve: Bytes) -> Reason {
+    Reason::new(Code::Disk, 0.0, float(reserve.0), no_disk(reserve))
 }
 
 pub(super) fn memory(available: u64, reserve: Bytes) -> Reason {
@@ -215,6 +242,16 @@ pub(super) fn calming(seen: &Observation, room: &Capacity, left: f64) -> Reason 
     let numbers = owner_use(seen, room);
     let text = format!("{numbers}; paused pilots go on after {left:.0} s more of calm");
     Reason::new(Code::Calming, left, 0.0, text)
+}
+
+/// What pilots need to go on is not free: `least` cores, for so many seconds.
+pub(super) fn tight(seen: &Observation, room: &Capacity, least: f64, seconds: f64) -> Reason {
+    let free = room.free_now.unwrap_or(0.0);
+    let text = format!(
+        "{}; pilots go on when {least:.1} cores have been free for {seconds:.0} s, {free:.1} are",
+        owner_use(seen, room)
+    );
+    Reason::new(Code::Busy, free, least, text)
 }
 
 /// Nothing is started for `left` seconds more.
@@ -309,6 +346,13 @@ pub(super) fn full(
         room.reserve,
         room.given,
     );
+    // That is what keeps a small machine from running anything.
+    let text = match &seen.protection {
+        Protection::None(why) if holding == 0 && room.reserve > 0.0 => {
+            format!("{text}; cores are reserved because pilots are not protected: {why}")
+        }
+        _ => text,
+    };
     Reason::new(full_code(holding), free, least, text)
 }
 

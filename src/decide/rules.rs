@@ -11,6 +11,8 @@ const HEAT_HYSTERESIS: f64 = 5.0;
 const CHARGE_HYSTERESIS: f64 = 5.0;
 /// Percent of time in which the owner's processes waited for memory.
 const PRESSURE_LIMIT: f64 = 20.0;
+/// So long, in seconds, the first rate of a new daemon may take.
+const UNREAD_LEAST: f64 = 5.0;
 
 impl Tick<'_> {
     pub(super) fn find_rules(&mut self) {
@@ -19,6 +21,7 @@ impl Tick<'_> {
         self.heat();
         self.number();
         self.scarce();
+        self.find_void();
     }
 
     fn hold(&mut self, keep: usize, how: How, reason: Reason) {
@@ -67,6 +70,7 @@ impl Tick<'_> {
         if let Some(program) = &self.seen.program {
             self.hold(0, How::Pause, reason::program(program));
         }
+        self.unread();
         if !self.seen.on_battery {
             return;
         }
@@ -75,11 +79,41 @@ impl Tick<'_> {
         let restored = limit + if was_held { CHARGE_HYSTERESIS } else { 0.0 };
         let charge = self.seen.charge.map(f64::from);
         let how = match self.owner.on_battery {
-            OnBattery::Run if charge.is_none_or(|charge| charge >= restored) => return,
+            OnBattery::Run if charge.is_some_and(|charge| charge >= restored) => return,
+            OnBattery::Run if self.owner.min_battery == 0 => return,
             OnBattery::Run | OnBattery::Pause => How::Pause,
             OnBattery::Stop => How::Stop,
         };
         self.hold(0, how, reason::battery(charge, limit));
+    }
+
+    /// Pilots whose use can't be read may be using anything.
+    fn unread(&mut self) {
+        if self.seen.cpu.is_some() || self.own.is_empty() {
+            self.state.unread_since = None;
+            return;
+        }
+        let since = *self.state.unread_since.get_or_insert(self.now);
+        let patience = self.owner.busy_for.as_secs_f64().max(UNREAD_LEAST);
+        self.wake_at(since + patience);
+        if self.now - since >= patience {
+            self.hold(0, How::Pause, reason::unread(self.now - since, patience));
+        }
+    }
+
+    /// Rules that can't be kept, because what they go by is not known.
+    fn find_void(&mut self) {
+        let (seen, owner) = (self.seen, &self.owner);
+        if owner.max_temperature > 0 && seen.temperature.is_none() {
+            self.void.push(reason::no_sensor(owner.max_temperature));
+        }
+        let is_watched = owner.on_battery == OnBattery::Run && owner.min_battery > 0;
+        if is_watched && seen.has_battery && seen.charge.is_none() {
+            self.void.push(reason::no_charge(owner.min_battery));
+        }
+        if self.share.reserve_disk.0 > 0 && seen.disk_free.is_none() {
+            self.void.push(reason::no_disk(self.share.reserve_disk));
+        }
     }
 
     /// Above the limit one pilot fewer each `calm-for`; well below it one more.
@@ -133,8 +167,14 @@ impl Tick<'_> {
         let seen = self.seen;
         let fewer = self.own.len().saturating_sub(1);
         let (memory, disk) = (self.share.reserve_memory, self.share.reserve_disk);
-        if let Some(free) = seen.disk_free.filter(|free| *free < disk.0) {
-            self.hold(fewer, How::Stop, reason::disk(free, disk));
+        match seen.disk_free {
+            Some(free) if free < disk.0 => self.hold(fewer, How::Stop, reason::disk(free, disk)),
+            None if disk.0 > 0 => self.rules.push(Rule {
+                keep: None,
+                how: How::Pause,
+                reason: reason::disk_unseen(disk),
+            }),
+            _ => {}
         }
         let given = self.capacity.memory_given > 0;
         let available = seen.memory.map(|memory| memory.available);

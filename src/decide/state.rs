@@ -24,10 +24,14 @@ const RUNS: f64 = 2.0;
 const REFRESH_AGAIN: f64 = 60.0;
 /// How long a container whose launch had no answer may wait for its start, in seconds.
 const CREATED_GRACE: f64 = 120.0;
+/// A launch that has not come back after this long, in seconds, counts as lost.
+const ANSWERED_WITHIN: f64 = 600.0;
 /// How many ended pilots are remembered.
 const REMEMBERED: usize = 20;
 /// Exit codes of a process that died from SIGINT, SIGKILL or SIGTERM, as shells and engines write them.
 const SIGNALLED: [i64; 3] = [130, 137, 143];
+/// Exit code that engines give to what they find dead when they start.
+const ENGINE_DIED: i64 = 255;
 
 #[derive(Clone, Debug, Default)]
 pub struct PolicyState {
@@ -41,6 +45,8 @@ pub struct PolicyState {
     pub(super) thermal: ThermalLimit,
     pub(super) reason: Option<Reason>,
     pub(super) last_tick: Option<f64>,
+    /// Boot-clock second since which the use of running pilots can't be read.
+    pub(super) unread_since: Option<f64>,
     /// Launches, and ends by kind, since the daemon started.
     pub counts: BTreeMap<String, u64>,
     /// The last pilots that ended, the latest first.
@@ -58,8 +64,8 @@ pub(super) struct Class {
     /// Epoch second: pilots created before say nothing about the class as it is now.
     pub since: f64,
     pub image: Image,
-    /// Its image is being brought, or brought again.
-    pub is_fetching: bool,
+    /// Boot-clock second until which its image is being brought, or brought again.
+    pub fetching: Option<f64>,
     /// Boot-clock second of the image's next refresh; `None`: not known yet.
     pub refresh_at: Option<f64>,
     pub refresh_failures: u32,
@@ -104,6 +110,7 @@ pub(super) enum Image {
 pub(super) struct Launching {
     pub name: String,
     pub class: Arc<PilotClass>,
+    pub asked: f64,
     /// Boot-clock second of its answer; `None` while it is in flight.
     pub answered: Option<f64>,
     /// As the last list shows it.
@@ -117,20 +124,15 @@ pub(super) struct Handled {
     pub busy_until: f64,
     /// The state in which it was paused or woken: another one frees it at once.
     pub asked_in: Option<PilotState>,
-    pub stop: Option<Stop>,
+    /// It was asked to end, or will be: what its end will count as.
+    pub cause: Option<EndKind>,
+    /// Boot-clock second of the next SIGKILL.
+    pub kill_at: Option<f64>,
+    pub killed: bool,
     /// Its class, while it is being removed after an end so early that the end has to be known before it is replaced.
     pub early: Option<String>,
     /// Boot-clock second since which it has stood still.
     pub starved_since: Option<f64>,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Stop {
-    /// What its end will count as.
-    pub cause: EndKind,
-    /// Boot-clock second of the next SIGKILL.
-    pub kill_at: f64,
-    pub killed: bool,
 }
 
 /// Since when the owner needs the cores, and since when it has been calm.
@@ -183,6 +185,10 @@ impl Wait {
 }
 
 impl Class {
+    pub fn is_fetching(&self, now: f64) -> bool {
+        self.fetching.is_some_and(|until| now < until)
+    }
+
     /// The pilot's fate tells how the class is now.
     pub fn is_probe(&self, pilot: &Pilot) -> bool {
         let tells = match &self.stage {
@@ -360,10 +366,9 @@ impl PolicyState {
                     ..Handled::default()
                 };
                 let before = self.handled.insert(id.clone(), handled);
-                let stop = before.and_then(|handled| handled.stop);
+                let cause = before.and_then(|handled| handled.cause);
                 let is_known = self.gone.iter().any(|gone| gone.name == *name);
                 if let Some(ended) = ended.as_ref().filter(|_| !is_known) {
-                    let cause = stop.map(|stop| stop.cause);
                     self.ended(config, seen, (name, class), ended, cause);
                 }
             }
@@ -414,7 +419,7 @@ impl PolicyState {
         let interval = find(config, name).map_or(f64::INFINITY, PilotClass::refresh_seconds);
         let jitter = self.jitter();
         let class = self.class(name);
-        class.is_fetching = false;
+        class.fetching = None;
         match result {
             Ok(()) => {
                 (class.image, class.refresh_failures) = (Image::Ready, 0);
@@ -442,13 +447,17 @@ impl PolicyState {
     ) {
         let at = seen.at;
         let configured = find(config, class);
+        // What its engine takes with it ends like that.
+        let lived = ended.lived.unwrap_or(0.0);
+        let is_lost = ended.exit_code == ENGINE_DIED && at.epoch - lived < seen.engine_since;
+        let cause = cause.or(is_lost.then_some(EndKind::Killed));
         let kind = cause.unwrap_or_else(|| classify(ended, configured));
         let finished = Finished {
             name: name.to_owned(),
             class: class.to_owned(),
             kind,
             at: at.epoch,
-            lived: ended.lived.unwrap_or(0.0),
+            lived,
             exit_code: ended.exit_code,
             log_tail: ended.log_tail.clone(),
         };
@@ -477,6 +486,9 @@ impl PolicyState {
         self.launching.retain_mut(|launch| {
             let listed = pilots.iter().find(|pilot| pilot.name == launch.name);
             launch.listed = listed.map(|pilot| pilot.state);
+            if launch.answered.is_none() && now - launch.asked > ANSWERED_WITHIN {
+                launch.answered = Some(now);
+            }
             let is_created = launch.listed == Some(PilotState::Created);
             launch
                 .answered

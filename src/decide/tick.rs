@@ -3,7 +3,7 @@
 
 use super::observation::{Capacity, EndKind, Observation, Pilot, PilotState};
 use super::reason::{Code, Reason};
-use super::state::{Handled, PolicyState, Stop};
+use super::state::{Handled, PolicyState};
 use crate::config::{Auto, Config, Owner, PilotClass, Share};
 use crate::units::{PilotId, float};
 use std::collections::BTreeMap;
@@ -102,6 +102,7 @@ pub(super) struct Tick<'a> {
     pub capacity: Capacity,
     pub rules: Vec<Rule>,
     pub actions: Vec<Action>,
+    pub void: Vec<String>,
     /// Seconds until something is due.
     pub wake_in: f64,
 }
@@ -143,6 +144,7 @@ impl<'a> Tick<'a> {
             capacity: Capacity::default(),
             rules: Vec::new(),
             actions: Vec::new(),
+            void: Vec::new(),
             wake_in: config.loop_.interval.as_secs_f64(),
         };
         tick.measure_capacity();
@@ -261,18 +263,18 @@ impl<'a> Tick<'a> {
     /// SIGTERM now and SIGKILL when the grace is over: the engine's blocking stop is not used. Without grace SIGKILL alone.
     pub fn stop(&mut self, pilot: &Pilot, cause: EndKind, grace: f64) {
         let kill_at = self.now + grace;
-        match &mut self.handled(pilot).stop {
-            Some(stop) if !stop.killed => stop.kill_at = stop.kill_at.min(kill_at),
-            Some(_) => {}
-            none => {
-                *none = Some(Stop {
-                    cause,
-                    kill_at,
-                    killed: false,
-                });
-                if grace > 0.0 {
-                    self.end(pilot, |id, paused| Action::Terminate { id, paused });
-                }
+        let handled = self.handled(pilot);
+        if !handled.killed {
+            handled.kill_at = handled
+                .kill_at
+                .into_iter()
+                .chain([kill_at])
+                .reduce(f64::min);
+        }
+        if handled.cause.is_none() {
+            handled.cause = Some(cause);
+            if grace > 0.0 {
+                self.end(pilot, |id, paused| Action::Terminate { id, paused });
             }
         }
     }

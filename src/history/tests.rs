@@ -1,7 +1,7 @@
 //! What a tick adds, what of a file can be read, and what is kept of it.
 
 use super::*;
-use crate::decide::{Capacity, CpuUse, Expiry, Finished, Pilot, Reason};
+use crate::decide::{CpuUse, Expiry, Finished, Pilot, Reason};
 use crate::units::{Moment, PilotId};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -65,14 +65,10 @@ fn decided(code: Code, ends: &[(&str, EndKind)]) -> Decision {
         log_tail: String::new(),
     };
     Decision {
-        actions: Vec::new(),
         state: State::Active,
         reason: Reason::new(code, 0.0, 0.0, ""),
-        capacity: Capacity::default(),
         ended: ends.iter().map(gone).collect(),
-        wake_in: None,
-        contended: false,
-        finished: false,
+        ..Decision::default()
     }
 }
 

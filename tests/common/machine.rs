@@ -93,6 +93,11 @@ impl Machine {
             "root/sys/devices/system/cpu/online",
             format!("0-{}\n", CPUS - 1),
         );
+        scratch.file(
+            "root/sys/class/thermal/thermal_zone0/type",
+            "x86_pkg_temp\n",
+        );
+        scratch.file("root/sys/class/thermal/thermal_zone0/temp", "50000\n");
         for controller in ["cpu", "cpuacct", "memory", "pids"] {
             fs::create_dir_all(scratch.0.join("root/sys/fs/cgroup").join(controller)).unwrap();
         }

@@ -295,7 +295,7 @@ fn images_are_refreshed_in_time_and_never_against_the_owner() {
     let start = world.now;
     world.tick();
     world.control.pull = false;
-    world.policy.class("a").is_fetching = false;
+    world.policy.class("a").fetching = None;
     assert!(
         world.now - start < 1.0 && world.policy.class("a").refresh_at.unwrap() <= start,
         "asked for now"
@@ -362,4 +362,82 @@ fn a_launch_is_counted_once_whatever_the_list_shows() {
         0,
         "a later list does not show it: it never was"
     );
+}
+
+#[test]
+fn what_died_with_its_engine_or_its_boot_says_nothing_about_its_class() {
+    // Exit code, of this boot, seconds from its start until the engine was greeted; what it counts as.
+    let cases = [
+        (255, true, 60.0, EndKind::Killed),
+        (255, true, -10.0, EndKind::Failed),
+        (1, true, 60.0, EndKind::Failed),
+        (137, true, -10.0, EndKind::Killed),
+        (255, false, -10.0, EndKind::Killed),
+        (1, false, -10.0, EndKind::Killed),
+    ];
+    for (exit_code, is_of_this_boot, greeted, expected) in cases {
+        let mut world = World::new(2.0, ONE_CORE, |_| NOISE);
+        filled(&mut world);
+        let lived = 50.0;
+        let since = world.now + 1e9 - lived + greeted;
+        world.twist = Box::new(move |seen| seen.engine_since = since);
+        world.pilots[0].state = PilotState::Exited;
+        if !is_of_this_boot {
+            world.pilots[0].expiry = Expiry::Epoch(1e10);
+        }
+        let ended = world.pilots[0].clone();
+        let seen = world.observation();
+        decide(&world.config, &mut world.policy, &seen);
+        world.pilots.remove(0);
+        world.news = vec![News::Removed {
+            id: ended.id,
+            name: ended.name,
+            class: ended.class,
+            ended: Some(Ended {
+                exit_code,
+                lived: Some(lived),
+                ..Ended::default()
+            }),
+        }];
+        let decision = world.tick();
+        let case = format!("{exit_code} {is_of_this_boot} {greeted}");
+        assert_eq!(decision.ended[0].kind, expected, "{case}");
+        assert_eq!(
+            failures(&mut world) > 0,
+            expected == EndKind::Failed,
+            "{case}"
+        );
+    }
+}
+
+#[test]
+fn a_launch_or_a_fetch_that_never_comes_back_is_given_up() {
+    let text = ONE_CORE.replace("\"builtin\"", "\"x:1\"");
+    let mut world = World::new(2.0, &text, |_| NOISE);
+    world.tick();
+    world.now += 1.0;
+    let mut seen = world.observation();
+    let count = |world: &mut World, seen: &Observation, launches: bool| {
+        let actions = decide(&world.config, &mut world.policy, seen).actions;
+        let is_meant = |action: &&Action| matches!(action, Action::Launch { .. }) == launches;
+        actions.iter().filter(is_meant).count()
+    };
+    assert_eq!(count(&mut world, &seen, true), 1);
+    for (later, launched) in [(599.0, 0), (2.0, 1)] {
+        (seen.at.boot, seen.listed_at) = (seen.at.boot + later, seen.at.boot + later);
+        assert_eq!(count(&mut world, &seen, true), launched, "{later} s later");
+    }
+    let name = world.policy.launching.last().unwrap().name.clone();
+    seen.news = vec![News::Launched {
+        class: "a".to_owned(),
+        name,
+        at: seen.at.boot,
+        result: LaunchResult::NoImage,
+    }];
+    assert_eq!(count(&mut world, &seen, false), 1, "it is fetched");
+    seen.news.clear();
+    for (later, fetched) in [(3_600.0, 0), (20_000.0, 1)] {
+        seen.at.boot += later;
+        assert_eq!(count(&mut world, &seen, false), fetched, "{later} s later");
+    }
 }

@@ -156,3 +156,103 @@ fn commands_take_effect_in_their_tick() {
     };
     assert!(world.tick().finished);
 }
+
+#[test]
+fn a_rule_whose_input_is_missing_is_named_and_errs_towards_the_owner() {
+    type Twist = fn(&mut Observation);
+    let run = "[owner]\non-battery = \"run\"\n";
+    let on_battery: Twist = |seen| (seen.on_battery, seen.has_battery) = (true, true);
+    let no_disk: Twist = |seen| seen.disk_free = None;
+    // What is configured, what is seen, what is named, the reason, and the pilots that run after a while.
+    let cases: [(&str, Twist, &str, Code, usize); 7] = [
+        ("", |_| {}, "max-temperature", Code::Full, 2),
+        ("[owner]\nmax-temperature = 0\n", |_| {}, "", Code::Full, 2),
+        ("", |seen| seen.temperature = Some(50.0), "", Code::Full, 2),
+        (run, on_battery, "min-battery", Code::Battery, 0),
+        (
+            "[owner]\non-battery = \"run\"\nmin-battery = 0\n",
+            on_battery,
+            "max-temperature",
+            Code::Full,
+            2,
+        ),
+        ("", no_disk, "reserve-disk", Code::Disk, 2),
+        (
+            "[share]\nreserve-disk = \"0\"\n",
+            no_disk,
+            "max-temperature",
+            Code::Full,
+            2,
+        ),
+    ];
+    for (text, twist, named, code, running) in cases {
+        let mut world = World::new(2.0, &format!("{text}{ONE_CORE}"), |_| NOISE);
+        filled(&mut world);
+        world.twist = Box::new(twist);
+        world.run_until(world.now + 30.0);
+        let void = world.tick().void.join(" ");
+        assert!(
+            void.contains(named) && named.is_empty() == void.is_empty(),
+            "{text}: {void}"
+        );
+        assert_eq!(
+            (world.reason.code, world.running()),
+            (code, running),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn pilots_whose_use_can_not_be_read_are_paused_after_busy_for() {
+    let mut world = World::new(2.0, ONE_CORE, |_| NOISE);
+    filled(&mut world);
+    let start = world.now;
+    world.twist = Box::new(|seen| seen.cpu = None);
+    world.run_until(start + 8.0);
+    assert_eq!(world.since(0.0), [], "not for a moment");
+    world.run_until(start + 15.0);
+    assert_eq!((world.running(), world.reason.code), (0, Code::Busy));
+    world.twist = Box::new(|_| {});
+    world.run_until(world.now + 200.0);
+    assert_eq!(world.running(), 2);
+}
+
+#[test]
+fn what_keeps_a_wait_from_getting_shorter_is_the_reason() {
+    // Pilots are stopped for an owner who then uses all cores without end.
+    let mut world = World::new(
+        2.0,
+        &policy("stop"),
+        |t| if t > 400.0 { 2.0 } else { NOISE },
+    );
+    filled(&mut world);
+    world.run_until(1_000.0);
+    assert_eq!((world.running(), world.reason.code), (1, Code::Busy));
+    let close = |a: f64, b: f64| (a - b).abs() < 0.1;
+    let reason = &world.reason;
+    assert!(
+        close(reason.value, -1.0) && close(reason.threshold, 0.5),
+        "{reason:?}"
+    );
+    assert!(
+        reason.text.contains("the owner uses 2.0 of 2 cores"),
+        "{reason:?}"
+    );
+}
+
+#[test]
+fn without_protection_a_small_machine_says_why_nothing_fits() {
+    let mut world = World::new(2.0, ONE_CORE, |_| NOISE);
+    world.protection = Protection::None("a plain user".to_owned());
+    filled(&mut world);
+    assert_eq!(world.reason.code, Code::NothingFits);
+    assert!(
+        world.reason.text.contains("a plain user"),
+        "{}",
+        world.reason.text
+    );
+    // A group that is lost, or gone, is made again at each tick until it holds.
+    world.protection = Protection::Lost;
+    assert!(world.tick().actions.contains(&Action::MendGroup));
+}
