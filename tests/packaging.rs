@@ -7,7 +7,7 @@
     clippy::expect_used
 )]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -51,17 +51,23 @@ fn say(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn texts(scratch: &Scratch) {
-    let said = Command::new(root().join("packaging/texts.sh"))
-        .arg(PLANCTON)
-        .arg(&scratch.0)
-        .output()
-        .unwrap();
-    assert!(
-        said.status.success() && said.stderr.is_empty(),
-        "{}",
-        String::from_utf8_lossy(&said.stderr)
+/// Man pages and completions, in a directory of their own.
+fn texts(name: &str) -> Scratch {
+    let scratch = Scratch::new(name);
+    quiet(
+        Command::new(root().join("packaging/texts.sh"))
+            .arg(PLANCTON)
+            .arg(&scratch.0),
     );
+    scratch
+}
+
+/// Runs it; it has nothing to say.
+fn quiet(command: &mut Command) {
+    let output = command.output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(output.status.success() && said.is_empty(), "{said}");
 }
 
 fn exists(program: &str) -> bool {
@@ -74,17 +80,10 @@ fn exists(program: &str) -> bool {
 }
 
 /// The names in the first column of the overview.
-fn commands() -> Vec<String> {
-    let overview = say(Command::new(PLANCTON).arg("help"));
-    let overview = overview.split("\nOptions,").next().unwrap();
-    let lines = overview
-        .lines()
-        .filter_map(|line| line.strip_prefix("  "))
-        .filter(|line| !line.starts_with(' '));
-    lines
-        .filter_map(|line| line.split(' ').next())
-        .map(str::to_owned)
-        .collect()
+fn commands(overview: &str) -> Vec<&str> {
+    let lines = overview.split("\nOptions,").next().unwrap().lines();
+    let names = lines.filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    names.filter(|name| !name.is_empty()).collect()
 }
 
 /// A man page as the texts say it, with plain hyphens.
@@ -114,16 +113,15 @@ fn titles(section: &str) -> BTreeSet<&str> {
 
 #[test]
 fn commands_and_options() {
-    let scratch = Scratch::new("options");
-    texts(&scratch);
+    let scratch = texts("options");
     let man = page(&scratch, "plancton.1");
     let [zsh, fish] = ["_plancton", "plancton.fish"].map(|file| read(scratch.0.join(file)));
-    let commands = commands();
+    let overview = say(Command::new(PLANCTON).arg("help"));
+    let commands = commands(&overview);
     let described = section(&man, "COMMANDS")
         .lines()
         .filter_map(|line| line.strip_prefix(".SS ")?.split(' ').next());
     assert_eq!(described.collect::<Vec<_>>(), commands);
-    let overview = say(Command::new(PLANCTON).arg("help"));
     let mut options = 0;
     for command in &commands {
         let in_zsh = zsh.contains(&format!("'{command}:"));
@@ -172,8 +170,7 @@ fn commands_and_options() {
 /// Series and their fields: tests/live_metrics.rs.
 #[test]
 fn keys_reasons_and_fields() {
-    let scratch = Scratch::new("keys");
-    texts(&scratch);
+    let scratch = texts("keys");
     let man = page(&scratch, "plancton.toml.5");
     let default = say(Command::new(PLANCTON).args(["config", "--default"]));
     let is_key = |line: &&str| {
@@ -203,39 +200,25 @@ fn keys_reasons_and_fields() {
         .lines()
         .map(|line| line.trim().trim_end_matches(','))
         .filter(|line| !line.is_empty() && line.chars().all(char::is_alphanumeric));
-    let kebab = |name: &str| {
-        let dashed = name.replace(char::is_uppercase, "-");
-        let both = dashed.chars().zip(name.chars());
-        let word = both.map(|(dash, c)| match dash {
-            '-' => format!("-{}", c.to_ascii_lowercase()),
-            _ => c.to_string(),
-        });
-        word.collect::<String>()[1..].to_owned()
-    };
-    let codes: BTreeSet<String> = codes.map(kebab).collect();
+    let plain = |name: &str| name.replace('-', "").to_lowercase();
+    let codes: BTreeSet<String> = codes.map(plain).collect();
     let described = titles(section(&man, "STATES AND REASONS"));
-    assert_eq!(described, codes.iter().map(String::as_str).collect());
+    assert_eq!(
+        described.into_iter().map(plain).collect::<BTreeSet<_>>(),
+        codes
+    );
 
     let status = section(&man, "STATUS FOR SCRIPTS");
-    let golden: serde_json::Value =
-        serde_json::from_str(&read(root().join("tests/golden/status.json"))).unwrap();
-    let fields: BTreeSet<&str> = golden
-        .as_object()
-        .unwrap()
-        .keys()
-        .map(String::as_str)
-        .collect();
-    assert_eq!(titles(status), fields);
+    let golden = read(root().join("tests/golden/status.json"));
+    let mut golden: BTreeMap<&str, serde_json::Value> = serde_json::from_str(&golden).unwrap();
+    assert_eq!(titles(status), golden.keys().copied().collect());
+    golden.remove("counts");
     let words: BTreeSet<&str> = status
         .split(|c: char| !(c.is_ascii_lowercase() || c == '_'))
         .collect();
-    for (field, value) in golden.as_object().unwrap() {
+    for (field, value) in &golden {
         let inside = value.get(0).unwrap_or(value).as_object();
-        for key in inside
-            .filter(|_| field != "counts")
-            .into_iter()
-            .flat_map(|inside| inside.keys())
-        {
+        for key in inside.into_iter().flat_map(|inside| inside.keys()) {
             assert!(words.contains(key.as_str()), "{field}.{key}");
         }
     }
@@ -243,33 +226,25 @@ fn keys_reasons_and_fields() {
 
 #[test]
 fn pages_render_without_warnings() {
-    let scratch = Scratch::new("pages");
-    texts(&scratch);
-    for page in [
+    let scratch = texts("pages");
+    let pages = [
         "plancton.1",
         "plancton.toml.5",
         "plancton-metrics.7",
         "plancton-site.7",
+    ];
+    for (program, options) in [
+        ("mandoc", &["-Tlint"][..]),
+        ("groff", &["-man", "-Tutf8", "-ww", "-z"]),
     ] {
-        for (program, options) in [
-            ("mandoc", &["-Tlint"][..]),
-            ("groff", &["-man", "-Tutf8", "-ww", "-z"]),
-        ] {
-            if !exists(program) {
-                println!("skipped: no {program} here");
-                continue;
-            }
-            let said = Command::new(program)
-                .args(options)
-                .arg(scratch.0.join(page))
-                .output()
-                .unwrap();
-            let said = [said.stdout, said.stderr].concat();
-            assert!(
-                said.is_empty(),
-                "{page}: {}",
-                String::from_utf8_lossy(&said)
-            );
+        match exists(program) {
+            true => quiet(
+                Command::new(program)
+                    .args(options)
+                    .args(pages)
+                    .current_dir(&scratch.0),
+            ),
+            false => println!("skipped: no {program} here"),
         }
     }
 }
