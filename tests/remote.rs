@@ -225,7 +225,7 @@ fn hostile_texts() {
             "socket: that is the owner's alone",
         ),
         (many, "more than 64 KiB"),
-        (few, "33 tables of [[pilot]]"),
+        (few, "no more than 32 [[pilot]]"),
         ("\0\u{1b}[2J[[[".repeat(9), "not valid TOML"),
         (project("unheard-of = 1"), "unknown key 'unheard-of'"),
     ];

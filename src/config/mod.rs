@@ -71,7 +71,7 @@ impl Config {
                 last = Some(index);
             }
         }
-        let (share, owner) = self.lowered(share, owner, weekday, minute_of_day);
+        self.lower(&mut share, &mut owner, weekday, minute_of_day);
         (share, owner, last)
     }
 

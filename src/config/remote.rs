@@ -2,12 +2,13 @@
 //! what is refused. It adds pilots and metrics targets and can make the machine give less, never more. Pure.
 
 use super::keys::{Allow, Influx, Owner, PilotClass, Share, When};
-use super::values::{Auto, Image, Mount, OnBattery};
+use super::values::{Auto, Image, Mount};
 use super::{Config, parse};
 use toml::{Table, Value};
 
-/// Pilots, targets and hours: every target has a queue of its own in memory, every class is looked at in each tick.
-const MOST: [usize; 3] = [32, 2, 16];
+/// Every target has a queue of its own in memory, and every class is looked at in each tick.
+const MOST: &str =
+    "no more than 32 [[pilot]], 2 [[influxdb]] and 16 [[when]] are taken from elsewhere";
 
 /// The keys of [share] and [owner] by which less can be given. `cpus` is not among them: "auto" is not known here.
 const LOWERED: &str = "max-pilots reserve-cpus reserve-memory reserve-disk on-battery min-battery max-temperature calm-for";
@@ -31,18 +32,8 @@ pub struct RemoteConfig {
 /// Errors: as of [`parse`], or too much of something.
 pub fn read_remote(text: &str, url: &str, local: &Config) -> Result<RemoteConfig, Vec<String>> {
     let config = parse(text, url)?;
-    let counts = [
-        config.pilots.len(),
-        config.influxdb.len(),
-        config.when.len(),
-    ];
-    let tables = ["[[pilot]]", "[[influxdb]]", "[[when]]"];
-    for ((count, most), what) in counts.into_iter().zip(MOST).zip(tables) {
-        if count > most {
-            let text =
-                format!("{count} tables of {what}; no more than {most} are taken from elsewhere");
-            return Err(vec![format!("{url}: {text}")]);
-        }
+    if config.pilots.len() > 32 || config.influxdb.len() > 2 || config.when.len() > 16 {
+        return Err(vec![format!("{url}: {MOST}")]);
     }
     let mut remote = RemoteConfig::default();
     // Every value is good; which keys are given is seen in the text alone.
@@ -237,54 +228,38 @@ impl Config {
     }
 
     /// Rule by rule the stricter one of the owner's and of what was joined, in which later tables win key by key.
-    pub(super) fn lowered(
-        &self,
-        mut share: Share,
-        mut owner: Owner,
-        weekday: u8,
-        minute: u16,
-    ) -> (Share, Owner) {
-        let rules = self
-            .lowered
-            .iter()
-            .filter(|rule| rule.hours.contains(weekday, minute));
-        let asked: Table = rules
-            .flat_map(|rule| Table::try_from(rule).unwrap_or_default())
-            .collect();
-        let asked: When = asked.try_into().unwrap_or_default();
-        share.max_pilots = match (share.max_pilots, asked.max_pilots.unwrap_or_default()) {
+    pub(super) fn lower(&self, share: &mut Share, owner: &mut Owner, weekday: u8, minute: u16) {
+        let (mut other, mut asked) = (share.clone(), owner.clone());
+        for rule in &self.lowered {
+            if rule.hours.contains(weekday, minute) {
+                (other, asked) = (rule.over(&other), rule.over(&asked));
+            }
+        }
+        share.max_pilots = match (share.max_pilots, other.max_pilots) {
             (Auto::Fixed(own), Auto::Fixed(other)) => Auto::Fixed(own.min(other)),
             (Auto::Auto, any) | (any, Auto::Auto) => any,
         };
-        share.reserve_cpus = match (share.reserve_cpus, asked.reserve_cpus.unwrap_or_default()) {
+        share.reserve_cpus = match (share.reserve_cpus, other.reserve_cpus) {
             (Auto::Fixed(own), Auto::Fixed(other)) => Auto::Fixed(own.max(other)),
             // "auto" is one core at most.
             (Auto::Auto, Auto::Fixed(other)) if other > 0.0 => Auto::Fixed(other.max(1.0)),
             (own, _) => own,
         };
-        share.reserve_memory = share
-            .reserve_memory
-            .max(asked.reserve_memory.unwrap_or_default());
-        share.reserve_disk = share
-            .reserve_disk
-            .max(asked.reserve_disk.unwrap_or_default());
-        owner.calm_for = owner.calm_for.max(asked.calm_for.unwrap_or_default());
-        owner.on_battery = owner
-            .on_battery
-            .max(asked.on_battery.unwrap_or(OnBattery::Run));
-        owner.min_battery = owner.min_battery.max(asked.min_battery.unwrap_or(0));
-        let limits = [owner.max_temperature, asked.max_temperature.unwrap_or(0)];
-        let limits = limits.into_iter().filter(|celsius| *celsius > 0);
-        owner.max_temperature = limits.min().unwrap_or(0);
-        (share, owner)
+        share.reserve_memory = share.reserve_memory.max(other.reserve_memory);
+        share.reserve_disk = share.reserve_disk.max(other.reserve_disk);
+        owner.calm_for = owner.calm_for.max(asked.calm_for);
+        owner.on_battery = owner.on_battery.max(asked.on_battery);
+        owner.min_battery = owner.min_battery.max(asked.min_battery);
+        owner.max_temperature = match (owner.max_temperature, asked.max_temperature) {
+            (0, any) | (any, 0) => any,
+            (own, other) => own.min(other),
+        };
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::parse;
-    use crate::units::Bytes;
 
     const URL: &str = "https://example.org/plancton.toml";
 
@@ -292,131 +267,66 @@ mod tests {
         format!("[[pilot]]\nname = \"p\"\nimage = \"reg.example/p:1\"\n{lines}\n")
     }
 
-    fn remote(text: &str, local: &str) -> RemoteConfig {
+    fn read(text: &str, local: &str) -> RemoteConfig {
         read_remote(text, URL, &parse(local, "c").unwrap()).unwrap()
     }
 
     #[test]
     fn what_is_not_allowed_leaves_its_class_out() {
-        for (lines, allow, why) in [
-            (
-                "privileged = true",
-                "privileged = true",
-                "every power over this machine (privileged), which [allow] privileged",
-            ),
-            (
-                "cap-add = [\"SYS_ADMIN\"]",
-                "cap-add = [\"sys_admin\"]",
-                "the capability SYS_ADMIN, which [allow] cap-add",
-            ),
-            (
-                "devices = [\"/dev/fuse\"]",
-                "devices = [\"/dev/fuse\"]",
-                "/dev/fuse:/dev/fuse:rwm, which [allow] devices",
-            ),
-            (
-                "mounts = [\"/:/host\"]",
-                "mounts = [\"/\"]",
-                "the mount /:/host:ro, which [allow] mounts",
-            ),
-            (
-                "mounts = [\"/data/a:/a:rw\"]",
-                "mounts = [\"/data:rw\"]",
-                "the mount /data/a:/a:rw, which",
-            ),
-            (
-                "files = [{ source = \"/etc/k\", target = \"/k\" }]",
-                "files = [\"/etc/k\"]",
-                "the file /etc/k, which",
-            ),
-            (
-                "auth-file = \"/etc/a\"",
-                "files = [\"/etc/a\"]",
-                "the file /etc/a, which [allow] files",
-            ),
-            (
-                "image-archive = \"/a.tar\"",
-                "files = [\"/a.tar\"]",
-                "the file /a.tar, which [allow] files",
-            ),
-            (
-                "network = \"host\"",
-                "networks = [\"host\"]",
-                "the network host, which [allow] networks",
-            ),
-            (
-                "network = \"container:x\"",
-                "networks = [\"container:x\"]",
-                "the network container:x, which",
-            ),
-            (
-                "host-config = { ShmSize = 1 }",
-                "host-config = true",
-                "the engine's field ShmSize = 1, which",
-            ),
-        ] {
-            let text = pilot(lines);
-            let refused = remote(&text, "");
-            assert_eq!(refused.pilots, [], "{lines}");
-            assert!(
-                refused.permissions.is_empty() && refused.granted.is_empty(),
-                "{refused:?}"
-            );
-            assert!(refused.refused[0].contains(why), "{:?}", refused.refused);
-            let taken = remote(&text, &format!("[allow]\n{allow}\n"));
-            assert_eq!(
-                (taken.pilots.len(), taken.refused.len()),
-                (1, 0),
-                "{lines}: {:?}",
-                taken.refused
-            );
-            assert!(
-                !taken.permissions.is_empty() && taken.granted.len() == 1,
-                "{taken:?}"
-            );
+        // A line of the class, one of [allow], and what is said without it.
+        for rule in r#"
+            privileged = true | privileged = true | every power over this machine (privileged), which [allow] privileged
+            cap-add = ["SYS_ADMIN"] | cap-add = ["sys_admin"] | the capability SYS_ADMIN, which [allow] cap-add
+            devices = ["/dev/fuse"] | devices = ["/dev/fuse"] | /dev/fuse:/dev/fuse:rwm, which [allow] devices
+            mounts = ["/:/host"] | mounts = ["/"] | the mount /:/host:ro, which [allow] mounts
+            mounts = ["/data/a:/a:rw"] | mounts = ["/data:rw"] | the mount /data/a:/a:rw, which
+            files = [{ source = "/etc/k", target = "/k" }] | files = ["/etc/k"] | the file /etc/k, which
+            auth-file = "/etc/a" | files = ["/etc/a"] | the file /etc/a, which [allow] files
+            image-archive = "/a.tar" | files = ["/a.tar"] | the file /a.tar, which [allow] files
+            network = "host" | networks = ["host"] | the network host, which [allow] networks
+            network = "container:x" | networks = ["container:x"] | the network container:x, which
+            host-config = { ShmSize = 1 } | host-config = true | the engine's field ShmSize = 1, which"#
+            .trim()
+            .lines()
+        {
+            let parts: Vec<&str> = rule.split('|').map(str::trim).collect();
+            let refused = read(&pilot(parts[0]), "");
+            assert!(refused.pilots.is_empty() && refused.permissions.is_empty());
+            assert!(refused.refused[0].contains(parts[2]), "{:?}", refused.refused);
+            let taken = read(&pilot(parts[0]), &format!("[allow]\n{}\n", parts[1]));
+            assert!(taken.refused.is_empty() && taken.granted.len() == 1, "{taken:?}");
+            assert!(taken.pilots.len() == 1 && !taken.permissions.is_empty());
         }
-        for (mount, allow) in [
-            ("/cvmfs:/c:rw", "/cvmfs"),
-            ("/cvmfs2:/c", "/cvmfs"),
-            ("/:/c", "/cvmfs"),
-        ] {
-            let refused = remote(
-                &pilot(&format!("mounts = [\"{mount}\"]")),
-                &format!("[allow]\nmounts = [\"{allow}\"]"),
-            );
+        for mount in ["/cvmfs:/c:rw", "/cvmfs2:/c", "/:/c"] {
+            let text = pilot(&format!("mounts = [\"{mount}\"]"));
+            let refused = read(&text, "[allow]\nmounts = [\"/cvmfs\"]");
             assert_eq!(refused.pilots, [], "{mount}");
         }
         let own = "[[pilot]]\nname = \"p\"\nimage = \"builtin\"\n";
-        assert!(
-            remote(&pilot(""), own).refused[0]
-                .contains("a class of this machine's owner has that name")
-        );
+        let taken = "a class of this machine's owner has that name";
+        assert!(read(&pilot(""), own).refused[0].contains(taken));
     }
 
     #[test]
-    fn what_has_to_be_accepted() {
-        let text = pilot("user = \"0:0\"")
-            + "[[influxdb]]\nurl = \"http://u:geheim@m:1#d\"\nowner-metrics = true\n";
-        let found = remote(&text, "");
-        let asks = [
+    fn what_has_to_be_permitted() {
+        let sink = "[[influxdb]]\nurl = \"http://u:geheim@m:1#d\"\nowner-metrics = true\n";
+        let text = pilot("user = \"0:0\"") + sink;
+        let found = read(&text, "");
+        let asked = [
             "access to the network for them",
             "containers of reg.example/p, from the registry reg.example",
             "containers whose user is root inside",
             "metrics to http://m:1#d: figures of its pilots, none of the owner",
         ];
-        assert_eq!(found.permissions, asks);
+        assert_eq!(found.permissions, asked);
         assert!(!found.influxdb[0].owner_metrics);
         // A newer tag is nothing new; another place is.
-        let accepted: Vec<String> = asks.map(str::to_owned).to_vec();
-        assert_eq!(
-            remote(&text.replace("p:1", "p:2"), "").beyond(&accepted),
-            [""; 0]
-        );
         for (from, to, new) in [
+            ("p:1", "p:2", ""),
             (
                 "reg.example",
-                "evil.example",
-                "containers of evil.example/p, from the registry evil.example",
+                "evil",
+                "containers of evil/p, from the registry docker.io",
             ),
             (
                 "m:1",
@@ -434,125 +344,89 @@ mod tests {
                 "4000000 processes in each of them",
             ),
         ] {
-            assert_eq!(remote(&text.replace(from, to), "").beyond(&accepted), [new]);
+            let newer = read(&text.replace(from, to), "");
+            assert_eq!(newer.beyond(&found.permissions).join(";"), new);
         }
-        let plain = remote(
-            &pilot("network = \"none\""),
-            "[allow]\nregistries = [\"reg.example\"]",
-        );
+        let plain = pilot("network = \"none\"");
+        let plain = read(&plain, "[allow]\nregistries = [\"reg.example\"]");
         assert_eq!((plain.permissions.len(), plain.pilots.len()), (0, 1));
         for key in ["password-file", "ca-file"] {
             let sink = format!("[[influxdb]]\nurl = \"http://u@m#d\"\n{key} = \"/etc/shadow\"\n");
-            let found = remote(&sink, "");
-            assert!(
-                found.influxdb.is_empty() && found.refused[0].contains("it names /etc/shadow"),
-                "{found:?}"
-            );
+            let found = read(&sink, "");
+            assert!(found.influxdb.is_empty() && found.refused[0].contains("it names /etc/shadow"));
         }
     }
 
     #[test]
     fn it_can_only_lower() {
-        let local = "[share]\nmax-pilots = 8\nreserve-memory = \"1GiB\"\n[owner]\non-battery = \"run\"\nmax-temperature = 0\n\
+        let local = "[share]\nmax-pilots = 8\nreserve-memory = \"1GiB\"\n[owner]\non-battery = \"BATTERY\"\nmax-temperature = 0\n\
                      [[when]]\nhours = \"Mon\"\nmax-pilots = 4\n";
-        let parsed = parse(local, "c").unwrap();
-        // Weekday; what is asked for; pilots, memory, battery, least charge and heat that come of it.
-        for (weekday, text, expected) in [
-            (1, "", (8, 1, OnBattery::Run, 30, 0)),
-            (1, "[share]\nmax-pilots = 3", (3, 1, OnBattery::Run, 30, 0)),
-            (0, "[share]\nmax-pilots = 6", (4, 1, OnBattery::Run, 30, 0)),
-            (0, "[share]\nmax-pilots = 3", (3, 1, OnBattery::Run, 30, 0)),
-            (
-                1,
-                "[share]\nmax-pilots = 99\nreserve-memory = \"0\"",
-                (8, 1, OnBattery::Run, 30, 0),
-            ),
-            (
-                1,
-                "[share]\nreserve-memory = \"3GiB\"",
-                (8, 3, OnBattery::Run, 30, 0),
-            ),
-            (
-                1,
-                "[owner]\non-battery = \"pause\"\nmin-battery = 50\nmax-temperature = 70",
-                (8, 1, OnBattery::Pause, 50, 70),
-            ),
-            (
-                1,
-                "[owner]\nmin-battery = 0\nmax-temperature = 0",
-                (8, 1, OnBattery::Run, 30, 0),
-            ),
-            // Its own hours raise what it lowered itself, and nothing beyond that.
-            (
-                1,
-                "[share]\nmax-pilots = 2\n[[when]]\nhours = \"Tue\"\nmax-pilots = 5",
-                (5, 1, OnBattery::Run, 30, 0),
-            ),
-            (
-                1,
-                "[[when]]\nhours = \"Tue\"\nmax-pilots = 0",
-                (0, 1, OnBattery::Run, 30, 0),
-            ),
-        ] {
-            let remote = remote(text, local);
-            assert_eq!(remote.refused, [""; 0], "{text}");
-            let (share, owner, _) = parsed.with(&remote).effective(weekday, 600);
-            let Auto::Fixed(pilots) = share.max_pilots else {
-                panic!("{text}")
-            };
-            let memory = share.reserve_memory;
-            let found = (
-                pilots,
-                memory,
-                owner.on_battery,
-                owner.min_battery,
-                owner.max_temperature,
-            );
-            let (pilots, gib, battery, charge, heat) = expected;
-            assert_eq!(
-                found,
-                (pilots, Bytes(gib << 30), battery, charge, heat),
-                "{text}"
-            );
+        // Weekday and on-battery here; what is asked for; pilots, cores, memory, battery, least charge and heat of it.
+        for row in r#"
+            1 run | | Fixed(8) Auto 1GiB Run 30 0
+            1 run | [share];max-pilots = 3 | Fixed(3) Auto 1GiB Run 30 0
+            0 run | [share];max-pilots = 6 | Fixed(4) Auto 1GiB Run 30 0
+            0 run | [share];max-pilots = 3 | Fixed(3) Auto 1GiB Run 30 0
+            1 run | [share];max-pilots = 0 | Fixed(8) Auto 1GiB Run 30 0
+            1 run | [share];max-pilots = 99;reserve-memory = "0" | Fixed(8) Auto 1GiB Run 30 0
+            1 run | [share];reserve-memory = "3GiB" | Fixed(8) Auto 3GiB Run 30 0
+            1 run | [share];reserve-cpus = 0.5 | Fixed(8) Fixed(1.0) 1GiB Run 30 0
+            1 run | [share];reserve-cpus = 0 | Fixed(8) Auto 1GiB Run 30 0
+            1 run | [owner];min-battery = 50;max-temperature = 70 | Fixed(8) Auto 1GiB Run 50 70
+            1 run | [owner];min-battery = 0;max-temperature = 0 | Fixed(8) Auto 1GiB Run 30 0
+            1 run | [owner];on-battery = "pause" | Fixed(8) Auto 1GiB Pause 30 0
+            1 run | [owner];on-battery = "stop" | Fixed(8) Auto 1GiB Stop 30 0
+            1 pause | [owner];on-battery = "stop" | Fixed(8) Auto 1GiB Stop 30 0
+            1 pause | [owner];on-battery = "run" | Fixed(8) Auto 1GiB Pause 30 0
+            1 stop | [owner];on-battery = "pause" | Fixed(8) Auto 1GiB Stop 30 0
+            1 run | [share];max-pilots = 2;[[when]];hours = "Tue";max-pilots = 5 | Fixed(5) Auto 1GiB Run 30 0
+            1 run | [[when]];hours = "Tue";max-pilots = 0 | Fixed(0) Auto 1GiB Run 30 0"#
+            .trim()
+            .lines()
+        {
+            let parts: Vec<&str> = row.split('|').map(str::trim).collect();
+            let (weekday, battery) = parts[0].split_once(' ').unwrap();
+            let local = local.replace("BATTERY", battery);
+            let remote = read(&parts[1].replace(';', "\n"), &local);
+            let own = parse(&local, "c").unwrap().with(&remote);
+            let (share, owner, _) = own.effective(weekday.parse().unwrap(), 600);
+            let (pilots, cpus) = (share.max_pilots, share.reserve_cpus);
+            let (battery, charge) = (owner.on_battery, owner.min_battery);
+            let (memory, heat) = (share.reserve_memory, owner.max_temperature);
+            let found = format!("{pilots:?} {cpus:?} {memory} {battery:?} {charge} {heat}");
+            assert_eq!(found, parts[2], "{row}");
+            assert!(remote.refused.is_empty());
         }
-        for (text, key) in [
-            ("[share]\ncpus = 64", "cpus"),
-            ("[share]\nmissing-limits = \"warn\"", "missing-limits"),
-            ("[owner]\nwhen-busy = \"yield\"", "when-busy"),
-            ("[loop]\ninterval = \"1s\"", "interval"),
-            ("[engine]\nsocket = \"/evil\"", "socket"),
-            ("[allow]\nprivileged = true", "privileged"),
-            ("[[when]]\nhours = \"Mon\"\nsmt = true", "smt"),
-        ] {
-            let remote = remote(text, local);
-            assert_eq!(
-                remote.refused,
-                [format!("{key}: that is the owner's alone; ignored")],
-                "{text}"
-            );
-            let merged = Config {
-                lowered: Vec::new(),
-                ..parsed.with(&remote)
-            };
-            assert_eq!(merged, parsed, "{text}");
-        }
+        let others = "[loop]|interval = \"1s\"|[share]|cpus = 64|missing-limits = \"warn\"|[owner]|when-busy = \"yield\"|\
+                      [engine]|socket = \"/evil\"|[allow]|privileged = true|[[when]]|hours = \"Mon\"|smt = true";
+        let (remote, own) = (read(&others.replace('|', "\n"), ""), Config::default());
+        let keys = [
+            "cpus",
+            "interval",
+            "missing-limits",
+            "privileged",
+            "smt",
+            "socket",
+            "when-busy",
+        ];
+        let refused = keys.map(|key| format!("{key}: that is the owner's alone; ignored"));
+        assert_eq!(remote.refused, refused);
+        let (share, owner, _) = own.with(&remote).effective(0, 0);
+        assert_eq!((share, owner), (own.share, own.owner));
     }
 
     #[test]
     fn too_much_is_refused_as_a_whole() {
-        for (table, count) in [
-            ("[[pilot]]\nname = \"p#\"\nimage = \"builtin\"\n", 33),
-            ("[[influxdb]]\nurl = \"http://h##d\"\n", 3),
-        ] {
-            let text: String = (0..count)
-                .map(|number| table.replacen('#', &number.to_string(), 1))
-                .collect();
+        let class = "[[pilot]]\nname = \"p#\"\nimage = \"builtin\"\n";
+        for (table, count) in [(class, 33), ("[[influxdb]]\nurl = \"http://h##d\"\n", 3)] {
+            let numbers = 0..count;
+            let text = numbers.map(|n: u32| table.replacen('#', &n.to_string(), 1));
+            let text: String = text.collect();
             let problems = read_remote(&text, URL, &Config::default()).unwrap_err();
-            assert!(
-                problems[0].contains("are taken from elsewhere"),
-                "{problems:?}"
-            );
+            assert!(problems[0].contains("are taken from elsewhere"));
         }
         assert!(read_remote("[[pilot]]\nname = ", URL, &Config::default()).is_err());
+        let serials = ["serial = 7\n[loop]", "serial = -1", "serial = \"7\"", ""].map(read_serial);
+        assert_eq!(serials, [7, 0, 0, 0]);
     }
 }

@@ -12,6 +12,12 @@ fn target(lines: &str) -> String {
     format!("[[influxdb]]\n{lines}\n")
 }
 
+/// What is between the bars of a line.
+fn cells(table: &str) -> impl Iterator<Item = Vec<&str>> {
+    let lines = table.trim().lines();
+    lines.map(|line| line.split('|').map(str::trim).collect())
+}
+
 #[test]
 fn empty_is_default() {
     assert_eq!(parse("", "c"), Ok(Config::default()));
@@ -50,86 +56,49 @@ fn every_problem_has_its_place() {
 
 #[test]
 fn cpu_lists_and_sockets() {
-    for (key, text, is_good) in [
-        ("share]\ncpuset", "4-7,9", true),
-        ("share]\ncpuset", "", true),
-        ("share]\ncpuset", "1,", false),
-        ("share]\ncpuset", "+1", false),
-        ("share]\ncpuset", "1 ,2", false),
-        ("share]\ncpuset", "0-9999999", false),
-        ("engine]\nsocket", "", true),
-        ("engine]\nsocket", "/run/x.sock", true),
-        ("engine]\nsocket", "unix:///run/x.sock", true),
-        ("engine]\nsocket", "x.sock", false),
-        ("engine]\nsocket", "unix://x", false),
-        ("engine]\nsocket", "unix:/x", false),
-    ] {
-        assert_eq!(
-            problems(&format!("[{key} = \"{text}\"")).is_empty(),
-            is_good,
-            "{key} {text}"
-        );
+    for row in cells(
+        "[share] cpuset | 4-7,9 | 1,
+         [share] cpuset | 3 | +1
+         [share] cpuset | 0,2 | 1 ,2
+         [share] cpuset | 0-1 | 0-9999999
+         [engine] socket | /run/x.sock | x.sock
+         [engine] socket | unix:///run/x.sock | unix://x
+         [engine] socket | | unix:/x",
+    ) {
+        let said = |value: &str| problems(&format!("{} = \"{value}\"", row[0].replace(' ', "\n")));
+        assert_eq!(said(row[1]), "", "{row:?}");
+        assert_ne!(said(row[row.len() - 1]), "", "{row:?}");
     }
 }
 
 #[test]
 fn urls_of_targets() {
-    for (url, base, user, password, database, insecure) in [
-        ("http://h:8086#db", "http://h:8086", "", "", "db", false),
-        (
-            "http://u:p@h:8086#db",
-            "http://h:8086",
-            "u",
-            "p",
-            "db",
-            false,
-        ),
-        (
-            "insecure_https://u:p%40%2f@h/influx/#d",
-            "https://h/influx",
-            "u",
-            "p@/",
-            "d",
-            true,
-        ),
-        (
-            "https://u:a@b:c@[::1]:8086#d b",
-            "https://[::1]:8086",
-            "u",
-            "a@b:c",
-            "d b",
-            false,
-        ),
-        ("http://u:100%@h#d", "http://h", "u", "100%", "d", false),
-    ] {
-        let config = parse(&target(&format!("url = \"{url}\"")), "c").unwrap();
+    // User, password and database come from the url where no key has them.
+    for row in cells(
+        "http://h:8086#db | http://h:8086,,,db,false
+         http://u:p@h:8086#db | http://h:8086,u,p,db,false
+         insecure_https://u:p%40%2f@h/influx/#d | https://h/influx,u,p@/,d,true
+         https://u:a@b:c@[::1]:8086#d b | https://[::1]:8086,u,a@b:c,d b,false
+         http://u:100%@h#d | http://h,u,100%,d,false",
+    ) {
+        let config = parse(&target(&format!("url = \"{}\"", row[0])), "c").unwrap();
         let found = &config.influxdb[0];
-        assert_eq!(
-            [
-                &found.url,
-                &found.user,
-                found.password.expose(),
-                &found.database
-            ],
-            [base, user, password, database]
-        );
-        assert_eq!(found.insecure, insecure, "{url}");
+        let (password, insecure) = (found.password.expose(), found.insecure.to_string());
+        let parts = [
+            &found.url,
+            &found.user,
+            password,
+            &found.database,
+            &insecure,
+        ];
+        assert_eq!(parts.join(","), row[1]);
         assert!(!format!("{config:?}{}", config.to_toml()).contains("p@/"));
     }
-    for bad in [
-        "",
-        "h:8086#d",
-        "ftp://h#d",
-        "http://#d",
-        "http://:8086#d",
-        "http://h o#d",
-        "http://h/?db=x",
-        "https:/h",
-    ] {
-        assert!(
-            problems(&target(&format!("url = \"{bad}\""))).contains("expects http://HOST:PORT"),
-            "{bad}"
-        );
+    for bad in "|h:8086#d|ftp://h#d|http://#d|http://:8086#d|http://h o#d|http://h/?db=x|https:/h"
+        .split('|')
+    {
+        let said = problems(&target(&format!("url = \"{bad}\"")));
+        assert!(said.contains("expects http://HOST:PORT"), "{bad}");
     }
 }
 
@@ -230,22 +199,18 @@ fn written_and_read_back() {
 #[test]
 fn later_hours_win_key_by_key() {
     let config = parse(FULL, "c").unwrap();
-    let (mon, fri, sat) = (0, 4, 5);
-    let own = Auto::Fixed(6.5);
-    for (weekday, hour, max_pilots, cpus, on_battery, last) in [
-        (mon, 8, Auto::Auto, own, OnBattery::Pause, None),
-        (mon, 9, Auto::Fixed(1), Auto::Auto, OnBattery::Stop, Some(0)),
-        (fri, 23, Auto::Fixed(2), own, OnBattery::Pause, Some(1)),
-        (sat, 5, Auto::Fixed(2), Auto::Auto, OnBattery::Stop, Some(1)),
-        (sat, 7, Auto::Fixed(1), Auto::Auto, OnBattery::Stop, Some(0)),
-    ] {
-        let (share, owner, index) = config.effective(weekday, hour * 60);
-        let found = (share.max_pilots, share.cpus, owner.on_battery, index);
-        assert_eq!(
-            found,
-            (max_pilots, cpus, on_battery, last),
-            "{weekday} {hour}"
-        );
+    for row in cells(
+        "0 8 | Auto Fixed(6.5) Pause None
+         0 9 | Fixed(1) Auto Stop Some(0)
+         4 23 | Fixed(2) Fixed(6.5) Pause Some(1)
+         5 5 | Fixed(2) Auto Stop Some(1)
+         5 7 | Fixed(1) Auto Stop Some(0)",
+    ) {
+        let (weekday, hour) = row[0].split_once(' ').unwrap();
+        let minute = hour.parse::<u16>().unwrap() * 60;
+        let (share, owner, last) = config.effective(weekday.parse().unwrap(), minute);
+        let (pilots, cpus, battery) = (share.max_pilots, share.cpus, owner.on_battery);
+        assert_eq!(format!("{pilots:?} {cpus:?} {battery:?} {last:?}"), row[1]);
         assert_eq!(share.cpuset, "4-7,9");
     }
 }
@@ -314,43 +279,32 @@ fn shipped_text_is_in_step_with_the_code() {
 
 #[test]
 fn hours_of_the_week() {
-    const MON: u8 = 0;
-    const FRI: u8 = 4;
-    const SAT: u8 = 5;
-    const SUN: u8 = 6;
-    for (text, weekday, (hour, minute), expected) in [
-        ("Mon-Fri 09:00-18:00", MON, (9, 0), true),
-        ("Mon-Fri 09:00-18:00", MON, (8, 59), false),
-        ("Mon-Fri 09:00-18:00", FRI, (17, 59), true),
-        ("Mon-Fri 09:00-18:00", FRI, (18, 0), false),
-        ("Mon-Fri 09:00-18:00", SAT, (12, 0), false),
-        ("Sat,Sun", SUN, (23, 59), true),
-        ("Sat,Sun", MON, (0, 0), false),
-        ("Fri-Mon", MON, (12, 0), true),
-        ("Fri-Mon", 1, (12, 0), false),
-        ("22:00-06:00", MON, (23, 0), true),
-        ("22:00-06:00", MON, (5, 59), true),
-        ("22:00-06:00", MON, (6, 0), false),
-        // A stretch over midnight belongs to the day it starts on.
-        ("Fri 22:00-06:00", FRI, (5, 0), false),
-        ("Fri 22:00-06:00", SAT, (5, 59), true),
-        ("Fri 22:00-06:00", SAT, (22, 0), false),
-        ("Sun 22:00-06:00", MON, (1, 0), true),
-        ("Sun 22:00-06:00", SUN, (1, 0), false),
-        ("sat 20:00-24:00", SAT, (23, 59), true),
-        ("sat 20:00-24:00", SUN, (0, 0), false),
-        ("Mon 8:00-9:30; Sat,Sun", SUN, (3, 0), true),
-        ("Mon 8:00-9:30; Sat,Sun", MON, (9, 29), true),
-        ("Mon 8:00-9:30; Sat,Sun", MON, (9, 30), false),
-    ] {
-        let hours = when::Hours::parse(text).unwrap();
-        assert_eq!(
-            hours.contains(weekday, hour * 60 + minute),
-            expected,
-            "{text} {weekday} {hour}"
-        );
+    // A stretch over midnight belongs to the day it starts on.
+    for row in cells(
+        "Mon-Fri 09:00-18:00 | 0 9:00, 4 17:59 | 0 8:59, 4 18:00, 5 12:00
+         Sat,Sun | 6 23:59, 5 0:00 | 0 0:00
+         Fri-Mon | 0 12:00, 4 0:00 | 1 12:00
+         22:00-06:00 | 0 23:00, 0 5:59 | 0 6:00
+         Fri 22:00-06:00 | 4 22:00, 5 5:59 | 4 5:00, 5 22:00
+         Sun 22:00-06:00 | 0 1:00 | 6 1:00
+         sat 20:00-24:00 | 5 23:59 | 6 0:00
+         always | 0 0:00, 6 23:59 | 
+         Mon 8:00-9:30; Sat,Sun | 6 3:00, 0 9:29 | 0 9:30",
+    ) {
+        let hours = when::Hours::parse(row[0]).unwrap();
+        for (moments, expected) in [(row[1], true), (row[2], false)] {
+            for moment in moments.split(", ").filter(|moment| !moment.is_empty()) {
+                let parts: Vec<u16> = moment
+                    .split([' ', ':'])
+                    .map(|part| part.parse().unwrap())
+                    .collect();
+                let found = hours.contains(parts[0] as u8, parts[1] * 60 + parts[2]);
+                assert_eq!(found, expected, "{} at {moment}", row[0]);
+            }
+        }
     }
-    for bad in ",Mon;,Mo-Fri,Mon-,Mon 9-18,Mon 09:00-25:00,09:60-10:00,+9:00-10:00,09:00-09:00,24:00-06:00,Mon 09:00 - 18:00".split(',') {
+    let bad = ",Mon;,Mo-Fri,Mon-,Mon 9-18,Mon 09:00-25:00,09:60-10:00,+9:00-10:00,09:00-09:00,24:00-06:00,Mon 09:00 - 18:00";
+    for bad in bad.split(',') {
         assert_eq!(when::Hours::parse(bad), None, "{bad}");
     }
 }
@@ -358,41 +312,22 @@ fn hours_of_the_week() {
 #[test]
 fn image_references() {
     let sha = "sha256:0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a";
-    for (text, registry, name, tag) in [
-        ("busybox", "docker.io", "busybox", Some("latest")),
-        ("a/b:1.2-x_Y", "docker.io", "a/b", Some("1.2-x_Y")),
-        (
-            "localhost:5000/a/b:tag",
-            "localhost:5000",
-            "localhost:5000/a/b",
-            Some("tag"),
-        ),
-        ("localhost/a", "localhost", "localhost/a", Some("latest")),
-        (
-            "registry.example.org/a",
-            "registry.example.org",
-            "registry.example.org/a",
-            Some("latest"),
-        ),
-        ("[::1]:5000/a:t", "[::1]:5000", "[::1]:5000/a", Some("t")),
-        ("HOST/a", "HOST", "HOST/a", Some("latest")),
-        ("a__b/c--d.e_f:t", "docker.io", "a__b/c--d.e_f", Some("t")),
-        (&format!("h:1/a@{sha}"), "h:1", "h:1/a", None),
-        (&format!("a:t@{sha}"), "docker.io", "a", Some("t")),
-    ] {
-        let image = ImageRef::parse(text).unwrap();
-        assert_eq!(
-            (image.registry(), image.name.as_str(), image.tag.as_deref()),
-            (registry, name, tag),
-            "{text}"
-        );
-        let pulled = if text.contains('@') {
-            sha
-        } else {
-            tag.unwrap()
-        };
-        assert_eq!(image.pull_tag(), pulled);
-        assert_eq!(ImageRef::parse(&image.to_string()), Some(image), "{text}");
+    let table = "busybox | docker.io | busybox | latest
+                 a/b:1.2-x_Y | docker.io | a/b | 1.2-x_Y
+                 localhost:5000/a/b:tag | localhost:5000 | localhost:5000/a/b | tag
+                 localhost/a | localhost | localhost/a | latest
+                 registry.example.org/a | registry.example.org | registry.example.org/a | latest
+                 [::1]:5000/a:t | [::1]:5000 | [::1]:5000/a | t
+                 HOST/a | HOST | HOST/a | latest
+                 a__b/c--d.e_f:t | docker.io | a__b/c--d.e_f | t
+                 h:1/a@SHA | h:1 | h:1/a | SHA
+                 a:t@SHA | docker.io | a | SHA"
+        .replace("SHA", sha);
+    for row in cells(&table) {
+        let image = ImageRef::parse(row[0]).unwrap();
+        let found = [image.registry(), image.name.as_str(), image.pull_tag()];
+        assert_eq!(found, row[1..]);
+        assert_eq!(ImageRef::parse(&image.to_string()), Some(image));
     }
     let (long_tag, long_name) = (format!("a:{}", "t".repeat(129)), "a".repeat(256));
     let digest = format!("a@sha256:{}", "A".repeat(64));
