@@ -166,7 +166,16 @@ fn configurations() {
                      busy-for = \"-5s\"\n[[pilot]]\nname = \"A b\"\nimage = \"x:y:z\"\ncpus = 0\nmemory = \"1MiB\"\npids = 0\n\
                      ttl = \"0s\"\n";
     fs::create_dir(scratch.0.join("folder.toml")).unwrap();
-    let cases: [(PathBuf, &[&str]); 11] = [
+    let pipe = scratch.0.join("pipe.toml");
+    let made = Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let cases: [(PathBuf, &[&str]); 14] = [
+        (pipe, &["pipe.toml", "not a regular file"]),
+        ("/dev/zero".into(), &["/dev/zero", "not a regular file"]),
+        (
+            file("long.toml", &[b'#'; 1 << 20]),
+            &["long.toml", "longer than"],
+        ),
         (
             scratch.0.join("none.toml"),
             &["none.toml", "not there", "--config"],
