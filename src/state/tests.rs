@@ -77,39 +77,40 @@ fn asked(dirs: &Dirs, now: Moment) -> Control {
 
 #[test]
 fn where_everything_is() {
-    let xdg = [
-        ("XDG_RUNTIME_DIR", "/run/7"),
-        ("XDG_STATE_HOME", "/s"),
-        ("XDG_CONFIG_HOME", "/c"),
-    ];
-    let home = [
-        ("HOME", "/home/u"),
-        ("XDG_STATE_HOME", "relative"),
-        ("XDG_CONFIG_HOME", ""),
-    ];
+    let xdg = "XDG_RUNTIME_DIR=/run/7 XDG_STATE_HOME=/s XDG_CONFIG_HOME=/c";
+    let home = "HOME=/home/u XDG_STATE_HOME=relative XDG_CONFIG_HOME=";
     let machine = "/run/plancton /var/lib/plancton /etc/plancton/config.toml";
     let of_xdg = "/run/7/plancton /s/plancton /c/plancton/config.toml";
     let of_home =
         "/tmp/plancton-7 /home/u/.local/state/plancton /home/u/.config/plancton/config.toml";
     let nowhere = "/tmp/plancton-7 /tmp/plancton-7/state /tmp/plancton-7/config/config.toml";
-    let shown = |dirs: Dirs| {
-        let paths = [dirs.run, dirs.state, dirs.config].map(|path| path.display().to_string());
-        (paths.join(" "), dirs.scope)
+    let shown = |dirs: &Dirs| {
+        let paths = [&dirs.run, &dirs.state, &dirs.config].map(|path| path.to_string_lossy());
+        paths.join(" ")
     };
     for (uid, env, paths, scope) in [
-        (0, &xdg[..], machine, Scope::Machine),
-        (7, &xdg, of_xdg, Scope::User),
-        (7, &home, of_home, Scope::User),
-        (7, &[], nowhere, Scope::User),
+        (0, xdg, machine, Scope::Machine),
+        (7, xdg, of_xdg, Scope::User),
+        (7, home, of_home, Scope::User),
+        (7, "", nowhere, Scope::User),
     ] {
-        let find = |name: &str| env.iter().find(|(known, _)| *known == name);
-        let dirs = Dirs::usual(uid, |name| find(name).map(|(_, value)| value.into()));
-        assert_eq!(shown(dirs), (paths.to_owned(), scope));
+        let mut env = env.split(' ').filter_map(|pair| pair.split_once('='));
+        let dirs = Dirs::usual(uid, |name| {
+            env.clone()
+                .find(|(known, _)| *known == name)
+                .map(|(_, value)| value.into())
+        });
+        assert_eq!(
+            (shown(&dirs).as_str(), dirs.scope),
+            (paths, scope),
+            "{:?}",
+            env.next()
+        );
     }
     let given = Dirs::machine().given(Some("r".into()), None, Some("c".into()));
     assert_eq!(
-        shown(given),
-        ("r /var/lib/plancton c".to_owned(), Scope::Given)
+        (shown(&given).as_str(), given.scope),
+        ("r /var/lib/plancton c", Scope::Given)
     );
     let config = Dirs::machine().given(None, None, Some("c".into()));
     assert_eq!(config.scope, Scope::Machine);
@@ -119,18 +120,19 @@ fn where_everything_is() {
 fn whose_daemon() {
     let temp = Temp::new();
     let dirs = |name: &str, scope| {
-        let run = temp.0.join(name);
-        std::fs::create_dir_all(&run).unwrap();
+        let run = Some(temp.0.join(name));
+        std::fs::create_dir_all(temp.0.join(name)).unwrap();
         Dirs {
-            state: run.join("state"),
-            config: run.join("config"),
-            run,
             scope,
+            ..Dirs::machine().given(run, None, None)
         }
     };
-    let own = dirs("own", Scope::User);
-    let machine = dirs("machine", Scope::Machine);
-    let given = dirs("given", Scope::Given);
+    let [own, machine, given] = [
+        ("own", Scope::User),
+        ("machine", Scope::Machine),
+        ("given", Scope::Given),
+    ]
+    .map(|(name, scope)| dirs(name, scope));
     let asks = |dirs: &Dirs| dirs.clone().addressed(machine.clone());
     assert_eq!(asks(&own), own, "there is no other");
     write_status(&machine.run, &1).unwrap();
