@@ -11,7 +11,7 @@ use crate::decide::{
 };
 use crate::engine::Listed;
 use crate::executor::{Executor, Lane};
-use crate::history::History;
+use crate::history::{self, History};
 use crate::metrics::Metrics;
 use crate::observe::{Observer, facts::Facts};
 use crate::remote::Remote;
@@ -213,10 +213,15 @@ impl Daemon {
 
     /// Into the history of what was given, and into the recording if there is one.
     fn record(&mut self, observation: &Observation, decision: &Decision) {
-        let history = self.history.as_mut();
-        if let Some(write) = history.and_then(|history| history.tick(observation, decision)) {
-            self.executor
-                .go(Lane::File, move || Finished::Recorded(write()));
+        if let Some(history) = &mut self.history {
+            history.tick(observation, decision);
+            if let Some(hours) = history.take_due(observation.at.boot) {
+                let state = self.site.dirs.state.clone();
+                self.executor.go(Lane::File, move || {
+                    let written = history::append(&state, &hours);
+                    Finished::Recorded(written.map_err(|error| (hours, error.to_string())))
+                });
+            }
         }
         if let Some(file) = &mut self.start.recording {
             let line = serde_json::to_string(observation).unwrap_or_default();
@@ -367,7 +372,10 @@ impl Daemon {
         self.manager.stopping();
         // What has come back since the last tick.
         self.changes.news(&self.news);
-        if let Some(Err(error)) = self.history.take().map(History::finish) {
+        let state = &self.site.dirs.state;
+        if let Some(history) = &self.history
+            && let Err(error) = history::append(state, &history.unwritten)
+        {
             log::warn!("{error}");
         }
         if let Err(error) = state::remove_status(&self.site.dirs.run) {
@@ -401,7 +409,7 @@ impl Daemon {
         let seed = whole(clock::now().epoch * 1e6) ^ u64::from(std::process::id()) << 40;
         Ok(Daemon {
             metrics: Metrics::new(&site.instance, &site.host, &config.influxdb),
-            history: (!start.dry_run).then(|| History::new(&site.dirs.state)),
+            history: (!start.dry_run).then(History::default),
             observer: Observer::new(Arc::clone(&site)),
             config: Arc::new(config),
             remote,

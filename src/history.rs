@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::{AddAssign, Range};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 
 /// By hours since 1970.
 pub type Hours = BTreeMap<u64, Sums>;
@@ -91,19 +90,17 @@ impl Sums {
 
     /// Pilots by end, of all classes.
     pub fn ended(&self) -> BTreeMap<EndKind, u64> {
-        let mut sums = BTreeMap::new();
+        let mut sums: BTreeMap<EndKind, u64> = BTreeMap::new();
         for (kind, count) in self.classes.values().flat_map(|class| &class.ended) {
-            let sum: &mut u64 = sums.entry(*kind).or_default();
+            let sum = sums.entry(*kind).or_default();
             *sum = sum.saturating_add(*count);
         }
         sums
     }
 
     pub fn held_back(&self) -> f64 {
-        self.held_back_seconds
-            .values()
-            .map(|seconds| seconds.0)
-            .sum()
+        let seconds = self.held_back_seconds.values();
+        seconds.map(|seconds| seconds.0).sum()
     }
 }
 
@@ -158,89 +155,50 @@ fn held_back(decision: &Decision) -> Option<Code> {
     }
 }
 
-/// Adds up in memory. What is to be written waits for a thread that may wait for the disk.
+/// Adds up in memory until it is written.
+#[derive(Default)]
 pub struct History {
     meter: Meter,
-    hours: Hours,
+    pub unwritten: Hours,
     /// Boot second.
     write_at: Option<f64>,
-    unwritten: Arc<Unwritten>,
-}
-
-/// Held by whoever writes it, and kept until that has worked.
-struct Unwritten {
-    path: PathBuf,
-    hours: Mutex<Hours>,
 }
 
 impl History {
-    pub fn new(state: &Path) -> History {
-        History {
-            meter: Meter::default(),
-            hours: Hours::new(),
-            write_at: None,
-            unwritten: Arc::new(Unwritten {
-                path: path(state),
-                hours: Mutex::default(),
-            }),
+    pub fn tick(&mut self, seen: &Observation, decision: &Decision) {
+        let hour = whole(seen.at.epoch / 3600.0);
+        // A clock that was not set yet belongs to no hour.
+        if HOURS.contains(&hour) {
+            let sums = self.unwritten.entry(hour).or_default();
+            self.meter.add(seen, decision, sums);
         }
     }
 
-    /// What is returned now and then writes down what is new.
-    pub fn tick(
-        &mut self,
-        seen: &Observation,
-        decision: &Decision,
-    ) -> Option<impl FnOnce() -> Result<(), String> + Send + use<>> {
-        // A clock that was not set yet belongs to no hour.
-        let hour = Some(whole(seen.at.epoch / 3600.0)).filter(|hour| HOURS.contains(hour))?;
-        self.meter
-            .add(seen, decision, self.hours.entry(hour).or_default());
-        let now = seen.at.boot;
+    /// Now and then: what is to be appended. What could not be comes back by [`add_hours`].
+    pub fn take_due(&mut self, now: f64) -> Option<Hours> {
         if now < *self.write_at.get_or_insert(now + FIRST) {
             return None;
         }
         self.write_at = Some(now + EVERY);
-        let unwritten = Arc::clone(&self.unwritten);
-        // A disk that takes longer than that is not waited for here.
-        add_hours(
-            &mut *unwritten.hours.try_lock().ok()?,
-            std::mem::take(&mut self.hours),
-        );
-        Some(move || unwritten.write())
-    }
-
-    /// At an orderly end.
-    pub fn finish(self) -> Result<(), String> {
-        let mut hours = self
-            .unwritten
-            .hours
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        add_hours(&mut hours, self.hours);
-        drop(hours);
-        self.unwritten.write()
+        Some(std::mem::take(&mut self.unwritten)).filter(|hours| !hours.is_empty())
     }
 }
 
-fn add_hours(to: &mut Hours, from: impl IntoIterator<Item = (u64, Sums)>) {
+pub fn add_hours(to: &mut Hours, from: impl IntoIterator<Item = (u64, Sums)>) {
     for (hour, sums) in from {
         *to.entry(hour).or_default() += &sums;
     }
 }
 
-impl Unwritten {
-    fn write(&self) -> Result<(), String> {
-        let mut hours = self.hours.lock().unwrap_or_else(PoisonError::into_inner);
-        let lines: String = hours.iter().map(encode).collect();
-        state::append_lines(&self.path, &lines).map_err(|error| error.to_string())?;
-        hours.clear();
-        shorten(&self.path, MOST_BYTES).map_err(|error| error.to_string())
-    }
-}
-
 fn path(state: &Path) -> PathBuf {
     state.join("history")
+}
+
+/// Waits for the disk.
+pub fn append(state: &Path, hours: &Hours) -> Result<(), StateError> {
+    let lines: String = hours.iter().map(encode).collect();
+    state::append_lines(&path(state), &lines)?;
+    shorten(state, MOST_BYTES)
 }
 
 /// One line, with its end.
@@ -249,29 +207,27 @@ fn encode(hour: (&u64, &Sums)) -> String {
 }
 
 /// The newest hours of a file that is too long.
-fn shorten(path: &Path, most_bytes: usize) -> Result<(), StateError> {
-    let length = std::fs::metadata(path).map_or(0, |found| found.len());
+fn shorten(state: &Path, most_bytes: usize) -> Result<(), StateError> {
+    let length = std::fs::metadata(path(state)).map_or(0, |found| found.len());
     if length <= most_bytes as u64 {
         return Ok(());
     }
-    let (hours, _) = read_lines(path)?;
-    let mut lines: Vec<String> = hours.iter().rev().take(MOST_HOURS).map(encode).collect();
+    let (hours, _) = read(state)?;
+    let newest = hours.iter().rev().take(MOST_HOURS).map(encode);
     let mut bytes = 0;
-    lines.retain(|line| {
+    let newest = newest.take_while(|line| {
         bytes += line.len();
         bytes <= most_bytes / 2
     });
+    let mut lines: Vec<String> = newest.collect();
     lines.reverse();
-    state::write_file(path, lines.concat().as_bytes(), 0o644, Durable::Yes)
+    let text = lines.concat();
+    state::write_file(&path(state), text.as_bytes(), 0o644, Durable::Yes)
 }
 
 /// Everything there is, and how many lines cannot be read: a crash or a bad disk leaves such.
 pub fn read(state: &Path) -> Result<(Hours, usize), StateError> {
-    read_lines(&path(state))
-}
-
-fn read_lines(path: &Path) -> Result<(Hours, usize), StateError> {
-    let text = state::read_file(path, 2 * MOST_BYTES)?.unwrap_or_default();
+    let text = state::read_file(&path(state), 2 * MOST_BYTES)?.unwrap_or_default();
     let (mut hours, mut bad) = (Hours::new(), 0);
     for line in text.lines().filter(|line| !line.is_empty()) {
         match serde_json::from_str::<(u64, Sums)>(line) {

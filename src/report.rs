@@ -290,28 +290,17 @@ impl Status {
 
 fn protection(observation: &Observation) -> Protection {
     let (level, text) = match &observation.protection {
-        decide::Protection::Verified => (
-            "verified",
-            "pilots run in an idle group: the kernel gives them only what nobody else wants",
-        ),
-        decide::Protection::Prepared => (
-            "prepared",
-            "the idle group is there; the first pilot will show that it holds",
-        ),
-        decide::Protection::Lost => (
-            "none",
-            "the group of the pilots is not idle; it is being set again",
-        ),
+        decide::Protection::Verified => ("verified", "they get only what nobody else wants"),
+        decide::Protection::Prepared => ("prepared", "the first pilot will show that it holds"),
+        decide::Protection::Lost => ("none", "their group is not idle; it is being set again"),
         decide::Protection::None(why) => ("none", why.as_str()),
     };
-    let proof = match observation.limits.as_str() {
-        "" => String::new(),
-        limits => format!("; limits read back from one: {limits}"),
-    };
-    Protection {
-        level: level.to_owned(),
-        text: format!("{text}{proof}"),
+    let mut text = text.to_owned();
+    if !observation.limits.is_empty() {
+        text += &format!("; limits read back from one: {}", observation.limits);
     }
+    let level = level.to_owned();
+    Protection { level, text }
 }
 
 fn cpus(observation: &Observation, decision: &Decision) -> Cpus {

@@ -38,15 +38,19 @@ impl fmt::Display for StateError {
 fn failed<E: Into<io::Error>>(path: &Path, doing: &'static str) -> impl FnOnce(E) -> StateError {
     move |error| {
         let error = error.into();
-        let why = match error.kind() {
-            ErrorKind::StorageFull => {
-                "the disk is full; it stays as it was, free some space there".to_owned()
+        let then = match error.kind() {
+            ErrorKind::StorageFull => "the disk is full, free some space there",
+            ErrorKind::NotFound => "`plancton start` makes what is missing",
+            ErrorKind::PermissionDenied => {
+                "nothing was changed; members of the group plancton may ask a daemon: \
+                 `sudo usermod -aG plancton $USER`, then log in again"
             }
-            _ => format!(
-                "{error}; see to its owner and its file system, or give another --run-dir or --state-dir"
-            ),
+            _ => "see to its owner and its file system, or give another --run-dir or --state-dir",
         };
-        StateError(format!("{}: cannot {doing}: {why}", path.display()))
+        StateError(format!(
+            "{}: cannot {doing}: {error}; {then}",
+            path.display()
+        ))
     }
 }
 
@@ -157,18 +161,13 @@ pub fn make_directory(path: &Path, mode: u32) -> Result<(), StateError> {
         return Ok(());
     }
     let found = sys::lstat(path).map_err(failed(path, doing))?;
-    let what = match FileType::from_raw_mode(found.st_mode) {
-        FileType::Directory if found.st_uid == rustix::process::geteuid().as_raw() => {
-            return set_mode(path, mode);
-        }
-        FileType::Directory => "it belongs to another user",
-        FileType::Symlink if is_shared => "it is a link in a directory where anybody may write",
-        _ => "it is not a directory",
-    };
-    Err(StateError(format!(
-        "{}: {what}; it is not used, remove it or give another --run-dir and --state-dir",
-        path.display()
-    )))
+    let is_directory = FileType::from_raw_mode(found.st_mode) == FileType::Directory;
+    if is_directory && found.st_uid == rustix::process::geteuid().as_raw() {
+        return set_mode(path, mode);
+    }
+    let what = "it is no directory of ours, and not used";
+    let then = "remove it or give another --run-dir and --state-dir";
+    Err(StateError(format!("{}: {what}; {then}", path.display())))
 }
 
 /// Whatever the umask says.

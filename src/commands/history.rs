@@ -114,11 +114,8 @@ fn page(hours: &Hours, host: &str, screen: &Screen) -> String {
     include_str!("page.html").replacen("DATA", &data, 1)
 }
 
-struct Row {
-    label: String,
-    value: f64,
-    text: String,
-}
+/// What it is, how much, and how that is said.
+type Row = (String, f64, String);
 
 fn render(days: &Days, screen: &Screen) -> String {
     let sums = total(days.iter().filter_map(|(_, sums)| sums.as_ref()));
@@ -131,34 +128,25 @@ fn render(days: &Days, screen: &Screen) -> String {
     let mut lines = screen.row(&format!("{} days", days.len()), ink::PLAIN, &text);
     let by_day = days.iter().map(|(date, sums)| {
         let given = sums.as_ref().map(|sums| sums.given_cpu_seconds.0);
-        Row {
-            label: date.strftime("%a %e %b").to_string(),
-            value: given.unwrap_or(0.0),
-            text: given.map_or("-".to_owned(), cpu_time),
-        }
+        let text = given.map_or("-".to_owned(), cpu_time);
+        (
+            date.strftime("%a %e %b").to_string(),
+            given.unwrap_or(0.0),
+            text,
+        )
     });
     lines.extend(chart("CPU time given by day", by_day.collect(), screen));
-    let ended = sums.ended().into_iter().map(|(kind, count)| Row {
-        label: word(kind),
-        value: float(count),
-        text: count.to_string(),
-    });
+    let ended = sums.ended().into_iter();
+    let ended = ended.map(|(kind, count)| (word(kind), float(count), count.to_string()));
     lines.extend(chart("Pilots by end", sorted(ended), screen));
-    let classes = sums.classes.iter().map(|(name, class)| Row {
-        label: clean_line(name, LONGEST_LABEL),
-        value: class.core_seconds.0,
-        text: format!(
-            "{}, pilots: {}",
-            cpu_time(class.core_seconds.0),
-            class.ended.values().sum::<u64>()
-        ),
+    let classes = sums.classes.iter().map(|(name, class)| {
+        let (seconds, pilots) = (class.core_seconds.0, class.ended.values().sum::<u64>());
+        let text = format!("{}, pilots: {pilots}", cpu_time(seconds));
+        (clean_line(name, LONGEST_LABEL), seconds, text)
     });
     lines.extend(chart("Core time by class", sorted(classes), screen));
-    let held = sums.held_back_seconds.iter().map(|(code, time)| Row {
-        label: word(code),
-        value: time.0,
-        text: rough(time.0),
-    });
+    let held = sums.held_back_seconds.iter();
+    let held = held.map(|(code, time)| (word(code), time.0, rough(time.0)));
     lines.extend(chart("Held back by", sorted(held), screen));
     lines.join("\n") + "\n"
 }
@@ -166,25 +154,23 @@ fn render(days: &Days, screen: &Screen) -> String {
 /// The largest first.
 fn sorted(rows: impl Iterator<Item = Row>) -> Vec<Row> {
     let mut rows: Vec<Row> = rows.collect();
-    rows.sort_by(|a, b| b.value.total_cmp(&a.value));
+    rows.sort_by(|a, b| b.1.total_cmp(&a.1));
     rows
 }
 
 /// Label, bar, text; the longest bar is the largest value. Nothing without rows.
 fn chart(title: &str, rows: Vec<Row>, screen: &Screen) -> Vec<String> {
-    let Some(widest) = rows.iter().map(|row| row.text.chars().count()).max() else {
+    let Some(widest) = rows.iter().map(|row| row.2.chars().count()).max() else {
         return Vec::new();
     };
-    let width = screen
-        .width
-        .saturating_sub(LONGEST_LABEL + widest + 4)
-        .clamp(4, 50);
+    let width = screen.width.saturating_sub(LONGEST_LABEL + widest + 4);
+    let width = width.clamp(4, 50);
     let largest = rows
         .iter()
-        .map(|row| row.value)
+        .map(|row| row.1)
         .fold(f64::MIN_POSITIVE, f64::max);
     let mut lines = vec![String::new(), screen.paint(ink::STRONG, title)];
-    for Row { label, value, text } in rows {
+    for (label, value, text) in rows {
         // What is more than nothing shows.
         let filled = cells(value / largest, width).max(usize::from(value > 0.0));
         let bar = screen.paint(ink::GOOD, &"█".repeat(filled));

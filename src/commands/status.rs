@@ -65,10 +65,9 @@ pub fn health(context: &Context) -> Done {
 /// Redraws in place once a second; Ctrl-C ends it.
 fn watch(context: &Context) -> Done {
     let mut signals = Signals::catch()?;
-    let drawing = Drawing::begin()?;
     while !is_over(&signals) {
         let status = read(context)?;
-        drawing.show(&view::render(&status, &Screen::of_terminal()))?;
+        redraw(&view::render(&status, &Screen::of_terminal()))?;
         wait(Some(1.0), &mut signals, None, None);
     }
     Ok(())
@@ -79,34 +78,11 @@ pub fn is_over(signals: &Signals) -> bool {
     signals.wants_end() || signals.take_reload()
 }
 
-/// A text that is drawn over and over: in place on a terminal, one after the other elsewhere.
-pub struct Drawing {
-    is_terminal: bool,
-}
-
-impl Drawing {
-    pub fn begin() -> Result<Drawing, Failure> {
-        let is_terminal = std::io::stdout().is_terminal();
-        if is_terminal {
-            say("\x1b[?25l\x1b[2J")?;
-        }
-        Ok(Drawing { is_terminal })
+/// Draws a text over the last one on a terminal, and below it elsewhere.
+pub fn redraw(text: &str) -> Done {
+    if std::io::stdout().is_terminal() {
+        // Each line clears what was behind it, so that nothing flickers.
+        return say(&format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n")));
     }
-
-    pub fn show(&self, text: &str) -> Done {
-        if self.is_terminal {
-            // Each line clears what was behind it, so that nothing flickers.
-            say(&format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n")))
-        } else {
-            say(&format!("{text}\n"))
-        }
-    }
-}
-
-impl Drop for Drawing {
-    fn drop(&mut self) {
-        if self.is_terminal {
-            let _ = say("\x1b[?25h");
-        }
-    }
+    say(&format!("{text}\n"))
 }

@@ -3,7 +3,7 @@
 
 use super::context::{Context, Done, Failure, no_engine, say};
 use super::pilot::RESULT;
-use super::status::{Drawing, is_over};
+use super::status::{is_over, redraw};
 use super::view::{self, Screen};
 use super::{pilots, run};
 use crate::cli::Options;
@@ -79,17 +79,16 @@ fn show(context: &Context, base: &Path, signals: &mut Signals) -> Result<Seen, F
 fn follow(context: &Context, child: &mut Child, signals: &mut Signals) -> Result<Seen, Failure> {
     let (start, duration) = (Instant::now(), context.options.duration.unwrap_or(TIME));
     let mut seen = Seen::default();
-    let drawing = std::io::stdout().is_terminal().then(Drawing::begin);
-    let drawing = drawing.transpose()?;
+    let is_terminal = std::io::stdout().is_terminal();
     let mut next_line = Duration::ZERO;
     while seen.lasted < duration && !is_over(signals) && matches!(child.try_wait(), Ok(None)) {
         if let Some(status) = context.status() {
             seen.take(status);
             let left = format_rough(duration.saturating_sub(seen.lasted));
-            if let Some(drawing) = &drawing {
+            if is_terminal {
                 let text = view::render(&seen.last, &Screen::of_terminal());
                 let head = format!("plancton try: {left} left, Ctrl-C ends it sooner");
-                drawing.show(&format!("{head}\n\n{text}"))?;
+                redraw(&format!("{head}\n\n{text}"))?;
             } else if seen.lasted >= next_line {
                 next_line += LINE_EVERY;
                 say(&format!("{left} left: {}\n", seen.line()))?;

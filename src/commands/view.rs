@@ -15,15 +15,9 @@ pub struct Screen {
     pub width: usize,
     /// So many lines at most, by leaving out pilots; `None`: all of them.
     pub height: Option<usize>,
-    pub colour: Colour,
+    pub is_coloured: bool,
     pub zone: TimeZone,
     pub now: Moment,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Colour {
-    On,
-    Off,
 }
 
 /// Colours by what they mean, as ANSI numbers; all of them are readable on light and dark terminals.
@@ -59,19 +53,16 @@ impl Screen {
         Screen {
             width: width.clamp(NARROWEST, WIDEST),
             height: size.map(|size| usize::from(size.ws_row)),
-            colour: match size {
-                Some(_) if !is_plain => Colour::On,
-                _ => Colour::Off,
-            },
+            is_coloured: size.is_some() && !is_plain,
             zone: TimeZone::system(),
             now: clock::now(),
         }
     }
 
     pub fn paint(&self, ink: &str, text: &str) -> String {
-        match self.colour {
-            Colour::On => format!("\x1b[{ink}m{text}\x1b[0m"),
-            Colour::Off => text.to_owned(),
+        match self.is_coloured {
+            true => format!("\x1b[{ink}m{text}\x1b[0m"),
+            false => text.to_owned(),
         }
     }
 
@@ -247,54 +238,39 @@ pub fn cells(part: f64, of: usize) -> usize {
     usize::try_from(cells).unwrap_or(of)
 }
 
-/// At most `room` lines, with an empty one before; nothing at all without pilots. The image takes what is left of a line,
-/// and loses its beginning, because its end tells it from others.
+/// At most `room` lines, with an empty one before; nothing at all without pilots. Of an image that is too long for what is
+/// left of its line only the last part is shown.
 fn table(status: &Status, screen: &Screen, room: usize) -> Vec<String> {
     if status.pilots.is_empty() {
         return Vec::new();
     }
     let rows = room.saturating_sub(3).max(FEWEST_PILOTS);
-    let widest = status.pilots.iter().map(|pilot| length(&pilot.name)).max();
-    let name = widest.unwrap_or(0);
-    let image = screen.width.saturating_sub(name + 28);
+    let name = status.pilots.iter().map(|pilot| length(&pilot.name)).max();
+    let name = name.unwrap_or(0);
     let line = |cells: [&str; 5]| {
         let [a, b, c, d, e] = cells.map(|cell| clean_line(cell, LONGEST_TEXT));
-        format!("{a:<name$}  {b:<8} {c:>7} {d:>7}  {}", tail(&e, image))
+        format!("{a:<name$}  {b:<8} {c:>7} {d:>7}  {e}")
     };
     let heads = line(["PILOT", "STATE", "FOR", "LEFT", "IMAGE"]);
     let mut lines = vec![String::new(), screen.paint(ink::STRONG, &heads)];
     for pilot in status.pilots.iter().take(rows) {
-        let age = pilot
-            .started
-            .map_or("-".to_owned(), |started| screen.since(started));
-        let left = match pilot.deadline.map(|deadline| deadline - screen.now.epoch) {
-            Some(left) if left <= 0.0 => "over".to_owned(),
-            left => left.map_or("-".to_owned(), rough),
+        let age = pilot.started.map(|started| screen.since(started));
+        let left = pilot.deadline.map(|deadline| deadline - screen.now.epoch);
+        let left = left.map(|left| match left > 0.0 {
+            true => rough(left),
+            false => "over".to_owned(),
+        });
+        let [age, left] = [age, left].map(|time| time.unwrap_or("-".to_owned()));
+        let image = match length(&pilot.image) + name + 28 <= screen.width {
+            true => pilot.image.as_str(),
+            false => pilot.image.rsplit('/').next().unwrap_or_default(),
         };
-        lines.push(line([
-            &pilot.name,
-            &word(pilot.state),
-            &age,
-            &left,
-            &pilot.image,
-        ]));
+        lines.push(line([&pilot.name, &word(pilot.state), &age, &left, image]));
     }
-    let more = status.pilots.len().saturating_sub(rows);
-    if more > 0 {
-        lines.push(format!("+ {more} more"));
+    if status.pilots.len() > rows {
+        lines.push(format!("+ {} more", status.pilots.len() - rows));
     }
     lines
-}
-
-fn tail(text: &str, width: usize) -> String {
-    let cut = (length(text) + 1).saturating_sub(width);
-    if cut <= 1 {
-        text.to_owned()
-    } else {
-        text.chars()
-            .skip(cut)
-            .fold("…".to_owned(), |text, c| text + &c.to_string())
-    }
 }
 
 /// Everything below the pilots.

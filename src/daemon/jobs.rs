@@ -4,6 +4,7 @@ use super::{Daemon, LaunchResult, News, clock};
 use crate::config::Config;
 use crate::engine::Error;
 use crate::executor::Lane;
+use crate::history::{Hours, add_hours};
 use crate::host::cgroup::Group;
 use crate::units::PilotId;
 
@@ -16,7 +17,8 @@ pub(super) enum Finished {
     Group(PilotId, Option<Group>),
     /// The parent group.
     Prepared(Result<(), String>),
-    Recorded(Result<(), String>),
+    /// Or what is still to be written.
+    Recorded(Result<(), (Hours, String)>),
     /// The configuration was read again.
     Configured(Result<Config, String>),
     /// Whether what was joined has changed.
@@ -46,7 +48,13 @@ impl Daemon {
                     self.observer.groups.learn(id, group, clock::now().boot);
                 }
                 Finished::Prepared(result) => self.changes.problem("group", result.err()),
-                Finished::Recorded(result) => self.changes.problem("history", result.err()),
+                Finished::Recorded(result) => {
+                    let (hours, problem) = result.err().unzip();
+                    if let Some(history) = &mut self.history {
+                        add_hours(&mut history.unwritten, hours.unwrap_or_default());
+                    }
+                    self.changes.problem("history", problem);
+                }
                 Finished::Configured(result) => self.configured(result),
                 Finished::Fetched(result) => {
                     if result == Ok(true) {

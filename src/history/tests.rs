@@ -175,12 +175,12 @@ fn clocks_that_jump() {
         BTreeMap::from([(Code::Hold, Seconds(expected))])
     );
     // A clock that was not set yet belongs to no hour.
-    let mut history = History::new(Path::new("/nonexistent"));
+    let mut history = History::default();
     for epoch in [0.0, -5.0, 86_400.0, f64::NAN, 1.7e9, 1e300] {
         let mut unset = seen(10.0);
         unset.at.epoch = epoch;
-        let written = history.tick(&unset, &decided(Code::Full, &[]));
-        assert!(written.is_none() && history.hours.is_empty(), "{epoch}");
+        history.tick(&unset, &decided(Code::Full, &[]));
+        assert!(history.unwritten.is_empty(), "{epoch}");
     }
 }
 
@@ -308,13 +308,17 @@ impl Drop for Scratch {
 }
 
 /// Ticks from one second to another, every ten, each with a pilot that ended; how many writes there were.
-fn run(history: &mut History, from: u32, to: u32) -> usize {
-    let mut write = |second| {
-        let decision = decided(Code::Busy, &[("a", EndKind::Done)]);
-        history.tick(&seen(f64::from(second)), &decision)
-    };
-    let writes = (from..=to).step_by(10).filter_map(&mut write);
-    writes.map(|write| write().unwrap()).count()
+fn run(history: &mut History, scratch: &Scratch, from: u32, to: u32) -> usize {
+    let mut writes = 0;
+    for second in (from..=to).step_by(10).map(f64::from) {
+        let seen = seen(second);
+        history.tick(&seen, &decided(Code::Busy, &[("a", EndKind::Done)]));
+        if let Some(hours) = history.take_due(seen.at.boot) {
+            append(&scratch.0, &hours).unwrap();
+            writes += 1;
+        }
+    }
+    writes
 }
 
 fn sums(scratch: &Scratch) -> Sums {
@@ -324,21 +328,18 @@ fn sums(scratch: &Scratch) -> Sums {
 #[test]
 fn a_crash_costs_ten_minutes_at_most() {
     let scratch = Scratch::new();
-    let mut history = History::new(&scratch.0);
-    assert_eq!(run(&mut history, 0, 50), 0);
-    assert_eq!(run(&mut history, 60, 650), 1, "the first minute");
-    assert_eq!(sums(&scratch).observed_seconds, Seconds(60.0));
-    assert_eq!(run(&mut history, 660, 1250), 1);
-    assert_eq!(sums(&scratch).observed_seconds, Seconds(660.0));
-    drop(history);
-    let mut history = History::new(&scratch.0);
-    assert_eq!(run(&mut history, 1300, 1320), 0);
-    history.finish().unwrap();
+    let mut history = History::default();
+    for (from, to, writes, seconds) in [(0, 50, 0, 0.0), (60, 650, 1, 60.0), (660, 1250, 1, 660.0)]
+    {
+        assert_eq!(run(&mut history, &scratch, from, to), writes, "{from}");
+        assert_eq!(sums(&scratch).observed_seconds, Seconds(seconds));
+    }
+    let mut history = History::default();
+    assert_eq!(run(&mut history, &scratch, 1300, 1320), 0);
+    append(&scratch.0, &history.unwritten).unwrap();
     let sums = sums(&scratch);
-    assert_eq!(
-        (sums.observed_seconds, sums.ended()[&EndKind::Done]),
-        (Seconds(680.0), 67 + 3)
-    );
+    assert_eq!(sums.observed_seconds, Seconds(680.0));
+    assert_eq!(sums.ended()[&EndKind::Done], 67 + 3);
 }
 
 /// A clock that is set back shows hours twice: they are one, and nothing is counted twice.
@@ -346,9 +347,9 @@ fn a_crash_costs_ten_minutes_at_most() {
 fn hours_roll_over() {
     let scratch = Scratch::new();
     for (ends, seconds) in [(1081, 10_800.0), (2162, 21_600.0)] {
-        let mut history = History::new(&scratch.0);
-        run(&mut history, 0, 3 * 3600);
-        history.finish().unwrap();
+        let mut history = History::default();
+        run(&mut history, &scratch, 0, 3 * 3600);
+        append(&scratch.0, &history.unwritten).unwrap();
         let (hours, bad) = read(&scratch.0).unwrap();
         assert!(bad == 0 && hours.into_keys().eq(HOUR..HOUR + 4));
         let sums = sums(&scratch);
@@ -358,21 +359,17 @@ fn hours_roll_over() {
 }
 
 #[test]
-fn what_cannot_be_written_is_kept_until_it_can() {
+fn what_cannot_be_written_is_whole_afterwards() {
     let scratch = Scratch::new();
-    std::fs::create_dir(scratch.0.join("history")).unwrap();
-    let mut history = History::new(&scratch.0);
-    let mut write = |second| history.tick(&seen(second), &decided(Code::Full, &[]));
-    assert!(write(3590.0).is_none() && write(3600.0).is_none());
-    assert!(write(3650.0).map(|write| write()).unwrap().is_err());
-    std::fs::remove_dir(scratch.0.join("history")).unwrap();
-    history.finish().unwrap();
-    assert_eq!(sums(&scratch).observed_seconds, Seconds(60.0));
+    let path = scratch.0.join("history");
+    std::fs::create_dir(&path).unwrap();
+    let mut history = History::default();
+    run(&mut history, &scratch, 0, 50);
+    assert!(append(&scratch.0, &history.unwritten).is_err());
+    std::fs::remove_dir(&path).unwrap();
     // A line that was cut off is ended, so that the next one is whole.
-    std::fs::write(scratch.0.join("history"), "[498701,[36").unwrap();
-    let mut history = History::new(&scratch.0);
-    run(&mut history, 0, 70);
-    history.finish().unwrap();
+    std::fs::write(&path, "[498701,[36").unwrap();
+    append(&scratch.0, &history.unwritten).unwrap();
     let (hours, bad) = read(&scratch.0).unwrap();
     assert_eq!((hours.len(), bad), (1, 1));
 }
@@ -387,22 +384,17 @@ fn a_file_that_is_too_long_loses_its_oldest_hours() {
     let text: String = (HOUR - 99..=HOUR).map(line).collect();
     for (most, kept) in [(text.len(), 100), (text.len() - 1, 49), (0, 0)] {
         std::fs::write(&path, &text).unwrap();
-        shorten(&path, most).unwrap();
+        shorten(&scratch.0, most).unwrap();
         let (hours, bad) = read(&scratch.0).unwrap();
-        let expected: Vec<u64> = (HOUR + 1 - kept..=HOUR).collect();
-        assert_eq!(
-            (hours.into_keys().collect::<Vec<_>>(), bad),
-            (expected, 0),
+        assert!(
+            bad == 0 && hours.into_keys().eq(HOUR + 1 - kept..=HOUR),
             "{most}"
         );
     }
     // A year and a month of a usual machine fits.
     assert!(line(HOUR).len() * MOST_HOURS < MOST_BYTES / 2);
     std::fs::write(&path, line(HOUR).repeat(25_000)).unwrap();
-    shorten(&path, MOST_BYTES).unwrap();
-    assert_eq!(
-        std::fs::read_to_string(&path).unwrap().lines().count(),
-        1,
-        "added up"
-    );
+    shorten(&scratch.0, MOST_BYTES).unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(text.lines().count(), 1, "added up");
 }

@@ -14,7 +14,7 @@ use rustix::fs::{self as sys, FileType};
 use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// The requests, by the names of their files.
@@ -94,7 +94,7 @@ pub fn request(dirs: &Dirs, name: &str, asked: &impl Serialize) -> Result<Kept, 
     };
     let content = serde_json::to_vec(&written).map_err(failed(&kept, "encode the request"))?;
     let Err(error) = replace(&kept, &content, 0o660, Durable::Yes) else {
-        remove_if_there(&brief).map_err(refused(&brief))?;
+        remove_if_there(&brief).map_err(failed(&brief, "write"))?;
         return Ok(Kept::Always);
     };
     let is_ours = !matches!(
@@ -104,35 +104,18 @@ pub fn request(dirs: &Dirs, name: &str, asked: &impl Serialize) -> Result<Kept, 
     if is_ours && replace(&brief, &content, 0o660, Durable::No).is_ok() {
         return Ok(Kept::UntilReboot);
     }
-    Err(refused(&kept)(error))
+    Err(failed(&kept, "write")(error))
 }
 
 /// Ends a request; does nothing if there is none.
 pub fn clear(dirs: &Dirs, name: &str) -> Result<(), StateError> {
     let [brief, kept] = paths(dirs, name);
     match remove_if_there(&kept) {
-        Ok(()) => remove_if_there(&brief).map_err(refused(&brief)),
+        Ok(()) => remove_if_there(&brief).map_err(failed(&brief, "write")),
         Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => {
-            replace(&brief, NOTHING.as_bytes(), 0o660, Durable::No).map_err(refused(&brief))
+            replace(&brief, NOTHING.as_bytes(), 0o660, Durable::No).map_err(failed(&brief, "write"))
         }
-        Err(error) => Err(refused(&kept)(error)),
-    }
-}
-
-/// What somebody who asks can do about it.
-fn refused(path: &Path) -> impl FnOnce(io::Error) -> StateError {
-    move |error| {
-        let why = match error.kind() {
-            ErrorKind::PermissionDenied => {
-                "permission denied; nothing was changed. Members of the group plancton may do this: \
-                 `sudo usermod -aG plancton $USER`, then log in again (or use sudo now)"
-            }
-            ErrorKind::NotFound => {
-                "nothing to write to: no daemon was started here yet; `plancton start` starts one"
-            }
-            _ => return failed(path, "write")(error),
-        };
-        StateError(format!("{}: {why}", path.display()))
+        Err(error) => Err(failed(&kept, "write")(error)),
     }
 }
 

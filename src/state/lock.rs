@@ -42,12 +42,7 @@ pub fn take_lock(run: &Path, engine: &Path, instance: &str) -> Result<Lock, Stat
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            let pid = read_pid(&mut file).map(|pid| format!(" (pid {pid})"));
-            return Err(StateError(format!(
-                "{}: another daemon{} runs there; end it with `plancton stop`, or give this one its own --run-dir, --state-dir and --instance",
-                run.display(),
-                pid.unwrap_or_default()
-            )));
+            return Err(held(run, read_pid(&mut file)));
         }
         Err(TryLockError::Error(error)) => return Err(failed(&path, "take the lock")(error)),
     }
@@ -81,15 +76,23 @@ fn hold_name(engine: &Path, instance: &str) -> Result<Option<OwnedFd>, StateErro
     }
     // Anybody may take a name: only root and ourselves are believed.
     let holder = connect(&other, &address).and_then(|()| socket_peercred(&other));
-    let us = rustix::process::geteuid();
     match holder {
-        Ok(holder) if holder.uid == us || holder.uid.is_root() => Err(StateError(format!(
-            "{}: another daemon (pid {}) runs the instance '{instance}' there from other directories; end it, or give this one its own --instance",
-            engine.display(),
-            holder.pid.as_raw_nonzero()
-        ))),
+        Ok(holder) if holder.uid.is_root() || holder.uid == rustix::process::geteuid() => {
+            Err(held(
+                engine,
+                u32::try_from(holder.pid.as_raw_nonzero().get()).ok(),
+            ))
+        }
         _ => Ok(None),
     }
+}
+
+fn held(place: &Path, pid: Option<u32>) -> StateError {
+    let pid = pid.map_or(String::new(), |pid| format!(" (pid {pid})"));
+    StateError(format!(
+        "{}: another daemon{pid} of this instance runs there; end it with `plancton stop`, or give this one its own --run-dir, --state-dir and --instance",
+        place.display()
+    ))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -311,7 +311,7 @@ fn requests_come_and_go() {
     assert_eq!(asked(&dirs, now), Control::default());
     // A command that comes before any daemon.
     let error = control::request(&Temp::new().dirs(), control::PULL, &()).unwrap_err();
-    assert!(error.to_string().contains("no daemon"), "{error}");
+    assert!(error.to_string().contains("plancton start"), "{error}");
 }
 
 /// Issue: a day back made an hour's snooze 25, a day forward ended it and let `drain --by` stop pilots.

@@ -1,7 +1,6 @@
 //! A golden text, and what the page promises without a browser.
 
 use super::*;
-use crate::commands::view::Colour;
 use crate::decide::{Code, EndKind};
 use crate::history::{Class, Seconds};
 use crate::units::Moment;
@@ -16,7 +15,7 @@ fn screen(width: usize) -> Screen {
     Screen {
         width,
         height: None,
-        colour: Colour::Off,
+        is_coloured: false,
         zone: TimeZone::UTC,
         now: Moment {
             epoch: NOW,

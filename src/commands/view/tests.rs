@@ -14,7 +14,7 @@ fn screen(width: usize, height: Option<usize>) -> Screen {
     Screen {
         width,
         height,
-        colour: Colour::Off,
+        is_coloured: false,
         zone: TimeZone::UTC,
         now: Moment {
             epoch: NOW,
@@ -169,7 +169,7 @@ fn every_size() {
                     height.is_none_or(|height| plain.lines().count() <= height),
                     "{plain}"
                 );
-                screen.colour = Colour::On;
+                screen.is_coloured = true;
                 let coloured = render(&status, &screen);
                 let mut parts = coloured.split("\x1b[");
                 let first = parts.next().unwrap().to_owned();
