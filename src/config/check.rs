@@ -8,49 +8,47 @@ use toml::Value;
 
 /// What is wrong with a value for that key, and what to write. What is of another type is left to serde.
 pub fn judge(key: &str, value: &Value) -> Option<String> {
-    match (key, value.as_str().unwrap_or_default()) {
-        ("interval" | "flush", _) => within(value, "1s", "1h"),
-        ("launches-per-tick", _) => within(value, 1, 64),
-        ("cpus", _) => within(value, 0.01, 8_192.0),
-        ("reserve-cpus", _) => within(value, 0.0, 8_192.0),
-        ("min-battery", _) => within(value, 0, 100),
-        ("max-temperature", _) => within(value, 0, 150),
-        ("timeout", _) => within(value, "1s", "10m"),
-        ("memory", _) => within(value, "6MiB", "1000000TiB"),
-        ("pids", _) => within(value, 8, 4_194_304),
-        ("ttl", _) => within(value, "1s", "36500d"),
-        ("stop-grace", _) => within(value, "0s", "10m"),
-        ("weight", _) => within(value, 1, 1_000),
-        ("refresh", _) => within(value, "1s", "168h"),
-        ("socket" | "instance" | "image-archive" | "auth-file" | "ca-file", "") => None,
+    let (is_fine, what) = match (key, value.as_str().unwrap_or_default()) {
+        ("interval" | "flush", _) => return within(value, "1s", "1h"),
+        ("launches-per-tick", _) => return within(value, 1, 64),
+        ("cpus", _) => return within(value, 0.01, 8_192.0),
+        ("reserve-cpus", _) => return within(value, 0.0, 8_192.0),
+        ("min-battery", _) => return within(value, 0, 100),
+        ("max-temperature", _) => return within(value, 0, 150),
+        ("timeout", _) => return within(value, "1s", "10m"),
+        ("memory", _) => return within(value, "6MiB", "1000000TiB"),
+        ("pids", _) => return within(value, 8, 4_194_304),
+        ("ttl", _) => return within(value, "1s", "36500d"),
+        ("stop-grace", _) => return within(value, "0s", "10m"),
+        ("weight", _) => return within(value, 1, 1_000),
+        ("refresh", _) => return within(value, "1s", "168h"),
+        ("host-config", _) => return host_config(value),
+        ("name", name) => (is_label(name), "1 to 32 of a-z, 0-9 and '-'"),
+        (_, "") if key != "pause-while-running" => return None,
+        ("instance", name) => (is_label(name), "1 to 32 of a-z, 0-9 and '-'"),
         ("image-archive" | "auth-file" | "ca-file", path) => {
-            unless(absolute(path).is_some(), value, "a path from the root")
+            (is_path(path), "a path from the root")
         }
-        ("socket", path) => {
-            let path = path.strip_prefix("unix://").unwrap_or(path);
-            unless(
-                path.starts_with('/'),
-                value,
-                "a Unix socket, \"/path\" or \"unix:///path\"",
-            )
-        }
-        ("name" | "instance", name) => unless(is_label(name), value, "1 to 32 of a-z, 0-9 and '-'"),
-        ("cpuset", list) => {
-            let is_list = parse_cpu_list(list).is_some() && !list.contains(['+', ' ']);
-            unless(is_list, value, "a list of CPUs such as \"4-7,9\"")
-        }
-        ("pause-while-running", _) => unless(
-            !value.to_string().contains('/'),
-            value,
-            "names of programs without folders",
+        ("socket", path) => (
+            is_path(path.trim_start_matches("unix://")),
+            "\"/path\" or \"unix:///path\"",
         ),
-        ("host-config", _) => host_config(value),
-        _ => None,
-    }
+        ("cpuset", list) => (is_cpu_list(list), "a list of CPUs such as \"4-7,9\""),
+        ("pause-while-running", _) => (
+            !value.to_string().contains('/'),
+            "programs without their folders",
+        ),
+        _ => return None,
+    };
+    (!is_fine).then(|| format!("{value} can't be; write {what}"))
 }
 
-fn unless(is_fine: bool, value: &Value, what: &str) -> Option<String> {
-    (!is_fine).then(|| format!("{value} can't be; write {what}"))
+fn is_path(path: &str) -> bool {
+    absolute(path).is_some()
+}
+
+fn is_cpu_list(list: &str) -> bool {
+    parse_cpu_list(list).is_some() && !list.contains(['+', ' '])
 }
 
 /// Seconds of a duration, bytes of a size; `None`: neither, and no number.

@@ -115,13 +115,8 @@ impl<'t> Reader<'t> {
         let header = |name| TABLES.split(' ').find(|header| bare(header) == name);
         let Some(header) = header(name) else {
             let near = nearest(name, TABLES.split(' ').map(bare)).and_then(header);
-            self.add(
-                at,
-                format!(
-                    "unknown table '{name}'; {}",
-                    way_out(near.map(str::to_owned))
-                ),
-            );
+            let way_out = way_out(near.map(str::to_owned));
+            self.add(at, format!("unknown table '{name}'; {way_out}"));
             return Vec::new();
         };
         let elements = match (value.get_ref(), header.starts_with("[[")) {

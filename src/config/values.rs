@@ -35,7 +35,7 @@ macro_rules! texts {
 }
 
 texts! {
-    Period: "a duration such as \"30s\" or \"1h30m\"", Period::parse, |period| format_duration(period.0);
+    Period: "a duration such as \"30s\" or \"1h30m\"", |text| parse_duration(text).ok().map(Period), |period| format_duration(period.0);
     Bytes: "a size such as \"512MiB\" or \"2GiB\"", |text| Bytes::parse(text).ok(), exact_size;
     Hours: "a time of the week such as \"Mon-Fri 09:00-18:00; Sat,Sun\"", Hours::parse, |hours| hours.text.clone();
     Image: "\"builtin\" or an image such as \"registry.example.org/pilot:1.2\", in small letters", Image::parse, Image::to_string;
@@ -53,10 +53,6 @@ pub struct Period(pub Duration);
 impl Period {
     pub const fn seconds(seconds: u64) -> Period {
         Period(Duration::from_secs(seconds))
-    }
-
-    fn parse(text: &str) -> Option<Period> {
-        parse_duration(text).ok().map(Period)
     }
 }
 
@@ -197,9 +193,7 @@ pub enum MissingLimits {
     Warn,
 }
 
-const PROPAGATIONS: [&str; 6] = [
-    "private", "rprivate", "slave", "rslave", "shared", "rshared",
-];
+const PROPAGATIONS: &str = "private rprivate slave rslave shared rshared";
 
 /// `/host:/container[:OPTIONS]`, read-only unless `rw` is among the options.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -218,9 +212,10 @@ impl Mount {
         let (source, target) = (absolute(source)?, absolute(target)?);
         let (mut read_only, mut propagation) = (true, "rprivate".to_owned());
         for option in options.split(',') {
+            let is_propagation = PROPAGATIONS.split(' ').any(|word| word == option);
             match option {
                 "ro" | "rw" => read_only = option == "ro",
-                word if PROPAGATIONS.contains(&word) => propagation = word.to_owned(),
+                _ if is_propagation => propagation = option.to_owned(),
                 _ => return None,
             }
         }

@@ -20,7 +20,7 @@ impl Default for Hours {
     fn default() -> Hours {
         Hours {
             text: "always".to_owned(),
-            stretches: Vec::from([0..WEEK]),
+            stretches: parse_stretches("always").unwrap_or_default(),
         }
     }
 }
