@@ -42,8 +42,8 @@ fn failed<E: Into<io::Error>>(path: &Path, doing: &'static str) -> impl FnOnce(E
             ErrorKind::StorageFull => "the disk is full, free some space there",
             ErrorKind::NotFound => "`plancton start` makes what is missing",
             ErrorKind::PermissionDenied => {
-                "nothing was changed; members of the group plancton may ask a daemon: \
-                 `sudo usermod -aG plancton $USER`, then log in again"
+                "members of the group plancton may ask a daemon (`sudo usermod -aG plancton $USER`, \
+                 then log in again); else give another --run-dir and --state-dir"
             }
             _ => "see to its owner and its file system, or give another --run-dir or --state-dir",
         };
@@ -245,10 +245,11 @@ pub fn read_file(path: &Path, limit: usize) -> Result<Option<String>, StateError
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    let removed = std::fs::remove_file(path);
+    removed.or_else(|error| match error.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => Ok(()),
+        _ => Err(error),
+    })
 }
 
 pub fn remove_file(path: &Path) -> Result<(), StateError> {

@@ -22,6 +22,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 const DONE: i32 = 0;
 const FAILED: i32 = 1;
@@ -455,7 +456,7 @@ fn directories_that_cannot_be() {
     scratch.file("file", "");
     for option in ["--run-dir", "--state-dir"] {
         for (below, words) in [
-            ("file", "it is not a directory"),
+            ("file", "it is no directory of ours"),
             ("file/x", "cannot create the directory"),
         ] {
             let path = scratch.0.join(below);
@@ -500,6 +501,13 @@ fn a_second_daemon() {
         FAILED,
         &[&run, &format!("pid {pid}"), "plancton stop", "--run-dir"],
     );
+    // Wherever its directories are: it is the engine and the instance that count.
+    let elsewhere = machine.scratch.0.join("elsewhere");
+    let mut other = machine.command();
+    other.arg("--run-dir").arg(&elsewhere);
+    other.arg("--state-dir").arg(&elsewhere);
+    let output = other.args(["run", "--once"]).output().unwrap();
+    assert_says("elsewhere", &output, FAILED, &[&format!("pid {pid}")]);
     assert_says(
         "start",
         &machine.tell(&["start"]),
@@ -643,6 +651,28 @@ fn the_owner_is_obeyed_by_a_daemon_that_hangs() {
         machine.wait_for_end(PATIENCE);
         assert_eq!(machine.engine.world().containers.len(), 0, "{command}");
     }
+}
+
+/// A state directory that takes nothing, and somebody who keeps touching what the daemon watches.
+#[test]
+fn requests_that_are_refused_or_never_end() {
+    let mut machine = Machine::new();
+    machine.start(GOOD);
+    machine.wait_for_pilots(1);
+    fs::remove_dir_all(machine.scratch.0.join("state/control")).unwrap();
+    machine.scratch.file("state/control", "no directory");
+    assert_says("drain", &machine.tell(&["drain"]), DONE, &["next boot"]);
+    machine.wait_for("it drains", || machine.status()["state"] == "draining");
+    assert_says("resume", &machine.tell(&["resume"]), DONE, &[]);
+    machine.wait_for("it goes on", || machine.status()["state"] == "active");
+    let before = machine.engine.count_calls("list");
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(3) {
+        machine.scratch.file("run/control/x", "");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let looks = machine.engine.count_calls("list") - before;
+    assert!(looks < 15, "{looks} looks in 3 s");
 }
 
 #[test]

@@ -65,7 +65,7 @@ pub fn resume(context: &Context) -> Done {
 /// Whose daemon is asked; one that never ran has no control directory yet.
 fn prepared(context: &Context) -> Result<Dirs, Failure> {
     let dirs = context.addressed();
-    if dirs == context.dirs && !control::directories(&dirs).iter().all(|path| path.is_dir()) {
+    if dirs == context.dirs && !control::directories(&dirs).iter().any(|path| path.is_dir()) {
         context.prepare()?;
     }
     Ok(dirs)

@@ -112,7 +112,7 @@ pub fn clear(dirs: &Dirs, name: &str) -> Result<(), StateError> {
     let [brief, kept] = paths(dirs, name);
     match remove_if_there(&kept) {
         Ok(()) => remove_if_there(&brief).map_err(failed(&brief, "write")),
-        Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => {
+        Err(error) if error.kind() != ErrorKind::PermissionDenied => {
             replace(&brief, NOTHING.as_bytes(), 0o660, Durable::No).map_err(failed(&brief, "write"))
         }
         Err(error) => Err(failed(&kept, "write")(error)),
