@@ -58,6 +58,7 @@ make_tree() {
     put 644 "$here/systemd/$file" "usr/lib/systemd/system/$file"
   done
   put 644 "$here/systemd/user/plancton.service" usr/lib/systemd/user/plancton.service
+  put 644 "$here/systemd/plancton.slice" usr/lib/systemd/user/plancton.slice
   put 644 "$here/systemd/sysusers.conf" usr/lib/sysusers.d/plancton.conf
   put 644 "$repository/conf/plancton.toml" etc/plancton/config.toml
   put 644 "$work/texts/plancton.bash" usr/share/bash-completion/completions/plancton
@@ -156,7 +157,15 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-[ "${#kinds[@]}" -gt 0 ] || kinds=(deb rpm)
+# Of what was not asked for by name, what can be made here is.
+if [ "${#kinds[@]}" = 0 ]; then
+  kinds=(deb)
+  if command -v rpmbuild >/dev/null; then
+    kinds+=(rpm)
+  else
+    echo "no .rpm is made: there is no rpmbuild here (in Debian: apt install rpm)" >&2
+  fi
+fi
 if [ -z "$binary" ]; then
   binary=$("$repository/packaging/build-static.sh" "${target[@]}" | cut -d' ' -f1)
 fi

@@ -13,7 +13,7 @@ use crate::engine::Listed;
 use crate::executor::{Executor, Lane};
 use crate::history::{self, History};
 use crate::metrics::Metrics;
-use crate::observe::{Observer, facts::Facts};
+use crate::observe::Observer;
 use crate::remote::Remote;
 use crate::report::{self, Changes, Loop, Status};
 use crate::site::Site;
@@ -328,10 +328,10 @@ impl Daemon {
     }
 
     fn mend_group(&mut self) {
-        let layout = self.engine.facts.as_deref().and_then(Facts::our_layout);
-        if let Some(layout) = layout.filter(|_| !self.start.dry_run) {
+        let facts = self.engine.facts.clone();
+        if let Some(facts) = facts.filter(|_| !self.start.dry_run) {
             let (site, limit) = (Arc::clone(&self.site), self.memory_limit());
-            let job = move || Finished::Prepared(group::prepare(&site.root, layout, limit));
+            let job = move || Finished::Prepared(group::prepare(&site.root, &facts, limit));
             self.executor.go(Lane::File, job);
         }
     }
@@ -382,7 +382,7 @@ impl Daemon {
             log::warn!("{error}");
         }
         self.metrics.end();
-        if let Some(layout) = self.engine.facts.as_deref().and_then(Facts::our_layout) {
+        if let Some(facts) = self.engine.facts.clone() {
             // Pilots that go on keep the group, and the end is not to wait for them.
             let is_empty = self.last_pilots.is_empty();
             let patience = if is_empty {
@@ -390,7 +390,7 @@ impl Daemon {
             } else {
                 Duration::ZERO
             };
-            group::remove(&self.site.root, layout, patience);
+            group::remove(&self.site.root, &facts, patience);
         }
     }
 

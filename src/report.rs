@@ -291,6 +291,10 @@ impl Status {
 fn protection(observation: &Observation) -> Protection {
     let (level, text) = match &observation.protection {
         decide::Protection::Verified => ("verified", "they get only what nobody else wants"),
+        decide::Protection::Session => (
+            "session",
+            "within your session; they are paused when you need the machine",
+        ),
         decide::Protection::Prepared => ("prepared", "the first pilot will show that it holds"),
         decide::Protection::Lost => ("none", "their group is not idle; it is being set again"),
         decide::Protection::None(why) => ("none", why.as_str()),

@@ -2,8 +2,8 @@
 //! compete only among siblings. With the systemd driver all of it goes through systemd, which rewrites what it did not
 //! write; else through the cgroup files.
 
-use crate::host::cgroup::{Driver, Group, Layout, Version, parent_group};
-use crate::observe::facts::SLICES;
+use crate::host::cgroup::{Driver, Group, Version};
+use crate::observe::facts::{Facts, SLICES};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -14,18 +14,23 @@ use std::time::{Duration, Instant};
 const SLICE: &str = include_str!("../../packaging/systemd/plancton.slice");
 const SLICE_NAME: &str = "plancton.slice";
 const SLICE_FILE: &str = "run/systemd/system/plancton.slice";
+/// Where `set-property --runtime` leaves what we asked for.
+const SET_DIRECTORY: &str = "run/systemd/system.control/plancton.slice.d";
+const SET_FILES: [&str; 2] = ["50-CPUWeight.conf", "50-MemoryMax.conf"];
 /// Makes the group idle and bounds its memory (bytes; `None`: the machine is too small for a bound). Calling it again
 /// mends what was lost. Errors name the file or the call.
-pub fn prepare(root: &Path, layout: Layout, memory_limit: Option<u64>) -> Result<(), String> {
-    let group = parent_group(root, layout);
+pub fn prepare(root: &Path, facts: &Facts, memory_limit: Option<u64>) -> Result<(), String> {
+    let (Some(layout), Ok(group)) = (facts.our_layout(), &facts.parent) else {
+        return Ok(());
+    };
     if layout.driver == Driver::Systemd {
-        prepare_slice(root, &group, memory_limit)?;
+        prepare_slice(root, facts, group, memory_limit)?;
         if layout.version == Version::V2 {
             return Ok(());
         }
     }
-    make(&group)?;
-    write(&file(&group, "cpu", "cpu.idle")?, "1")?;
+    make(group)?;
+    write(&file(group, "cpu", "cpu.idle")?, "1")?;
     for weight in group.io_weights() {
         // Not every scheduler takes the least weight, and without one there is nothing to lower.
         let _ = write(&weight, "1");
@@ -35,13 +40,19 @@ pub fn prepare(root: &Path, layout: Layout, memory_limit: Option<u64>) -> Result
         Version::V2 => "memory.max",
     };
     match memory_limit {
-        Some(limit) => write(&file(&group, "memory", name)?, &limit.to_string()),
+        Some(limit) => write(&file(group, "memory", name)?, &limit.to_string()),
         None => Ok(()),
     }
 }
 
-fn prepare_slice(root: &Path, group: &Group, memory_limit: Option<u64>) -> Result<(), String> {
-    if !SLICES.iter().any(|file| root.join(file).exists()) {
+fn prepare_slice(
+    root: &Path,
+    facts: &Facts,
+    group: &Group,
+    memory_limit: Option<u64>,
+) -> Result<(), String> {
+    let systemctl = |arguments: &[&str]| systemctl(facts, arguments);
+    if !facts.is_rootless && !SLICES.iter().any(|file| root.join(file).exists()) {
         let file = root.join(SLICE_FILE);
         fs::write(&file, SLICE).map_err(|error| format!("{}: {error}", file.display()))?;
         systemctl(&["daemon-reload"])?;
@@ -54,44 +65,51 @@ fn prepare_slice(root: &Path, group: &Group, memory_limit: Option<u64>) -> Resul
     }
     let limit = memory_limit.map_or("infinity".to_owned(), |limit| limit.to_string());
     let limit = format!("MemoryMax={limit}");
-    systemctl(&[
+    let set = [
         "set-property",
         "--runtime",
         SLICE_NAME,
         "CPUWeight=idle",
         &limit,
-    ])
+    ];
+    systemctl(&set)
 }
 
 /// Removes the group, and the slice that we wrote. The groups of pilots that have just gone may be there for `patience`
 /// more. A group in use stays: that is no error.
-pub fn remove(root: &Path, layout: Layout, patience: Duration) {
-    let group = parent_group(root, layout);
-    if layout.driver == Driver::Systemd {
-        if group.dirs().iter().any(|dir| has_children(dir)) {
+pub fn remove(root: &Path, facts: &Facts, patience: Duration) {
+    let (Some(layout), Ok(group)) = (facts.our_layout(), &facts.parent) else {
+        return;
+    };
+    let start = Instant::now();
+    let is_systemd = layout.driver == Driver::Systemd;
+    let is_left = |dir: &PathBuf| match is_systemd {
+        true => has_children(dir),
+        false => dir.exists() && !is_removed(dir),
+    };
+    while group.dirs().iter().any(is_left) {
+        if start.elapsed() >= patience {
             return;
         }
-        let _ = systemctl(&["stop", SLICE_NAME]);
-        let _ = systemctl(&["revert", SLICE_NAME]);
-        let slice = root.join(SLICE_FILE);
-        if fs::read_to_string(&slice).is_ok_and(|text| text == SLICE) {
-            let _ = fs::remove_file(slice);
-            let _ = systemctl(&["daemon-reload"]);
-        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    if !is_systemd {
         return;
     }
-    let start = Instant::now();
-    while group
-        .dirs()
-        .iter()
-        .any(|dir| dir.exists() && !is_removed(dir))
-        && start.elapsed() < patience
-    {
-        std::thread::sleep(Duration::from_millis(20));
+    let _ = systemctl(facts, &["stop", SLICE_NAME]);
+    // What was set at run time is ours, and so is a slice with our text.
+    let slice = root.join(SLICE_FILE);
+    let is_ours = fs::read_to_string(&slice).is_ok_and(|text| text == SLICE);
+    let set = SET_FILES.map(|file| root.join(SET_DIRECTORY).join(file));
+    let files = is_ours.then_some(slice).into_iter().chain(set);
+    let removed = files.filter(|file| fs::remove_file(file).is_ok()).count();
+    if removed > 0 {
+        let _ = fs::remove_dir(root.join(SET_DIRECTORY));
+        let _ = systemctl(facts, &["daemon-reload"]);
     }
 }
 
-fn has_children(dir: &Path) -> bool {
+fn has_children(dir: &PathBuf) -> bool {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.into_iter().any(|entry| entry.path().is_dir())
 }
@@ -99,12 +117,22 @@ fn has_children(dir: &Path) -> bool {
 /// With what an engine leaves below it: Podman makes an empty group `conmon`.
 fn is_removed(dir: &Path) -> bool {
     let _ = fs::remove_dir(dir.join("conmon"));
-    fs::remove_dir(dir).is_ok() || !dir.exists()
+    fs::remove_dir(dir).is_ok()
 }
 
-fn systemctl(arguments: &[&str]) -> Result<(), String> {
+/// Of the machine's manager, or of the user's own.
+fn systemctl(facts: &Facts, arguments: &[&str]) -> Result<(), String> {
+    let manager = if facts.is_rootless {
+        "--user"
+    } else {
+        "--system"
+    };
     let shown = arguments.join(" ");
-    match Command::new("systemctl").args(arguments).output() {
+    match Command::new("systemctl")
+        .arg(manager)
+        .args(arguments)
+        .output()
+    {
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => Err(format!(
             "systemctl {shown}: {}",

@@ -5,8 +5,9 @@ use super::context::{Context, Done, Failure, is_running, no_engine, say};
 use crate::config::{Auto, Config, Influx, MissingLimits, OnBattery, PilotClass};
 use crate::host::{cpu, disk, memory, power, thermal};
 use crate::metrics::{Answer, write};
-use crate::observe::facts::{Facts, read_facts};
+use crate::observe::facts::{Facts, not_delegated, read_facts};
 use crate::remote;
+use crate::report::Status;
 use crate::site::machine_root;
 use crate::units::{Bytes, Exit, float};
 use Verdict::{Bad, Good, Note};
@@ -200,18 +201,42 @@ fn limits(seen: &Seen) -> Option<Vec<Finding>> {
 
 /// What can be said before a pilot has run; after that the daemon knows.
 fn protection(seen: &Seen) -> Option<Vec<Finding>> {
-    Some(vec![match (seen.context.status(), &seen.facts()?.parent) {
-        (Some(status), _) => {
-            let verdict = if status.protection.level == "none" {
-                Note
-            } else {
-                Good
-            };
-            (verdict, status.protection.text)
-        }
-        (None, Ok(_)) => (Good, "possible; the first pilot proves it".to_owned()),
-        (None, Err(why)) => (Note, format!("none: {why}; one core is kept free instead")),
-    }])
+    let facts = seen.facts()?;
+    // A daemon that runs on this engine has looked at a pilot; nothing else is proof.
+    let status = seen.context.status();
+    let same = |status: &Status| {
+        let engine = seen.context.engine(&seen.config).ok();
+        engine.is_some_and(|engine| engine.socket() == Path::new(&status.engine.socket))
+    };
+    let status = status.filter(same);
+    let (level, text) = match (status, &facts.parent) {
+        (Some(status), _) => (status.protection.level, status.protection.text),
+        (None, Err(why)) => (
+            "none".to_owned(),
+            format!("{why}; one core is kept free instead"),
+        ),
+        (None, Ok(_)) => (
+            "possible".to_owned(),
+            "the first pilot proves it".to_owned(),
+        ),
+    };
+    let verdict = if level == "none" { Note } else { Good };
+    let missing = if facts.is_rootless {
+        not_delegated(&seen.root)
+    } else {
+        Vec::new()
+    };
+    let delegation = (!missing.is_empty()).then(|| {
+        let file = "/etc/systemd/system/user@.service.d/delegate.conf";
+        let text = format!(
+            "your own manager may not use the controllers {}; as root write \"[Service]\" and \
+             \"Delegate=cpu cpuset io memory pids\" as two lines into {file}, then log in again",
+            missing.join(", ")
+        );
+        (BAD, text)
+    });
+    let findings = std::iter::once((verdict, format!("{level}: {text}")));
+    Some(findings.chain(delegation).collect())
 }
 
 fn room(seen: &Seen) -> Option<Vec<Finding>> {

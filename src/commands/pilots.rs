@@ -167,8 +167,8 @@ pub fn purge_everything(context: &Context) -> Done {
         problems.extend(removed.err().map(|why| format!("{image}: {}", why.1)));
     }
     let facts = read_facts(&site.engine, &site.root, context.is_root);
-    if let Some(layout) = facts.ok().and_then(|facts| facts.our_layout()) {
-        group::remove(&site.root, layout, GROUP_PATIENCE);
+    if let Ok(facts) = facts {
+        group::remove(&site.root, &facts, GROUP_PATIENCE);
     }
     all_well(&problems)?;
     for directory in purged_directories(context) {

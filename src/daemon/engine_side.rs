@@ -190,8 +190,8 @@ fn greet(site: &Site, prepare: Option<Option<u64>>) -> Result<Look, Error> {
         &site.root,
         rustix::process::geteuid().is_root(),
     )?;
-    let prepared = match facts.our_layout().zip(prepare) {
-        Some((layout, limit)) => group::prepare(&site.root, layout, limit),
+    let prepared = match prepare {
+        Some(limit) => group::prepare(&site.root, &facts, limit),
         None => Ok(()),
     };
     let list = match &facts.unsupported {

@@ -95,6 +95,8 @@ pub enum EngineState {
 pub enum Protection {
     /// Read back from the cgroup files of a running pilot.
     Verified,
+    /// Likewise, but below one user's manager: what others run, or that user outside of it, is not protected.
+    Session,
     /// The idle group is there; no pilot has run in it yet.
     Prepared,
     /// The group is there and not idle: something has reset it, and it is set again.

@@ -122,6 +122,11 @@ impl Group {
         other.exists().then_some(other)
     }
 
+    /// The group of the same name below another one.
+    pub fn below(&self, place: &str) -> Group {
+        self.at(format!("{place}/{}", self.place))
+    }
+
     /// The group of this name that it is below, or is itself.
     pub fn ancestor(&self, name: &str) -> Option<Group> {
         Some(self.at(cut_behind(&self.place, |part| part == name)?))

@@ -13,6 +13,11 @@ pub const SLICES: [&str; 3] = [
     "lib/systemd/system/plancton.slice",
 ];
 
+const USER_SLICES: [&str; 2] = [
+    "etc/systemd/user/plancton.slice",
+    "usr/lib/systemd/user/plancton.slice",
+];
+
 #[derive(Clone, Debug)]
 pub struct Facts {
     pub name: String,
@@ -25,6 +30,7 @@ pub struct Facts {
     /// Where the ids of pilots' users and groups begin on this machine; `None`: they are its own.
     pub id_shift: Option<(u32, u32)>,
     pub is_selinux: bool,
+    pub is_rootless: bool,
     /// `None`: no cgroups on this host that pilots would be in.
     pub layout: Option<Layout>,
     /// The group that pilots are to run below, or why there is none.
@@ -85,9 +91,10 @@ fn facts_of(info: &Info, server: &str, api: &str, root: &Path, is_root: bool) ->
             .security_options
             .iter()
             .any(|option| option.contains("name=selinux")),
+        is_rootless: is_rootless(info),
         parent: parent(info, layout, root, is_root),
         layout,
-        is_ours: is_root,
+        is_ours: is_root || is_rootless(info),
         unsupported: unsupported(info, layout, root),
         missing: missing.map(|(_, what)| *what).collect(),
         swap_limit: info.swap_limit,
@@ -126,7 +133,8 @@ fn unsupported(info: &Info, layout: Option<Layout>, root: &Path) -> Option<Strin
     ))
 }
 
-/// Our parent group, or why there is none. Anybody who may talk to an engine with the systemd driver gets it by its name.
+/// Our parent group, or why there is none. Anybody who may talk to an engine with the systemd driver gets it by the name of
+/// the package's slice, from the machine's manager or their own.
 fn parent(
     info: &Info,
     layout: Option<Layout>,
@@ -134,22 +142,45 @@ fn parent(
     is_root: bool,
 ) -> Result<Group, String> {
     let layout = layout.ok_or("the engine has no cgroups on this host")?;
+    let is_packaged = |files: &[&str]| {
+        layout.driver == Driver::Systemd && files.iter().any(|file| root.join(file).exists())
+    };
     if is_rootless(info) {
-        return Err(
-            "a rootless engine's groups are below its user's: protected within the session at best"
-                .to_owned(),
-        );
+        return match is_packaged(&USER_SLICES) {
+            true => Ok(parent_group(root, layout).below(&user_manager())),
+            false => Err(
+                "a rootless engine makes no idle group without the package's user slice".to_owned(),
+            ),
+        };
     }
-    let is_packaged =
-        layout.driver == Driver::Systemd && SLICES.iter().any(|file| root.join(file).exists());
-    match is_root || is_packaged {
+    match is_root || is_packaged(&SLICES) {
         true => Ok(parent_group(root, layout)),
         false => Err(
             "only root, or the package's plancton.slice, makes an idle group beside the owner's; \
-                      pilots run in the engine's own"
+             pilots run in the engine's own"
                 .to_owned(),
         ),
     }
+}
+
+/// The group of this user's own manager.
+fn user_manager() -> String {
+    let user = rustix::process::geteuid().as_raw();
+    format!("user.slice/user-{user}.slice/user@{user}.service")
+}
+
+/// What has to be handed down to this user's manager before pilots can be held to their limits there; empty: nothing.
+pub fn not_delegated(root: &Path) -> Vec<&'static str> {
+    let file = root
+        .join("sys/fs/cgroup")
+        .join(user_manager())
+        .join("cgroup.controllers");
+    let there = host::files::read_text(&file).unwrap_or_default();
+    let is_there = |name: &str| there.split_whitespace().any(|other| other == name);
+    ["cpu", "memory", "pids"]
+        .into_iter()
+        .filter(|name| !is_there(name))
+        .collect()
 }
 
 /// Where images and what pilots write are. The containerd store has a place of its own, which the engine does not name.

@@ -113,7 +113,7 @@ impl Groups {
         self.verified = match protection {
             Protection::Verified => true,
             Protection::Prepared => self.verified,
-            Protection::Lost | Protection::None(_) => false,
+            Protection::Session | Protection::Lost | Protection::None(_) => false,
         };
         if self.verified {
             Protection::Verified
@@ -167,8 +167,9 @@ impl Groups {
             Some((pilot, _)) => {
                 Protection::None(format!("{} does not run in the idle group", pilot.name))
             }
-            None if known.iter().any(|(_, running)| is_inside(running)) => Protection::Verified,
-            None => Protection::Prepared,
+            None if !known.iter().any(|(_, running)| is_inside(running)) => Protection::Prepared,
+            None if facts.is_rootless => Protection::Session,
+            None => Protection::Verified,
         }
     }
 
