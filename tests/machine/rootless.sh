@@ -41,7 +41,8 @@ part_use() {
   ok "rootless: its memory is read [4]" says '.memory.pilots > 0'
   ok "rootless: the memory limit holds" own_setting memory.max $((64 << 20))
   ok "rootless: it runs at idle priority [8]" own_idle
-  ok "rootless: status says verified [8]" is_protected
+  # Within the session only: below the user's own manager.
+  ok "rootless: status says how far it is protected [8]" becomes 10 says '.protection.level == "session"'
   owner
   ok "rootless: snooze" "${as[@]}" plancton snooze 1h
   ok "rootless: snooze pauses" becomes 10 all_paused
