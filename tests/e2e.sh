@@ -2,10 +2,11 @@
 # Real batch systems behind the pilots, end to end: three instances of Plancton on one engine work off a queue of short jobs
 # while their daemons are drained, killed, restarted and upgraded, and pilots are killed and paused for three minutes.
 # Each job must have had its effect exactly once. Prints a table; exit code 0 only if all of that held.
-#   tests/e2e.sh [--jobs N] [--pause SECONDS] [--binary FILE] [rabbitmq] [htcondor]      without any batch system: all that are there
+#   tests/e2e.sh [--jobs N] [--pause SECONDS] [--binary FILE] [rabbitmq] [htcondor] [boinc]      without any batch system: all that are there
 # As root. Takes six to twelve minutes for each of them with 200 jobs and a pause of 180 s, the defaults (--pause 0: none). --binary takes
 # that one instead of the static release build.
-# A batch system is a file tests/e2e-NAME.sh with NAME_up, NAME_class (its [[pilot]]), NAME_submit COUNT (jobs 1 to COUNT), NAME_done ("ID", or
+# boinc is otherwise: 20 tasks, two machines with an engine each, in networks that lead nowhere else; see tests/e2e-boinc.sh. --pause holds for it too.
+# A batch system is a file tests/e2e-NAME.sh with NAME_run, which does all of it, or with NAME_up, NAME_class (its [[pilot]]), NAME_submit COUNT (jobs 1 to COUNT), NAME_done ("ID", or
 # "ID PILOT DELIVERIES", of every result), NAME_down, and perhaps NAME_effects (how many right results were kept) and NAME_left (jobs it still has).
 set -euo pipefail
 
@@ -25,7 +26,7 @@ binary=''
 systems=()
 system='' # the one that runs now
 follower='' # of the engine's events
-declare -A pids=() did=()
+declare -A pids=() did=() engines=() # engines: of those instances that have one of their own
 failures=()
 run=$(mktemp -d /dev/shm/plancton-e2e.XXXXXX)
 base=$TEST_TMP/e2e
@@ -42,15 +43,17 @@ trap 'exit 143' TERM
 
 # ---- instances ----
 
+engine_of() { echo "unix://${engines[$1]:-$PLANCTON_TEST_ENGINE}"; }
+
 plancton() { # plancton INSTANCE WORD…
   local one=$1
   shift
-  "$base/$one/plancton" -q --config "$base/$one/config.toml" --engine "unix://$PLANCTON_TEST_ENGINE" \
+  "$base/$one/plancton" -q --config "$base/$one/config.toml" --engine "$(engine_of "$one")" \
     --instance "$E2E-$one" --run-dir "$run/$one" --state-dir "$base/$one/state" "$@"
 }
 
 start() { # not through the function: the daemon's own process id is wanted
-  "$base/$1/plancton" --config "$base/$1/config.toml" --engine "unix://$PLANCTON_TEST_ENGINE" \
+  "$base/$1/plancton" --config "$base/$1/config.toml" --engine "$(engine_of "$1")" \
     --instance "$E2E-$1" --run-dir "$run/$1" --state-dir "$base/$1/state" run >>"$base/$1/log" 2>&1 &
   pids[$1]=$!
 }
@@ -67,7 +70,7 @@ make_instance() {
   {
     printf '[loop]\ninterval = "2s"\n[share]\nmax-pilots = %s\nreserve-cpus = 0\nreserve-memory = "64MiB"\nreserve-disk = "64MiB"\n' "$slots"
     printf '[owner]\nwhen-busy = "yield"\ncalm-for = "1s"\non-battery = "run"\nmin-battery = 0\nmax-temperature = 0\n'
-    "${system}_class"
+    "${system}_class" "$1"
     printf 'cpus = 0.1\nno-work-pause = "5s"\n'
   } >"$base/$1/config.toml"
 }
@@ -84,7 +87,7 @@ stop_instances() {
 }
 
 pilots() { # pilots INSTANCE STATE: their ids
-  docker ps -q --no-trunc --filter "label=io.plancton.instance=$E2E-$1" --filter "status=$2"
+  docker -H "$(engine_of "$1")" ps -q --no-trunc --filter "label=io.plancton.instance=$E2E-$1" --filter "status=$2"
 }
 
 # ---- what happens to them ----
@@ -242,6 +245,11 @@ run_system() {
   system=$1 did=()
   # shellcheck source=/dev/null
   . "$here/e2e-$system.sh"
+  if declare -F "${system}_run" >/dev/null; then
+    "${system}_run"
+    end_system
+    return 0
+  fi
   say "starting $system"
   "${system}_up" || { failures+=("$system did not start"); end_system; return 0; }
   say "$system is up after $SECONDS s"
@@ -271,18 +279,20 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-need_engine
-command -v docker >/dev/null || install_packages docker-cli docker-cli
-export DOCKER_HOST=unix://$PLANCTON_TEST_ENGINE
-if [ -z "$binary" ]; then
-  packaging/build-static.sh >&2
-  binary=${CARGO_TARGET_DIR:-$repository/target}/static/plancton
-fi
 if [ "${#systems[@]}" = 0 ]; then
   for one in "$here"/e2e-*.sh; do
     one=${one##*/e2e-}
     systems+=("${one%.sh}")
   done
+fi
+if [ "${systems[*]}" != boinc ]; then
+  need_engine
+  export DOCKER_HOST=unix://$PLANCTON_TEST_ENGINE
+fi
+command -v docker >/dev/null || install_packages docker-cli docker-cli
+if [ -z "$binary" ]; then
+  packaging/build-static.sh >&2
+  binary=${CARGO_TARGET_DIR:-$repository/target}/static/plancton
 fi
 for one in "${systems[@]}"; do run_system "$one"; done
 engine_report
