@@ -121,13 +121,13 @@ boinc_class() {
 
 # ---- what happens ----
 
-# Until a task of this machine computes and has a checkpoint of some seconds; says which.
+# Until a task of this machine computes, which makes a checkpoint each second, and has come some seconds far; says which.
 boinc_computes() {
   local end=$((SECONDS + 150)) file
   while [ "$SECONDS" -lt "$end" ] && ! boinc_is_done; do
     for file in "$boinc_folder/$1"/boinc/*/slots/*/checkpoint; do
       [ "$(cat "$file" 2>/dev/null || echo 0)" -ge 3 ] || continue
-      [ -n "$(pilots "$1" running)" ] || continue
+      [ -n "$(find "$file" -newermt '-3 seconds')" ] || continue
       tail -n 1 "${file%/*}/out.txt" | cut -d' ' -f2
       return 0
     done
