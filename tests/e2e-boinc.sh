@@ -169,7 +169,7 @@ boinc_stop_pilot() { # and the seconds from TERM to its end, as the engine dates
   plancton "$1" drain --by 2s >/dev/null
   boinc_becomes 30 "$1" none
   plancton "$1" resume >/dev/null
-  boinc_stops+=" $(docker -H "$(engine_of "$1")" events --since "$from" --until "$(date +%s)" --filter "container=$id" \
+  boinc_stops+=" $(docker -H "$(engine_of "$1")" events --since "$from" --until "$(($(date +%s) + 1))" --filter "container=$id" \
     --filter event=kill --filter event=die --format '{{.TimeNano}} {{.Action}} {{.Actor.Attributes.signal}}' |
     awk '$2 == "kill" && $3 == 15 && !began { began = $1 } $2 == "kill" && $3 == 9 { how = " (KILL)" } $2 == "die" { printf "%.1f%s", ($1 - began) / 1e9, how }')"
 }
@@ -228,6 +228,7 @@ print({
     "right": lambda: sum([line for line in lines(name) if line.startswith("done")] == [f"done {name} {seconds}"] for name in jobs),
     "library": lambda: sum(job["state"] == "done" and job["app"] == "with_library" for job in jobs.values()),
     "resumed": lambda: sum(len(begins(name)) > 1 for name in jobs),
+    "went-on": lambda: ", ".join(f"{name} {begins(name)[1:]}" for name in jobs if len(begins(name)) > 1),
     "anew": lambda: sum(0 in begins(name)[1:] for name in jobs),
     "requests": lambda: len(record["requests"]),
 }[what]())' "$1" "$boinc_folder/project" "$boinc_seconds"
@@ -268,6 +269,7 @@ boinc_report() {
   must_be "  CPUs that they say to have" "$(boinc_figure cpus)" 1
   must_be "tasks of the program with BOINC's library" "$(boinc_figure library)" $((jobs / 2))
   row "tasks that went on in another pilot" "$(boinc_figure resumed)"
+  row "  second of the task at which they did" "$(boinc_figure went-on)"
   must_be "  of these, begun anew in spite of a checkpoint" "$(boinc_figure anew)" 0
   row "requests to the project" "$(boinc_figure requests)"
   row "seconds from TERM to the end (grace: 10)" "$boinc_stops"
@@ -278,6 +280,10 @@ boinc_report() {
   for one in a b; do
     row "ends of $one's pilots" "$(plancton "$one" history --json | tr -d ' \n"' | sed -n 's/.*total:.*ended:{\([^}]*\)}.*/\1/p')"
   done
+  for one in $boinc_stops; do
+    [ "$one" = "(KILL)" ] || [ "${one%.*}" -le 10 ] || failures+=("boinc: a pilot with 10 s of grace took $one s to end")
+  done
+  [ -n "$boinc_stops" ] || failures+=("boinc: how long a stop takes was not seen")
   [ -s "$boinc_folder/key-files" ] || failures+=("boinc: the key was not found where it has to be, so looking for it shows nothing")
   [ "$(boinc_figure resumed)" -ge 4 ] || failures+=("boinc: fewer than 4 tasks went on in another pilot")
 }
