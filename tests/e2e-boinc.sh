@@ -174,9 +174,9 @@ boinc_stop_pilot() { # and the seconds from TERM to its end, as the engine dates
     awk '$2 == "kill" && $3 == 15 && !began { began = $1 } $2 == "kill" && $3 == 9 { how = " (KILL)" } $2 == "die" { printf "%.1f%s", ($1 - began) / 1e9, how }')"
 }
 
-boinc_kill_pilot() { docker -H "$(engine_of "$1")" kill "$(pilots "$1" running | head -n 1)" >/dev/null; }
+boinc_kill_pilot() { docker -H "$(engine_of "$1")" kill "$(pilots "$1" running | head -n 1)" >/dev/null && sleep 4; }
 boinc_drain() { plancton "$1" drain >/dev/null; }
-boinc_snooze() { plancton "$1" snooze "${pause}s" >/dev/null; }
+boinc_snooze() { plancton "$1" snooze "${pause}s" >/dev/null && boinc_becomes 10 "$1" paused; }
 boinc_restart_engine() { boinc_stop_engine "$1" && sleep 3 && boinc_start_engine "$1"; }
 
 boinc_story() {
