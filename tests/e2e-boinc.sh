@@ -281,7 +281,7 @@ boinc_report() {
     row "ends of $one's pilots" "$(plancton "$one" history --json | tr -d ' \n"' | sed -n 's/.*total:.*ended:{\([^}]*\)}.*/\1/p')"
   done
   for one in $boinc_stops; do
-    [ "$one" = "(KILL)" ] || [ "${one%.*}" -le 10 ] || failures+=("boinc: a pilot with 10 s of grace took $one s to end")
+    [ "$one" = "(KILL)" ] || [ "${one%.*}" -le 15 ] || failures+=("boinc: a pilot with 10 s of grace took $one s to end")
   done
   [ -n "$boinc_stops" ] || failures+=("boinc: how long a stop takes was not seen")
   [ -s "$boinc_folder/key-files" ] || failures+=("boinc: the key was not found where it has to be, so looking for it shows nothing")
