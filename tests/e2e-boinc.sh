@@ -289,9 +289,9 @@ boinc_report() {
 }
 
 boinc_run() {
-  local one limit
+  local one limit jobs=$jobs slots=1 instances=(a b)
   [ "$jobs" != 200 ] || jobs=20
-  limit=$((600 + 60 * jobs + pause)) slots=1 instances=(a b)
+  limit=$((600 + 60 * jobs + pause))
   boinc_stops=''
   say "starting boinc"
   boinc_up || { failures+=("boinc did not start"); return 0; }

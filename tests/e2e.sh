@@ -4,10 +4,10 @@
 # Each job must have had its effect exactly once. Prints a table; exit code 0 only if all of that held.
 #   tests/e2e.sh [--jobs N] [--pause SECONDS] [--binary FILE] [rabbitmq] [htcondor] [boinc]      without any batch system: all that are there
 # As root. Takes six to twelve minutes for each of them with 200 jobs and a pause of 180 s, the defaults (--pause 0: none). --binary takes
-# that one instead of the static release build.
-# boinc is otherwise: 20 tasks, two machines with an engine each, in networks that lead nowhere else; see tests/e2e-boinc.sh. --pause holds for it too.
-# A batch system is a file tests/e2e-NAME.sh with NAME_run, which does all of it, or with NAME_up, NAME_class (its [[pilot]]), NAME_submit COUNT (jobs 1 to COUNT), NAME_done ("ID", or
-# "ID PILOT DELIVERIES", of every result), NAME_down, and perhaps NAME_effects (how many right results were kept) and NAME_left (jobs it still has).
+# that one instead of the static release build. boinc is otherwise: 20 tasks, and two machines with an engine each, see tests/e2e-boinc.sh.
+# A batch system is a file tests/e2e-NAME.sh with NAME_run and NAME_down, or with NAME_up, NAME_class (its [[pilot]]), NAME_submit COUNT (jobs 1 to
+# COUNT), NAME_done ("ID", or "ID PILOT DELIVERIES", of every result), NAME_down, and perhaps NAME_effects (how many right results were kept) and
+# NAME_left (jobs it still has).
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
