@@ -592,6 +592,8 @@ fn an_engine_that_is_too_old() {
     let once = machine.tell(&[
         "--run-dir",
         machine.scratch.0.join("run2").to_str().unwrap(),
+        "--instance",
+        "t2",
         "run",
         "--once",
     ]);
