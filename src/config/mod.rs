@@ -24,6 +24,8 @@ use std::path::Path;
 /// All keys with their explanation, commented out at their defaults.
 pub const DEFAULT_TEXT: &str = include_str!("../../conf/plancton.toml");
 
+/// Of what is said about a text: others' words are in it.
+const LINE: usize = 1_000;
 /// A class has some hundred bytes.
 const MOST_BYTES: usize = 256 << 10;
 

@@ -3,8 +3,8 @@
 
 use super::check::judge;
 use super::keys::{Influx, PilotClass};
-use super::{Auto, Config};
-use crate::units::nearest;
+use super::{Auto, Config, LINE};
+use crate::units::{clean_line, nearest};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use toml::de::{DeString, DeTable, DeValue, Deserializer, ValueDeserializer};
@@ -56,9 +56,9 @@ pub fn parse(text: &str, file: &str) -> Result<Config, Vec<String>> {
     problems.sort();
     // What follows a syntax error in its line may come from it.
     problems.dedup_by(|later, first| later.0 == first.0 && !first.1);
-    // A value is shown in its problem; it must not break the line or the terminal.
+    // A value is shown in its problem.
     let lines = problems.iter().map(|(line, _, column, what)| {
-        let what = what.replace(char::is_control, " ");
+        let what = clean_line(what, LINE);
         format!("{file}:{line}:{column}: {what}")
     });
     Err(lines.take(MOST_PROBLEMS).collect())

@@ -3,7 +3,8 @@
 
 use super::keys::{Allow, Influx, Owner, PilotClass, Share, When};
 use super::values::{Auto, Image, Mount};
-use super::{Config, parse};
+use super::{Config, LINE, parse};
+use crate::units::clean_line;
 use toml::{Table, Value};
 
 /// Every target has a queue of its own in memory, and every class is looked at in each tick.
@@ -45,6 +46,8 @@ pub fn read_remote(text: &str, url: &str, local: &Config) -> Result<RemoteConfig
         remote.add_target(target);
     }
     for list in [&mut remote.permissions, &mut remote.refused] {
+        let lines = list.iter_mut();
+        lines.for_each(|line| *line = clean_line(line, LINE));
         list.sort();
         list.dedup();
     }
