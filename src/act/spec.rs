@@ -105,11 +105,14 @@ fn host_config(launch: &Launch) -> Value {
             ),
         }
     }
-    mounts.extend(class.mounts.iter().map(mount).chain(volumes(launch)));
+    mounts.extend(class.mounts.iter().map(mount));
     let tmpfs = class.tmpfs.iter().map(|tmpfs| {
         let size = tmpfs.size.map(|size| format!(",size={}", size.0));
-        let options = format!("rw,nosuid,nodev{}", size.unwrap_or_default());
-        (tmpfs.target.clone(), json!(options))
+        (&tmpfs.target, size.unwrap_or_default())
+    });
+    let tmpfs = volumes(launch).chain(tmpfs).map(|(target, size)| {
+        let options = format!("rw,nosuid,nodev,exec,mode=1777{size}");
+        (target.clone(), json!(options))
     });
     let mut set = json!({
         "NanoCpus": whole((class.cpus * 1e9).round()),
@@ -148,17 +151,13 @@ fn host_config(launch: &Launch) -> Value {
 }
 
 /// What the image wants to write to is memory where the class may not write elsewhere, or not without a bound.
-fn volumes(launch: &Launch) -> impl Iterator<Item = Value> {
+fn volumes(launch: &Launch) -> impl Iterator<Item = (&String, String)> {
     let class = &launch.class;
     let is_bounded = class.read_only || class.host_config.get("StorageOpt").is_some();
-    let named = |path: &str| {
-        class.mounts.iter().any(|mount| mount.target == path)
-            || class.tmpfs.iter().any(|tmpfs| tmpfs.target == path)
-    };
+    let is_mounted = |path: &str| class.mounts.iter().any(|mount| mount.target == path);
     let volumes = launch.volumes.iter();
-    volumes.filter(move |path| is_bounded && !named(path)).map(|path| {
-        json!({"Type": "tmpfs", "Target": path, "TmpfsOptions": {"SizeBytes": class.memory.0 / 2, "Mode": 0o1777}})
-    })
+    let volumes = volumes.filter(move |path| is_bounded && !is_mounted(path));
+    volumes.map(|path| (path, format!(",size={}", class.memory.0 / 2)))
 }
 
 /// Always of type bind: with it the engine refuses a missing source instead of making a directory.

@@ -244,7 +244,7 @@ fn each_key_is_read_back() {
         (
             "tmpfs = [\"/t:1MiB\"]",
             "/HostConfig/Tmpfs/~1t",
-            json!("rw,nosuid,nodev,size=1048576"),
+            json!("rw,nosuid,nodev,exec,mode=1777,size=1048576"),
         ),
         (
             "devices = [\"/dev/null:/dev/n:r\"]",
