@@ -275,6 +275,6 @@ fn ended(engine: &Engine, seen: Inspected) -> Ended {
             .started_at
             .map(|start| (state.finished_at.unwrap_or(start) - start).max(0.0)),
         error: state.error,
-        log_tail: String::from_utf8_lossy(&log.flatten().unwrap_or_default()).into_owned(),
+        log_tail: log.flatten().unwrap_or_default(),
     }
 }

@@ -84,11 +84,8 @@ pub fn log(context: &Context) -> Done {
         finished.log_tail
     } else if let Some(wanted) = wanted {
         let (site, pilot) = find(context, &wanted)?;
-        let words = site
-            .engine
-            .logs(&pilot.id, LOG.0, LOG.1)
-            .map_err(no_engine)?;
-        String::from_utf8_lossy(&words).into_owned()
+        let log = site.engine.logs(&pilot.id, LOG.0, LOG.1);
+        log.map_err(no_engine)?
     } else {
         return say("no pilot has failed since the daemon started, as far as it remembers\n");
     };

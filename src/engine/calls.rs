@@ -3,19 +3,14 @@
 
 use super::http::encode_percent;
 use super::types::{Created, Error, INSTANCE_LABEL, Image, Info, Inspected, Listed};
-use super::{Engine, MIB, Outcome, Request};
-use crate::units::{PilotId, clean_line};
+use super::{Engine, LONGEST_MESSAGE, Outcome, Request};
+use crate::units::{PilotId, clean_line, clean_text};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io;
 use std::time::Duration;
 
-const LIST_LIMIT: u64 = 16 * MIB;
-/// More than the 1 MiB that a pilot's log may have, with the framing of its lines.
-const LOG_LIMIT: u64 = 8 * MIB;
-
-const JSON: &str = "Content-Type: application/json\r\n";
-const TAR: &str = "Content-Type: application/x-tar\r\n";
+const TAR: &str = "application/x-tar";
 
 /// The engine's words for a pilot's end, or what precedes it: Docker's, Podman's and both's.
 const END_ACTIONS: [&str; 3] = ["die", "died", "oom"];
@@ -56,10 +51,7 @@ impl Engine {
         let filters = json!({"label": [INSTANCE_LABEL]}).to_string();
         let filters = encode_percent(&filters, "");
         let path = format!("/containers/json?all=1&filters={filters}");
-        let mut listed: Vec<Listed> = self.ask(Request {
-            limit: LIST_LIMIT,
-            ..Request::new("GET", "list", path)
-        })?;
+        let mut listed: Vec<Listed> = self.ask(Request::new("GET", "list", path))?;
         // Old Podman ignores the filter.
         listed.retain(|container| container.labels.instance.is_some());
         Ok(listed)
@@ -68,13 +60,11 @@ impl Engine {
     /// Blocks while the engine's stream of events lasts, and tells the id of each pilot that ends. A hint only: engines
     /// drop events and streams hang, so the truth is the list. Some engines send not even a head before the first event.
     pub fn follow_events(&self, on_end: &mut dyn FnMut(&str)) -> Error {
-        let filters =
-            json!({"type": ["container"], "event": END_ACTIONS, "label": [INSTANCE_LABEL]});
-        let filters = encode_percent(&filters.to_string(), "");
-        let request = Request {
-            idle: Some(QUIET),
-            ..Request::new("GET", "events", format!("/events?filters={filters}"))
-        };
+        let filters = json!({"event": END_ACTIONS, "label": [INSTANCE_LABEL]}).to_string();
+        let filters = encode_percent(&filters, "");
+        let path = format!("/events?filters={filters}");
+        let mut request = Request::new("GET", "events", path);
+        request.idle = Some(QUIET);
         let label = format!("/Actor/Attributes/{INSTANCE_LABEL}");
         let followed = self.stream(request, &mut |event| {
             let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str);
@@ -98,12 +88,8 @@ impl Engine {
     pub fn create(&self, name: &str, body: &Value) -> Result<CreateOutcome, Error> {
         let body = body.to_string();
         let path = format!("/containers/create?name={}", encode_percent(name, ""));
-        let created = self.ask(Request {
-            headers: JSON.to_owned(),
-            body: Box::new(body.as_bytes()),
-            length: u64::try_from(body.len()).unwrap_or(0),
-            ..Request::new("POST", format!("create {name}"), path)
-        });
+        let request = Request::new("POST", format!("create {name}"), path);
+        let created = self.ask(request.with_body("application/json", body.as_bytes(), body.len()));
         match created {
             Ok(Created { id, warnings }) => Ok(CreateOutcome::Created { id, warnings }),
             Err(Error::Refused(_, 409, _)) => Ok(CreateOutcome::NameTaken),
@@ -147,16 +133,12 @@ impl Engine {
         }
     }
 
-    /// The last `lines`, of both outputs, without the engine's framing; at most the last `most` bytes.
-    pub fn logs(&self, id: &PilotId, lines: usize, most: usize) -> Result<Vec<u8>, Error> {
+    /// The last `lines`, of both outputs, without the engine's framing; at most the last `most` bytes, cleaned.
+    pub fn logs(&self, id: &PilotId, lines: usize, most: usize) -> Result<String, Error> {
         let query = format!("/logs?stdout=1&stderr=1&tail={lines}");
-        let log = self.read(Request {
-            limit: LOG_LIMIT,
-            ..container("GET", "log", id, &query)
-        })?;
-        let mut text = strip_frames(&log);
-        text.drain(..text.len().saturating_sub(most));
-        Ok(text)
+        let mut log = strip_frames(&self.read(container("GET", "log", id, &query))?);
+        log.drain(..log.len().saturating_sub(most));
+        Ok(clean_text(&String::from_utf8_lossy(&log), most))
     }
 
     /// `None` when it is not there. `name` is a reference or an id.
@@ -177,15 +159,9 @@ impl Engine {
         for change in changes {
             path.push_str(&format!("&changes={}", encode_percent(change, "")));
         }
-        let id = self.transfer(
-            Request {
-                headers: TAR.to_owned(),
-                body: Box::new(tar),
-                length: u64::try_from(tar.len()).unwrap_or(0),
-                ..Request::new("POST", format!("import {wanted}"), path)
-            },
-            &mut |_, _, _| Ok(()),
-        )?;
+        let request = Request::new("POST", format!("import {wanted}"), path);
+        let request = request.with_body(TAR, tar, tar.len());
+        let id = self.transfer(request, &mut |_, _, _| Ok(()))?;
         // Podman ignores the tag of an import.
         if self.image(&wanted)?.is_none_or(|found| found.id != id) {
             self.read(image("POST", "tag", &id, &format!("/tag?{named}")))?;
@@ -195,12 +171,8 @@ impl Engine {
 
     /// The images in a file of `docker save`, under the names they have there.
     pub fn load(&self, file: &File, length: u64) -> Result<(), Error> {
-        let request = Request {
-            headers: TAR.to_owned(),
-            body: Box::new(file),
-            length,
-            ..Request::new("POST", "load", "/images/load?quiet=1")
-        };
+        let request = Request::new("POST", "load", "/images/load?quiet=1");
+        let request = request.with_body(TAR, file, usize::try_from(length).unwrap_or(usize::MAX));
         self.transfer(request, &mut |_, _, _| Ok(())).map(drop)
     }
 
@@ -213,43 +185,51 @@ impl Engine {
         auth: Option<&str>,
         on_progress: OnProgress<'_>,
     ) -> Result<(), Error> {
-        let version = Some(version).filter(|version| !version.is_empty());
-        let version = version.unwrap_or("latest");
+        let version = if version.is_empty() {
+            "latest"
+        } else {
+            version
+        };
         let glue = if version.contains(':') { '@' } else { ':' };
         let (repo, tag) = (encode_percent(name, ""), encode_percent(version, ""));
         let path = format!("/images/create?fromImage={repo}&tag={tag}");
-        let request = Request {
-            headers: auth.map_or(String::new(), |auth| format!("X-Registry-Auth: {auth}\r\n")),
-            ..Request::new("POST", format!("pull {name}{glue}{version}"), path)
-        };
+        let mut request = Request::new("POST", format!("pull {name}{glue}{version}"), path);
+        if let Some(auth) = auth {
+            request.headers = format!("X-Registry-Auth: {auth}\r\n");
+        }
         self.transfer(request, on_progress).map(drop)
     }
 
     /// A call whose answer is a stream of progress; returns its last status text, or fails with its first failure: Docker
     /// says `errorDetail` and `error`; Podman, before any progress, only `message`.
-    fn transfer(&self, request: Request<'_>, on_progress: OnProgress<'_>) -> Result<String, Error> {
+    fn transfer(
+        &self,
+        mut request: Request<'_>,
+        on_progress: OnProgress<'_>,
+    ) -> Result<String, Error> {
+        request.idle = Some(4 * self.timeout);
         let mut last = String::new();
-        let request = Request {
-            idle: Some(4 * self.timeout),
-            ..request
-        };
         self.stream(request, &mut |step| {
-            let text = |pointer: &str| {
-                let text = step.pointer(pointer).and_then(Value::as_str);
-                text.filter(|text| !text.is_empty())
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let message = &step["message"];
+            let message = if step["status"].is_null() {
+                text(message)
+            } else {
+                String::new()
             };
-            let number = |pointer: &str| step.pointer(pointer).and_then(Value::as_u64);
-            let bare = text("/message").filter(|_| step.get("status").is_none());
-            let failure = text("/errorDetail/message").or(text("/error")).or(bare);
-            if let Some(failure) = failure {
-                return Err(io::Error::other(clean_line(failure, 1_000)));
+            let failures = [
+                text(&step["errorDetail"]["message"]),
+                text(&step["error"]),
+                message,
+            ];
+            if let Some(why) = failures.iter().find(|why| !why.is_empty()) {
+                return Err(io::Error::other(clean_line(why, LONGEST_MESSAGE)));
             }
-            last = text("/status").unwrap_or_default().to_owned();
+            last = text(&step["status"]);
             if last == "Downloading" {
-                let current = number("/progressDetail/current").unwrap_or(0);
-                let total = number("/progressDetail/total").unwrap_or(0);
-                on_progress(text("/id").unwrap_or_default(), current, total)
-                    .map_err(io::Error::other)?;
+                let bytes = |key| step["progressDetail"][key].as_u64().unwrap_or(0);
+                let told = on_progress(&text(&step["id"]), bytes("current"), bytes("total"));
+                told.map_err(io::Error::other)?;
             }
             Ok(())
         })?;

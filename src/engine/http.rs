@@ -7,6 +7,7 @@ use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 /// The largest head of an answer, and the longest line between two chunks.
 const HEAD_LIMIT: u64 = 64 * 1024;
 const MOST_HEADERS: usize = 64;
+const BAD_CHUNK: &str = "bad chunk framing";
 
 /// Percent-encodes all but unreserved characters and those in `keep`.
 pub fn encode_percent(text: &str, keep: &str) -> String {
@@ -81,14 +82,10 @@ impl<S: Read> Answer<S> {
         stream.read_until(b'\n', &mut line)?;
         match line.ends_with(b"\r\n") {
             true => Ok(line),
-            false if line.ends_with(b"\n") || stream.limit() == 0 => Err(bad_chunk()),
+            false if line.ends_with(b"\n") || stream.limit() == 0 => Err(garbage(BAD_CHUNK)),
             false => Err(ErrorKind::UnexpectedEof.into()),
         }
     }
-}
-
-fn bad_chunk() -> io::Error {
-    garbage("bad chunk framing")
 }
 
 impl<S: Read> Read for Answer<S> {
@@ -99,7 +96,7 @@ impl<S: Read> Read for Answer<S> {
                 .split([';', ' ', '\t', '\r'])
                 .next()
                 .unwrap_or_default();
-            self.left = u64::from_str_radix(digits, 16).map_err(|_| bad_chunk())?;
+            self.left = u64::from_str_radix(digits, 16).map_err(|_| garbage(BAD_CHUNK))?;
             if self.left == 0 {
                 while self.read_line()? != b"\r\n" {}
                 self.framing = Framing::Length;
@@ -112,7 +109,7 @@ impl<S: Read> Read for Answer<S> {
             return Err(ErrorKind::UnexpectedEof.into());
         }
         if self.framing == Framing::Chunks && self.left == 0 && self.read_line()? != b"\r\n" {
-            return Err(bad_chunk());
+            return Err(garbage(BAD_CHUNK));
         }
         Ok(count)
     }

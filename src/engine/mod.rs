@@ -24,12 +24,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The newest version this client was written for: Docker 27. An engine that is newer is spoken to in this one.
-const NEWEST_API: (u16, u16) = (1, 47);
+/// Of the API, 1.47: what this client was written for, Docker 27. An engine that is newer is spoken to in this one.
+const NEWEST_MINOR: u16 = 47;
 /// Docker 20.10 and Podman 4: the first to say which cgroup version they use.
-const OLDEST_API: (u16, u16) = (1, 41);
+const OLDEST_MINOR: u16 = 41;
 
-const MIB: u64 = 1024 * 1024;
+/// Of the body of any answer: a list of ten thousand pilots, or a pilot's log with the framing of its lines.
+const ANSWER_LIMIT: u64 = 16 << 20;
+/// Of one object in a stream: an event with long labels has a few KiB.
+const OBJECT_LIMIT: u64 = 1 << 20;
 /// The engine's own words are cut here, in characters.
 const LONGEST_MESSAGE: usize = 1000;
 
@@ -75,8 +78,6 @@ struct Request<'a> {
     body: Box<dyn Read + 'a>,
     /// Bytes of the body.
     length: u64,
-    /// Bytes that are taken of the answer's body.
-    limit: u64,
     /// Instead of one deadline: how long nothing may move.
     idle: Option<Duration>,
 }
@@ -90,9 +91,15 @@ impl<'a> Request<'a> {
             headers: String::new(),
             body: Box::new(io::empty()),
             length: 0,
-            limit: MIB,
             idle: None,
         }
+    }
+
+    fn with_body(mut self, kind: &str, body: impl Read + 'a, length: usize) -> Request<'a> {
+        self.headers = format!("Content-Type: {kind}\r\n");
+        self.length = u64::try_from(length).unwrap_or(u64::MAX);
+        self.body = Box::new(body);
+        self
     }
 
     fn send(&mut self, mut stream: &UnixStream, prefix: &str) -> io::Result<()> {
@@ -147,18 +154,18 @@ impl Engine {
             other => other?,
         };
         let header = |name| clean_line(answer.header(name).unwrap_or_default(), 100);
-        let theirs = match header("api-version") {
-            text if text.is_empty() => NEWEST_API,
-            text => parse_version(&text)
-                .ok_or_else(|| self.not_an_engine(&format!("'{text}' is not an API version")))?,
+        let theirs = header("api-version");
+        let minor = match theirs.strip_prefix("1.").map(str::parse) {
+            _ if theirs.is_empty() => NEWEST_MINOR,
+            Some(Ok(minor)) => minor,
+            _ => return Err(self.not_an_engine(&format!("'{theirs}' is not an API version"))),
         };
-        if theirs < OLDEST_API {
-            let (theirs, oldest) = (format_version(theirs), format_version(OLDEST_API));
+        if minor < OLDEST_MINOR {
             return Err(self.unreachable(&format!(
-                "the engine is too old: it speaks API {theirs}, needed is {oldest} (Docker 20.10, Podman 4); update it"
+                "the engine is too old: it speaks API {theirs}, needed is 1.{OLDEST_MINOR} (Docker 20.10, Podman 4); update it"
             )));
         }
-        let version = format_version(theirs.min(NEWEST_API));
+        let version = format!("1.{}", minor.min(NEWEST_MINOR));
         *lock(&self.version) = Some(version.clone());
         Ok((header("server"), version))
     }
@@ -167,7 +174,7 @@ impl Engine {
     fn read(&self, mut request: Request<'_>) -> Result<Vec<u8>, Error> {
         let mut body = Vec::new();
         let answer = self.open(&mut request)?;
-        let read = answer.take(request.limit).read_to_end(&mut body);
+        let read = answer.take(ANSWER_LIMIT).read_to_end(&mut body);
         read.map_err(|error| self.broken_off(&request, &error))?;
         Ok(body)
     }
@@ -189,12 +196,7 @@ impl Engine {
     /// Changes an object.
     fn settle(&self, request: Request<'_>) -> Result<Outcome, Error> {
         // Docker before 23 says 500 for a race with the end, and for what is or is not paused already.
-        let busy = [
-            "not running",
-            "not paused",
-            "already paused",
-            "no such process",
-        ];
+        let busy = ["not running", "paused", "no such process"];
         match self.read(request) {
             Ok(_) => Ok(Outcome::Done),
             Err(Error::Refused(_, 404, why)) if is_gone(&why) => Ok(Outcome::Gone),
@@ -214,7 +216,7 @@ impl Engine {
     ) -> Result<(), Error> {
         let mut stream = BufReader::new(self.open(&mut request)?);
         loop {
-            let object = stream.by_ref().take(MIB);
+            let object = stream.by_ref().take(OBJECT_LIMIT);
             let next = Deserializer::from_reader(object).into_iter().next();
             let Some(object) = next else {
                 return Ok(());
@@ -248,7 +250,7 @@ impl Engine {
             return Ok(answer);
         }
         let mut body = Vec::new();
-        let read = answer.by_ref().take(MIB).read_to_end(&mut body);
+        let read = answer.by_ref().take(ANSWER_LIMIT).read_to_end(&mut body);
         read.map_err(|error| self.broken_off(request, &error))?;
         let why = message(&body);
         if answer.status == 400 && why.contains("client version") && why.contains("is too ") {
@@ -309,23 +311,11 @@ impl Engine {
     }
 }
 
-fn format_version((major, minor): (u16, u16)) -> String {
-    format!("{major}.{minor}")
-}
-
-fn parse_version(text: &str) -> Option<(u16, u16)> {
-    let (major, minor) = text.split_once('.')?;
-    Some((major.parse().ok()?, minor.parse().ok()?))
-}
-
 /// The engine's own words: `{"message": …}` or plain text.
 fn message(body: &[u8]) -> String {
     let json: Value = serde_json::from_slice(body).unwrap_or_default();
     let plain = String::from_utf8_lossy(body);
-    let text = json
-        .get("message")
-        .and_then(Value::as_str)
-        .unwrap_or(&plain);
+    let text = json["message"].as_str().unwrap_or(&plain);
     match clean_line(text, LONGEST_MESSAGE) {
         text if text.is_empty() => "refused without a reason".to_owned(),
         text => text,

@@ -416,13 +416,7 @@ fn outcomes() {
         ],
     );
     let log = "\u{1}\0\0\0\0\0\0\u{3}ab\n\u{2}\0\0\0\0\0\0\u{2}c\n";
-    let logs = |engine: &Engine| {
-        text(
-            engine
-                .logs(&id(), 5, 4)
-                .map(|log| String::from_utf8(log).unwrap()),
-        )
-    };
+    let logs = |engine: &Engine| text(engine.logs(&id(), 5, 4));
     table(
         logs,
         &[

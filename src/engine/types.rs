@@ -1,7 +1,8 @@
 //! What the engine says, as types: only the fields that are used, and tolerant, because engines differ in what they leave out
 //! or send as null. Pure. Ids are checked here, so a list with an unreadable id is an error and not a shorter list.
 
-use crate::units::PilotId;
+use super::LONGEST_MESSAGE;
+use crate::units::{PilotId, clean_line};
 use serde::de::{Error as _, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
@@ -42,6 +43,7 @@ impl fmt::Display for Error {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Info {
+    #[serde(deserialize_with = "words")]
     pub server_version: String,
     /// `systemd`, `cgroupfs` or `none`.
     pub cgroup_driver: String,
@@ -74,7 +76,7 @@ pub struct Listed {
     #[serde(deserialize_with = "checked_id")]
     pub id: PilotId,
     /// With a leading slash; may be empty.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "list_of_words")]
     pub names: Vec<String>,
     /// The engine's word, `running` or `exited` and so on; other words exist and mean "leave it alone".
     #[serde(default)]
@@ -83,7 +85,7 @@ pub struct Listed {
     pub created: Option<f64>,
     #[serde(default, deserialize_with = "or_default")]
     pub labels: Labels,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "words")]
     pub image: String,
 }
 
@@ -134,6 +136,7 @@ pub struct State {
     #[serde(rename = "OOMKilled")]
     pub oom_killed: bool,
     pub exit_code: i64,
+    #[serde(deserialize_with = "words")]
     pub error: String,
     /// Seconds since 1970; `None` before the start.
     #[serde(deserialize_with = "epoch")]
@@ -160,7 +163,7 @@ pub struct Created {
     #[serde(deserialize_with = "checked_id")]
     pub id: PilotId,
     /// May say that a limit was dropped.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "list_of_words")]
     pub warnings: Vec<String>,
 }
 
@@ -190,6 +193,20 @@ where
     T: Default + Deserialize<'de>,
 {
     Ok(Option::<T>::deserialize(from)?.unwrap_or_default())
+}
+
+/// What comes before people's eyes.
+fn words<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let text: String = or_default(from)?;
+    Ok(clean_line(&text, LONGEST_MESSAGE))
+}
+
+fn list_of_words<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    let list: Vec<String> = or_default(from)?;
+    Ok(list
+        .iter()
+        .map(|text| clean_line(text, LONGEST_MESSAGE))
+        .collect())
 }
 
 fn checked_id<'de, D: Deserializer<'de>>(from: D) -> Result<PilotId, D::Error> {
