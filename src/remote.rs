@@ -225,7 +225,7 @@ fn fetch_if_new(
 fn get(url: &str, allow: &Allow, etag: &str) -> Result<Option<(String, String)>, String> {
     check_url(url, allow)?;
     let is_safe = url.starts_with("https://");
-    let config = web::config(&allow.ca_file, false)?
+    let config = web::config(url, &allow.ca_file, false)?
         .https_only(is_safe)
         .max_redirects(if is_safe { REDIRECTS } else { 0 })
         .max_redirects_will_error(is_safe)
@@ -234,7 +234,7 @@ fn get(url: &str, allow: &Allow, etag: &str) -> Result<Option<(String, String)>,
     if !etag.is_empty() {
         request = request.header("if-none-match", etag);
     }
-    let mut response = request.call().map_err(|error| error.to_string())?;
+    let mut response = request.call().map_err(|error| web::explain(url, &error))?;
     let redirects = "redirects are followed between https addresses only";
     match response.status().as_u16() {
         200 => {}

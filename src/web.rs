@@ -1,15 +1,17 @@
-//! How other machines are asked over HTTP (the engine is not: that client is our own): certificates, and a time-out for
-//! every step.
+//! How other machines are asked over HTTP (the engine is not: that client is our own): certificates, proxies, a time-out for
+//! every step, and what went wrong in plain words.
 
 use crate::host::files;
 use crate::units::clean_line;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use ureq::Agent;
 use ureq::config::ConfigBuilder;
+use ureq::http::Uri;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::typestate::AgentScope;
+use ureq::{Agent, Proxy};
 
 /// For each step but the body: on a slow line a mebibyte takes its time.
 const STEP: Duration = Duration::from_secs(5);
@@ -17,9 +19,13 @@ const BODY: Duration = Duration::from_secs(30);
 /// More certificates than anybody has.
 const CA_LIMIT: usize = 1 << 20;
 
-/// Every status is an answer, and no redirect is followed. Errors: what is wrong with the file of certificates to trust
-/// (empty: the public ones).
-pub fn config(ca_file: &str, insecure: bool) -> Result<ConfigBuilder<AgentScope>, String> {
+/// For requests to `url`. Every status is an answer, and no redirect is followed. Errors: what is wrong with the file of
+/// certificates to trust (empty: the public ones).
+pub fn config(
+    url: &str,
+    ca_file: &str,
+    insecure: bool,
+) -> Result<ConfigBuilder<AgentScope>, String> {
     let roots = match ca_file {
         "" => RootCerts::WebPki,
         file => RootCerts::Specific(Arc::new(read_certificates(file)?)),
@@ -30,6 +36,7 @@ pub fn config(ca_file: &str, insecure: bool) -> Result<ConfigBuilder<AgentScope>
         .build();
     let config = Agent::config_builder()
         .tls_config(tls)
+        .proxy(proxy(url, |name| std::env::var(name).ok()))
         .http_status_as_error(false)
         .max_redirects(0)
         .max_redirects_will_error(false)
@@ -45,36 +52,58 @@ pub fn config(ca_file: &str, insecure: bool) -> Result<ConfigBuilder<AgentScope>
     Ok(config)
 }
 
-/// What went wrong on the way, in plain words, with the way out.
-pub fn explain(error: &ureq::Error) -> String {
+/// What went wrong on the way to `url`, with the way out, and which proxy is in between.
+pub fn explain(url: &str, error: &ureq::Error) -> String {
     let text = error.to_string();
-    let known = [
-        (
-            "CaUsedAsEndEntity",
-            "its certificate is one of a CA, which can't be a server's too; make it anew with \
-             -addext basicConstraints=critical,CA:FALSE, or let a CA sign another one",
-        ),
-        (
-            "UnknownIssuer",
-            "nobody who is trusted here has signed its certificate; let ca-file be the certificate of the CA that did",
-        ),
-        (
-            "NotValidForName",
-            "its certificate is for another name; use that name in the url",
-        ),
-        (
-            "NotValidYet",
-            "its certificate is not valid yet; see to the clocks",
-        ),
-        ("Expired", "its certificate has expired"),
-        (
-            "InvalidContentType",
-            "it does not speak TLS there; use http:// or its port for TLS",
-        ),
-        ("timeout", "no answer in time"),
-    ];
-    let found = known.iter().find(|(word, _)| text.contains(word));
-    found.map_or(text, |(_, plain)| (*plain).to_owned())
+    let says = |word| text.contains(word);
+    let why = match text.as_str() {
+        _ if says("UnknownIssuer") => {
+            "nobody who is trusted here has signed its certificate; let ca-file be the certificate of the CA that did"
+        }
+        _ if says("CaUsedAsEndEntity") => {
+            "its certificate is one of a CA, which can't be a server's too; make it anew with -addext \
+             basicConstraints=critical,CA:FALSE, or let a CA sign another one"
+        }
+        _ if says("NotValidForName") => "its certificate is for another name; use that in the url",
+        _ if says("NotValidYet") => "its certificate is not valid yet; see to the clocks",
+        _ if says("Expired") => "its certificate has expired; see to it, or to the clock",
+        _ if says("InvalidContentType") => {
+            "it does not speak TLS there; use http://, or another port"
+        }
+        _ if says("timeout") => "no answer in time",
+        other => other,
+    };
+    match proxy(url, |name| std::env::var(name).ok()) {
+        Some(proxy) => format!("by the proxy {}:{}: {why}", proxy.host(), proxy.port()),
+        None => why.to_owned(),
+    }
+}
+
+/// By the variables that curl and Go take, in lower or upper case: the one for the url's scheme, else `all_proxy`; none for
+/// what `no_proxy` names and, as with Go, for this machine itself.
+fn proxy(url: &str, variable: impl Fn(&str) -> Option<String>) -> Option<Proxy> {
+    let value = |name: &str| {
+        let found = variable(name).or_else(|| variable(&name.to_uppercase()));
+        found.filter(|value| !value.is_empty())
+    };
+    let uri: Uri = url.parse().unwrap_or_default();
+    let own = format!("{}_proxy", uri.scheme_str().unwrap_or("http"));
+    let text = value(&own).or_else(|| value("all_proxy"))?;
+    let direct = value("no_proxy").unwrap_or_default();
+    let is_direct = is_direct(uri.host().unwrap_or_default(), &direct);
+    Proxy::new(text.trim()).ok().filter(|_| !is_direct)
+}
+
+/// Entries are names, with all below them, or addresses; `*` is everything.
+fn is_direct(host: &str, entries: &str) -> bool {
+    let host = host.trim_matches(['[', ']']).to_lowercase();
+    let is_own = host.parse().is_ok_and(|own: IpAddr| own.is_loopback());
+    let is_named = |entry: &str| {
+        let name = entry.trim_start_matches(['*', '.']).to_lowercase();
+        let rest = host.strip_suffix(&name).filter(|_| !name.is_empty());
+        entry == "*" || rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    };
+    is_own || host == "localhost" || entries.split([',', ' ']).any(is_named)
 }
 
 /// One line of somebody else's words, without secrets that we told them.
@@ -102,4 +131,41 @@ fn read_certificates(file: &str) -> Result<Vec<Certificate<'static>>, String> {
         ));
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proxies() {
+        for (variables, url, expected) in [
+            ("", "http://h", None),
+            ("http_proxy=http://p:3128", "http://h", Some("p:3128")),
+            ("HTTP_PROXY=p:3128", "http://h", Some("p:3128")),
+            ("http_proxy=p:1", "https://h", None),
+            ("https_proxy=http://u:w@p", "https://h", Some("p:80")),
+            ("ALL_PROXY=p:1;https_proxy=q:2", "http://h", Some("p:1")),
+            ("ALL_PROXY=p:1;https_proxy=q:2", "https://h", Some("q:2")),
+            ("all_proxy=p:1", "http://127.0.0.1:8086", None),
+            ("all_proxy=p:1", "http://[::1]:8086", None),
+            ("all_proxy=p:1;NO_PROXY=x, h.org", "http://a.H.org", None),
+            ("all_proxy=p:1;no_proxy=.h.org", "http://h.org", None),
+            (
+                "all_proxy=p:1;no_proxy=*.h.org,",
+                "http://xh.org",
+                Some("p:1"),
+            ),
+            ("all_proxy=p:1;no_proxy=10.9.9.9", "http://10.9.9.9:1", None),
+            ("all_proxy=p:1;no_proxy=*", "http://h", None),
+        ] {
+            let found = proxy(url, |name| {
+                let mut pairs = variables.split(';').filter_map(|pair| pair.split_once('='));
+                let pair = pairs.find(|(key, _)| *key == name);
+                pair.map(|(_, value)| value.to_owned())
+            });
+            let found = found.map(|proxy| format!("{}:{}", proxy.host(), proxy.port()));
+            assert_eq!(found.as_deref(), expected, "{variables} {url}");
+        }
+    }
 }

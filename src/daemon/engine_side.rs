@@ -13,10 +13,14 @@ use crate::site::Site;
 use crate::units::Exit;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Seconds until the list is read again when it did not show an announced end, and how often.
 const SOON: f64 = 0.01;
 const MOST_LOOKS: u8 = 60;
+/// Until a stream of events that ended is asked for again.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
 pub(super) struct EngineSide {
@@ -205,7 +209,19 @@ fn greet(site: &Site, prepare: Option<Option<u64>>) -> Result<Look, Error> {
     })
 }
 
+/// As long as the daemon lives: a stream that ends is asked for again, after a pause that grows while none lasts.
 fn follow(engine: &Engine, outbox: &Outbox<Finished>) {
-    let error = engine.follow_events(&mut |id| outbox.post(Finished::Ended(id.to_owned())));
-    outbox.post(Finished::EventsEnded(error.to_string()));
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let begun = Instant::now();
+        let error = engine.follow_events(&mut |id| outbox.post(Finished::Ended(id.to_owned())));
+        log::debug!("{error}; the stream is asked for again");
+        let lasted = begun.elapsed() > LONGEST_PAUSE;
+        std::thread::sleep(pause);
+        pause = if lasted {
+            FIRST_PAUSE
+        } else {
+            (2 * pause).min(LONGEST_PAUSE)
+        };
+    }
 }

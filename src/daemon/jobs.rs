@@ -10,9 +10,8 @@ use crate::units::PilotId;
 
 pub(super) enum Finished {
     Looked(Box<Result<super::engine_side::Look, Error>>),
-    /// A pilot has ended, or the stream of events has.
+    /// A pilot has ended, as an event says.
     Ended(String),
-    EventsEnded(String),
     /// Where a pilot runs.
     Group(PilotId, Option<Group>),
     /// The parent group.
@@ -38,10 +37,6 @@ impl Daemon {
                 Finished::Ended(id) => {
                     self.changed = true;
                     self.engine.ending.push((id, 0));
-                }
-                Finished::EventsEnded(why) => {
-                    log::debug!("{why}; a next tick opens the stream again");
-                    self.engine.follows_events = false;
                 }
                 Finished::Group(id, group) => {
                     self.changed |= group.is_some();

@@ -103,16 +103,11 @@ impl<'a> Request<'a> {
     }
 
     fn send(&mut self, mut stream: &UnixStream, prefix: &str) -> io::Result<()> {
-        let Request {
-            method,
-            path,
-            headers,
-            length,
-            ..
-        } = self;
+        let (method, path, headers) = (self.method, &self.path, &self.headers);
         let head = format!(
             "{method} {prefix}{path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: plancton\r\nConnection: close\r\n\
-             {headers}Content-Length: {length}\r\n\r\n"
+             {headers}Content-Length: {}\r\n\r\n",
+            self.length
         );
         stream.write_all(head.as_bytes())?;
         match io::copy(&mut self.body.by_ref().take(self.length), &mut stream) {
@@ -229,11 +224,11 @@ impl Engine {
     /// Asks over a connection of its own. What comes back is a success, with its body still to be read.
     fn open(&self, request: &mut Request<'_>) -> Result<Answer<Connection>, Error> {
         // Who is there is asked without a version.
-        let version = lock(&self.version).clone();
-        let prefix = match (request.call == "ping", version) {
-            (true, _) => String::new(),
-            (_, Some(version)) => format!("/v{version}"),
-            (_, None) => format!("/v{}", self.ping()?.1),
+        let known = lock(&self.version).clone();
+        let prefix = match known {
+            _ if request.call == "ping" => String::new(),
+            Some(version) => format!("/v{version}"),
+            None => format!("/v{}", self.ping()?.1),
         };
         let begun = Instant::now();
         let answered = self.connect(request.idle).and_then(|connection| {

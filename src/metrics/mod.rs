@@ -4,7 +4,7 @@
 mod points;
 mod queue;
 mod send;
-mod sender;
+mod target;
 #[cfg(test)]
 mod tests;
 
@@ -16,8 +16,8 @@ use crate::decide::{Decision, Observation};
 use crate::engine::Counters;
 use crate::report::{Sink, Status};
 use points::{Tally, View};
-use sender::Sender;
 use std::time::Duration;
+use target::Target;
 
 /// How long the daemon's end waits for the last flush.
 const LAST_FLUSH: Duration = Duration::from_secs(2);
@@ -27,13 +27,6 @@ pub struct Metrics {
     host: String,
     tally: Tally,
     targets: Vec<Target>,
-}
-
-struct Target {
-    sender: Sender,
-    view: View,
-    /// Boot second at which it is told next how things stand.
-    sample_at: f64,
 }
 
 impl Metrics {
@@ -51,30 +44,23 @@ impl Metrics {
     /// At the start, and when the configuration was read again. A target that has not changed keeps its queue.
     pub fn aim(&mut self, targets: &[Influx]) {
         let mut before = std::mem::take(&mut self.targets);
-        for target in targets {
-            let known = before
-                .iter()
-                .position(|known| *known.sender.target == *target);
-            if let Some(index) = known {
+        for config in targets {
+            if let Some(index) = before.iter().position(|known| *known.config == *config) {
                 self.targets.push(before.swap_remove(index));
                 continue;
             }
-            match Sender::start(target) {
-                Ok(sender) => self.targets.push(Target {
-                    sender,
-                    view: View::new(target, &self.instance, &self.host),
-                    sample_at: f64::NEG_INFINITY,
-                }),
+            let view = View::new(config, &self.instance, &self.host);
+            match Target::start(config, view) {
+                Ok(target) => self.targets.push(target),
                 Err(error) => log::error!("no thread for metrics: {error}; none are sent"),
             }
         }
-        before.iter().for_each(|target| target.sender.stop());
+        before.iter().for_each(Target::stop);
     }
 
     /// The targets' health, for the status.
     pub fn health(&self) -> Vec<Sink> {
-        let health = |target: &Target| target.sender.health();
-        self.targets.iter().map(health).collect()
+        self.targets.iter().map(Target::health).collect()
     }
 
     /// Ends of pilots at once; how things stand at the tick nearest to each target's flush.
@@ -92,20 +78,20 @@ impl Metrics {
         for target in &mut self.targets {
             let mut lines = target.view.ends(before, &decision.ended);
             if now + interval / 2.0 >= target.sample_at {
-                let flush = target.sender.target.flush.as_secs_f64();
+                let flush = target.config.flush.as_secs_f64();
                 let next = target.sample_at + flush;
                 target.sample_at = if next > now { next } else { now + flush };
                 lines += &target.view.sample(status, seen, engine, &self.tally);
             }
-            target.sender.push(&lines);
+            target.push(&lines);
         }
     }
 
     /// The last points leave, if the targets take them soon.
     pub fn end(&self) {
-        self.targets.iter().for_each(|target| target.sender.end());
+        self.targets.iter().for_each(Target::end);
         for target in &self.targets {
-            target.sender.wait_for_end(LAST_FLUSH);
+            target.wait_for_end(LAST_FLUSH);
         }
     }
 }

@@ -101,7 +101,7 @@ fn ask(
 ) -> Result<Said, String> {
     let secret = secret(target)?;
     let login = BASE64_STANDARD.encode(format!("{}:{secret}", target.user));
-    let config = web::config(&target.ca_file, target.insecure)?;
+    let config = web::config(&target.url, &target.ca_file, target.insecure)?;
     let agent = config.timeout_global(limit).build().new_agent();
     let given = query.iter().filter(|(_, value)| !value.is_empty());
     let mut request = agent
@@ -117,7 +117,7 @@ fn ask(
     let shown = |text: &str| web::hide(text, &[&secret, &login], LONGEST_MESSAGE);
     let mut response = request
         .send(body)
-        .map_err(|error| shown(&web::explain(&error)))?;
+        .map_err(|error| shown(&web::explain(&target.url, &error)))?;
     let header = response.headers().get("retry-after");
     let header = header.and_then(|value| value.to_str().ok());
     let retry_after = header.and_then(|text| read_retry_after(text, clock::now().epoch));

@@ -1,6 +1,7 @@
-//! The thread that sends to one target from its bounded queue: the loop only ever adds lines and looks at counters. It
-//! sleeps until a flush is due.
+//! One target: what it is told, its bounded queue, and the thread that sends from there, which sleeps until a flush is due.
+//! The loop only ever adds lines and looks at counters.
 
+use super::points::View;
 use super::queue::{Answer, Phase, Queue};
 use super::send;
 use crate::clock;
@@ -15,25 +16,29 @@ const LAST: Duration = Duration::from_secs(1);
 const STACK_BYTES: usize = 512 << 10;
 
 #[derive(Clone)]
-pub struct Sender {
-    pub target: Arc<Influx>,
+pub struct Target {
+    pub config: Arc<Influx>,
+    pub view: View,
+    /// Boot second at which it is told next how things stand.
+    pub sample_at: f64,
     queue: Arc<(Mutex<Queue>, Condvar)>,
 }
 
-impl Sender {
+impl Target {
     /// Errors: no thread.
-    pub fn start(target: &Influx) -> std::io::Result<Sender> {
-        let queue = Queue::new(target.flush.as_secs_f64(), clock::now().boot);
-        let sender = Sender {
-            target: Arc::new(target.clone()),
+    pub fn start(config: &Influx, view: View) -> std::io::Result<Target> {
+        let queue = Queue::new(config.flush.as_secs_f64(), clock::now().boot);
+        let target = Target {
+            config: Arc::new(config.clone()),
+            view,
+            sample_at: f64::NEG_INFINITY,
             queue: Arc::new((Mutex::new(queue), Condvar::new())),
         };
-        let worker = sender.clone();
+        let worker = target.clone();
         let thread = std::thread::Builder::new().name("metrics".to_owned());
-        thread
-            .stack_size(STACK_BYTES)
-            .spawn(move || worker.work())?;
-        Ok(sender)
+        let thread = thread.stack_size(STACK_BYTES);
+        thread.spawn(move || worker.work())?;
+        Ok(target)
     }
 
     /// A thread that panicked left whole lines and counters.
@@ -48,7 +53,7 @@ impl Sender {
     pub fn health(&self) -> Sink {
         let queue = self.lock();
         Sink {
-            url: self.target.title(),
+            url: self.config.title(),
             sent: queue.sent,
             dropped: queue.dropped,
             errors: queue.errors,
@@ -84,7 +89,7 @@ impl Sender {
             if let Some(batch) = queue.take(now) {
                 let limit = (queue.phase == Phase::Ending).then_some(LAST);
                 drop(queue);
-                let answer = deliver(&self.target, &batch, limit, &mut refusal);
+                let answer = deliver(&self.config, &batch, limit, &mut refusal);
                 queue = self.lock();
                 queue.settle(batch, answer, clock::now().boot);
             } else if queue.phase == Phase::Ending {
