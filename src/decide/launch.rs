@@ -1,10 +1,10 @@
 //! Which pilots are started: classes in turn by the core-seconds they had, while capacity, limits, images and waits allow.
 //! What stands in the way of the next one is the reason.
 
-use super::observation::Protection;
+use super::observation::{Pilot, PilotState, Protection};
 use super::reason::{self, Code, Reason};
 use super::state::{Class, Image, Launching, Stage};
-use super::tick::{Action, Slots, Tick};
+use super::tick::{Action, Tick};
 use crate::config::{Auto, PilotClass};
 use crate::units::float;
 use std::sync::Arc;
@@ -21,17 +21,15 @@ impl Tick<'_> {
         for class in self.state.classes.values_mut() {
             class.served *= kept;
         }
-        for (name, slots) in &self.by_class {
-            self.state.class(name).served += slots.cpus * elapsed;
-        }
         for pilot in &self.own {
+            self.state.class(&pilot.class).served += pilot.cpus * elapsed;
             // One that is being started may be the one that the list shows.
             if self.is_launching(&pilot.class) {
                 continue;
             }
-            let class = self.state.classes.get_mut(&pilot.class);
-            if let Some(class) = class.filter(|class| class.is_proof(pilot, self.seen.at)) {
-                class.is_well();
+            let class = self.state.class(&pilot.class);
+            if class.is_proof(pilot, self.seen.at) {
+                class.stage = Stage::Good;
             }
         }
     }
@@ -48,6 +46,9 @@ impl Tick<'_> {
 
     /// Adds launches until something stands in the way; returns what does.
     pub(super) fn launch(&mut self) -> Reason {
+        if self.config.pilots.is_empty() {
+            return reason::no_pilot();
+        }
         if !self.in_doubt() && self.is_calm() {
             self.refresh();
         }
@@ -56,7 +57,7 @@ impl Tick<'_> {
                 Ok(class) => class,
                 Err(reason) => return reason,
             };
-            self.take(&class);
+            self.out.capacity.take(class.cpus, class.memory.0);
             let number = self.state.draw() & 0xff_ffff;
             let name = format!("plancton-{}-{number:06x}", class.name);
             self.state.launching.push(Launching {
@@ -66,7 +67,7 @@ impl Tick<'_> {
                 answered: None,
                 listed: None,
             });
-            self.actions.push(Action::Launch { class, name });
+            self.out.actions.push(Action::Launch { class, name });
         }
     }
 
@@ -75,11 +76,8 @@ impl Tick<'_> {
         let classes = self.config.pilots.iter();
         for class in classes.filter(|class| class.is_refreshable()) {
             let first = self.now + class.refresh_seconds() * self.state.jitter();
-            let is_busy = self
-                .state
-                .classes
-                .values()
-                .any(|class| class.is_fetching(self.now));
+            let mut known = self.state.classes.values();
+            let is_busy = known.any(|class| class.is_fetching(self.now));
             let known = self.state.class(&class.name);
             let due = *known.refresh_at.get_or_insert(first);
             if self.now >= due && !is_busy && known.image != Image::Missing {
@@ -91,7 +89,7 @@ impl Tick<'_> {
     fn fetch(&mut self, class: &PilotClass) {
         self.state.class(&class.name).fetching = Some(self.now + FETCHED_WITHIN);
         let class = Arc::new(class.clone());
-        self.actions.push(Action::Fetch { class });
+        self.out.actions.push(Action::Fetch { class });
     }
 
     /// The class that is most behind and may start now, or what stands in the way of the first one.
@@ -100,7 +98,7 @@ impl Tick<'_> {
         let behind = |class: &PilotClass| {
             let known = self.state.classes.get(&class.name);
             let served = known.map_or(0.0, |class| class.served);
-            (served + self.slots(class).cpus) / f64::from(class.weight)
+            (served + self.slots(class).1) / f64::from(class.weight)
         };
         let mut classes: Vec<&PilotClass> = self.config.pilots.iter().collect();
         classes.sort_by(|a, b| behind(a).total_cmp(&behind(b)));
@@ -118,31 +116,34 @@ impl Tick<'_> {
         Err(first.unwrap_or_else(reason::no_pilot))
     }
 
-    fn slots(&self, class: &PilotClass) -> Slots {
-        let slots = self.by_class.get(&class.name);
-        slots.copied().unwrap_or_default()
+    /// What pilots of the class hold, with launches that the list does not show yet: their number and cores.
+    fn slots(&self, class: &PilotClass) -> (usize, f64) {
+        let own = self.own.iter().map(|pilot| (&pilot.class, pilot.cpus));
+        let unlisted = self.state.unlisted().map(|class| (&class.name, class.cpus));
+        let all = own.chain(unlisted).filter(|(name, _)| **name == class.name);
+        all.fold((0, 0.0), |(count, sum), (_, cpus)| (count + 1, sum + cpus))
     }
 
     fn starting(&self) -> Reason {
-        reason::starting(self.holding(), self.starting)
+        reason::starting(self.holding(), self.state.unlisted().count())
     }
 
     fn machine_is_open(&self) -> Result<(), Reason> {
-        let holding = self.holding();
+        if self.seen.cpu.is_none() || self.seen.memory.is_none() {
+            return Err(reason::no_rate(self.count(PilotState::Running)));
+        }
+        if let Some(reason) = self.owner_reason() {
+            return Err(reason);
+        }
         // More starts at once than processors only slow each other down, and pilots that start together end together.
         let most = f64::from(self.config.loop_.launches_per_tick);
         let most = most.min(self.seen.threads.max(1.0));
-        let is_probing = self.seen.protection == Protection::Prepared && holding > 0;
+        let (holding, in_flight) = (self.holding(), float(self.in_flight().count() as u64));
+        let is_prepared = self.seen.protection == Protection::Prepared;
         Err(match self.share.max_pilots {
-            _ if self.seen.cpu.is_none() || self.seen.memory.is_none() => {
-                reason::no_rate(self.running)
-            }
-            // They go first.
-            _ if self.paused > 0 => self.starting(),
-            _ if !self.is_calm() => reason::calming_to_launch(holding, self.until_calm()),
-            _ if self.in_doubt() => self.starting(),
-            _ if float(self.in_flight().count() as u64) >= most => self.starting(),
-            _ if is_probing => reason::probing_protection(),
+            // Paused ones go first.
+            _ if self.count(PilotState::Paused) > 0 || in_flight >= most => self.starting(),
+            _ if is_prepared && holding > 0 => reason::probing_protection(),
             Auto::Fixed(most) if holding as u64 >= u64::from(most) => {
                 reason::max_pilots(holding, most, None)
             }
@@ -151,12 +152,9 @@ impl Tick<'_> {
     }
 
     fn class_is_open(&mut self, class: &PilotClass, known: &Class) -> Result<(), Reason> {
-        let (name, count) = (&class.name, self.slots(class).count);
-        let is_new = known.stage == Stage::New;
-        let is_probed = self
-            .own
-            .iter()
-            .any(|pilot| pilot.class == *name && known.is_probe(pilot));
+        let (name, count) = (&class.name, self.slots(class).0);
+        let is_probe = |pilot: &&Pilot| pilot.class == *name && known.is_probe(pilot);
+        let is_probed = known.proves_at > self.now || self.own.iter().any(is_probe);
         let is_alone = known.image == Image::Unknown || known.stage != Stage::Good;
         // Replacements go first, except where they may end as soon as this one: then it is read how it ended.
         let mut handled = self.state.handled.values();
@@ -171,8 +169,11 @@ impl Tick<'_> {
             }
             _ if is_early => self.starting(),
             // One probe at a time until a class has proved itself (again).
-            Stage::Waiting(wait) if is_probed => reason::probing_again(name, wait.code, &wait.why),
-            _ if is_new && (is_probed || known.proves_at > self.now) => {
+            Stage::Waiting(wait) if is_probed => {
+                self.wake_at(self.now + wait.lives);
+                reason::probing_again(name, wait.code, &wait.why)
+            }
+            Stage::New if is_probed => {
                 self.wake_at(known.proves_at);
                 reason::probing(name)
             }
@@ -184,7 +185,7 @@ impl Tick<'_> {
 
     /// Rounding of sums like 10 × 0.1 must not cost a slot.
     fn fits(&self, class: &PilotClass) -> Result<(), Reason> {
-        let (room, holding) = (&self.capacity, self.holding());
+        let (room, holding) = (&self.out.capacity, self.holding());
         let left = room.cap - room.given;
         let free = room.free.unwrap_or(0.0);
         let free_memory = room.free_memory.unwrap_or(0.0);

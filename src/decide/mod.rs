@@ -10,35 +10,17 @@ mod state;
 mod tick;
 
 pub use observation::{
-    Capacity, Control, CpuUse, Drain, EndKind, Ended, EngineState, Expiry, Finished, LaunchResult,
-    MemoryUse, News, Observation, Pilot, PilotState, Protection, Snooze,
+    Control, CpuUse, Drain, EndKind, Ended, EngineState, Expiry, Finished, LaunchResult, MemoryUse,
+    News, Observation, Pilot, PilotState, Protection, Snooze,
 };
 pub use reason::{Code, Reason, State};
 pub use state::PolicyState;
-pub use tick::Action;
+pub use tick::{Action, Decision};
 
 use crate::config::{Config, MissingLimits};
+use state::LIVES;
 use std::mem::take;
 use tick::{Tick, removal};
-
-/// What one tick decided.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Decision {
-    pub actions: Vec<Action>,
-    pub state: State,
-    pub reason: Reason,
-    pub capacity: Capacity,
-    /// Pilots whose end was learned of since the last tick.
-    pub ended: Vec<Finished>,
-    /// Rules of the owner's whose input is missing, for people.
-    pub void: Vec<String>,
-    /// Seconds until the next tick; `None`: only an event, a command or a reload can change anything.
-    pub wake_in: Option<f64>,
-    /// The owner is short of CPU: the next observation is to say what each pilot gets.
-    pub contended: bool,
-    /// The daemon may end: a force-stop or a `drain --stop` is carried out.
-    pub finished: bool,
-}
 
 /// So long a first rate is waited for with a tick a second.
 const FIRST_RATE: f64 = 30.0;
@@ -56,7 +38,10 @@ pub fn decide(config: &Config, state: &mut PolicyState, seen: &Observation) -> D
     let elapsed = state.last_tick.map_or(0.0, |last| (now - last).max(0.0));
     state.last_tick = Some(now);
     let mut decision = match &seen.pilots {
-        Some(pilots) => decide_with(config, state, seen, pilots, elapsed),
+        Some(pilots) => {
+            state.match_list(pilots, seen);
+            Tick::new(config, state, seen, pilots).decide(elapsed)
+        }
         // The list could not be read: that is not "no pilots", so nothing is touched.
         None => Decision {
             reason: reason::of_engine(&seen.engine),
@@ -72,44 +57,31 @@ pub fn decide(config: &Config, state: &mut PolicyState, seen: &Observation) -> D
     decision
 }
 
-fn decide_with(
-    config: &Config,
-    state: &mut PolicyState,
-    seen: &Observation,
-    pilots: &[Pilot],
-    elapsed: f64,
-) -> Decision {
-    state.match_list(pilots, seen);
-    let mut tick = Tick::new(config, state, seen, pilots);
-    let capacity = tick.capacity.clone();
-    tick.serve(elapsed);
-    tick.find_rules();
-    tick.keep_up();
-    tick.give_back();
-    let reason = tick.launch_and_explain();
-    tick.finish_stopping();
-    let control = &seen.control;
-    let ends_when_empty = control.force_stop || control.drain.is_some_and(|drain| drain.stop);
-    let has_own = pilots.iter().any(|pilot| pilot.own) || !tick.state.launching.is_empty();
-    let is_idle = config.pilots.is_empty() && !has_own;
-    Decision {
-        state: tick.name(),
-        reason,
-        capacity,
-        ended: Vec::new(),
-        void: take(&mut tick.void),
-        wake_in: (!is_idle).then_some(tick.wake_in.max(0.05)),
-        contended: tick.is_contended(),
-        finished: ends_when_empty && !has_own,
-        actions: tick.actions,
-    }
-}
-
 impl Tick<'_> {
+    fn decide(mut self, elapsed: f64) -> Decision {
+        self.serve(elapsed);
+        self.find_rules();
+        self.keep_up();
+        self.give_back();
+        self.out.reason = self.launch_and_explain();
+        self.finish_stopping();
+        self.out.state = self.name();
+        self.out.contended = self.is_contended();
+        let control = &self.seen.control;
+        let ends_when_empty = control.force_stop || control.drain.is_some_and(|drain| drain.stop);
+        let mut pilots = self.pilots.iter();
+        let is_empty = !pilots.any(|pilot| pilot.own) && self.state.launching.is_empty();
+        self.out.finished = ends_when_empty && is_empty;
+        let is_idle = is_empty && self.config.pilots.is_empty();
+        let wake_in = self.out.wake_in.filter(|_| !is_idle);
+        self.out.wake_in = wake_in.map(|seconds| seconds.max(0.05));
+        self.out
+    }
+
     /// What is due whatever the owner does: the group's priority, time limits, limits that do not hold, removals.
     fn keep_up(&mut self) {
         if self.seen.protection == Protection::Lost {
-            self.actions.push(Action::MendGroup);
+            self.out.actions.push(Action::MendGroup);
         }
         let refuses = self.share.missing_limits == MissingLimits::Refuse;
         for pilot in self.own.clone() {
@@ -121,8 +93,8 @@ impl Tick<'_> {
             if left <= 0.0 {
                 self.stop(pilot, EndKind::Ttl, pilot.grace);
             } else if let Some(what) = unlimited {
-                self.state
-                    .pilot_failed(&pilot.class, self.now, what.clone());
+                let at = self.seen.at;
+                self.state.failed(&pilot.class, at, what.clone(), LIVES);
                 self.stop(pilot, EndKind::Failed, pilot.grace);
             }
             self.wake_at(self.now + left);
@@ -144,7 +116,7 @@ impl Tick<'_> {
                     // Of another boot: it went with that.
                     handled.cause.get_or_insert(EndKind::Killed);
                 }
-                self.actions.push(removal(pilot));
+                self.out.actions.push(removal(pilot));
             }
         }
     }
@@ -181,18 +153,15 @@ impl Tick<'_> {
         if let Some(rule) = self.rules.first() {
             return rule.reason.clone();
         }
-        let refusal = match self.config.pilots.is_empty() {
-            true => reason::no_pilot(),
-            false => self.launch(),
-        };
-        self.owner_reason().unwrap_or(refusal)
+        self.launch()
     }
 
     fn name(&self) -> State {
+        let paused = self.count(PilotState::Paused);
         match () {
             () if self.has_rule(Code::Snooze) => State::Snoozed,
             () if self.has_rule(Code::Drain) => State::Draining,
-            () if self.paused > 0 && self.paused == self.own.len() => State::Paused,
+            () if self.own.len() == paused && paused > 0 => State::Paused,
             () if self.holding() == 0 => State::Waiting,
             () => State::Active,
         }

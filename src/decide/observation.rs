@@ -1,7 +1,7 @@
 //! One tick's readings as plain values: what `observe` fills in, what `decide` reads, what `run --record` writes
 //! and `replay` reads back. What could not be read is `None`, never 0.
 
-use crate::units::{LocalTime, Moment, PilotId};
+use crate::units::{LocalTime, Moment, PilotId, float};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -350,4 +350,13 @@ pub struct Capacity {
     pub need: f64,
     /// Without protection a saturated machine hides what the owner wants.
     pub need_unknown: bool,
+}
+
+impl Capacity {
+    pub(super) fn take(&mut self, cpus: f64, bytes: u64) {
+        self.given += cpus;
+        self.memory_given += bytes;
+        self.free = self.free.map(|free| free - cpus);
+        self.free_memory = self.free_memory.map(|free| free - float(bytes));
+    }
 }

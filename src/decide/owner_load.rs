@@ -4,7 +4,7 @@
 use super::observation::{EndKind, Pilot, PilotState, Protection};
 use super::reason::{self, Code, Reason};
 use super::state::Need;
-use super::tick::{Action, How, Tick};
+use super::tick::{Action, How, Rule, Tick};
 use crate::config::WhenBusy;
 
 /// While a need is new, the load is sampled this often (seconds), so that a burst over one tick's border is not taken
@@ -19,8 +19,8 @@ impl Tick<'_> {
     /// Since when the need lasts. A need first seen in a long window began somewhere inside it: how the next, short look
     /// compares with it tells where, and one more look tells that it is not just ending.
     fn watch(&mut self) {
-        let (cores, busy_for) = (self.capacity.need, self.owner.busy_for.as_secs_f64());
-        let load = &mut self.state.owner_load;
+        let (cores, busy_for) = (self.out.capacity.need, self.owner.busy_for.as_secs_f64());
+        let load = &mut self.state.load;
         let is_newer = |at: f64| at > load.looked_at;
         if let Some(cpu) = self.seen.cpu.filter(|cpu| is_newer(cpu.at)) {
             load.looked_at = cpu.at;
@@ -51,51 +51,47 @@ impl Tick<'_> {
     fn is_busy(&self) -> bool {
         let busy_for = self.owner.busy_for.as_secs_f64() - 1e-6;
         let is_long = |need: &Need| need.looks > CERTAIN && self.now - need.since >= busy_for;
-        self.state.owner_load.need.as_ref().is_some_and(is_long)
+        self.state.load.need.as_ref().is_some_and(is_long)
     }
 
     /// A need is there, be it ever so new: nothing is launched into it.
     pub(super) fn in_doubt(&self) -> bool {
-        self.state.owner_load.need.is_some()
+        self.state.load.need.is_some()
     }
 
     /// The owner is short of CPU.
     pub(super) fn is_contended(&self) -> bool {
-        self.state.owner_load.holding || self.in_doubt()
+        self.state.load.holding || self.in_doubt()
     }
 
     /// What the next pilot needs: free cores down to which it may start or be woken.
     fn least_free(&self) -> f64 {
-        let paused = self
-            .own
-            .iter()
-            .filter(|pilot| pilot.state == PilotState::Paused);
-        let sizes = paused.map(|pilot| pilot.cpus);
+        let sizes = self.of_state(PilotState::Paused).map(|pilot| pilot.cpus);
         let classes = self.config.pilots.iter().map(|class| class.cpus);
-        sizes.chain(classes).fold(f64::INFINITY, f64::min) + self.capacity.launch_floor
+        sizes.chain(classes).fold(f64::INFINITY, f64::min) + self.out.capacity.launch_floor
     }
 
     /// Calm begins when nothing holds pilots back, and what was given back would fit again.
     fn time_calm(&mut self) {
         let least = self.least_free();
-        let is_loose = self.capacity.free_now.is_some_and(|free| free >= least);
+        let is_loose = self.out.capacity.free_now.is_some_and(|free| free >= least);
         let is_held = self.keep().is_some() && !self.has_commands_alone();
         let is_busy = self.is_busy();
-        let load = &mut self.state.owner_load;
+        let load = &mut self.state.load;
         if is_held || is_busy || load.recovering && !is_loose {
             load.calm_since = Some(f64::INFINITY);
             return;
         }
         load.calm_since = load.calm_since.map(|since| since.min(self.now));
         if self.is_calm() {
-            self.state.owner_load.recovering = false;
+            self.state.load.recovering = false;
         }
     }
 
     /// Seconds of calm that are still missing; 0: nothing held pilots back for `calm-for`.
     pub(super) fn until_calm(&self) -> f64 {
         let calm_for = self.calm_for();
-        let since = self.state.owner_load.calm_since;
+        let since = self.state.load.calm_since;
         since.map_or(0.0, |since| {
             (calm_for - (self.now - since)).clamp(0.0, calm_for)
         })
@@ -105,27 +101,19 @@ impl Tick<'_> {
         self.until_calm() <= 0.0
     }
 
-    /// Why the owner's need holds pilots back; `None`: it does not.
+    /// Why the owner's need, or the wait for calm after it, holds pilots back; `None`: it does not.
     pub(super) fn owner_reason(&self) -> Option<Reason> {
-        self.seen.cpu?;
-        let (seen, room) = (self.seen, &self.capacity);
+        let (seen, room, left) = (self.seen, &self.out.capacity, self.until_calm());
         let gives_way = room.need_unknown && !self.own.is_empty();
-        if gives_way || self.in_doubt() {
-            return Some(reason::busy(seen, room));
+        let calm_since = self.state.load.calm_since;
+        let is_held = calm_since.is_some_and(f64::is_infinite);
+        match () {
+            () if gives_way || self.in_doubt() => Some(reason::busy(seen, room)),
+            () if left <= 0.0 => None,
+            () if is_held => Some(reason::tight(seen, room, self.least_free(), left)),
+            () if self.count(PilotState::Paused) > 0 => Some(reason::calming(seen, room, left)),
+            () => Some(reason::calming_to_launch(self.holding(), left)),
         }
-        if self.is_calm() {
-            return None;
-        }
-        if self
-            .state
-            .owner_load
-            .calm_since
-            .is_some_and(f64::is_infinite)
-        {
-            let least = self.least_free();
-            return Some(reason::tight(seen, room, least, self.calm_for()));
-        }
-        (self.paused > 0).then(|| reason::calming(seen, room, self.until_calm()))
     }
 
     /// How the owner's need for CPU is met, and how many cores have to be given back now.
@@ -138,13 +126,13 @@ impl Tick<'_> {
             WhenBusy::Auto | WhenBusy::Pause => How::Pause,
             WhenBusy::Stop => How::Stop,
         };
-        if self.capacity.need > 0.0 && self.is_busy() {
-            return (how, self.capacity.need);
+        if self.out.capacity.need > 0.0 && self.is_busy() {
+            return (how, self.out.capacity.need);
         }
-        let last = self.state.owner_load.last_blind;
+        let last = self.state.load.last_blind;
         let is_due = last.is_none_or(|last| self.now - last >= self.calm_for());
-        if self.capacity.need_unknown && is_due {
-            self.state.owner_load.last_blind = Some(self.now);
+        if self.out.capacity.need_unknown && is_due {
+            self.state.load.last_blind = Some(self.now);
             // However small: one pilot.
             return (how, f64::EPSILON.sqrt());
         }
@@ -156,42 +144,28 @@ impl Tick<'_> {
         self.watch();
         let (by_need, mut cores) = self.measure();
         let keep = self.keep();
-        self.state.owner_load.holding = keep.is_some() || cores > 0.0;
-        self.state.owner_load.recovering |= cores > 0.0;
+        self.state.load.holding = keep.is_some() || cores > 0.0;
+        self.state.load.recovering |= cores > 0.0;
         self.time_calm();
-        let by_rule = self
-            .rules
-            .iter()
-            .map(|rule| rule.how)
-            .max()
-            .unwrap_or_default();
-        let own: Vec<&Pilot> = match by_rule {
-            How::Kill => self.own.clone(),
-            _ => self
-                .own
-                .iter()
-                .copied()
-                .filter(|pilot| !self.is_stopping(pilot))
-                .collect(),
-        };
+        let hows = self.rules.iter().map(|rule| rule.how);
+        let by_rule = hows.max().unwrap_or_default();
+        let mut own = self.own.clone();
+        own.retain(|pilot| by_rule == How::Kill || !self.is_stopping(pilot));
         let is_running = |pilot: &Pilot| pilot.state == PilotState::Running;
         let running = own.iter().filter(|pilot| is_running(pilot)).count();
         // Paused ones hold memory and disk too.
-        let counted = if by_rule > How::Pause {
-            own.len()
-        } else {
-            running
+        let counted = match by_rule {
+            How::Pause => running,
+            How::Stop | How::Kill => own.len(),
         };
         let mut too_many = keep.map_or(0, |keep| counted.saturating_sub(keep));
-        let is_drain = self.has_rule(Code::Drain);
+        let cause = match self.has_rule(Code::Drain) {
+            true => EndKind::Drained,
+            false => EndKind::Owner,
+        };
         for pilot in own.iter().rev() {
             if too_many > 0 && (by_rule > How::Pause || is_running(pilot)) {
                 too_many -= 1;
-                let cause = if is_drain {
-                    EndKind::Drained
-                } else {
-                    EndKind::Owner
-                };
                 self.hold_back(pilot, by_rule, cause);
             } else if too_many == 0 && cores > 1e-6 && is_running(pilot) {
                 self.hold_back(pilot, by_need, EndKind::Owner);
@@ -201,11 +175,8 @@ impl Tick<'_> {
             cores -= pilot.cpus;
         }
         self.stop_starved(&own);
-        let by_heat = keep.is_some()
-            && self
-                .rules
-                .iter()
-                .all(|rule| rule.reason.code == Code::Temperature);
+        let is_heat = |rule: &Rule| rule.reason.code == Code::Temperature;
+        let by_heat = keep.is_some() && self.rules.iter().all(is_heat);
         if !self.in_doubt() && (by_heat || self.is_calm()) {
             let most = keep.map_or(usize::MAX, |keep| keep.saturating_sub(running));
             self.wake(&own, most);
@@ -238,7 +209,7 @@ impl Tick<'_> {
         let busy_until = self.now + self.interval() / 2.0;
         let handled = self.handled(pilot);
         (handled.busy_until, handled.asked_in) = (busy_until, Some(pilot.state));
-        self.actions.push(action);
+        self.out.actions.push(action);
     }
 
     /// A pilot that stands still for `starve-limit` holds its memory for nothing. One that merely waits for a job on a
@@ -270,11 +241,11 @@ impl Tick<'_> {
 
     /// Paused pilots go on, the oldest first, while they fit.
     fn wake(&mut self, own: &[&Pilot], most: usize) {
-        let mut free = self.capacity.free;
+        let mut free = self.out.capacity.free;
         let paused = own.iter().filter(|pilot| pilot.state == PilotState::Paused);
         for pilot in paused.take(most) {
             free = free.map(|free| free - pilot.cpus);
-            if free.is_none_or(|free| free < self.capacity.launch_floor - 1e-6) {
+            if free.is_none_or(|free| free < self.out.capacity.launch_floor - 1e-6) {
                 return;
             }
             if self.is_free(pilot) {

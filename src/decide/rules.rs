@@ -1,6 +1,7 @@
 //! The owner's rules: commands, hours, battery, heat, programs, disk and memory. Each that holds says how many pilots may
 //! run, what happens to the others, and why. The strictest counts; the first is the one that is told.
 
+use super::observation::PilotState;
 use super::reason::{self, Code, Reason};
 use super::tick::{How, Rule, Tick};
 use crate::config::{Auto, OnBattery};
@@ -75,7 +76,7 @@ impl Tick<'_> {
             return;
         }
         let limit = f64::from(self.owner.min_battery);
-        let was_held = self.state.owner_load.holding;
+        let was_held = self.state.load.holding;
         let restored = limit + if was_held { CHARGE_HYSTERESIS } else { 0.0 };
         let charge = self.seen.charge.map(f64::from);
         let how = match self.owner.on_battery {
@@ -105,14 +106,14 @@ impl Tick<'_> {
     fn find_void(&mut self) {
         let (seen, owner) = (self.seen, &self.owner);
         if owner.max_temperature > 0 && seen.temperature.is_none() {
-            self.void.push(reason::no_sensor(owner.max_temperature));
+            self.out.void.push(reason::no_sensor(owner.max_temperature));
         }
         let is_watched = owner.on_battery == OnBattery::Run && owner.min_battery > 0;
         if is_watched && seen.has_battery && seen.charge.is_none() {
-            self.void.push(reason::no_charge(owner.min_battery));
+            self.out.void.push(reason::no_charge(owner.min_battery));
         }
         if self.share.reserve_disk.0 > 0 && seen.disk_free.is_none() {
-            self.void.push(reason::no_disk(self.share.reserve_disk));
+            self.out.void.push(reason::no_disk(self.share.reserve_disk));
         }
     }
 
@@ -124,12 +125,10 @@ impl Tick<'_> {
             self.state.thermal.keep = None;
             return;
         };
-        if thermal
-            .stepped
-            .is_none_or(|at| self.now - at >= self.calm_for())
-        {
+        let is_due = |at: f64| self.now - at >= self.calm_for();
+        if thermal.stepped.is_none_or(is_due) {
             thermal.keep = match thermal.keep {
-                _ if value > limit => Some(self.running.saturating_sub(1)),
+                _ if value > limit => Some(self.count(PilotState::Running).saturating_sub(1)),
                 Some(keep) if value < limit - HEAT_HYSTERESIS => {
                     Some(keep + 1).filter(|keep| *keep < self.own.len())
                 }
@@ -153,11 +152,9 @@ impl Tick<'_> {
         if running as u64 <= u64::from(most) && most > 0 {
             return;
         }
-        let is_of_hours = self.share.max_pilots != self.config.share.max_pilots;
-        let when = self.when.and_then(|index| self.config.when.get(index));
-        let hours = when
-            .filter(|_| is_of_hours)
-            .map(|when| when.hours.text.clone());
+        let mut when = self.when.and_then(|index| self.config.when.get(index));
+        when = when.filter(|_| self.share.max_pilots != self.config.share.max_pilots);
+        let hours = when.map(|when| when.hours.text.clone());
         let reason = reason::max_pilots(running, most, hours);
         self.hold(most as usize, How::Pause, reason);
     }
@@ -176,7 +173,7 @@ impl Tick<'_> {
             }),
             _ => {}
         }
-        let given = self.capacity.memory_given > 0;
+        let given = self.out.capacity.memory_given > 0;
         let available = seen.memory.map(|memory| memory.available);
         if let Some(available) = available.filter(|bytes| given && *bytes < memory.0 / 2) {
             self.hold(fewer, How::Stop, reason::memory(available, memory));

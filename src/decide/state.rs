@@ -17,7 +17,7 @@ const BACK_OFF_MOST: f64 = 900.0;
 /// A missing mount source is looked for again after this long, in seconds.
 const MOUNT_AGAIN: f64 = 30.0;
 /// A pilot that runs this long, in seconds, has shown that its class is well again.
-const LIVES: f64 = 30.0;
+pub(super) const LIVES: f64 = 30.0;
 /// A class of which nothing is known needs less: a pilot that still runs after this, in seconds.
 const RUNS: f64 = 2.0;
 /// First wait after a failed refresh of an image, in seconds; doubled up to the time between two refreshes.
@@ -41,7 +41,7 @@ pub struct PolicyState {
     pub(super) classes: BTreeMap<String, Class>,
     pub(super) launching: Vec<Launching>,
     pub(super) handled: BTreeMap<PilotId, Handled>,
-    pub(super) owner_load: OwnerLoad,
+    pub(super) load: OwnerLoad,
     pub(super) thermal: ThermalLimit,
     pub(super) reason: Option<Reason>,
     pub(super) last_tick: Option<f64>,
@@ -92,8 +92,8 @@ pub(super) struct Wait {
     pub code: Code,
     /// What happened, for people.
     pub why: String,
-    /// A launch that succeeds ends it; else a pilot that lives, or ends well.
-    pub by_launch: bool,
+    /// Seconds for which a pilot has to live to show that it goes better.
+    pub lives: f64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -173,13 +173,13 @@ pub(super) struct ThermalLimit {
 }
 
 impl Wait {
-    fn of(code: Code, why: String) -> Wait {
+    fn new(code: Code, why: String, lives: f64) -> Wait {
         Wait {
             until: 0.0,
             times: 0,
             code,
             why,
-            by_launch: false,
+            lives,
         }
     }
 }
@@ -191,37 +191,17 @@ impl Class {
 
     /// The pilot's fate tells how the class is now.
     pub fn is_probe(&self, pilot: &Pilot) -> bool {
-        let tells = match &self.stage {
-            Stage::New => true,
-            Stage::Good => false,
-            Stage::Waiting(wait) => !wait.by_launch,
-        };
-        tells && pilot.state == PilotState::Running && pilot.created >= self.since
+        let is_of_now = pilot.created >= self.since && pilot.state == PilotState::Running;
+        is_of_now && self.stage != Stage::Good
     }
 
     /// It has run for long enough to show that the class is well.
     pub fn is_proof(&self, pilot: &Pilot, now: Moment) -> bool {
-        let has_lived = match self.stage {
-            Stage::New => now.boot >= self.proves_at,
-            _ => now.epoch - pilot.created >= LIVES,
+        let has_lived = match &self.stage {
+            Stage::Waiting(wait) => now.epoch - pilot.created >= wait.lives,
+            _ => now.boot >= self.proves_at,
         };
         has_lived && self.is_probe(pilot)
-    }
-
-    /// A pilot of it has lived or ended well. That of one from before says nothing about launches that fail now.
-    pub fn is_well(&mut self) {
-        if !matches!(&self.stage, Stage::Waiting(wait) if wait.by_launch) {
-            self.stage = Stage::Good;
-        }
-    }
-
-    /// A launch has succeeded, at a boot-clock second. One from before its last failure does not end the wait.
-    fn launched(&mut self, at: f64) {
-        self.image = Image::Ready;
-        if matches!(&self.stage, Stage::Waiting(wait) if wait.by_launch && wait.until <= at) {
-            self.stage = Stage::New;
-        }
-        self.proves_at = at + RUNS;
     }
 }
 
@@ -264,10 +244,8 @@ impl PolicyState {
     /// The next number of a splitmix64 sequence: enough for jitter and names.
     pub(super) fn draw(&mut self) -> u64 {
         self.drawn = self.drawn.wrapping_add(1);
-        let mut z = self
-            .drawn
-            .wrapping_mul(0x9E37_79B9_7F4A_7C15)
-            .wrapping_add(self.seed);
+        let step = self.drawn.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let mut z = step.wrapping_add(self.seed);
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
@@ -283,18 +261,15 @@ impl PolicyState {
     }
 
     pub(super) fn is_starting(&self, pilot: &Pilot) -> bool {
-        self.launching
-            .iter()
-            .any(|launch| launch.name == pilot.name)
+        let mut launching = self.launching.iter();
+        launching.any(|launch| launch.name == pilot.name)
     }
 
     /// Of launches under way that the list does not show yet.
-    pub(super) fn unlisted(&self) -> Vec<Arc<PilotClass>> {
-        let unlisted = self
-            .launching
-            .iter()
-            .filter(|launch| launch.listed.is_none());
-        unlisted.map(|launch| Arc::clone(&launch.class)).collect()
+    pub(super) fn unlisted(&self) -> impl Iterator<Item = &PilotClass> {
+        let launching = self.launching.iter();
+        let unlisted = launching.filter(|launch| launch.listed.is_none());
+        unlisted.map(|launch| &*launch.class)
     }
 
     fn count(&mut self, what: &str) {
@@ -303,30 +278,29 @@ impl PolicyState {
 
     /// Waits longer with each failure, up to `most` seconds. One failure counts once: those of pilots that were under way
     /// together do not multiply.
-    pub(super) fn back_off(&mut self, class: &str, now: f64, most: f64, mut wait: Wait) {
+    fn back_off(&mut self, class: &str, at: Moment, most: f64, mut wait: Wait) {
         let jitter = self.jitter();
         let class = self.class(class);
-        if let Stage::Waiting(before) = &mut class.stage {
-            if before.until > now {
-                before.by_launch |= wait.by_launch;
+        class.since = at.epoch;
+        if let Stage::Waiting(before) = &class.stage {
+            if before.until > at.boot {
                 return;
             }
             wait.times = before.times;
         }
-        wait.until = now + doubled(BACK_OFF_FIRST, wait.times).min(most) * jitter;
+        wait.until = at.boot + doubled(BACK_OFF_FIRST, wait.times).min(most) * jitter;
         wait.times = wait.times.saturating_add(1);
         class.stage = Stage::Waiting(wait);
     }
 
-    /// Its pilots fail.
-    pub(super) fn pilot_failed(&mut self, class: &str, now: f64, why: String) {
-        self.back_off(class, now, BACK_OFF_MOST, Wait::of(Code::BackOff, why));
+    /// `lives`: seconds for which a pilot has to live to show that it goes better.
+    pub(super) fn failed(&mut self, class: &str, at: Moment, why: String, lives: f64) {
+        let wait = Wait::new(Code::BackOff, why, lives);
+        self.back_off(class, at, BACK_OFF_MOST, wait);
     }
 
-    fn launch_failed(&mut self, class: &str, now: f64, why: String) {
-        let mut wait = Wait::of(Code::BackOff, why);
-        wait.by_launch = true;
-        self.back_off(class, now, BACK_OFF_MOST, wait);
+    fn launch_failed(&mut self, class: &str, at: Moment, why: String) {
+        self.failed(class, at, why, RUNS);
         self.count("launch-failed");
     }
 
@@ -343,18 +317,16 @@ impl PolicyState {
                 result,
             } => {
                 let may_exist = matches!(result, LaunchResult::Started(_) | LaunchResult::Lost(_));
-                self.launching
-                    .retain(|launch| may_exist || launch.name != *name);
-                for launch in self
-                    .launching
-                    .iter_mut()
-                    .filter(|launch| launch.name == *name)
-                {
-                    launch.answered = Some(*at);
-                }
-                self.launched(config, class, (now, *at), result);
+                self.launching.retain_mut(|launch| {
+                    let is_it = launch.name == *name;
+                    if is_it {
+                        launch.answered = Some(*at);
+                    }
+                    may_exist || !is_it
+                });
+                self.launched(config, class, seen.at, *at, result);
             }
-            News::Fetched { class, result } => self.fetched(config, class, now, result),
+            News::Fetched { class, result } => self.fetched(config, class, seen.at, result),
             News::Removed {
                 id,
                 name,
@@ -381,41 +353,43 @@ impl PolicyState {
         }
     }
 
-    /// `now`, and `at`: when it was answered.
+    /// `answered`: boot-clock second.
     fn launched(
         &mut self,
         config: &Config,
         class: &str,
-        (now, at): (f64, f64),
+        at: Moment,
+        answered: f64,
         result: &LaunchResult,
     ) {
         match result {
             LaunchResult::Started(_) => {
-                self.class(class).launched(at);
+                let known = self.class(class);
+                (known.image, known.proves_at) = (Image::Ready, answered + RUNS);
                 self.count("launches");
             }
             LaunchResult::NoImage => {
-                let known = self.class(class);
-                let was_ready = known.image == Image::Ready;
-                known.image = Image::Missing;
+                let before = std::mem::replace(&mut self.class(class).image, Image::Missing);
                 // Brought again it may be gone again: without a wait that would never end.
-                if let Some(class) = find(config, class).filter(|_| was_ready) {
-                    self.launch_failed(&class.name, now, reason::image_gone(class));
+                let class = find(config, class).filter(|_| before == Image::Ready);
+                if let Some(class) = class {
+                    self.launch_failed(&class.name, at, reason::image_gone(class));
                 }
             }
             LaunchResult::MountMissing(source) => {
-                let mut wait = Wait::of(Code::MountMissing, reason::mount_missing(source));
-                (wait.by_launch, wait.until) = (true, now + MOUNT_AGAIN);
+                let why = reason::mount_missing(source);
+                let mut wait = Wait::new(Code::MountMissing, why, RUNS);
+                wait.until = at.boot + MOUNT_AGAIN;
                 self.class(class).stage = Stage::Waiting(wait);
             }
             LaunchResult::Failed(why) | LaunchResult::Lost(why) => {
-                self.launch_failed(class, now, why.clone());
+                self.launch_failed(class, at, why.clone());
             }
         }
     }
 
     /// A refresh that fails leaves the local image in use.
-    fn fetched(&mut self, config: &Config, name: &str, now: f64, result: &Result<(), String>) {
+    fn fetched(&mut self, config: &Config, name: &str, at: Moment, result: &Result<(), String>) {
         let interval = find(config, name).map_or(f64::INFINITY, PilotClass::refresh_seconds);
         let jitter = self.jitter();
         let class = self.class(name);
@@ -423,15 +397,15 @@ impl PolicyState {
         match result {
             Ok(()) => {
                 (class.image, class.refresh_failures) = (Image::Ready, 0);
-                class.refresh_at = Some(now + interval * jitter);
+                class.refresh_at = Some(at.boot + interval * jitter);
             }
             Err(why) if class.image == Image::Missing => {
-                self.launch_failed(name, now, why.clone());
+                self.failed(name, at, why.clone(), RUNS);
             }
             Err(_) => {
                 let wait = doubled(REFRESH_AGAIN, class.refresh_failures).min(interval);
                 class.refresh_failures = class.refresh_failures.saturating_add(1);
-                class.refresh_at = Some(now + wait * jitter);
+                class.refresh_at = Some(at.boot + wait * jitter);
             }
         }
     }
@@ -466,17 +440,22 @@ impl PolicyState {
         self.gone.push_front(finished.clone());
         self.ended.push(finished);
         match kind {
-            EndKind::Done => return self.class(class).is_well(),
+            EndKind::Done => {
+                let known = self.class(class);
+                // That of one from before says nothing about what fails now.
+                if at.epoch - lived >= known.since {
+                    known.stage = Stage::Good;
+                }
+            }
             EndKind::NoWork => {
                 let pause = configured.map_or(0.0, |class| class.no_work_pause.as_secs_f64());
-                let wait = Wait::of(Code::NoWork, reason::no_work(ended));
-                self.back_off(class, at.boot, pause, wait);
+                let wait = Wait::new(Code::NoWork, reason::no_work(ended), LIVES);
+                self.back_off(class, at, pause, wait);
             }
             // Of a limit that does not hold the class has learned already.
-            _ if kind.is_well() || cause.is_some() => return,
-            _ => self.pilot_failed(class, at.boot, reason::pilot_failed(kind, ended)),
+            _ if kind.is_well() || cause.is_some() => {}
+            _ => self.failed(class, at, reason::pilot_failed(kind, ended), LIVES),
         }
-        self.class(class).since = at.epoch;
     }
 
     /// Compares launches and pilots with the list: what it shows running is no launch any more, nor is what it should show
@@ -510,12 +489,9 @@ impl PolicyState {
 fn classify(ended: &Ended, class: Option<&PilotClass>) -> EndKind {
     let code = ended.exit_code;
     let says_no_work = |class: &PilotClass| {
+        let mut codes = class.no_work_exit.iter().map(|code| i64::from(*code));
         let is_soon = code == 0 && ended.lived < Some(class.min_runtime.as_secs_f64());
-        is_soon
-            || class
-                .no_work_exit
-                .iter()
-                .any(|known| i64::from(*known) == code)
+        is_soon || codes.any(|known| known == code)
     };
     match code {
         _ if ended.out_of_memory => EndKind::OutOfMemory,

@@ -1,12 +1,11 @@
 //! One tick in the making: what holds now (rules, pilots in one pass, how much may be given), and what is done about it.
 //! The other files of this folder add to it, each its part.
 
-use super::observation::{Capacity, EndKind, Observation, Pilot, PilotState};
-use super::reason::{Code, Reason};
+use super::observation::{Capacity, EndKind, Finished, Observation, Pilot, PilotState};
+use super::reason::{Code, Reason, State};
 use super::state::{Handled, PolicyState};
 use crate::config::{Auto, Config, Owner, PilotClass, Share};
 use crate::units::{PilotId, float};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// One change to the engine. `act` carries it out; nothing else does.
@@ -66,11 +65,23 @@ pub(super) struct Rule {
     pub reason: Reason,
 }
 
-/// What pilots of one class hold, with launches that the list does not show yet.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Slots {
-    pub count: usize,
-    pub cpus: f64,
+/// What one tick decided.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Decision {
+    pub actions: Vec<Action>,
+    pub state: State,
+    pub reason: Reason,
+    pub capacity: Capacity,
+    /// Pilots whose end was learned of since the last tick.
+    pub ended: Vec<Finished>,
+    /// Rules of the owner's whose input is missing, for people.
+    pub void: Vec<String>,
+    /// Seconds until the next tick; `None`: only an event, a command or a reload can change anything.
+    pub wake_in: Option<f64>,
+    /// The owner is short of CPU: the next observation is to say what each pilot gets.
+    pub contended: bool,
+    /// The daemon may end: a force-stop or a `drain --stop` is carried out.
+    pub finished: bool,
 }
 
 /// With protection, a desktop's background noise rides along: this much below zero may still be launched into …
@@ -92,19 +103,10 @@ pub(super) struct Tick<'a> {
     pub pilots: &'a [Pilot],
     /// Own ones that hold a slot (running, paused or being started), the oldest first.
     pub own: Vec<&'a Pilot>,
-    pub running: usize,
-    pub paused: usize,
-    /// Launches under way that the list does not show yet.
-    pub starting: usize,
-    pub by_class: BTreeMap<String, Slots>,
     pub now: f64,
     pub state: &'a mut PolicyState,
-    pub capacity: Capacity,
     pub rules: Vec<Rule>,
-    pub actions: Vec<Action>,
-    pub void: Vec<String>,
-    /// Seconds until something is due.
-    pub wake_in: f64,
+    pub out: Decision,
 }
 
 impl<'a> Tick<'a> {
@@ -125,8 +127,6 @@ impl<'a> Tick<'a> {
             let by_age = a.created.total_cmp(&b.created);
             by_age.then_with(|| a.id.cmp(&b.id))
         });
-        let count = |state| own.iter().filter(|pilot| pilot.state == state).count();
-        let (running, paused) = (count(PilotState::Running), count(PilotState::Paused));
         let mut tick = Tick {
             config,
             share,
@@ -135,41 +135,31 @@ impl<'a> Tick<'a> {
             seen,
             pilots,
             own,
-            running,
-            paused,
-            starting: 0,
-            by_class: BTreeMap::new(),
             now: seen.at.boot,
             state,
-            capacity: Capacity::default(),
             rules: Vec::new(),
-            actions: Vec::new(),
-            void: Vec::new(),
-            wake_in: config.loop_.interval.as_secs_f64(),
+            out: Decision::default(),
         };
+        tick.out.wake_in = Some(tick.interval());
         tick.measure_capacity();
         tick
     }
 
     fn measure_capacity(&mut self) {
         let (seen, is_protected) = (self.seen, self.seen.protection.holds());
-        let others = self
-            .pilots
-            .iter()
-            .filter(|pilot| !pilot.own && pilot.state.holds_room());
-        let mut paused = 0.0;
-        for pilot in self.own.clone().into_iter().chain(others) {
-            self.promise(pilot.own.then_some(&pilot.class), pilot.cpus, pilot.memory);
+        let holds_room = |pilot: &&Pilot| !pilot.own && pilot.state.holds_room();
+        let others = self.pilots.iter().filter(holds_room);
+        let (mut room, mut paused) = (Capacity::default(), 0.0);
+        for pilot in self.own.iter().copied().chain(others) {
+            room.take(pilot.cpus, pilot.memory);
             if pilot.state == PilotState::Paused {
                 paused += pilot.cpus;
             }
         }
         for class in self.state.unlisted() {
-            self.starting += 1;
-            self.promise(Some(&class.name), class.cpus, class.memory.0);
+            room.take(class.cpus, class.memory.0);
         }
         let half_on_battery = if seen.has_battery { 0.5 } else { 1.0 };
-        let room = &mut self.capacity;
         room.cap = match self.share.cpus {
             Auto::Fixed(cpus) => cpus,
             Auto::Auto => (seen.cores * half_on_battery).max(seen.cores.min(1.0)),
@@ -181,54 +171,43 @@ impl<'a> Tick<'a> {
         };
         let active = room.given - paused;
         let left = seen.cores - room.reserve - active;
-        room.free = seen
-            .cpu
-            .map(|cpu| left - cpu.foreign.max(cpu.foreign_smooth));
-        room.free_now = seen.cpu.map(|cpu| left - cpu.foreign);
-        let taken = float(self.share.reserve_memory.0) + float(room.memory_given);
-        room.free_memory = seen
-            .memory
-            .map(|memory| float(memory.total) - float(memory.foreign) - taken);
+        if let Some(cpu) = seen.cpu {
+            room.free = Some(left - cpu.foreign.max(cpu.foreign_smooth));
+            room.free_now = Some(left - cpu.foreign);
+            room.need_unknown = !is_protected && cpu.busy >= SATURATED * seen.threads;
+        }
+        if let Some(memory) = seen.memory {
+            let taken = memory.foreign + self.share.reserve_memory.0 + room.memory_given;
+            room.free_memory = Some(float(memory.total) - float(taken));
+        }
         if is_protected {
-            let is_small = seen.cores <= 1.0;
             room.launch_floor = -LAUNCH_SLACK;
-            room.give_floor = -if is_small {
-                GIVE_SLACK_ONE_CORE
+            room.give_floor = if seen.cores > 1.0 {
+                -GIVE_SLACK
             } else {
-                GIVE_SLACK
+                -GIVE_SLACK_ONE_CORE
             };
         }
         // Where nothing is given there is nothing to give back.
         if let Some(free) = room.free_now.filter(|_| active > 0.0) {
             room.need = room.give_floor - free;
         }
-        let saturated = SATURATED * seen.threads;
-        room.need_unknown = !is_protected && seen.cpu.is_some_and(|cpu| cpu.busy >= saturated);
+        self.out.capacity = room;
     }
 
-    /// `class`: of an own pilot.
-    fn promise(&mut self, class: Option<&String>, cpus: f64, bytes: u64) {
-        self.capacity.given += cpus;
-        self.capacity.memory_given += bytes;
-        if let Some(class) = class {
-            let slots = self.by_class.entry(class.clone()).or_default();
-            slots.count += 1;
-            slots.cpus += cpus;
-        }
+    /// Own pilots in a state.
+    pub fn of_state(&self, state: PilotState) -> impl Iterator<Item = &&'a Pilot> {
+        let own = self.own.iter();
+        own.filter(move |pilot| pilot.state == state)
     }
 
-    /// Takes a launch of this tick into account for the next one.
-    pub fn take(&mut self, class: &PilotClass) {
-        self.starting += 1;
-        self.promise(Some(&class.name), class.cpus, class.memory.0);
-        let room = &mut self.capacity;
-        room.free = room.free.map(|free| free - class.cpus);
-        room.free_memory = room.free_memory.map(|free| free - float(class.memory.0));
+    pub fn count(&self, state: PilotState) -> usize {
+        self.of_state(state).count()
     }
 
     /// Own pilots, with those that are being started.
     pub fn holding(&self) -> usize {
-        self.own.len() + self.starting
+        self.own.len() + self.state.unlisted().count()
     }
 
     pub fn interval(&self) -> f64 {
@@ -242,7 +221,8 @@ impl<'a> Tick<'a> {
     /// The next tick is to be at this boot-clock second at the latest.
     pub fn wake_at(&mut self, at: f64) {
         if at > self.now {
-            self.wake_in = self.wake_in.min(at - self.now);
+            let wait = at - self.now;
+            self.out.wake_in = self.out.wake_in.map(|soonest| soonest.min(wait));
         }
     }
 
@@ -265,11 +245,8 @@ impl<'a> Tick<'a> {
         let kill_at = self.now + grace;
         let handled = self.handled(pilot);
         if !handled.killed {
-            handled.kill_at = handled
-                .kill_at
-                .into_iter()
-                .chain([kill_at])
-                .reduce(f64::min);
+            let before = handled.kill_at.unwrap_or(f64::INFINITY);
+            handled.kill_at = Some(kill_at.min(before));
         }
         if handled.cause.is_none() {
             handled.cause = Some(cause);
@@ -281,7 +258,7 @@ impl<'a> Tick<'a> {
 
     /// What does not run yet is removed.
     pub fn end(&mut self, pilot: &Pilot, signal: impl Fn(PilotId, bool) -> Action) {
-        self.actions.push(match pilot.state {
+        self.out.actions.push(match pilot.state {
             PilotState::Created => removal(pilot),
             state => signal(pilot.id.clone(), state == PilotState::Paused),
         });

@@ -350,7 +350,7 @@ fn a_launch_is_counted_once_whatever_the_list_shows() {
     later.listed_at = at - 0.5;
     decide(&world.config, &mut world.policy, &later);
     assert_eq!(
-        world.policy.unlisted().len(),
+        world.policy.unlisted().count(),
         1,
         "the list is older than the answer"
     );
@@ -358,7 +358,7 @@ fn a_launch_is_counted_once_whatever_the_list_shows() {
     later.listed_at = at + 0.5;
     decide(&world.config, &mut world.policy, &later);
     assert_eq!(
-        world.policy.unlisted().len(),
+        world.policy.unlisted().count(),
         0,
         "a later list does not show it: it never was"
     );
