@@ -213,7 +213,6 @@ fn notes_about_images() {
         remove_image(&temp.0, image).unwrap();
     }
     assert!(!temp.0.join("images").exists());
-    assert_eq!(read_pulled(&temp.0, 7), 0);
     write_pulled(&temp.0, 7, 12).unwrap();
     assert_eq!([7, 8, 1].map(|day| read_pulled(&temp.0, day)), [12, 0, 0]);
 }
@@ -252,26 +251,25 @@ fn control_is_for_the_group() {
         ("root:x:0:\nplancton:x:54321:me\n", 0o2770),
         ("plancton2:x:54321:\nroot:x:0:plancton\n", 0o700),
         ("plancton:x:none:\n", 0o700),
-        ("", 0o700),
     ] {
         let temp = Temp::new();
         let expected = if is_root() { with_group } else { 0o700 };
         for _ in ["first", "second"] {
-            let dirs = temp.prepared(group_file);
-            for directory in control::directories(&dirs) {
+            for directory in control::directories(&temp.prepared(group_file)) {
                 assert_eq!(mode(&directory), expected, "{group_file}");
             }
         }
         let dirs = temp.dirs();
-        let kept = control::request(&dirs, control::DRAIN, &Drain::default()).unwrap();
-        let [brief, lasting] = control::directories(&dirs).map(|path| path.join("drain"));
-        assert_eq!(kept, Kept::Always);
+        control::request(&dirs, control::DRAIN, &Drain::default()).unwrap();
+        let [_, lasting] = control::directories(&dirs).map(|path| path.join("drain"));
         assert_eq!(mode(&lasting), 0o660);
-        assert!(!brief.exists());
+        write_log_tails(&dirs, &BTreeMap::from([("a".to_owned(), "b".to_owned())])).unwrap();
+        assert_eq!(mode(&dirs.run.join(LOG_TAILS)), 0o640);
+        assert_eq!(read_log_tails(&dirs.run)["a"], "b");
         if expected == 0o2770 {
-            use std::os::unix::fs::MetadataExt;
-            let file = std::fs::metadata(lasting).unwrap();
-            assert_eq!(file.gid(), 54_321, "from the directory");
+            for file in [lasting, dirs.run.join(LOG_TAILS)] {
+                assert_eq!(sys::stat(file).unwrap().st_gid, 54_321);
+            }
         }
     }
 }
@@ -352,16 +350,7 @@ fn a_clock_that_is_set_moves_no_end() {
 #[test]
 fn garbage_is_the_owners() {
     let huge = "9".repeat(10_000);
-    for garbage in [
-        "",
-        "{",
-        "null",
-        "drain please",
-        "7",
-        "{\"stop\":7}",
-        &huge,
-        "\0",
-    ] {
+    for garbage in ["", "{", "null", "drain", "7", "{\"stop\":7}", &huge, "\0"] {
         let temp = Temp::new();
         let dirs = temp.prepared("");
         let [_, control] = control::directories(&dirs);
@@ -370,28 +359,16 @@ fn garbage_is_the_owners() {
         }
         let written = sys::stat(control.join("snooze")).unwrap().st_mtime as f64;
         let read = control::read(&dirs, at(5.0, written + 10.0), "b");
-        assert!(
-            (read.asked.drain.unwrap().since - written).abs() < 1.1,
-            "{garbage}"
-        );
-        let an_hour = |from| {
-            Some(Snooze {
-                until: from + 3600.0,
-            })
-        };
-        assert_eq!(read.asked.snooze, an_hour(written), "{garbage}");
+        let drain = read.asked.drain.unwrap();
+        assert!((drain.since - written).abs() < 1.1, "{garbage}");
         assert_eq!(read.problems.len(), 2, "{:?}", read.problems);
-        assert_eq!(asked(&dirs, at(5.0, written + 3601.0)).snooze, None);
         // A file from the future does not snooze for years.
-        assert_eq!(asked(&dirs, at(5.0, 1000.0)).snooze, an_hour(1000.0));
+        for (now, from) in [(written + 10.0, written), (1000.0, 1000.0)] {
+            let snooze = asked(&dirs, at(5.0, now)).snooze;
+            assert_eq!(snooze.map(|snooze| snooze.until), Some(from + 3600.0));
+        }
+        assert_eq!(asked(&dirs, at(5.0, written + 3601.0)).snooze, None);
     }
-    let temp = Temp::new();
-    let dirs = temp.prepared("");
-    std::fs::write(control::directories(&dirs)[1].join("drain"), "{}").unwrap();
-    assert!(
-        asked(&dirs, at(1.0, 1.0)).drain.unwrap().since > 1.0,
-        "the file's time"
-    );
 }
 
 #[test]
