@@ -629,6 +629,60 @@ fn recordings_that_are_none() {
     }
 }
 
+/// The user's own engine comes first, and a socket that may not be used is passed over as long as there is another.
+#[test]
+fn whose_engine() {
+    let scratch = Scratch::new();
+    set_mode(&scratch.0, 0o777);
+    let named = |name: &str| scratch.0.join(name).display().to_string();
+    fs::create_dir(scratch.0.join("podman")).unwrap();
+    let mut listeners = Vec::new();
+    for (name, mode) in [
+        ("podman/podman.sock", 0o777),
+        ("docker.sock", 0o777),
+        ("docker.sock", 0),
+    ] {
+        let socket = scratch.0.join(name);
+        let _ = fs::remove_file(&socket);
+        listeners.push(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        set_mode(&socket, mode);
+        let mut command = as_nobody(&scratch);
+        let command = command.env("XDG_RUNTIME_DIR", &scratch.0).arg("--config");
+        let config = scratch.file("config.toml", "[engine]\ntimeout = \"1s\"\n");
+        let output = command.arg(config).arg("check").output().unwrap();
+        let used = if mode == 0 {
+            "podman/podman.sock"
+        } else {
+            name
+        };
+        assert_says(name, &output, NO_ENGINE, &[&named(used)]);
+    }
+}
+
+/// A limit on what can't be measured is called by its name.
+#[test]
+fn void_rules_are_named() {
+    let machine = Machine::new();
+    let supply = "root/sys/class/power_supply/BAT0";
+    machine.scratch.file(&format!("{supply}/type"), "Battery\n");
+    machine
+        .scratch
+        .file(&format!("{supply}/status"), "Discharging\n");
+    fs::remove_dir_all(machine.scratch.0.join("root/sys/class/thermal")).unwrap();
+    let rules = "[owner]\non-battery = \"run\"\nmax-temperature = 80\n";
+    machine
+        .scratch
+        .file("config.toml", format!("{GOOD}{rules}"));
+    let words = [
+        "BAD  sensors        min-battery is void",
+        "note sensors        max-temperature is void",
+    ];
+    let output = machine.tell(&["check"]);
+    assert_says("check", &output, FAILED, &words);
+    let last = said(&output).lines().last().unwrap_or_default().to_owned();
+    assert!(last.starts_with("first "), "{last}");
+}
+
 /// What gives the machine back needs neither a daemon that listens nor a place to write to.
 #[test]
 fn the_owner_is_obeyed_by_a_daemon_that_hangs() {
@@ -687,6 +741,15 @@ fn a_command_ends_with_its_reader() {
     let mut reader = watch.stdout.take().unwrap();
     reader.read_exact(&mut [0; 8]).unwrap();
     drop(reader);
+    assert!(becomes(PATIENCE, || watch.try_wait().unwrap().is_some()));
+    // With its terminal comes a SIGHUP.
+    let mut command = machine.command();
+    let watch = command.args(["status", "--watch"]).stdout(Stdio::piped());
+    let mut watch = watch.spawn().unwrap();
+    let mut reader = watch.stdout.take().unwrap();
+    reader.read_exact(&mut [0; 8]).unwrap();
+    let pid = rustix::process::Pid::from_child(&watch);
+    rustix::process::kill_process(pid, Signal::HUP).unwrap();
     assert!(becomes(PATIENCE, || watch.try_wait().unwrap().is_some()));
     let full = fs::OpenOptions::new().write(true).open("/dev/full");
     let mut command = machine.command();

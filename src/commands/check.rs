@@ -3,7 +3,8 @@
 
 use super::context::{Context, Done, Failure, is_running, no_engine, say};
 use crate::config::{Auto, Config, Influx, MissingLimits, OnBattery, PilotClass};
-use crate::host::{cpu, disk, memory, power, thermal};
+use crate::host::thermal::{self, Reading};
+use crate::host::{cpu, disk, memory, power};
 use crate::metrics::{Answer, write};
 use crate::observe::facts::{Facts, not_delegated, read_facts};
 use crate::remote;
@@ -12,7 +13,7 @@ use crate::site::machine_root;
 use crate::units::{Bytes, Exit, float};
 use Verdict::{Bad, Good, Note};
 use rustix::fs::{Access, access, stat};
-use std::path::{Path, PathBuf};
+use std::path::{Display, Path, PathBuf};
 
 enum Verdict {
     Good,
@@ -153,33 +154,28 @@ fn group(seen: &Seen) -> Option<Vec<Finding>> {
 }
 
 fn engine(seen: &Seen) -> Option<Vec<Finding>> {
-    Some(match seen.facts.as_ref()? {
-        Err(Failure(exit, text)) => vec![(Bad(*exit), text.clone())],
-        Ok(facts) => {
-            let text = format!("{} {} (API {})", facts.name, facts.version, facts.api);
-            let unsupported = facts.unsupported.clone();
-            let unsupported = unsupported.map(|why| (Bad(Exit::EngineUnavailable), why));
-            std::iter::once((Good, text)).chain(unsupported).collect()
-        }
-    })
+    let text = |facts: &Facts| format!("{} {} (API {})", facts.name, facts.version, facts.api);
+    Some(vec![match seen.facts.as_ref()? {
+        Err(Failure(exit, text)) => (Bad(*exit), text.clone()),
+        Ok(facts) => match &facts.unsupported {
+            Some(why) => (Bad(Exit::EngineUnavailable), why.clone()),
+            None => (Good, text(facts)),
+        },
+    }])
 }
 
 /// In a container of its own the daemon sees of the machine only what is mounted: all else is the container's, ends with
 /// it, and says nothing about the machine.
 fn mounts(seen: &Seen) -> Option<Vec<Finding>> {
-    let marks = ["/.dockerenv", "/run/.containerenv"];
+    let mut marks = ["/.dockerenv", "/run/.containerenv"].iter();
+    marks.find(|mark| Path::new(mark).exists())?;
     let (own, dirs) = (stat("/").ok()?.st_dev, &seen.context.dirs);
     let places = [&dirs.run, &dirs.state].into_iter();
     let places = places.chain(&seen.facts()?.disks);
     let is_mounted = |path: &Path| stat(path).is_ok_and(|found| found.st_dev != own);
-    let mut findings = Vec::new();
-    for path in places.filter(|path| !is_mounted(path)) {
-        let path = path.display();
-        let text = format!("{path} is not the machine's; mount it: -v {path}:{path}");
-        findings.push((BAD, text));
-    }
-    let is_contained = marks.iter().any(|mark| Path::new(mark).exists());
-    is_contained.then_some(findings)
+    let text = |path: Display| format!("{path} is not the machine's; mount it: -v {path}:{path}");
+    let missing = places.filter(|path| !is_mounted(path));
+    Some(missing.map(|path| (BAD, text(path.display()))).collect())
 }
 
 fn limits(seen: &Seen) -> Option<Vec<Finding>> {
@@ -203,40 +199,25 @@ fn limits(seen: &Seen) -> Option<Vec<Finding>> {
 fn protection(seen: &Seen) -> Option<Vec<Finding>> {
     let facts = seen.facts()?;
     // A daemon that runs on this engine has looked at a pilot; nothing else is proof.
-    let status = seen.context.status();
-    let same = |status: &Status| {
-        let engine = seen.context.engine(&seen.config).ok();
-        engine.is_some_and(|engine| engine.socket() == Path::new(&status.engine.socket))
-    };
-    let status = status.filter(same);
-    let (level, text) = match (status, &facts.parent) {
-        (Some(status), _) => (status.protection.level, status.protection.text),
-        (None, Err(why)) => (
-            "none".to_owned(),
-            format!("{why}; one core is kept free instead"),
-        ),
-        (None, Ok(_)) => (
-            "possible".to_owned(),
-            "the first pilot proves it".to_owned(),
-        ),
-    };
-    let verdict = if level == "none" { Note } else { Good };
-    let missing = if facts.is_rootless {
-        not_delegated(&seen.root)
-    } else {
-        Vec::new()
-    };
-    let delegation = (!missing.is_empty()).then(|| {
+    let engine = seen.context.engine(&seen.config).ok()?;
+    let is_its = |status: &Status| engine.socket() == Path::new(&status.engine.socket);
+    let known = seen.context.status().filter(is_its);
+    let known = known.map(|status| status.protection);
+    let mut findings = vec![match (known, &facts.parent) {
+        (Some(known), _) if known.level == "none" => (Note, known.text),
+        (Some(known), _) => (Good, known.text),
+        (None, Ok(_)) => (Good, "possible; the first pilot proves it".to_owned()),
+        (None, Err(why)) => (Note, format!("none: {why}; one core is kept free instead")),
+    }];
+    let missing = not_delegated(&seen.root).join(", ");
+    if facts.is_rootless && !missing.is_empty() {
         let file = "/etc/systemd/system/user@.service.d/delegate.conf";
-        let text = format!(
-            "your own manager may not use the controllers {}; as root write \"[Service]\" and \
-             \"Delegate=cpu cpuset io memory pids\" as two lines into {file}, then log in again",
-            missing.join(", ")
-        );
-        (BAD, text)
-    });
-    let findings = std::iter::once((verdict, format!("{level}: {text}")));
-    Some(findings.chain(delegation).collect())
+        let lines = "\"[Service]\" and \"Delegate=cpu cpuset io memory pids\" as two lines";
+        let text = format!("your own manager may not use the controllers {missing}");
+        let way_out = format!("as root write {lines} into {file}, then log in again");
+        findings.push((BAD, format!("{text}; {way_out}")));
+    }
+    Some(findings)
 }
 
 fn room(seen: &Seen) -> Option<Vec<Finding>> {
@@ -250,14 +231,12 @@ fn room(seen: &Seen) -> Option<Vec<Finding>> {
     let memory = Bytes(memory.saturating_sub(share.reserve_memory.0));
     let given = format!("this machine gives at most {cores} cores and {memory}");
     let look = |pilot: &PilotClass| {
-        let wanted = format!(
-            "'{}' takes {} cores and {}",
-            pilot.name, pilot.cpus, pilot.memory
-        );
+        let (name, wanted, most) = (&pilot.name, pilot.cpus, pilot.memory);
+        let text = format!("'{name}' takes {wanted} cores and {most}; {given}");
         let way_out = "it never fits; make it smaller, or lower the reserves in [share]";
-        match pilot.cpus <= cores && pilot.memory <= memory {
-            true => (Good, format!("{wanted}; {given}")),
-            false => (Note, format!("{wanted}; {given}: {way_out}")),
+        match wanted <= cores && most <= memory {
+            true => (Good, text),
+            false => (Note, format!("{text}: {way_out}")),
         }
     };
     Some(seen.config.pilots.iter().map(look).collect())
@@ -266,21 +245,19 @@ fn room(seen: &Seen) -> Option<Vec<Finding>> {
 fn disk(seen: &Seen) -> Option<Vec<Finding>> {
     let reserve = seen.config.share.reserve_disk;
     let look = |place: &PathBuf| match disk::read_disk(place) {
+        Err(error) if reserve.0 == 0 => (Note, error.to_string()),
         Err(error) => {
             let text = "nothing runs while reserve-disk can't be watched; \"0\" does without";
+            (BAD, format!("{error}: {text}"))
+        }
+        Ok(disk) if disk.free < reserve => {
+            let text = format!("{}: {} free, {reserve} are", place.display(), disk.free);
             (
-                if reserve.0 > 0 { BAD } else { Note },
-                format!("{error}: {text}"),
+                BAD,
+                format!("{text} reserved; free some space or lower reserve-disk"),
             )
         }
-        Ok(disk) => {
-            let text = format!("{}: {} free", place.display(), disk.free);
-            let way_out = "are reserved; free some space or lower reserve-disk";
-            match disk.free < reserve {
-                true => (BAD, format!("{text}, {reserve} {way_out}")),
-                false => (Good, text),
-            }
-        }
+        Ok(disk) => (Good, format!("{}: {} free", place.display(), disk.free)),
     };
     Some(seen.facts()?.disks.iter().map(look).collect())
 }
@@ -293,23 +270,18 @@ fn sensors(seen: &Seen) -> Option<Vec<Finding>> {
         (true, false) => "on mains power",
         (true, true) => "on its battery",
     };
-    let sensors = thermal::Sensors::discover(&seen.root);
-    let heat = sensors.read();
-    let heat = heat.map(|found| format!("processor at {:.0} °C ({})", found.celsius, found.sensor));
     let mut findings = vec![(Good, battery.to_owned())];
     if power.has_battery && power.charge_percent.is_none() && owner.on_battery == OnBattery::Run {
-        let limit = owner.min_battery;
-        let text = "is void: the charge can't be read; set on-battery = \"pause\"";
-        findings.push((BAD, format!("min-battery = {limit} {text}")));
+        let text = "min-battery is void: the charge can't be read; set on-battery = \"pause\"";
+        findings.push((BAD, text.to_owned()));
     }
-    findings.push(match (heat, owner.max_temperature) {
-        (Some(heat), _) => (Good, heat),
-        (None, 0) => (Good, "no sensor of the processor".to_owned()),
-        (None, limit) => {
-            let text = "is void: no sensor of the processor is found; load its driver or set 0";
-            (Note, format!("max-temperature = {limit} {text}"))
-        }
-    });
+    let sensors = thermal::Sensors::discover(&seen.root);
+    if let Some(Reading { celsius, sensor }) = sensors.read() {
+        findings.push((Good, format!("processor at {celsius:.0} °C ({sensor})")));
+    } else if owner.max_temperature > 0 {
+        let text = "max-temperature is void: no sensor of the processor; load its driver or set 0";
+        findings.push((Note, text.to_owned()));
+    }
     Some(findings)
 }
 
@@ -336,14 +308,8 @@ fn target(target: &Influx) -> Finding {
     };
     let (verdict, way_out) = match status {
         404 if target.bucket.is_empty() => (Note, "the first points create it"),
-        401 | 403 => (
-            BAD,
-            "see to user and password, or to the token and its rights",
-        ),
-        _ => (
-            BAD,
-            "see to the server and [[influxdb]]; pilots run without metrics",
-        ),
+        401 | 403 => (BAD, "see to user and password, or to token and rights"),
+        _ => (BAD, "see to the server and [[influxdb]]"),
     };
     (verdict, format!("{title}: {said}; {way_out}"))
 }
@@ -352,16 +318,14 @@ fn joined(seen: &Seen) -> Option<Vec<Finding>> {
     let state = &seen.context.dirs.state;
     let joined = remote::read_joined(state)?;
     let url = &joined.url;
-    let fetched = remote::fetch(state, &joined, &seen.config);
-    Some(match fetched.map(|fetched| fetched.remote) {
-        Err(why) => vec![(
-            BAD,
-            format!("{url}: {why}; what was accepted last stays in force"),
-        )],
-        Ok(remote) => {
-            let text = format!("{url}: classes for this machine: {}", remote.pilots.len());
-            let refused = remote.refused.into_iter().map(|why| (Note, why));
-            std::iter::once((Good, text)).chain(refused).collect()
+    let remote = match remote::fetch(state, &joined, &seen.config) {
+        Ok(fetched) => fetched.remote,
+        Err(why) => {
+            let text = "what was accepted last stays in force";
+            return Some(vec![(BAD, format!("{url}: {why}; {text}"))]);
         }
-    })
+    };
+    let text = format!("{url}: classes for this machine: {}", remote.pilots.len());
+    let refused = remote.refused.into_iter().map(|why| (Note, why));
+    Some(std::iter::once((Good, text)).chain(refused).collect())
 }

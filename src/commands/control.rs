@@ -87,10 +87,10 @@ pub fn pull(context: &Context) -> Done {
     let dirs = context.addressed();
     if is_running(&dirs.run) {
         control::request(&dirs, control::PULL, &())?;
-        say(
-            "the daemon looks for newer images now, unless a rule of the owner's holds pilots back\n",
-        )?;
-        return say("`plancton status` shows a pull under way\n");
+        let unless = "unless a rule of the owner's holds pilots back";
+        return say(&format!(
+            "the daemon looks for newer images now, {unless}\n"
+        ));
     }
     let config = context.config()?;
     let site = context.site(&config)?;
@@ -111,18 +111,16 @@ pub fn force_stop(context: &Context) -> Done {
     if is_running(&dirs.run) {
         let pilots = context.status().map_or(0, |status| status.pilots.len());
         let patience = PATIENCE + PATIENCE_PER_PILOT * u32::try_from(pilots).unwrap_or(u32::MAX);
-        match control::request(&dirs, control::FORCE_STOP, &()) {
-            Ok(_) if wait_until(patience, || !is_running(&dirs.run)) => {
-                return say("plancton has removed its pilots and ended\n");
-            }
-            Ok(_) => {
-                complain("the daemon has not done it; ending it, and removing the pilots here")
-            }
-            Err(error) if dirs != context.dirs => return Err(error.into()),
-            Err(error) => complain(&format!(
-                "{error}; ending the daemon, and removing the pilots here"
-            )),
+        let told = control::request(&dirs, control::FORCE_STOP, &());
+        if told.is_ok() && wait_until(patience, || !is_running(&dirs.run)) {
+            return say("plancton has removed its pilots and ended\n");
         }
+        let late = || "the daemon has not done it in time".to_owned();
+        let why = told.err().map_or_else(late, |error| error.to_string());
+        if dirs != context.dirs {
+            return Err(format!("{why}; root can end it").into());
+        }
+        complain(&format!("{why}; ending it and removing the pilots here"));
         run::end_daemon(context, &[Signal::TERM, Signal::KILL])?;
     }
     pilots::remove_own(context)?;
@@ -141,11 +139,8 @@ fn parse_by(text: &str, now: &Zoned) -> Result<f64, String> {
     } else if let Ok(time) = text.parse::<Time>() {
         let today = now.with().time(time).build().map_err(hint)?;
         let tomorrow = today.tomorrow().map_err(hint)?;
-        if today > *now {
-            today.timestamp()
-        } else {
-            tomorrow.timestamp()
-        }
+        let next = if today > *now { today } else { tomorrow };
+        next.timestamp()
     } else {
         text.parse::<Timestamp>().map_err(hint)?
     };

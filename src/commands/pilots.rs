@@ -69,7 +69,7 @@ pub fn kill(context: &Context) -> Done {
 /// The last words of one pilot, or of the one that failed last.
 pub fn log(context: &Context) -> Done {
     let wanted = context.argument();
-    let status = Status::read(&context.addressed().run).ok().flatten();
+    let status = Status::read(&context.addressed().run)?;
     let mut finished = status.unwrap_or_default().gone.into_iter();
     let finished = finished.find(|finished| match &wanted {
         Some(wanted) => finished.name == *wanted,
@@ -78,14 +78,13 @@ pub fn log(context: &Context) -> Done {
     let words = if let Some(finished) = finished {
         let (name, kind) = (finished.name, finished.kind.name());
         let (lived, code) = (finished.lived, finished.exit_code);
-        say(&format!(
-            "{name}: {kind} after {lived:.0} s, exit code {code}\n"
-        ))?;
+        let after = format!("after {lived:.0} s, exit code {code}");
+        say(&format!("{name}: {kind} {after}\n"))?;
         finished.log_tail
     } else if let Some(wanted) = wanted {
         let (site, pilot) = find(context, &wanted)?;
-        let log = site.engine.logs(&pilot.id, LOG.0, LOG.1);
-        log.map_err(no_engine)?
+        let words = site.engine.logs(&pilot.id, LOG.0, LOG.1);
+        words.map_err(no_engine)?
     } else {
         return say("no pilot has failed since the daemon started, as far as it remembers\n");
     };
@@ -102,23 +101,21 @@ pub fn reap(context: &Context) -> Done {
     let now = clock::now();
     let (site, mut pilots) = find_all(context)?;
     pilots.retain(|pilot| speaks_for(context, pilot) && pilot.expiry.is_over(now));
-    let (removed, problems) = remove_pilots(&site, pilots, LONGEST);
-    say(&format!(
-        "removed: {} past their ttl\n",
-        count_pilots(removed)
-    ))?;
-    all_well(&problems)
+    say_removed(&site, pilots, LONGEST)
 }
 
 /// Every pilot of this instance, at once.
 pub fn remove_own(context: &Context) -> Done {
     let (site, mut pilots) = find_all(context)?;
     pilots.retain(|pilot| pilot.own);
-    let (removed, problems) = remove_pilots(&site, pilots, Duration::ZERO);
-    say(&format!(
-        "removed: {} of this instance\n",
-        count_pilots(removed)
-    ))?;
+    say_removed(&site, pilots, Duration::ZERO)
+}
+
+fn say_removed(site: &Site, pilots: Vec<Pilot>, longest: Duration) -> Done {
+    let all = pilots.len();
+    let problems = remove_pilots(site, pilots, longest);
+    let removed = count_pilots(all.saturating_sub(problems.len()));
+    say(&format!("removed: {removed}\n"))?;
     all_well(&problems)
 }
 
@@ -155,7 +152,7 @@ pub fn purge_everything(context: &Context) -> Done {
     let start = Instant::now();
     let (site, mut pilots) = find_all(context)?;
     pilots.retain(|pilot| speaks_for(context, pilot));
-    let (_, mut problems) = remove_pilots(&site, pilots, LONGEST);
+    let mut problems = remove_pilots(&site, pilots, LONGEST);
     for image in state::read_images(&site.dirs.state).unwrap_or_default() {
         let removed = match start.elapsed() > TIME_LIMIT {
             true => Err(TOO_LATE.into()),
@@ -211,9 +208,9 @@ fn remove_image(site: &Site, image: &str) -> Done {
     Ok(())
 }
 
-/// SIGTERM to all, then SIGKILL to each when its grace (at most `longest`) is over, then removal with volumes. How many
-/// were removed, and what could not be.
-fn remove_pilots(site: &Site, pilots: Vec<Pilot>, longest: Duration) -> (usize, Vec<String>) {
+/// SIGTERM to all, then SIGKILL to each when its grace (at most `longest`) is over, then removal with volumes. What could
+/// not be removed, one line each.
+fn remove_pilots(site: &Site, pilots: Vec<Pilot>, longest: Duration) -> Vec<String> {
     let (start, engine) = (Instant::now(), &site.engine);
     let runs = |pilot: &Pilot| matches!(pilot.state, PilotState::Running | PilotState::Paused);
     for pilot in pilots.iter().filter(|pilot| runs(pilot)) {
@@ -221,7 +218,7 @@ fn remove_pilots(site: &Site, pilots: Vec<Pilot>, longest: Duration) -> (usize, 
             signal(engine, pilot, "TERM");
         }
     }
-    let (mut removed, mut problems) = (0, Vec::new());
+    let mut problems = Vec::new();
     for pilot in pilots {
         let grace = Duration::from_secs_f64(pilot.grace).min(longest);
         wait_until(grace.saturating_sub(start.elapsed()), || {
@@ -236,15 +233,12 @@ fn remove_pilots(site: &Site, pilots: Vec<Pilot>, longest: Duration) -> (usize, 
             false => engine.remove(&pilot.id),
         };
         match outcome {
-            Ok(Outcome::Done | Outcome::Gone) => {
-                files::take_back(&site.dirs.run, &pilot.name);
-                removed += 1;
-            }
+            Ok(Outcome::Done | Outcome::Gone) => files::take_back(&site.dirs.run, &pilot.name),
             Ok(Outcome::Busy(why)) => problems.push(format!("{}: {why}", pilot.name)),
             Err(error) => problems.push(format!("{}: {error}", pilot.name)),
         }
     }
-    (removed, problems)
+    problems
 }
 
 /// What is paused has to be woken for a signal.

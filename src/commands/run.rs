@@ -105,9 +105,8 @@ pub fn start(context: &Context) -> Done {
         let seconds = PATIENCE.as_secs();
         return Err(format!("the loop has not turned within {seconds} s; {shown} says why").into());
     }
-    say(&format!(
-        "plancton runs; `plancton status` shows what it does, {shown} is its log\n"
-    ))
+    let hint = "`plancton status` shows what it does";
+    say(&format!("plancton runs; {hint}, {shown} is its log\n"))
 }
 
 /// `plancton run` in the same place as this command; what it says goes to the file.
@@ -142,9 +141,10 @@ pub fn stop(context: &Context) -> Done {
     if left == 0 {
         return say("plancton has ended; no pilot is left\n");
     }
-    let left = count_pilots(left);
+    let then = "go on until done or past their ttl";
     say(&format!(
-        "plancton has ended; {left} go on until done or past their ttl\n"
+        "plancton has ended; {} {then}\n",
+        count_pilots(left)
     ))?;
     say("`plancton start` takes them over again, `plancton force-stop` removes them now\n")
 }

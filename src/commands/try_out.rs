@@ -46,10 +46,7 @@ pub fn try_out(context: &Context) -> Done {
         return Err(format!("{why}\n{hint}").into());
     }
     say(&seen.summary())?;
-    match seen.done() {
-        0 => Err("".into()),
-        _ => Ok(()),
-    }
+    seen.outcome()
 }
 
 /// Starts the loop, and draws until the time is over, a signal comes or the loop ends.
@@ -83,16 +80,17 @@ fn follow(context: &Context, child: &mut Child, signals: &mut Signals) -> Result
     let mut next_line = Duration::ZERO;
     while seen.lasted < duration && !is_over(signals) && matches!(child.try_wait(), Ok(None)) {
         if let Some(status) = context.status() {
-            seen.take(status);
             let left = format_rough(duration.saturating_sub(seen.lasted));
             if is_terminal {
-                let text = view::render(&seen.last, &Screen::of_terminal());
+                let text = view::render(&status, &Screen::of_terminal());
                 let head = format!("plancton try: {left} left, Ctrl-C ends it sooner");
                 redraw(&format!("{head}\n\n{text}"))?;
             } else if seen.lasted >= next_line {
                 next_line += LINE_EVERY;
-                say(&format!("{left} left: {}\n", seen.line()))?;
+                let (running, reason) = (count_pilots(status.pilots.len()), &status.reason.text);
+                say(&format!("{left} left: {running} running; {reason}\n"))?;
             }
+            seen.take(status);
         }
         wait(Some(0.5), signals, None, None);
         seen.lasted = start.elapsed();
@@ -113,31 +111,33 @@ impl Seen {
     fn take(&mut self, status: Status) {
         for finished in &status.gone {
             let mut lines = finished.log_tail.lines();
-            let result = lines.find(|line| line.starts_with(RESULT));
-            let result = result.map(|line| (finished.name.clone(), line.to_owned()));
-            self.results.extend(result);
+            if let Some(line) = lines.find(|line| line.starts_with(RESULT)) {
+                self.results.insert(finished.name.clone(), line.to_owned());
+            }
         }
         self.last = status;
     }
 
-    fn done(&self) -> usize {
-        let done = self.last.counts.get("done").copied().unwrap_or(0);
-        usize::try_from(done).unwrap_or(usize::MAX)
+    /// Errors: why no pilot was done.
+    fn outcome(&self) -> Done {
+        let others = "another daemon's pilots have the cores; `plancton snooze 5m` lends them";
+        let why = match self.last.others.pilots {
+            _ if self.done() > 0 => return Ok(()),
+            0 => &self.last.reason.text,
+            _ => others,
+        };
+        Err(format!("no pilot was done: {why}").into())
     }
 
-    fn line(&self) -> String {
-        let running = count_pilots(self.last.pilots.len());
-        let (done, given) = (self.done(), self.last.given_seconds);
-        let reason = &self.last.reason.text;
-        format!("{running} running, {done} done, {given:.0} CPU seconds given; {reason}")
+    fn done(&self) -> u64 {
+        self.last.counts.get("done").copied().unwrap_or(0)
     }
 
     fn summary(&self) -> String {
         let (seconds, given) = (self.lasted.as_secs(), self.last.given_seconds);
-        let done = count_pilots(self.done());
-        let mut text = format!(
-            "\nIn {seconds} s {done} did their work, and {given:.0} CPU seconds were given.\n"
-        );
+        let done = self.done();
+        let mut text = format!("\nIn {seconds} s, {given:.0} CPU seconds were given");
+        text += &format!(", and pilots that did their work: {done}.\n");
         if let Some(one) = self.results.values().next() {
             let primes = |line: &String| line.split("primes=").nth(1)?.parse::<u64>().ok();
             let primes: u64 = self.results.values().filter_map(primes).sum();
@@ -145,13 +145,7 @@ impl Seen {
             text += &format!("They found {primes} primes; {again}:\n  {one}\n");
         }
         if self.last.protection.level == "verified" {
-            text +=
-                "They ran in an idle group: the kernel gave them only what nobody else wanted.\n";
-        }
-        if self.done() == 0 && self.last.others.pilots > 0 {
-            text += "No pilot was done: another daemon's pilots have the cores; `plancton snooze 5m` lends them to a try.\n";
-        } else if self.done() == 0 {
-            text += &format!("No pilot was done: {}\n", self.last.reason.text);
+            text += "The kernel gave them only what nobody else wanted (an idle group).\n";
         }
         text + "Every trace of it was removed from the engine and from this machine.\n"
     }
