@@ -355,7 +355,8 @@ pub struct Capacity {
 impl Capacity {
     pub(super) fn take(&mut self, cpus: f64, bytes: u64) {
         self.given += cpus;
-        self.memory_given += bytes;
+        // Labels may say anything.
+        self.memory_given = self.memory_given.saturating_add(bytes);
         self.free = self.free.map(|free| free - cpus);
         self.free_memory = self.free_memory.map(|free| free - float(bytes));
     }

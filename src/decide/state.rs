@@ -281,7 +281,8 @@ impl PolicyState {
     fn back_off(&mut self, class: &str, at: Moment, most: f64, mut wait: Wait) {
         let jitter = self.jitter();
         let class = self.class(class);
-        class.since = at.epoch;
+        // The engine dates containers in whole seconds.
+        class.since = at.epoch.floor();
         if let Stage::Waiting(before) = &class.stage {
             if before.until > at.boot {
                 return;

@@ -177,8 +177,13 @@ impl<'a> Tick<'a> {
             room.need_unknown = !is_protected && cpu.busy >= SATURATED * seen.threads;
         }
         if let Some(memory) = seen.memory {
-            let taken = memory.foreign + self.share.reserve_memory.0 + room.memory_given;
-            room.free_memory = Some(float(memory.total) - float(taken));
+            let taken = [
+                memory.foreign,
+                self.share.reserve_memory.0,
+                room.memory_given,
+            ];
+            let taken: f64 = taken.map(float).iter().sum();
+            room.free_memory = Some(float(memory.total) - taken);
         }
         if is_protected {
             room.launch_floor = -LAUNCH_SLACK;

@@ -19,43 +19,14 @@ fn what_is_gone_at_once_is_looked_at_before_it_is_replaced() {
         let ended = world.pilots[0].clone();
         world.pilots[0].state = PilotState::Exited;
         world.pilots[0].created = world.now + 1e9 - age;
-        let launches = |decision: Decision| {
-            decision
-                .actions
-                .iter()
-                .filter(|a| matches!(a, Action::Launch { .. }))
-                .count()
-        };
-        let seen = world.observation();
-        assert_eq!(
-            launches(decide(&world.config, &mut world.policy, &seen)),
-            replaced,
-            "{age} s old"
-        );
-        // Removed already, but how it ended has not landed yet.
-        world.pilots.remove(0);
         let mut seen = world.observation();
-        seen.at.boot += 0.1;
-        assert_eq!(
-            launches(decide(&world.config, &mut world.policy, &seen)),
-            0,
-            "{age} s old"
-        );
-        let last = Ended {
-            lived: Some(2.0),
-            ..Ended::default()
-        };
-        seen.news = vec![News::Removed {
-            id: ended.id,
-            name: ended.name,
-            class: ended.class,
-            ended: Some(last),
-        }];
-        assert_eq!(
-            launches(decide(&world.config, &mut world.policy, &seen)),
-            1 - replaced,
-            "{age} s old"
-        );
+        assert_eq!(world.launches(&seen).len(), replaced, "{age} s old");
+        // Removed already, but how it ended has not come in yet.
+        world.pilots.remove(0);
+        (seen.at.boot, seen.pilots) = (seen.at.boot + 0.1, Some(world.pilots.clone()));
+        assert_eq!(world.launches(&seen), [""; 0], "{age} s old");
+        seen.news = vec![removed(&ended, 0, 2.0)];
+        assert_eq!(world.launches(&seen).len(), 1 - replaced, "{age} s old");
     }
 }
 
@@ -70,31 +41,11 @@ fn launches_of_class(world: &mut World, lives: f64, code: i64, seconds: f64) -> 
             |action: &&Action| matches!(action, Action::Launch { class, .. } if class.name == "a");
         launches.extend(decision.actions.iter().filter(of_a).map(|_| world.now));
         let now = world.now + 1e9;
-        let ended: Vec<Pilot> = world
-            .pilots
-            .iter()
-            .filter(|p| p.class == "a" && now - p.created >= lives)
-            .cloned()
-            .collect();
+        let has_ended = |pilot: &mut Pilot| pilot.class == "a" && now - pilot.created >= lives;
+        let ended = world.pilots.extract_if(.., has_ended);
         world
-            .pilots
-            .retain(|pilot| !ended.iter().any(|gone| gone.id == pilot.id));
-        for Pilot {
-            id, name, class, ..
-        } in ended
-        {
-            let ended = Some(Ended {
-                exit_code: code,
-                lived: Some(lives),
-                ..Ended::default()
-            });
-            world.news.push(News::Removed {
-                id,
-                name,
-                class,
-                ended,
-            });
-        }
+            .news
+            .extend(ended.map(|pilot| removed(&pilot, code, lives)));
         let look = if launches.len() < 5 { 0.5 } else { 2.0 };
         world.now += if world.news.is_empty() {
             decision.wake_in.unwrap().min(look)
@@ -142,12 +93,7 @@ fn a_broken_class_is_tried_seldom_and_takes_nothing_from_the_other() {
                 .count();
             assert!(in_minute <= 5, "{case}");
         }
-        let others = world
-            .pilots
-            .iter()
-            .filter(|pilot| pilot.class == "b")
-            .count();
-        assert_eq!(others, most, "of b beside {case}");
+        assert_eq!(world.of_class("b"), most, "of b beside {case}");
         match code {
             // Work may come at any time: it is asked at least each two minutes and a half.
             0 | 75 => {
@@ -201,16 +147,9 @@ fn one_pilot_that_lives_ends_the_back_off() {
 
 #[test]
 fn a_new_class_shows_with_one_pilot_that_it_runs() {
-    let of_a = |world: &World| {
-        world
-            .pilots
-            .iter()
-            .filter(|pilot| pilot.class == "a")
-            .count()
-    };
     let mut world = World::new(8.0, TWO_CLASSES, |_| NOISE);
     world.run_until(102.0);
-    assert_eq!(of_a(&world), 1, "{:?}", world.log);
+    assert_eq!(world.of_class("a"), 1, "{:?}", world.log);
     assert_eq!(world.reason.code, Code::Probing, "{}", world.reason.text);
     world.run_until(104.0);
     assert_eq!(
@@ -237,7 +176,7 @@ fn a_new_class_shows_with_one_pilot_that_it_runs() {
     world.pilots.extend(kept.into_iter().chain(others));
     world.tick();
     assert_eq!(
-        of_a(&world),
+        world.of_class("a"),
         2,
         "one more, although more fit: {:?}",
         world.log
@@ -308,21 +247,8 @@ fn a_launch_is_counted_once_whatever_the_list_shows() {
     world.tick();
     world.now += 1.0;
     let seen = world.observation();
-    let launched = |decision: &Decision| {
-        decision
-            .actions
-            .iter()
-            .filter_map(|a| {
-                if let Action::Launch { name, .. } = a {
-                    Some(name.clone())
-                } else {
-                    None
-                }
-            })
-            .collect::<Vec<_>>()
-    };
     // The first one is alone, because nobody knows yet whether its image is there.
-    let first = launched(&decide(&world.config, &mut world.policy, &seen));
+    let first = world.launches(&seen);
     assert_eq!(first.len(), 1);
     let mut later = Observation {
         at: Moment {
@@ -332,11 +258,7 @@ fn a_launch_is_counted_once_whatever_the_list_shows() {
         ..seen.clone()
     };
     later.listed_at = later.at.boot;
-    assert_eq!(
-        launched(&decide(&world.config, &mut world.policy, &later)),
-        [""; 0],
-        "it is in flight"
-    );
+    assert_eq!(world.launches(&later), [""; 0], "it is in flight");
     // The reply is lost: it may exist, and holds its capacity until a list asked for later does not show it.
     let at = later.at.boot + 1.0;
     let result = LaunchResult::Lost("the answer is cut off".to_owned());
@@ -389,16 +311,7 @@ fn what_died_with_its_engine_or_its_boot_says_nothing_about_its_class() {
         let seen = world.observation();
         decide(&world.config, &mut world.policy, &seen);
         world.pilots.remove(0);
-        world.news = vec![News::Removed {
-            id: ended.id,
-            name: ended.name,
-            class: ended.class,
-            ended: Some(Ended {
-                exit_code,
-                lived: Some(lived),
-                ..Ended::default()
-            }),
-        }];
+        world.news = vec![removed(&ended, exit_code, lived)];
         let decision = world.tick();
         let case = format!("{exit_code} {is_of_this_boot} {greeted}");
         assert_eq!(decision.ended[0].kind, expected, "{case}");
