@@ -96,13 +96,13 @@ impl Status {
 
     /// The loop should have got on by now and did not; it may turn all the same.
     pub fn is_stuck(&self, now: Moment) -> bool {
-        self.is_older(now, self.due.map_or(0.0, |due| due - self.tick))
+        self.is_older(now, self.due.map_or(0.0, |due| due - self.tick) + LATE)
     }
 
     fn is_older(&self, now: Moment, patience: f64) -> bool {
         let age = now.awake - self.turning.awake;
         // Below 0: it is of another boot.
-        self.due.is_some() && !(0.0..=patience + LATE).contains(&age)
+        self.due.is_some() && !(0.0..=patience).contains(&age)
     }
 }
 
@@ -411,11 +411,11 @@ mod tests {
         };
         for (interval, now, stale, stuck) in [
             (10.0, at(501.0, 1001.0), false, false),
-            (10.0, at(534.0, 1034.0), false, false),
-            (10.0, at(536.0, 1036.0), true, false),
+            (10.0, at(529.0, 1029.0), false, false),
+            (10.0, at(531.0, 1031.0), true, false),
             (10.0, at(594.0, 1094.0), true, false),
             (10.0, at(596.0, 1096.0), true, true),
-            (3600.0, at(11_300.0, 11_800.0), false, false),
+            (3600.0, at(11_299.0, 11_799.0), false, false),
             (3600.0, at(11_306.0, 11_806.0), true, true),
             // Eight hours of sleep; the clock a day forward, and two hours back.
             (10.0, at(502.0, 29_802.0), false, false),

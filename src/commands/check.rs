@@ -154,7 +154,12 @@ fn group(seen: &Seen) -> Option<Vec<Finding>> {
 }
 
 fn engine(seen: &Seen) -> Option<Vec<Finding>> {
-    let text = |facts: &Facts| format!("{} {} (API {})", facts.name, facts.version, facts.api);
+    let engine = seen.context.engine(&seen.config).ok()?;
+    let socket = engine.socket().display();
+    let text = |facts: &Facts| {
+        let (name, version, api) = (&facts.name, &facts.version, &facts.api);
+        format!("{name} {version} (API {api}) at {socket}")
+    };
     Some(vec![match seen.facts.as_ref()? {
         Err(Failure(exit, text)) => (Bad(*exit), text.clone()),
         Ok(facts) => match &facts.unsupported {

@@ -85,7 +85,9 @@ impl Daemon {
         (self.next_tick, self.changed) = (Some(now + self.interval()), false);
         let (site, memory_limit) = (Arc::clone(&self.site), self.memory_limit());
         let facts = self.engine.facts.as_ref();
-        let is_known = facts.is_some_and(|facts| facts.unsupported.is_none());
+        // An engine whose stream of events has ended may be another one now.
+        let is_known =
+            facts.is_some_and(|facts| facts.unsupported.is_none()) && self.engine.follows_events;
         let prepare = (!self.start.dry_run).then_some(memory_limit);
         self.executor.go(Lane::Look, move || {
             let look = if is_known {

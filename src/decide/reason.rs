@@ -271,7 +271,7 @@ pub(super) fn no_pilot() -> Reason {
 pub(super) fn no_rate(running: usize) -> Reason {
     let text = match running {
         0 => "taking a first look at what the owner uses",
-        _ => "what the owner and the pilots use can't be read; nothing is started",
+        _ => "taking a first look at what the owner and the pilots use",
     };
     Reason::plain(Code::Starting, text)
 }

@@ -4,7 +4,7 @@
 use super::observation::PilotState;
 use super::reason::{self, Code, Reason};
 use super::tick::{How, Rule, Tick};
-use crate::config::{Auto, OnBattery};
+use crate::config::{Auto, OnBattery, Owner};
 
 /// Degrees below the limit at which heat no longer holds pilots back.
 const HEAT_HYSTERESIS: f64 = 5.0;
@@ -105,7 +105,9 @@ impl Tick<'_> {
     /// Rules that can't be kept, because what they go by is not known.
     fn find_void(&mut self) {
         let (seen, owner) = (self.seen, &self.owner);
-        if owner.max_temperature > 0 && seen.temperature.is_none() {
+        // The usual limit is nobody's wish on a machine without a sensor, such as a virtual one.
+        let is_asked_for = owner.max_temperature != Owner::default().max_temperature;
+        if owner.max_temperature > 0 && is_asked_for && seen.temperature.is_none() {
             self.out.void.push(reason::no_sensor(owner.max_temperature));
         }
         let is_watched = owner.on_battery == OnBattery::Run && owner.min_battery > 0;

@@ -134,20 +134,18 @@ impl Groups {
         if let Err(why) = &facts.parent {
             return Protection::None(why.clone());
         }
-        match self
-            .parent(Some(facts))
-            .map(|parent| (parent.read_cpu_idle(), parent.exists()))
-        {
-            Some((Ok(Some(true)), _)) => {}
-            Some((Ok(None), true)) => {
-                return Protection::None(
-                    "this kernel has no idle groups (Linux 5.15 and newer have)".to_owned(),
-                );
+        let parent = self.parent(Some(facts)).filter(|parent| parent.exists());
+        match parent.map(Group::read_cpu_idle) {
+            Some(Ok(Some(true))) => {}
+            Some(Ok(Some(false))) => return Protection::Lost,
+            Some(Ok(None)) => {
+                let why = "this kernel has no idle groups (Linux 5.15 and newer have), or they are not delegated";
+                return Protection::None(why.to_owned());
             }
+            Some(Err(error)) => return Protection::None(error.to_string()),
+            None if facts.is_ours => return Protection::Lost,
             // The engine makes it with the first pilot.
-            Some((Ok(None), false)) if !facts.is_ours => return Protection::Prepared,
-            Some((Err(error), _)) => return Protection::None(error.to_string()),
-            Some((Ok(_), _)) | None => return Protection::Lost,
+            None => return Protection::Prepared,
         }
         let running = own
             .iter()
