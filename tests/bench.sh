@@ -2,7 +2,7 @@
 # Speed, memory and wake-ups, as a table of figure, budget and verdict. Ratios are taken in one run, because machines are
 # noisy; the figures are for people, so this is no test. Takes about fifteen minutes and wants a quiet machine.
 #   tests/bench.sh [fill] [share] [loop] [steady] [owner]      parts of it; without any: all
-#   tests/bench.sh fleet      many daemons, one InfluxDB, one web server (tests/fleet.rs): four minutes, as root
+#   tests/bench.sh fleet      many daemons, one InfluxDB, one web server (benches/fleet.rs): four minutes, as root
 # BENCH_BINARY=FILE measures that binary instead of the static release build; BENCH_PAIRS=N takes N pairs of the owner's job;
 # FLEET=N takes N daemons instead of 200, FLEET_REFRESH=SECONDS lets them look at the web server that often (60).
 set -euo pipefail
@@ -338,12 +338,12 @@ bench_fleet() {
   local root=$TEST_TMP/fleet word figure value unit way budget
   [ "$(id -u)" = 0 ] || { say "a fleet needs root: its daemons are shown cgroups of their own"; return 1; }
   need_influxdb
-  cargo test --locked --no-run --test fleet >&2
+  cargo bench --locked --profile dev --no-run --bench fleet >&2
   mkdir -p "$root/sys/fs/cgroup"/{cpu,cpuacct,memory,pids}
   ulimit -n "$(ulimit -Hn)"
   # shellcheck disable=SC2016
   TMPDIR=$TEST_TMP FLEET_ROOT=$root BENCH_BINARY=$binary unshare --mount --pid --fork --kill-child --mount-proc \
-    sh -c 'mount --bind "$FLEET_ROOT/sys/fs/cgroup" /sys/fs/cgroup && exec cargo test -q --locked --test fleet -- --ignored --nocapture' \
+    sh -c 'mount --bind "$FLEET_ROOT/sys/fs/cgroup" /sys/fs/cgroup && exec cargo bench -q --locked --profile dev --bench fleet' \
     >"$TEST_TMP/fleet.out" &
   fleet=$!
   wait "$fleet" || { fleet=""; cat "$TEST_TMP/fleet.out"; return 1; }

@@ -1,72 +1,36 @@
 //! What scripts and servers rely on, as whole texts: `status --json`, `config`, `config --default`, `history --json` and the line
 //! protocol of one tick. `BLESS=1` writes them anew. What differs from run to run (times, ids, load) is masked, the keys are not.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::expect_used
-)]
-#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, dead_code)]
+#![allow(clippy::restriction, clippy::pedantic)]
 
-#[path = "common/fake_engine.rs"]
-mod fake_engine;
-#[path = "common/fake_influx.rs"]
-mod fake_influx;
-#[path = "common/machine.rs"]
-mod machine;
+mod common;
 
-use fake_influx::FakeInflux;
-use machine::Machine;
-use serde_json::Value;
+use common::web::WebServer;
+use common::*;
 use std::fs;
 use std::path::Path;
 
+fn golden(name: &str) -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    fs::read_to_string(folder.join(name)).unwrap_or_default()
+}
+
 fn is_golden(name: &str, found: &str) {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
-        .join(name);
     if std::env::var_os("BLESS").is_some() {
-        fs::write(&file, found).unwrap();
+        fs::write(Path::new("tests/golden").join(name), found).unwrap();
     }
-    assert_eq!(found, fs::read_to_string(&file).unwrap(), "{name}");
+    assert_eq!(found, golden(name), "{name}");
 }
 
 /// Values of these keys differ from run to run.
-const VOLATILE: [&str; 23] = [
-    "awake",
-    "pid",
-    "since",
-    "tick",
-    "due",
-    "id",
-    "name",
-    "started",
-    "deadline",
-    "at",
-    "lived",
-    "foreign",
-    "idle",
-    "free",
-    "available",
-    "given_seconds",
-    "turns",
-    "longest_gap_ms",
-    "calls",
-    "cpu_ms",
-    "socket",
-    "version",
-    "url",
-];
+const VOLATILE: &str = "awake pid since tick due id name started deadline at lived foreign idle free available given_seconds \
+    turns longest_gap_ms calls cpu_ms socket version url sent waiting_bytes text pilots";
 
 fn mask(value: &mut Value, key: &str) {
     match value {
         Value::Object(map) => map.iter_mut().for_each(|(key, value)| mask(value, key)),
         Value::Array(list) => list.iter_mut().for_each(|value| mask(value, key)),
         Value::Null => {}
-        other
-            if VOLATILE.contains(&key)
-                || ["sent", "waiting_bytes", "text", "pilots"].contains(&key) =>
-        {
+        other if VOLATILE.split(' ').any(|name| name == key) => {
             *other = Value::from(if other.is_string() { "text" } else { "number" });
         }
         _ => {}
@@ -75,39 +39,30 @@ fn mask(value: &mut Value, key: &str) {
 
 /// One pilot has ended, two run.
 fn machine(more: &str) -> Machine {
-    let mut machine = Machine::new();
-    machine.start(&format!(
+    let config = format!(
         "[loop]\ninterval = \"1s\"\n[share]\nreserve-cpus = 0\nreserve-disk = \"1MiB\"\nmax-pilots = 2\n\
          [[pilot]]\nname = \"p\"\nimage = \"fake:1\"\nmemory = \"64MiB\"\nmin-runtime = \"0s\"\n{more}"
-    ));
-    machine.wait_for_pilots(2);
-    machine
-        .engine
-        .end(&machine.engine.in_state("running")[0], 0);
-    machine.wait_for("the end is known", || {
-        machine.status()["counts"]["done"] == 1
-    });
+    );
+    let machine = Machine::running(&config, 2);
+    machine.end_one(0);
+    machine.wait_count("done", 1);
     machine.wait_for_pilots(2);
     machine
 }
 
 #[test]
 fn status() {
-    let server = FakeInflux::new();
+    let server = WebServer::new();
     let machine = machine(&format!(
         "[[influxdb]]\nurl = \"{}\"\ndatabase = \"d\"\n",
         server.url()
     ));
-    machine.wait_for("two rows", || {
-        let status = machine.status();
-        status["pilots"]
-            .as_array()
-            .is_some_and(|pilots| pilots.len() == 2)
-            && status["reason"]["code"] == "max-pilots"
+    machine.wait_status(|status| {
+        let rows = status["pilots"].as_array().map_or(0, Vec::len);
+        rows == 2 && status["reason"]["code"] == "max-pilots"
     });
-    let said = machine.tell(&["status", "--json"]);
-    assert!(said.status.success(), "{said:?}");
-    let mut found: Value = serde_json::from_slice(&said.stdout).unwrap();
+    let said = machine.say(&["status", "--json"]).must(0, &[]);
+    let mut found: Value = serde_json::from_str(&said.out).unwrap();
     mask(&mut found, "");
     is_golden("status.json", &format!("{found:#}\n"));
 }
@@ -115,16 +70,12 @@ fn status() {
 #[test]
 fn configurations() {
     let machine = Machine::without_engine();
-    let said = machine.tell(&["config", "--default"]);
-    assert!(said.status.success(), "{said:?}");
-    is_golden("default.toml", &String::from_utf8(said.stdout).unwrap());
-    let text =
-        fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/whole.toml")).unwrap();
-    machine.scratch.file("config.toml", text);
-    let said = machine.tell(&["config"]);
-    assert!(said.status.success(), "{said:?}");
+    let said = machine.say(&["config", "--default"]).must(0, &[]);
+    is_golden("default.toml", &said.out);
+    machine.file("config.toml", golden("whole.toml"));
+    let said = machine.say(&["config"]).must(0, &[]);
     // The values, however they are laid out; what is written can be read again.
-    let found: Value = toml::from_str(&String::from_utf8(said.stdout).unwrap()).unwrap();
+    let found: Value = toml::from_str(&said.out).unwrap();
     is_golden("config.json", &format!("{found:#}\n"));
 }
 
@@ -132,22 +83,17 @@ fn configurations() {
 fn history() {
     let machine = Machine::without_engine();
     // Yesterday and the day before, as the clock of the test says.
-    let day = fake_engine::epoch() as u64 / 86_400 * 24;
+    let day = epoch() as u64 / 86_400 * 24;
     let (first, second, third) = (day - 48, day - 47, day - 2);
     let lines = format!(
         "[{first},[3600,7000,350,{{\"a\":[6000,{{\"done\":12,\"failed\":1}}],\"b\":[1000,{{\"no-work\":3}}]}},{{\"busy\":60}}]]\n\
          [{second},[3500,3500,10,{{\"a\":[3500,{{\"owner\":2,\"ttl\":1}}]}},{{}}]]\n\
          [{third},[1800,900,0,{{\"b\":[900,{{\"done\":1}}]}},{{\"battery\":600,\"snooze\":30}}]]\n"
     );
-    machine.scratch.file("state/history", lines);
-    let said = machine
-        .command()
-        .args(["history", "--days", "30", "--json"])
-        .env("TZ", "UTC")
-        .output()
-        .unwrap();
-    assert!(said.status.success(), "{said:?}");
-    let mut found: Value = serde_json::from_slice(&said.stdout).unwrap();
+    machine.file("state/history", lines);
+    let mut command = machine.command(&["history", "--days", "30", "--json"]);
+    let said = say(command.env("TZ", "UTC")).must(0, &[]);
+    let mut found: Value = serde_json::from_str(&said.out).unwrap();
     for day in found["days"].as_array_mut().unwrap() {
         assert_eq!(day["date"].as_str().unwrap().len(), "2026-01-01".len());
         day["date"] = "DATE".into();
@@ -157,31 +103,12 @@ fn history() {
 
 /// `key=value` of a field or a tag, without what differs from run to run.
 fn mask_part(part: &str) -> String {
+    const KEPT: &str = "hostname instance kind code state status class cpus_total memory_total exit_code running \
+        memory_given cpus_given done failed launches";
     let (key, value) = part.split_once('=').unwrap();
     let kind = match value {
         "True" | "False" | "true" | "false" | "p" => value,
-        _ if [
-            "hostname", "instance", "kind", "code", "state", "status", "class",
-        ]
-        .contains(&key) =>
-        {
-            value
-        }
-        _ if [
-            "cpus_total",
-            "memory_total",
-            "exit_code",
-            "running",
-            "memory_given",
-            "cpus_given",
-            "done",
-            "failed",
-            "launches",
-        ]
-        .contains(&key) =>
-        {
-            value
-        }
+        _ if KEPT.split(' ').any(|name| name == key) => value,
         _ if value.starts_with('"') => "TEXT",
         _ if value.ends_with('i') => "INTEGER",
         _ => "FLOAT",
@@ -191,7 +118,7 @@ fn mask_part(part: &str) -> String {
 
 #[test]
 fn line_protocol() {
-    let server = FakeInflux::new();
+    let server = WebServer::new();
     let sink = format!(
         "[[influxdb]]\nurl = \"{}\"\ndatabase = \"d\"\nflush = \"1s\"\nhost-alias = \"h, 1\"\n",
         server.url()
@@ -213,9 +140,9 @@ fn line_protocol() {
             .map(|series| server.lines(series).pop())
             .collect::<Option<Vec<String>>>()
     };
-    machine.wait_for("every series, of two pilots", || {
-        tick().is_some_and(|lines| lines[4].contains("running=2i") && lines[4].contains("done=1i"))
-    });
+    let is_whole =
+        |lines: Vec<String>| lines[4].contains("running=2i") && lines[4].contains("done=1i");
+    machine.until(|| tick().is_some_and(is_whole));
     let masked = |line: String| {
         let line = line.replace("h\\,\\ 1", "HOST");
         let (points, time) = line.rsplit_once(' ').unwrap();

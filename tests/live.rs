@@ -1,17 +1,10 @@
 //! The real binary against a real engine: each verb, and each promise that users and scripts rely on.
-//! Only what this machine's other users cannot disturb is asked exactly; times are bounds that a loaded machine keeps.
+//! Only what this machine's other users cannot disturb is asked exactly; what is wanted is polled for.
 // threads: 4
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)]
+#![allow(clippy::restriction, clippy::pedantic)]
 
 mod common;
 
-#[path = "live/builtin.rs"]
-mod builtin;
 #[path = "live/commands.rs"]
 mod commands;
 #[path = "live/contained.rs"]
@@ -26,5 +19,3 @@ mod handed;
 mod looks;
 #[path = "live/restarts.rs"]
 mod restarts;
-#[path = "live/trouble.rs"]
-mod trouble;

@@ -2,65 +2,49 @@
 //! away. What came here with Plancton goes again with its last user.
 // needs: registry
 // threads: 3
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)]
+#![allow(clippy::restriction, clippy::pedantic)]
 
 mod common;
 
 use common::*;
-use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 /// `{"username":"tester","password":"secret"}` in base64, as the engine wants it.
 const LOGIN: &str = "X-Registry-Auth: eyJ1c2VybmFtZSI6InRlc3RlciIsInBhc3N3b3JkIjoic2VjcmV0In0=\r\n";
 
-fn registry(closed: bool) -> String {
-    let name = if closed {
-        "PLANCTON_TEST_CLOSED_REGISTRY"
-    } else {
-        "PLANCTON_TEST_REGISTRY"
-    };
-    std::env::var(name)
-        .unwrap_or_else(|_| panic!("{name} is not set; run these tests with tests/run.sh"))
+fn open() -> String {
+    given("PLANCTON_TEST_REGISTRY")
 }
 
-fn image_id(name: &str) -> Option<String> {
-    let (status, body) = call("GET", &format!("/images/{name}/json"), None);
-    (status == 200).then(|| {
-        serde_json::from_str::<Value>(&body).unwrap()["Id"]
-            .as_str()
-            .unwrap()
-            .to_owned()
-    })
+fn closed() -> String {
+    given("PLANCTON_TEST_CLOSED_REGISTRY")
 }
 
 fn remove_image(name: &str) {
     call("DELETE", &format!("/images/{name}?force=1"), None);
 }
 
+fn tag(image: &str, repository: &str) {
+    post(
+        &format!("/images/{image}/tag?repo={repository}&tag=1"),
+        None,
+    );
+}
+
 /// A new image with one more label, in the registry only: made under another of its names. Its id and digest.
 fn publish(name: &str, label: &str) -> (String, String) {
     let repository = &name.replace("127.0.0.1", "localhost");
     let body = json!({"Image": image(), "Cmd": ["true"]});
-    let (_, made) = call("POST", "/containers/create", Some(&body));
-    let container = serde_json::from_str::<Value>(&made).unwrap()["Id"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let made: Value = serde_json::from_str(&post("/containers/create", Some(&body))).unwrap();
+    let container = made["Id"].as_str().unwrap();
     let config = json!({"Labels": {"test": label}, "Cmd": ["sleep", "600"]});
-    let (status, answer) = call(
-        "POST",
+    post(
         &format!("/commit?container={container}&repo={repository}&tag=1"),
         Some(&config),
     );
-    assert_eq!(status, 201, "{answer}");
-    call("DELETE", &format!("/containers/{container}?force=1"), None);
-    let (status, pushed) = call_with(
+    delete(container);
+    let (_, pushed) = call_with(
         "POST",
         &format!("/images/{repository}/push?tag=1"),
         None,
@@ -68,7 +52,7 @@ fn publish(name: &str, label: &str) -> (String, String) {
     );
     let pushed = String::from_utf8_lossy(&pushed).into_owned();
     assert!(
-        status == 200 && pushed.contains("digest: sha256:") && !pushed.contains("error"),
+        pushed.contains("digest: sha256:") && !pushed.contains("error"),
         "{pushed}"
     );
     let digest = pushed.split("digest: ").nth(1).unwrap()[..71].to_owned();
@@ -78,248 +62,165 @@ fn publish(name: &str, label: &str) -> (String, String) {
 }
 
 fn class(image: &str, more: &str) -> String {
-    config(
-        "1s",
-        1,
-        &format!(
-            "[[pilot]]\nname = \"p\"\nimage = \"{image}\"\ncpus = 0.1\nmemory = \"16MiB\"\nnetwork = \"none\"\nstop-grace = \"1s\"\n{more}\n"
-        ),
-    )
+    let table = format!(
+        "[[pilot]]\nname = \"p\"\nimage = \"{image}\"\ncpus = 0.1\nmemory = \"16MiB\"\nnetwork = \"none\"\nstop-grace = \"1s\"\n{more}\n"
+    );
+    config("1s", 1, &table)
 }
 
-fn auth_file(instance: &Instance, password: &str, mode: u32) -> String {
-    let file = instance.base.join(format!("auth-{password}.json"));
-    // "tester:secret" and "tester:wrong" in base64.
-    let auth = if password == "secret" {
-        "dGVzdGVyOnNlY3JldA=="
-    } else {
-        "dGVzdGVyOndyb25n"
-    };
-    fs::write(
-        &file,
-        json!({"auths": {registry(true): {"auth": auth}}}).to_string(),
-    )
-    .unwrap();
-    fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
-    format!("auth-file = \"{}\"\n", file.display())
+fn two(text: String) -> String {
+    text.replace("max-pilots = 1", "max-pilots = 2")
+}
+
+/// Nothing of it is left, as it was before.
+fn purge(instance: &mut Instance, images: &[&str]) {
+    instance.say(&["force-stop"]).must(0, &[]);
+    instance.wait_end();
+    instance.say(&["purge"]).must(0, &[]);
+    images
+        .iter()
+        .for_each(|image| assert_eq!(image_id(image), None, "{image}"));
 }
 
 #[test]
 fn credentials_open_a_closed_registry() {
-    let name = format!("{}/closed", registry(true));
+    let name = format!("{}/closed", closed());
     publish(&name, "closed");
     let image = format!("{name}:1");
-    let mut instance = Instance::new(&class(&image, ""));
-    let without = |instance: &Instance, words: &str| {
-        instance.wait_status(words, PATIENCE, |status| {
-            status["reason"]["text"].as_str().unwrap().contains(words)
-        });
-        assert_eq!(image_id(&image), None);
-    };
-    instance.run(&[]);
-    without(&instance, "no basic auth credentials");
-    for (password, mode, words) in [
-        ("wrong", 0o600, "unauthorized"),
-        ("secret", 0o644, "chmod 600"),
+    let mut instance = Instance::running(&class(&image, ""));
+    instance.wait_text("no basic auth credentials");
+    // "tester:wrong" and "tester:secret" in base64.
+    for (login, mode, words) in [
+        ("dGVzdGVyOndyb25n", 0o600, "unauthorized"),
+        ("dGVzdGVyOnNlY3JldA==", 0o644, "chmod 600"),
+        ("dGVzdGVyOnNlY3JldA==", 0o600, ""),
     ] {
-        let auth = auth_file(&instance, password, mode);
+        let text = json!({"auths": {closed(): {"auth": login}}}).to_string();
+        let file = instance.file("auth.json", text);
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
         instance.end();
-        instance.configure(&class(&image, &auth));
-        instance.run(&[]);
-        without(&instance, words);
+        instance.start(&class(&image, &format!("auth-file = {file:?}")));
+        if words.is_empty() {
+            instance.wait_running(1);
+        } else {
+            instance.wait_text(words);
+            assert_eq!(image_id(&image), None);
+        }
     }
-    let auth = auth_file(&instance, "secret", 0o600);
-    instance.end();
-    instance.configure(&class(&image, &auth));
-    instance.run(&[]);
-    instance.wait_running(1);
-    let told =
-        instance.log() + &instance.status().unwrap().to_string() + &instance.say(&["config"]).out;
-    for secret in ["secret\"", "dGVzdGVyOnNlY3JldA"] {
-        assert!(!told.contains(secret), "{secret} in {told}");
-    }
-    // Purged, it is as it was before.
-    instance.say(&["force-stop"]).must(0, &[]);
-    instance.wait_end();
-    instance.say(&["purge"]).must(0, &[]);
-    assert_eq!(image_id(&image), None);
+    let told = instance.log() + &instance.status().to_string() + &instance.say(&["config"]).out;
+    assert!(
+        !told.contains("secret\"") && !told.contains("dGVzdGVyOnNlY3JldA"),
+        "{told}"
+    );
+    purge(&mut instance, &[&image]);
 }
 
 #[test]
 fn a_moved_tag_is_a_rolling_update() {
-    let name = format!("{}/rolling", registry(false));
+    let name = format!("{}/rolling", open());
     let (old, _) = publish(&name, "old");
     let image = format!("{name}:1");
-    let instance = Instance::running(
-        &class(&image, "image-refresh = \"2s\"").replace("max-pilots = 1", "max-pilots = 2"),
-    );
+    let mut instance = Instance::running(&two(class(&image, "image-refresh = \"2s\"")));
     let first = instance.wait_running(2);
-    let image_of = |id: &String| inspect(id).unwrap()["Image"].as_str().unwrap().to_owned();
-    assert!(first.iter().all(|id| image_of(id) == old));
+    let image_of = |id: &String| inspect(id).map_or(Value::Null, |seen| seen["Image"].clone());
+    assert!(first.iter().all(|id| image_of(id) == old.as_str()));
     let (new, _) = publish(&name, "new");
-    let arrived = poll(PATIENCE, || image_id(&image).filter(|id| *id == new));
-    assert!(
-        arrived.is_some(),
-        "the moved tag was looked up again: {}",
-        instance.log()
-    );
+    until(|| image_id(&image).as_ref() == Some(&new));
     assert!(
         first.iter().all(|id| is_running(id)),
         "running pilots go on"
     );
-    let (one, other) = (first.iter().next().unwrap(), first.iter().nth(1).unwrap());
+    let (one, other) = (first.first().unwrap(), first.last().unwrap());
     kill(one);
-    let replaced = poll(PATIENCE, || {
-        let now: Vec<String> = instance
-            .containers()
-            .into_iter()
-            .filter(|c| c.state == "running")
-            .map(|c| c.id)
-            .collect();
-        now.iter()
-            .any(|id| inspect(id).is_some_and(|seen| seen["Image"] == new.as_str()))
-            .then_some(())
+    until(|| {
+        instance
+            .running_ids()
+            .iter()
+            .any(|id| image_of(id) == new.as_str())
     });
-    assert!(replaced.is_some(), "a new pilot has the new image");
     assert!(
         is_running(other) && image_id(&old).is_some(),
         "the old image stays as long as it is used"
     );
     kill(other);
-    assert!(
-        poll(PATIENCE, || image_id(&old).is_none().then_some(())).is_some(),
-        "gone after its last pilot"
-    );
-    instance.say(&["force-stop"]).must(0, &[]);
-    instance.say(&["purge"]).must(0, &[]);
-    assert_eq!((image_id(&image), image_id(&new)), (None, None));
+    until(|| image_id(&old).is_none());
+    purge(&mut instance, &[&image, &new]);
 }
 
 #[test]
 fn a_digest_stays_what_it_is() {
-    let name = format!("{}/pinned", registry(false));
+    let name = format!("{}/pinned", open());
     let (old, digest) = publish(&name, "old");
     publish(&name, "new");
-    let pinned = format!("{name}@{digest}");
-    let instance = Instance::running(&class(&pinned, "image-refresh = \"1s\""));
-    let id = instance.wait_running(1).into_iter().next().unwrap();
-    assert_eq!(inspect(&id).unwrap()["Image"], old.as_str());
-    instance.say(&["force-stop"]).must(0, &[]);
-    instance.say(&["purge"]).must(0, &[]);
-    assert_eq!(image_id(&old), None);
+    let mut instance = Instance::running(&class(
+        &format!("{name}@{digest}"),
+        "image-refresh = \"1s\"",
+    ));
+    assert_eq!(
+        inspect(&instance.wait_one()).unwrap()["Image"],
+        old.as_str()
+    );
+    purge(&mut instance, &[&old]);
 }
 
 #[test]
 fn an_archive_needs_no_registry() {
     let name = "plancton-test/archived";
-    call(
-        "POST",
-        &format!("/images/{}/tag?repo={name}&tag=1", image()),
-        None,
-    );
-    let (status, tar) = call_with("GET", &format!("/images/{name}:1/get"), None, "");
+    let image_name = format!("{name}:1");
+    tag(&image(), name);
+    let (status, tar) = call_with("GET", &format!("/images/{image_name}/get"), None, "");
     assert_eq!(status, 200);
-    remove_image(&format!("{name}:1"));
-    let instance = Instance::new("");
-    let file = instance.base.join("image.tar");
-    let words = format!(
-        "image-archive = \"{}\"\ncommand = [\"sleep\", \"600\"]",
-        file.display()
-    );
-    instance.configure(&class(&format!("{name}:1"), &words));
-    let mut instance = instance;
-    instance.run(&[]);
-    instance.wait_status("what is missing", PATIENCE, |s| {
-        s["reason"]["text"].as_str().unwrap().contains("image.tar")
-    });
+    remove_image(&image_name);
+    let mut instance = Instance::new("");
+    let file = instance.path("image.tar");
+    let words = format!("image-archive = {file:?}\ncommand = [\"sleep\", \"600\"]");
+    instance.start(&class(&image_name, &words));
+    instance.wait_text("image.tar");
     instance.end();
     fs::write(&file, &tar).unwrap();
     instance.run(&[]);
     instance.wait_running(1);
+    purge(&mut instance, &[&image_name]);
     // An archive of something else.
-    instance.say(&["force-stop"]).must(0, &[]);
-    instance.wait_end();
-    instance.say(&["purge"]).must(0, &[]);
-    assert_eq!(image_id(&format!("{name}:1")), None);
-    instance.configure(&class("plancton-test/other:1", &words));
-    instance.run(&[]);
-    instance.wait_status("it is not in there", PATIENCE, |s| {
-        s["reason"]["text"]
-            .as_str()
-            .unwrap()
-            .contains("plancton-test/other:1 is not in what was brought")
-    });
-    remove_image(&format!("{name}:1"));
+    instance.start(&class("plancton-test/other:1", &words));
+    instance.wait_text("plancton-test/other:1");
+    remove_image(&image_name);
 }
 
 #[test]
 fn a_registry_that_is_away_costs_nothing_but_the_refresh() {
-    let name = format!("{}/away", registry(false));
+    let name = format!("{}/away", open());
     publish(&name, "away");
-    let (image, gone) = (format!("{name}:1"), format!("{}/none:1", registry(false)));
-    let both = class(&image, "image-refresh = \"1s\"").replace("max-pilots = 1", "max-pilots = 2")
-        + &format!("[[pilot]]\nname = \"q\"\nimage = \"{gone}\"\ncpus = 0.1\nmemory = \"16MiB\"\n");
-    let mut instance = Instance::running(&both);
+    let (image, none) = (format!("{name}:1"), format!("{}/none:1", open()));
+    let other =
+        format!("[[pilot]]\nname = \"q\"\nimage = \"{none}\"\ncpus = 0.1\nmemory = \"16MiB\"\n");
+    let mut instance = Instance::running(&(two(class(&image, "image-refresh = \"1s\"")) + &other));
     instance.wait_running(2);
-    instance.say(&["stop"]).must(0, &[]);
-    instance.wait_end();
+    instance.end();
     // The same image under the name of a registry that is not there.
     let absent = "127.0.0.1:9/away";
-    call(
-        "POST",
-        &format!("/images/{image}/tag?repo={absent}&tag=1"),
-        None,
-    );
-    let again = class(&format!("{absent}:1"), "image-refresh = \"1s\"");
-    instance.configure(&again.replace("max-pilots = 1", "max-pilots = 2"));
-    instance.run(&[]);
-    assert!(
-        poll(PATIENCE, || instance
-            .log()
-            .contains("connection refused")
-            .then_some(()))
-        .is_some(),
-        "{}",
-        instance.log()
-    );
-    assert_eq!(
-        instance.wait_running(2).len(),
-        2,
-        "pilots go on with the local image"
-    );
-    instance
-        .say(&["pull"])
-        .must(0, &["looks for newer images now"]);
-    instance.say(&["force-stop"]).must(0, &[]);
+    tag(&image, absent);
+    instance.start(&two(class(
+        &format!("{absent}:1"),
+        "image-refresh = \"1s\"",
+    )));
+    instance.until(|| instance.log().contains("connection refused"));
+    instance.wait_running(2);
+    instance.say(&["pull"]).must(0, &[]);
     remove_image(&format!("{absent}:1"));
-    instance.say(&["purge"]).must(0, &[]);
-    assert_eq!(image_id(&image), None);
+    purge(&mut instance, &[&image]);
 }
 
 #[test]
 fn a_day_has_its_bound() {
-    let name = format!("{}/bounded", registry(false));
+    let name = format!("{}/bounded", open());
     publish(&name, "bounded");
     // What was brought earlier on that day counts.
-    let instance = Instance::new(
-        &class(&format!("{name}:1"), "").replace("[share]", "[share]\npull-per-day = \"1B\""),
-    );
-    fs::create_dir_all(instance.state_dir()).unwrap();
-    let day = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap()
-        .as_secs()
-        / 86_400;
-    fs::write(instance.state_dir().join("pulled"), format!("{day} 5\n")).unwrap();
-    let mut instance = instance;
+    let text = class(&format!("{name}:1"), "").replace("[share]", "[share]\npull-per-day = \"1B\"");
+    let mut instance = Instance::new(&text);
+    let day = epoch() as u64 / 86_400;
+    instance.file("state/pulled", format!("{day} 5\n"));
     instance.run(&[]);
-    let is_told = |s: &Value| {
-        s["reason"]["text"]
-            .as_str()
-            .unwrap()
-            .contains("pull-per-day (1B) is used up")
-    };
-    instance.wait_status("the bound", PATIENCE, is_told);
-    fs::write(instance.state_dir().join("pulled"), "another day\n").unwrap();
-    remove_image(&format!("{name}:1"));
+    instance.wait_text("pull-per-day");
+    assert_eq!(image_id(&format!("{name}:1")), None);
 }

@@ -2,33 +2,20 @@
 //! consented to changes nothing and is named in `status`, and a server that is away takes nothing from anybody.
 // needs: minisign openssl
 // threads: 8
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::expect_used
-)]
-#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, dead_code)]
+#![allow(clippy::restriction, clippy::pedantic)]
 
-#[path = "common/fake_engine.rs"]
-mod fake_engine;
-#[path = "common/machine.rs"]
-mod machine;
-#[path = "common/site.rs"]
-mod site;
+mod common;
 
-use machine::{Machine, PATIENCE, Scratch, at_once, becomes};
-use rustix::process::Signal;
-use serde_json::Value;
-use site::{Site, lock};
+use common::web::{Request, WebServer, respond};
+use common::*;
 use std::fs;
-use std::io::Write;
+use std::io::{Result, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
 const OWNER: &str = "[loop]\ninterval = \"1s\"\n[share]\nreserve-cpus = 0\nreserve-disk = \"1MiB\"\nmax-pilots = 3\n";
-const ALLOW: &str = "[allow]\nplain-http = true\nrefresh = \"1s\"\n";
+const TARGET: &str = "[[influxdb]]\nurl = \"http://127.0.0.1:9#d\"\n";
 
 /// As a project publishes it.
 fn project(lines: &str) -> String {
@@ -38,427 +25,314 @@ fn project(lines: &str) -> String {
 }
 
 fn owner() -> String {
-    format!("{OWNER}{ALLOW}")
+    format!("{OWNER}[allow]\nplain-http = true\nrefresh = \"1s\"\n")
+}
+
+fn page(site: &WebServer) -> String {
+    site.url() + "/plancton.toml"
+}
+
+fn join(machine: &Machine, url: &str) -> Said {
+    machine.say(&["join", "--yes", url])
 }
 
 /// Three of its pilots run.
-fn joined(site: &Site) -> Machine {
+fn joined(site: &WebServer) -> Machine {
     let mut machine = Machine::new();
-    machine.scratch.file("config.toml", owner());
-    let said = machine.tell(&["join", "--yes", &site.url()]);
-    assert!(said.status.success(), "{said:?}");
-    machine.start(&owner());
+    machine.configure(&owner());
+    join(&machine, &page(site)).must(0, &[]);
+    machine.run(&[]);
     machine.wait_for_pilots(3);
     machine
-}
-
-fn said(machine: &Machine, arguments: &[&str]) -> (Option<i32>, String) {
-    let output = machine.tell(arguments);
-    let text = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8(text).unwrap())
 }
 
 fn remote(machine: &Machine) -> Value {
     machine.status()["remote"].clone()
 }
 
-fn problems(machine: &Machine) -> String {
-    machine.status()["problems"].to_string()
-}
-
 #[test]
 fn nobody_joins_unasked() {
-    let sink = "[[influxdb]]\nurl = \"http://127.0.0.1:9#d\"\n";
-    let site = Site::new(&(project("privileged = false") + sink));
+    let site = WebServer::site(&(project("") + TARGET));
     let machine = Machine::new();
-    machine.scratch.file("config.toml", owner());
+    machine.configure(&owner());
     // Nobody is there to be asked, and nothing happens.
-    let (code, text) = said(&machine, &["join", &site.url()]);
-    assert_eq!(code, Some(64), "{text}");
-    for words in [
-        "containers of fake, from the registry docker.io",
-        "access to the network for them",
-        "metrics to http://127.0.0.1:9#d: figures of its pilots, none of the owner",
-        "'sci': fake:1, 1 cores, 64MiB",
-        "plancton join --yes",
+    let shown = [
+        "fake",
+        "docker.io",
+        "http://127.0.0.1:9#d",
+        "'sci'",
+        "64MiB",
+        "--yes",
+    ];
+    machine.say(&["join", &page(&site)]).must(64, &shown);
+    machine.configure(OWNER);
+    for url in [
+        "http://127.0.0.1/x",
+        "https://u:p@h/x",
+        "file:///etc/passwd",
+        "https://",
     ] {
-        assert!(text.contains(words), "{words} in\n{text}");
+        assert_eq!(join(&machine, url).code, 64, "{url}");
     }
-    assert!(!machine.scratch.0.join("state/remote").exists());
+    assert!(!machine.path("state/remote").exists());
 }
 
 #[test]
 fn joined_changed_and_left() {
-    let sink = "[[influxdb]]\nurl = \"http://127.0.0.1:9#d\"\n";
-    let site = Site::new(&(project("privileged = false") + sink));
+    let site = WebServer::site(&(project("") + TARGET));
     let mut machine = Machine::new();
     machine.start(&owner());
-    machine.wait_for("it waits for pilots", || machine.reason() == "no-pilot");
-    let (code, text) = said(&machine, &["join", "--yes", &site.url()]);
-    assert!(
-        code == Some(0) && text.contains("the daemon takes it over now"),
-        "{text}"
-    );
+    machine.wait_reason("no-pilot");
+    join(&machine, &page(&site)).must(0, &[]);
     machine.wait_for_pilots(3);
     let hash = remote(&machine)["hash"].clone();
     assert_eq!(hash.as_str().map(str::len), Some(16));
-    machine.wait_for("it is asked for again, if it is new", || {
-        lock(&site.heads)
-            .iter()
-            .filter(|head| head.contains("if-none-match: \""))
-            .count()
-            >= 2
-    });
-    let (_, text) = said(&machine, &["check"]);
-    assert!(
-        text.contains(&format!(
-            "ok   joined         {}: classes for this machine: 1",
-            site.url()
-        )),
-        "{text}"
-    );
-    assert!(
-        machine
-            .tell(&["config"])
-            .stdout
-            .starts_with(b"# in force, from ")
-    );
-    let (_, text) = said(&machine, &["status"]);
-    assert!(
-        text.contains("Joined") && text.contains(hash.as_str().unwrap()),
-        "{text}"
-    );
+    let has_tag = |request: &&Request| request.header("if-none-match").is_some();
+    machine.until(|| site.requests().iter().filter(has_tag).count() >= 2);
+    assert!(machine.say(&["check"]).out.contains(&page(&site)));
+    machine.say(&["config"]).must(0, &["sci"]);
+    machine.say(&["status"]).must(0, &[hash.as_str().unwrap()]);
 
     // A change reaches the daemon within `refresh`, and touches no pilot.
-    let running = machine.engine.in_state("running");
-    site.publish(&(project("env = { NEW = \"1\" }\nmax = 2") + sink));
-    machine.wait_for("the change is there", || remote(&machine)["hash"] != hash);
-    assert_eq!(machine.engine.in_state("running"), running);
-    running.iter().for_each(|id| machine.engine.end(id, 0));
-    let has_new = || {
-        let world = machine.engine.world();
-        let mut running = world
-            .containers
-            .iter()
-            .filter(|container| container.state == "running");
-        running.clone().count() == 2
-            && running.all(|container| container.body["Env"].to_string().contains("NEW=1"))
+    let running = machine.pilots();
+    site.publish(&(project("env = { NEW = \"1\" }\nmax = 2") + TARGET));
+    machine.until(|| remote(&machine)["hash"] != hash);
+    assert_eq!(machine.pilots(), running);
+    machine.engine.ends(&running, 0);
+    machine.wait_for_pilots(2);
+    let is_new = |id: &String| {
+        machine.engine.world().find(id).unwrap().body["Env"]
+            .to_string()
+            .contains("NEW=1")
     };
-    machine.wait_for("the next ones are as it says", has_new);
+    assert!(machine.pilots().iter().all(is_new));
 
-    let left = machine.engine.in_state("running");
-    let (code, text) = said(&machine, &["leave"]);
-    assert!(code == Some(0) && text.contains("is left"), "{text}");
-    machine.wait_for("it is forgotten", || {
-        remote(&machine).is_null() && machine.status()["sinks"] == Value::Array(vec![])
-    });
-    assert_eq!(
-        machine.engine.in_state("running"),
-        left,
-        "they go on to their end"
-    );
-    assert!(!machine.scratch.0.join("state/remote").exists());
-    let asked = site.requests();
-    left.iter().for_each(|id| machine.engine.end(id, 0));
-    machine.wait_for("nothing is started for it", || {
-        machine.engine.in_state("running").is_empty() && machine.reason() == "no-pilot"
-    });
-    assert_eq!(site.requests(), asked);
+    // What is left is forgotten, and its pilots go on to their end.
+    let left = machine.pilots();
+    machine.say(&["leave"]).must(0, &[]);
+    machine.wait_status(|status| status["remote"].is_null() && status["sinks"] == json!([]));
+    assert_eq!(machine.pilots(), left);
+    assert!(!machine.path("state/remote").exists());
+    let asked = site.requests().len();
+    machine.engine.ends(&left, 0);
+    machine.until(|| machine.pilots().is_empty() && machine.reason() == "no-pilot");
+    assert_eq!(site.requests().len(), asked);
 }
 
 /// What a project may not have, and what it would need to be accepted for: nothing changes, and it is said.
 #[test]
 fn hostile_texts() {
-    let many: String = (0..10_000)
-        .map(|n| format!("[[pilot]]\nname = \"p{n}\"\nimage = \"fake:1\"\n"))
-        .collect();
-    let few: String = many
-        .lines()
-        .take(99)
-        .map(|line| format!("{line}\n"))
-        .collect();
+    let class = |number: usize| format!("[[pilot]]\nname = \"p{number}\"\nimage = \"fake:1\"\n");
+    let evil = "[[influxdb]]\nurl = \"http://evil.example#d\"\n";
+    let secret =
+        "[[influxdb]]\nurl = \"http://e#d\"\nuser = \"u\"\npassword-file = \"/etc/shadow\"\n";
     let cases = [
-        (project("privileged = true"), "[allow] privileged"),
-        (project("mounts = [\"/:/host:rw\"]"), "the mount /:/host:rw"),
+        (project("privileged = true"), "privileged"),
+        (project("mounts = [\"/:/host:rw\"]"), "/:/host:rw"),
         (
             project("mounts = [\"/var/run/docker.sock:/s\"]"),
-            "the mount /var/run/docker.sock:/s:ro",
+            "/var/run/docker.sock",
         ),
-        (project("network = \"host\""), "the network host"),
-        (
-            project("cap-add = [\"SYS_ADMIN\"]"),
-            "the capability SYS_ADMIN",
-        ),
+        (project("network = \"host\""), "network host"),
+        (project("cap-add = [\"SYS_ADMIN\"]"), "SYS_ADMIN"),
         (project("devices = [\"/dev/mem\"]"), "/dev/mem"),
-        (
-            project("host-config = { PidMode = \"host\" }"),
-            "the engine's field PidMode",
-        ),
+        (project("host-config = { PidMode = \"host\" }"), "PidMode"),
         (
             project("files = [{ source = \"/etc/shadow\", target = \"/s\" }]"),
-            "the file /etc/shadow",
-        ),
-        (
-            project("").replace("fake:1", "evil.example/fake:1"),
-            "containers of evil.example/fake",
-        ),
-        (project("user = \"0\""), "containers whose user is root"),
-        (
-            project("") + "[[influxdb]]\nurl = \"http://evil.example#d\"\n",
-            "metrics to http://evil.example#d",
-        ),
-        (
-            project("")
-                + "[[influxdb]]\nurl = \"http://e#d\"\nuser = \"u\"\npassword-file = \"/etc/shadow\"\n",
             "/etc/shadow",
         ),
         (
-            project("") + "[share]\ncpus = 1000\nmax-pilots = 10000\n",
-            "cpus: that is the owner's alone",
+            project("").replace("fake:1", "evil.example/fake:1"),
+            "evil.example/fake",
         ),
+        (project("user = \"0\""), "root"),
+        (project("") + evil, "http://evil.example#d"),
+        (project("") + secret, "/etc/shadow"),
         (
-            project("") + "[allow]\nprivileged = true\n",
-            "privileged: that is the owner's alone",
+            project("") + "[share]\ncpus = 1000\nmax-pilots = 10000\n",
+            "cpus: ",
         ),
+        (project("") + "[allow]\nprivileged = true\n", "privileged: "),
         (
             project("max = 10000") + "[engine]\nsocket = \"/tmp/evil\"\n",
-            "socket: that is the owner's alone",
+            "socket: ",
         ),
-        (many, "more than 64 KiB"),
-        (few, "no more than 32 [[pilot]]"),
-        ("\0\u{1b}[2J[[[".repeat(9), "not valid TOML"),
-        (project("unheard-of = 1"), "unknown key 'unheard-of'"),
+        ((0..10_000).map(class).collect(), "64 KiB"),
+        ((0..33).map(class).collect(), "32"),
+        ("\0\u{1b}[2J[[[".repeat(9), "TOML"),
+        (project("unheard-of = 1"), "unheard-of"),
     ];
     at_once(cases, |(text, named)| {
-        let site = Site::new(&project(""));
+        let site = WebServer::site(&project(""));
         let machine = joined(&site);
-        let running = machine.engine.in_state("running");
+        let running = machine.pilots();
         site.publish(&text);
-        machine.wait_for(named, || problems(&machine).contains(named));
-        assert_eq!(machine.engine.in_state("running"), running, "{named}");
+        machine.wait_problem(named);
+        assert_eq!(machine.pilots(), running);
         // Those that end are replaced, if at all, by the ones that were agreed to.
-        machine.engine.end(&running[0], 0);
-        machine.wait_for("the end is learned of", || {
-            machine.status()["counts"]["done"] == 1
-        });
+        machine.end_one(0);
+        machine.wait_count("done", 1);
         let world = machine.engine.world();
-        assert!(
-            world.containers.len() <= 3 && world.most <= 4,
-            "{named}: {}",
-            world.most
-        );
+        assert!(world.containers.len() <= 3 && world.most <= 4);
         for container in &world.containers {
-            let body = &container.body;
-            assert_eq!(body["Image"], "fake:1", "{named}");
-            let host = &body["HostConfig"];
-            assert!(
-                host["Privileged"] != true && host["NetworkMode"] == "bridge",
-                "{named}: {host}"
+            let host = &container.body["HostConfig"];
+            assert_eq!(
+                (&container.body["Image"], &host["NetworkMode"]),
+                (&json!("fake:1"), &json!("bridge"))
             );
-            assert!(host["PidMode"].as_str().unwrap_or("").is_empty(), "{named}");
-            assert_eq!(host["CapAdd"].as_array().map_or(0, Vec::len), 0, "{named}");
-            assert_eq!(host["Devices"].as_array().map_or(0, Vec::len), 0, "{named}");
-            assert!(
-                !host.to_string().contains("shadow") && !host.to_string().contains("docker.sock"),
-                "{named}"
-            );
+            let told = host.to_string();
+            for never in [
+                "\"Privileged\":true",
+                "\"PidMode\":\"host\"",
+                "SYS_ADMIN",
+                "/dev/mem",
+                "shadow",
+                "docker.sock",
+            ] {
+                assert!(!told.contains(never), "{told}");
+            }
         }
         drop(world);
-        assert!(
-            !machine.status()["sinks"].to_string().contains("evil"),
-            "{named}"
-        );
-        assert!(!machine.log().contains('\u{1b}'), "{named}");
+        assert!(!machine.status()["sinks"].to_string().contains("evil"));
+        assert!(!machine.log().contains('\u{1b}'));
     });
 }
 
 /// What goes wrong on the way is said, and what was joined stays in force.
 #[test]
 fn hostile_servers() {
-    type Case = (
-        &'static str,
-        &'static str,
-        fn(&str, &mut TcpStream) -> std::io::Result<()>,
-    );
-    let cases: [Case; 9] = [
-        ("an error", "status 503", |_, stream| {
-            stream.write_all(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")
-        }),
-        ("nothing there", "status 404", |_, stream| {
-            stream.write_all(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n")
-        }),
-        ("a redirect", "status 302: redirects", |_, stream| {
-            stream.write_all(
-                b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
-            )
-        }),
-        ("a cut body", "no more than", |_, stream| {
-            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n[[pilot]]\n")
-        }),
-        ("a cut piece", "no more than", |_, stream| {
-            stream.write_all(
-                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n[[pilot]]\n",
-            )
-        }),
-        ("no length", "does not say how long", |_, stream| {
-            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n[[pilot]]\n")
-        }),
-        ("a gibibyte", "no more than 64 KiB", |_, stream| {
-            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n")?;
-            (0..16_384).try_for_each(|_| stream.write_all(&[b'#'; 65_536]))
-        }),
-        ("no text", "no UTF-8", |_, stream| {
-            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n\xff\xfe")
-        }),
-        ("no HTTP", "http", |_, stream| {
-            stream.write_all(b"\0\0\0 garbage\r\n\r\n")
-        }),
+    // The answer, and what is said of it. The gibibyte is written on until the client hangs up.
+    const ANSWERS: [(&str, &[u8]); 9] = [
+        (
+            "status 503",
+            b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n",
+        ),
+        (
+            "status 404",
+            b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n",
+        ),
+        (
+            "redirects",
+            b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
+        ),
+        (
+            "no more than",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n[[pilot]]\n",
+        ),
+        (
+            "no more than",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n[[pilot]]\n",
+        ),
+        ("how long", b"HTTP/1.1 200 OK\r\n\r\n[[pilot]]\n"),
+        (
+            "64 KiB",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n",
+        ),
+        (
+            "UTF-8",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n\xff\xfe",
+        ),
+        ("http", b"\0\0\0 garbage\r\n\r\n"),
     ];
-    at_once(cases, |(what, named, answer)| {
-        let site = Site::new(&project(""));
+    at_once(ANSWERS, |(named, answer)| {
+        let site = WebServer::site(&project(""));
         let mut machine = joined(&site);
-        let (running, hash) = (
-            machine.engine.in_state("running"),
-            remote(&machine)["hash"].clone(),
-        );
-        site.answer(answer);
-        machine.wait_for(what, || {
-            problems(&machine).contains(&format!("{}: ", site.url()))
+        let before = (machine.pilots(), remote(&machine)["hash"].clone());
+        site.answer_raw(move |_, stream| {
+            stream.write_all(answer)?;
+            let rest = if named == "64 KiB" { 16_384 } else { 0 };
+            (0..rest).try_for_each(|_| stream.write_all(&[b'#'; 65_536]))
         });
-        assert!(
-            problems(&machine).contains(named),
-            "{what}: {}",
-            problems(&machine)
-        );
-        assert_eq!(
-            (
-                machine.engine.in_state("running"),
-                remote(&machine)["hash"].clone()
-            ),
-            (running, hash),
-            "{what}"
-        );
+        machine.wait_problem(&page(&site));
+        machine.wait_problem(named);
+        assert_eq!((machine.pilots(), remote(&machine)["hash"].clone()), before);
         machine.assert_well();
         site.publish(&project(""));
-        machine.wait_for("well again", || problems(&machine) == "[]");
+        machine.wait_well();
     });
 }
 
 #[test]
-fn what_waits_is_accepted_or_goes_away() {
-    let site = Site::new(&project(""));
+fn what_is_beyond_the_consent_is_accepted_or_goes_away() {
+    let site = WebServer::site(&project(""));
     let machine = joined(&site);
     let more = project("").replace("fake:1", "evil.example/fake:1");
-    site.publish(&more);
-    machine.wait_for("it waits", || {
-        problems(&machine).contains("evil.example/fake")
-    });
-    assert_eq!(
-        remote(&machine)["waiting"][0],
-        "containers of evil.example/fake, from the registry evil.example"
-    );
     // Taken back by the project, it is no question any more.
-    site.publish(&project(""));
-    machine.wait_for("it is gone", || problems(&machine) == "[]");
-
-    site.publish(&more);
-    machine.wait_for("it waits", || {
-        problems(&machine).contains("evil.example/fake")
-    });
-    let (code, text) = said(&machine, &["join", &site.url()]);
-    assert!(
-        code == Some(64) && text.contains("New in it:\n  - containers of evil.example/fake"),
-        "{text}"
-    );
-    assert_eq!(said(&machine, &["join", "--yes", &site.url()]).0, Some(0));
-    machine.wait_for("it is in force", || problems(&machine) == "[]");
+    for text in [&more, &project(""), &more] {
+        site.publish(text);
+        match text == &more {
+            true => machine.wait_problem("evil.example/fake"),
+            false => machine.wait_well(),
+        }
+    }
     machine
-        .engine
-        .end(&machine.engine.in_state("running")[0], 0);
-    machine.wait_for("a pilot of it", || {
-        machine
-            .engine
-            .world()
-            .containers
-            .iter()
-            .any(|container| container.body["Image"] == "evil.example/fake:1")
-    });
+        .say(&["join", &page(&site)])
+        .must(64, &["evil.example/fake"]);
+    join(&machine, &page(&site)).must(0, &[]);
+    machine.wait_well();
+    machine.end_one(0);
+    let is_of_it = |one: &fake_engine::Container| one.body["Image"] == "evil.example/fake:1";
+    machine.until(|| machine.engine.world().containers.iter().any(is_of_it));
 }
 
 /// The machine gives less when the project says so, and never more.
 #[test]
 fn a_project_can_lower() {
-    let site = Site::new(&(project("") + "[share]\nmax-pilots = 1\n"));
+    let site = WebServer::site(&(project("") + "[share]\nmax-pilots = 1\n"));
     let mut machine = Machine::new();
-    machine.scratch.file("config.toml", owner());
-    assert!(
-        said(&machine, &["join", "--yes", &site.url()])
-            .1
-            .contains("max-pilots = 1 (always)")
-    );
-    machine.start(&owner());
+    machine.configure(&owner());
+    join(&machine, &page(&site)).must(0, &["max-pilots = 1"]);
+    machine.run(&[]);
     machine.wait_for_pilots(1);
     site.publish(&(project("") + "[share]\nmax-pilots = 1000\n"));
     machine.wait_for_pilots(3);
-    machine.wait_for("a full machine", || machine.reason() == "max-pilots");
+    machine.wait_reason("max-pilots");
 }
 
 /// Down at the start, and for as long as it likes.
 #[test]
 fn a_server_that_is_away() {
-    let site = Site::new(&project(""));
+    let site = WebServer::site(&project(""));
     let mut machine = joined(&site);
-    site.answer(|_, _| Ok(()));
-    machine.wait_for("it is said", || problems(&machine).contains(&site.url()));
-    machine.signal(Signal::KILL);
-    machine.wait_for_end(PATIENCE);
-    let before = machine.engine.in_state("running");
-    machine.start(&owner());
-    machine.wait_for("it is said again", || {
-        problems(&machine).contains(&site.url())
-    });
-    assert_eq!(machine.engine.in_state("running"), before);
-    machine.engine.end(&before[0], 0);
-    machine.wait_for("the last good one goes on", || {
-        machine.status()["counts"]["done"] == 1 && machine.engine.in_state("running").len() == 3
-    });
+    site.answer_raw(|_, _| Ok(()));
+    machine.wait_problem(&page(&site));
+    machine.crash();
+    let before = machine.pilots();
+    machine.run(&[]);
+    machine.wait_problem(&page(&site));
+    assert_eq!(machine.pilots(), before);
+    machine.end_one(0);
+    machine.wait_count("done", 1);
+    machine.wait_for_pilots(3);
     let looked = remote(&machine)["looked"].as_f64().unwrap();
     assert!(
-        looked > 0.0 && looked < fake_engine::epoch() - 0.5,
+        looked > 0.0 && looked < epoch() - 0.5,
         "it was not looked at since: {looked}"
     );
     site.publish(&project("max = 2"));
-    machine.wait_for("back again", || problems(&machine) == "[]");
+    machine.wait_well();
 }
 
 /// As in a container: the address comes with the deployment, and with it the consent, but not what [allow] must name.
 #[test]
 fn a_url_from_the_environment() {
-    let site = Site::new(&(project("") + &project("privileged = true").replace("sci", "bad")));
+    let site =
+        WebServer::site(&(project("") + &project("privileged = true").replace("sci", "bad")));
     let machine = Machine::new();
-    machine.scratch.file("config.toml", owner());
-    let mut command = machine.command();
+    machine.configure(&owner());
+    let mut command = machine.command(&["run"]);
+    say(command.env("PLANCTON_CONFIG_URL", "ftp://x")).must(78, &["PLANCTON_CONFIG_URL"]);
     let mut child = command
-        .arg("run")
-        .env("PLANCTON_CONFIG_URL", site.url())
+        .env("PLANCTON_CONFIG_URL", page(&site))
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let runs = becomes(PATIENCE, || machine.engine.in_state("running").len() == 3);
-    let refused = becomes(PATIENCE, || problems(&machine).contains("'bad'"));
+    let is_so = becomes(PATIENCE, || {
+        machine.pilots().len() == 3 && machine.problems().contains("'bad'")
+    });
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(runs && refused, "{}", problems(&machine));
-    let mut command = machine.command();
-    let bad = command
-        .arg("run")
-        .env("PLANCTON_CONFIG_URL", "ftp://x")
-        .output()
-        .unwrap();
-    assert!(
-        bad.status.code() == Some(78)
-            && String::from_utf8_lossy(&bad.stderr).contains("PLANCTON_CONFIG_URL: ")
-    );
+    assert!(is_so, "{}", machine.problems());
 }
 
 /// `openssl s_server`, which sends whole answers from files.
@@ -475,109 +349,49 @@ impl Drop for Secure {
     }
 }
 
-fn openssl(directory: &Path, arguments: &str) {
-    let mut command = Command::new("openssl");
-    let output = command
-        .args(arguments.split(' '))
-        .current_dir(directory)
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "openssl {arguments}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+fn tool(scratch: &Scratch, line: &str) {
+    let mut words = line.split_whitespace();
+    let mut command = Command::new(words.next().unwrap());
+    say(command.args(words).current_dir(&scratch.0)).must(0, &[]);
 }
 
 impl Secure {
     /// `days` from now its certificate ends; negative: it has.
     fn new(days: i32) -> Secure {
         let scratch = Scratch::new();
-        let own = &scratch.0;
         scratch.file(
             "ext",
             "subjectAltName=IP:127.0.0.1\nbasicConstraints=critical,CA:FALSE\n",
         );
         let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-        openssl(
-            own,
-            &format!("req -x509 {key} -keyout ca.key -out ca.crt -days 2 -subj /CN=ca"),
-        );
-        openssl(
-            own,
-            &format!("req {key} -keyout key -out csr -subj /CN=site"),
-        );
-        openssl(
-            own,
-            &format!(
+        for line in [
+            format!("req -x509 {key} -keyout ca.key -out ca.crt -days 2 -subj /CN=ca"),
+            format!("req {key} -keyout key -out csr -subj /CN=site"),
+            format!(
                 "x509 -req -in csr -CA ca.crt -CAkey ca.key -CAcreateserial -extfile ext -out crt -days {days}"
             ),
-        );
+        ] {
+            tool(&scratch, &format!("openssl {line}"));
+        }
         let port = TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
             .unwrap()
             .port();
+        let line = format!("s_server -HTTP -quiet -key key -cert crt -accept 127.0.0.1:{port}");
         let mut command = Command::new("openssl");
-        command.args([
-            "s_server",
-            "-HTTP",
-            "-quiet",
-            "-key",
-            "key",
-            "-cert",
-            "crt",
-            "-accept",
-            &format!("127.0.0.1:{port}"),
-        ]);
-        let child = command
-            .current_dir(own)
+        command.args(line.split(' ')).current_dir(&scratch.0);
+        command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+            .stderr(Stdio::null());
+        let child = command.spawn().unwrap();
+        until(|| TcpStream::connect(("127.0.0.1", port)).is_ok());
         let server = Secure {
             child,
             port,
             scratch,
         };
-        assert!(
-            becomes(PATIENCE, || TcpStream::connect(("127.0.0.1", port)).is_ok()),
-            "openssl s_server"
-        );
-        server
-    }
-
-    fn page(&self, name: &str, head: &str, body: &str) {
-        self.scratch.file(
-            name,
-            format!(
-                "HTTP/1.0 {head}\r\nContent-Length: {}\r\n\r\n{body}",
-                body.len()
-            ),
-        );
-    }
-
-    fn url(&self, name: &str) -> String {
-        format!("https://127.0.0.1:{}/{name}", self.port)
-    }
-
-    fn allow(&self, more: &str) -> String {
-        let ca: PathBuf = self.scratch.0.join("ca.crt");
-        format!("{OWNER}[allow]\nca-file = {ca:?}\nrefresh = \"1s\"\n{more}")
-    }
-}
-
-#[test]
-fn https_certificates_and_redirects() {
-    let (good, expired) = (Secure::new(2), Secure::new(-1));
-    let machine = Machine::new();
-    let join = |server: &Secure, page: &str, config: &str| {
-        machine.scratch.file("config.toml", config);
-        said(&machine, &["join", "--yes", &server.url(page)])
-    };
-    for server in [&good, &expired] {
         server.page("good", "200 OK", &project(""));
         server.page(
             "loop",
@@ -590,7 +404,31 @@ fn https_certificates_and_redirects() {
             &format!("302 Found\r\nLocation: {}", server.url("good")),
             "",
         );
+        server
     }
+
+    fn page(&self, name: &str, head: &str, body: &str) {
+        let length = body.len();
+        self.scratch.file(
+            name,
+            format!("HTTP/1.0 {head}\r\nContent-Length: {length}\r\n\r\n{body}"),
+        );
+    }
+
+    fn url(&self, name: &str) -> String {
+        format!("https://127.0.0.1:{}/{name}", self.port)
+    }
+
+    fn allow(&self, more: &str) -> String {
+        let ca = self.scratch.0.join("ca.crt");
+        format!("{OWNER}[allow]\nca-file = {ca:?}\nrefresh = \"1s\"\n{more}")
+    }
+}
+
+#[test]
+fn https_certificates_and_redirects() {
+    let (good, expired) = (Secure::new(2), Secure::new(-1));
+    let machine = Machine::new();
     for (server, page, config, why) in [
         (&good, "loop", good.allow(""), "redirects"),
         (&good, "away", good.allow(""), "https"),
@@ -599,137 +437,100 @@ fn https_certificates_and_redirects() {
         (&good, "good", expired.allow(""), "certificate"),
         (&expired, "good", expired.allow(""), "expired"),
     ] {
-        let (code, text) = join(server, page, &config);
-        assert_eq!(code, Some(1), "{page}: {text}");
+        machine.configure(&config);
+        let said = join(&machine, &server.url(page));
         assert!(
-            text.to_lowercase().contains(why) && text.contains("nothing was joined"),
-            "{page}: {text}"
+            said.code == 1 && said.text().to_lowercase().contains(why),
+            "{page}: {}",
+            said.text()
         );
-        assert!(!machine.scratch.0.join("state/remote").exists(), "{page}");
+        assert!(!machine.path("state/remote").exists(), "{page}");
     }
+    machine.configure(&good.allow(""));
     for page in ["good", "moved"] {
-        let (code, text) = join(&good, page, &good.allow(""));
-        assert!(code == Some(0), "{page}: {text}");
+        join(&machine, &good.url(page)).must(0, &[]);
     }
-    for (url, code) in [
-        ("http://127.0.0.1/x", 64),
-        ("https://u:p@h/x", 64),
-        ("file:///etc/passwd", 64),
-        ("https://", 64),
-    ] {
-        machine.scratch.file("config.toml", good.allow(""));
-        assert_eq!(
-            said(&machine, &["join", "--yes", url]).0,
-            Some(code),
-            "{url}"
-        );
-    }
-    let mode = std::os::unix::fs::PermissionsExt::mode(
-        &fs::metadata(machine.scratch.0.join("state/remote"))
-            .unwrap()
-            .permissions(),
+    let kept = fs::metadata(machine.path("state/remote")).unwrap();
+    assert_eq!(
+        kept.permissions().mode() & 0o777,
+        0o700,
+        "a token may be in it"
     );
-    assert_eq!(mode & 0o777, 0o700, "a token may be in it");
 }
 
 #[test]
 fn what_is_not_signed_is_not_taken() {
     let scratch = Scratch::new();
     let keys = ["ours", "other"].map(|name| {
-        minisign(&scratch, &format!("-G -W -p {name}.pub -s {name}.key"));
-        let public = fs::read_to_string(scratch.0.join(format!("{name}.pub"))).unwrap();
+        tool(
+            &scratch,
+            &format!("minisign -G -W -p {name}.pub -s {name}.key"),
+        );
+        let public = read(scratch.0.join(format!("{name}.pub")));
         public.lines().nth(1).unwrap().to_owned()
     });
     let sign = |text: &str, key: &str| {
         scratch.file("text", text);
-        minisign(
+        tool(
             &scratch,
-            &format!("-S -W -s {key}.key -m text -x signature"),
+            &format!("minisign -S -W -s {key}.key -m text -x signature"),
         );
         fs::read_to_string(scratch.0.join("signature")).unwrap()
     };
-    let site = Site::new("");
-    let publish = |text: &str, signature: String| {
-        let text = text.to_owned();
-        site.answer(move |head, stream| {
-            let body = if head.contains(".minisig ") {
-                &signature
-            } else {
-                &text
-            };
-            write!(
+    let site = WebServer::new();
+    let publish = |text: &str, signature: &str| {
+        let (text, signature) = (text.to_owned(), signature.to_owned());
+        site.answer_raw(move |request, stream| -> Result<()> {
+            let is_signature = request.line.contains(".minisig");
+            respond(
                 stream,
-                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-                body.len()
+                200,
+                "",
+                if is_signature { &signature } else { &text },
             )
         });
     };
     let mut machine = Machine::new();
-    machine.scratch.file("config.toml", owner());
-    let good = "serial = 1\n".to_owned() + &project("max = 2");
-    let join = |key: &str| said(&machine, &["join", "--yes", "--key", key, &site.url()]);
+    machine.configure(&owner());
+    let with_serial = |serial: u32| {
+        format!(
+            "serial = {serial}\n{}",
+            project(&format!("max = {}", serial + 1))
+        )
+    };
+    let (good, newer) = (with_serial(1), with_serial(2));
+    let url = page(&site);
+    let join = |machine: &Machine, key: &str| machine.say(&["join", "--yes", "--key", key, &url]);
     let wrong = [
         sign(&good, "other"),
         sign(&project(""), "ours"),
         "garbage".to_owned(),
         String::new(),
     ];
-    for signature in wrong.clone() {
+    for signature in &wrong {
         publish(&good, signature);
-        let (code, text) = join(&keys[0]);
-        assert!(
-            code == Some(1) && text.contains(".minisig: ") && text.contains("nothing was joined"),
-            "{text}"
-        );
+        join(&machine, &keys[0]).must(1, &[".minisig"]);
     }
-    assert_eq!(join("RWQnonsense").0, Some(64));
-    publish(&good, sign(&good, "ours"));
-    let (code, text) = join(&keys[0]);
-    assert_eq!(code, Some(0), "{text}");
-    machine.start(&owner());
+    assert_eq!(join(&machine, "RWQnonsense").code, 64);
+    publish(&good, &sign(&good, "ours"));
+    join(&machine, &keys[0]).must(0, &[]);
+    machine.run(&[]);
     machine.wait_for_pilots(2);
-    let (hash, running) = (
-        remote(&machine)["hash"].clone(),
-        machine.engine.in_state("running"),
-    );
-    let newer = "serial = 2\n".to_owned() + &project("max = 3");
-    for signature in wrong {
+    let before = (remote(&machine)["hash"].clone(), machine.pilots());
+    for signature in &wrong {
         publish(&newer, signature);
-        machine.wait_for("it is refused", || {
-            problems(&machine).contains(".minisig: ")
-        });
-        assert_eq!(
-            (
-                &remote(&machine)["hash"],
-                machine.engine.in_state("running").len()
-            ),
-            (&hash, running.len())
-        );
-        publish(&good, sign(&good, "ours"));
-        machine.wait_for("well again", || problems(&machine) == "[]");
+        machine.wait_problem(".minisig");
+        assert_eq!((remote(&machine)["hash"].clone(), machine.pilots()), before);
+        publish(&good, &sign(&good, "ours"));
+        machine.wait_well();
     }
-    publish(&newer, sign(&newer, "ours"));
+    publish(&newer, &sign(&newer, "ours"));
     machine.wait_for_pilots(3);
     // Whoever replays an old one, or signs without counting, changes nothing.
-    for (text, named) in [
-        (good, "its serial 1 is not above 2"),
-        (project("max = 1"), "its serial 0 is not above 2"),
-    ] {
-        publish(&text, sign(&text, "ours"));
-        machine.wait_for(named, || problems(&machine).contains(named));
-        let arguments = ["join", "--yes", "--key", &keys[0], &site.url()];
-        let (code, text) = said(&machine, &arguments);
-        assert!(code == Some(1) && text.contains(named), "{text}");
-        assert_eq!(machine.engine.in_state("running").len(), 3);
+    for text in [good, project("max = 1")] {
+        publish(&text, &sign(&text, "ours"));
+        machine.wait_problem("is not above 2");
+        join(&machine, &keys[0]).must(1, &["is not above 2"]);
+        assert_eq!(machine.pilots().len(), 3);
     }
-}
-
-fn minisign(scratch: &Scratch, arguments: &str) {
-    let mut command = Command::new("minisign");
-    let output = command
-        .args(arguments.split(' '))
-        .current_dir(&scratch.0)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "minisign {arguments}: {output:?}");
 }

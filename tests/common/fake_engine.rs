@@ -1,15 +1,17 @@
 //! A container engine that is none: a little store of containers behind a Unix socket in the test's own process. It
 //! behaves like an engine until a fault is switched on for a call, and writes down every call it gets.
 
+use super::web::read_request;
+use super::{epoch, seconds};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// What goes wrong with a call.
 #[derive(Clone, Debug)]
@@ -42,7 +44,7 @@ pub enum Fault {
     Pretend(u16),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Container {
     pub id: String,
     pub name: Option<String>,
@@ -53,6 +55,7 @@ pub struct Container {
     pub started: Option<f64>,
     pub finished: Option<f64>,
     pub exit_code: i64,
+    pub pid: u32,
     /// The body it was created with.
     pub body: Value,
     /// Signals that wait for the end of a pause.
@@ -62,17 +65,12 @@ pub struct Container {
 /// One request, in the order of arrival.
 #[derive(Clone, Debug)]
 pub struct Call {
-    pub at: Instant,
     pub what: &'static str,
     /// Id or name in the path.
     pub object: String,
+    is_head: bool,
     /// As sent, without the API version.
     pub path: String,
-}
-
-/// Of a container's first process, as long as it runs.
-fn pid(id: &str) -> u32 {
-    1_000 + u32::from_str_radix(&id[id.len() - 6..], 16).unwrap_or(0)
 }
 
 /// The whole of it, to be looked at and changed by tests.
@@ -98,6 +96,8 @@ pub struct World {
     pub next_id: u64,
 }
 
+const CONTROLLERS: [&str; 4] = ["cpu", "cpuacct", "memory", "pids"];
+
 struct Shared {
     world: Mutex<World>,
     changed: Condvar,
@@ -112,13 +112,6 @@ pub struct FakeEngine {
 /// A test that failed must not take the others' engine along.
 fn lock(shared: &Shared) -> MutexGuard<'_, World> {
     shared.world.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-pub fn epoch() -> f64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap()
-        .as_secs_f64()
 }
 
 impl FakeEngine {
@@ -204,6 +197,7 @@ impl FakeEngine {
         self.world().end(id, exit_code);
     }
 
+    /// A container that is there already, since `age` seconds.
     pub fn add(
         &self,
         name: Option<&str>,
@@ -212,48 +206,57 @@ impl FakeEngine {
         labels: &[(&str, &str)],
     ) -> String {
         let mut world = self.world();
-        let id = world.new_id();
         let labels = labels
             .iter()
-            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-            .collect();
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        let labels = labels.collect();
         let created = epoch() - age;
         let was_started = !["created", "configured"].contains(&state);
-        world.containers.push(Container {
-            id: id.clone(),
+        let id = world.push(Container {
             name: name.map(str::to_owned),
             labels,
             state: state.to_owned(),
             created,
             started: was_started.then_some(created),
             finished: ["exited", "dead"].contains(&state).then_some(created + 5.0),
-            exit_code: 0,
             body: json!({"HostConfig": {"NanoCpus": 1_000_000_000u64, "Memory": 1u64 << 30, "PidsLimit": 512}}),
-            pending: Vec::new(),
+            ..Container::default()
         });
         if ["running", "paused"].contains(&state) {
             world.make_group(&id);
         }
-        world.most = world.most.max(world.containers.len());
         id
     }
 
+    pub fn ends(&self, ids: &[String], exit_code: i64) {
+        ids.iter().for_each(|id| self.end(id, exit_code));
+    }
+
     pub fn count_calls(&self, what: &str) -> usize {
-        self.world()
-            .calls
-            .iter()
-            .filter(|call| call.what == what)
-            .count()
+        let world = self.world();
+        world.calls.iter().filter(|call| call.what == what).count()
     }
 
     /// Ids of containers in this state, oldest first.
     pub fn in_state(&self, state: &str) -> Vec<String> {
         let world = self.world();
-        let found = world
-            .containers
-            .iter()
-            .filter(|container| container.state == state);
-        found.map(|container| container.id.clone()).collect()
+        let found = world.containers.iter().filter(|one| one.state == state);
+        found.map(|one| one.id.clone()).collect()
+    }
+
+    pub fn number(&self) -> usize {
+        self.world().containers.len()
+    }
+
+    pub fn has(&self, id: &str) -> bool {
+        self.world().find(id).is_some()
+    }
+
+    /// The calls that come while this time passes.
+    pub fn calls_during(&self, time: f64) -> Vec<Call> {
+        let before = self.world().calls.len();
+        std::thread::sleep(seconds(time));
+        self.world().calls[before..].to_vec()
     }
 }
 
@@ -265,86 +268,82 @@ impl Drop for FakeEngine {
 }
 
 impl World {
-    fn new_id(&mut self) -> String {
+    fn push(&mut self, container: Container) -> String {
         self.next_id += 1;
-        format!("{:016x}", self.next_id.wrapping_mul(0x9e37_79b9_7f4a_7c15)).repeat(4)
+        let id = format!("{:016x}", self.next_id.wrapping_mul(0x9e37_79b9_7f4a_7c15)).repeat(4);
+        let pid = 1_000 + u32::try_from(self.next_id % 1_000_000).unwrap();
+        let id_of = id.clone();
+        self.containers.push(Container {
+            id,
+            pid,
+            ..container
+        });
+        self.most = self.most.max(self.containers.len());
+        id_of
     }
 
     pub fn find(&self, id: &str) -> Option<&Container> {
-        self.containers
-            .iter()
-            .find(|container| container.id == id || container.name.as_deref() == Some(id))
+        let is_it = |one: &&Container| one.id == id || one.name.as_deref() == Some(id);
+        self.containers.iter().find(is_it)
     }
 
     fn find_mut(&mut self, id: &str) -> Option<&mut Container> {
-        self.containers
-            .iter_mut()
-            .find(|container| container.id == id || container.name.as_deref() == Some(id))
+        let is_it = |one: &&mut Container| one.id == id || one.name.as_deref() == Some(id);
+        self.containers.iter_mut().find(is_it)
     }
 
     /// As the kernel would show them, below the daemon's root.
-    fn group_dirs(&self, id: &str) -> Vec<PathBuf> {
-        let dir = |controller: &str| {
-            self.root
-                .join(format!("sys/fs/cgroup/{controller}/docker/{id}"))
-        };
-        ["cpu", "cpuacct", "memory", "pids"].map(dir).to_vec()
+    fn group_dir(&self, controller: &str, id: &str) -> PathBuf {
+        self.root
+            .join(format!("sys/fs/cgroup/{controller}/docker/{id}"))
     }
 
     fn make_group(&self, id: &str) {
-        let line =
-            format!("4:cpu,cpuacct:/docker/{id}\n3:memory:/docker/{id}\n2:pids:/docker/{id}\n");
-        let process = self.root.join(format!("proc/{}", pid(id)));
-        fs::create_dir_all(&process).unwrap();
-        fs::write(process.join("cgroup"), line).unwrap();
-        let host = self
-            .find(id)
-            .map(|container| container.body["HostConfig"].clone())
-            .unwrap_or_default();
+        let container = self.find(id).unwrap();
+        let host = &container.body["HostConfig"];
         let number = |key: &str| host[key].as_u64().unwrap_or(0);
         let quota = match self.holds_limits {
             true => (number("NanoCpus") / 10_000).to_string(),
             false => "-1".to_owned(),
         };
-        let memory = number("Memory").to_string();
-        let pids = number("PidsLimit").to_string();
-        let files = [
-            ("cpu.cfs_quota_us", quota.as_str()),
-            ("cpu.cfs_period_us", "100000"),
-            ("cpuacct.usage", "0"),
-            ("memory.limit_in_bytes", &memory),
-            ("memory.stat", "total_rss 0\ntotal_shmem 0"),
-            ("pids.max", &pids),
-        ];
-        for dir in self.group_dirs(id) {
+        for (controller, file, text) in [
+            ("cpu", "cpu.cfs_quota_us", quota),
+            ("cpu", "cpu.cfs_period_us", "100000".to_owned()),
+            ("cpuacct", "cpuacct.usage", "0".to_owned()),
+            (
+                "memory",
+                "memory.limit_in_bytes",
+                number("Memory").to_string(),
+            ),
+            (
+                "memory",
+                "memory.stat",
+                "total_rss 0\ntotal_shmem 0".to_owned(),
+            ),
+            ("pids", "pids.max", number("PidsLimit").to_string()),
+        ] {
+            let dir = self.group_dir(controller, id);
             fs::create_dir_all(&dir).unwrap();
             fs::write(dir.join("cgroup.procs"), "1\n").unwrap();
-            let controller = dir
-                .iter()
-                .rev()
-                .nth(2)
-                .unwrap()
-                .to_str()
-                .unwrap()
-                .to_owned();
-            for (file, text) in files
-                .iter()
-                .filter(|(file, _)| file.starts_with(&format!("{controller}.")))
-            {
-                fs::write(dir.join(file), text).unwrap();
-            }
+            fs::write(dir.join(file), text).unwrap();
         }
+        let process = self.root.join(format!("proc/{}", container.pid));
+        let _ = fs::create_dir_all(&process);
+        let _ = fs::write(
+            process.join("cgroup"),
+            format!("1:cpu,cpuacct:/docker/{id}\n"),
+        );
     }
 
     /// The processes go first, as they do in a kernel.
     fn remove_group(&self, id: &str) {
-        let _ = fs::remove_dir_all(self.root.join(format!("proc/{}", pid(id))));
-        for dir in self.group_dirs(id).iter().filter(|dir| dir.is_dir()) {
+        let dirs = CONTROLLERS.map(|controller| self.group_dir(controller, id));
+        for dir in dirs.iter().filter(|dir| dir.is_dir()) {
             fs::write(dir.join("cgroup.procs"), "").unwrap();
         }
-        for dir in self.group_dirs(id) {
-            let _ = fs::remove_dir_all(dir);
-        }
+        dirs.iter().for_each(|dir| drop(fs::remove_dir_all(dir)));
+        let pid = self.find(id).map_or(0, |container| container.pid);
+        let _ = fs::remove_dir_all(self.root.join(format!("proc/{pid}")));
     }
 
     fn end(&mut self, id: &str, exit_code: i64) {
@@ -376,7 +375,7 @@ impl World {
             "running" => {}
             _ => return message(409, &format!("Container {id} is not running")),
         }
-        answer(204, Value::Null)
+        (204, Value::Null)
     }
 
     fn pause(&mut self, id: &str) -> Answer {
@@ -387,7 +386,7 @@ impl World {
             return message(409, &format!("Container {id} is not running"));
         }
         container.state = "paused".to_owned();
-        answer(204, Value::Null)
+        (204, Value::Null)
     }
 
     fn unpause(&mut self, id: &str) -> Answer {
@@ -401,7 +400,7 @@ impl World {
         for signal in std::mem::take(&mut container.pending) {
             self.signal(id, &signal);
         }
-        answer(204, Value::Null)
+        (204, Value::Null)
     }
 
     fn create(&mut self, name: &str, body: &[u8]) -> Answer {
@@ -419,25 +418,19 @@ impl World {
         let labels = labels
             .filter_map(|(key, value)| Some((key.clone(), text(value)?)))
             .collect();
-        let id = self.new_id();
         let warnings = match self.faults.get("create") {
             Some(Fault::Warning(text)) => vec![*text],
             _ => vec![],
         };
-        self.containers.push(Container {
-            id: id.clone(),
+        let id = self.push(Container {
             name: Some(name.to_owned()),
             labels,
             state: "created".to_owned(),
             created: epoch(),
-            started: None,
-            finished: None,
-            exit_code: 0,
             body,
-            pending: Vec::new(),
+            ..Container::default()
         });
-        self.most = self.most.max(self.containers.len());
-        answer(201, json!({"Id": id, "Warnings": warnings}))
+        (201, json!({"Id": id, "Warnings": warnings}))
     }
 
     fn start(&mut self, id: &str) -> Answer {
@@ -445,12 +438,12 @@ impl World {
             return no_container(id);
         };
         if container.state == "running" {
-            return answer(304, Value::Null);
+            return (304, Value::Null);
         }
         container.state = "running".to_owned();
         container.started = Some(epoch());
         self.make_group(id);
-        answer(204, Value::Null)
+        (204, Value::Null)
     }
 
     fn remove(&mut self, id: &str, forced: bool) -> Answer {
@@ -462,7 +455,7 @@ impl World {
         }
         self.remove_group(id);
         self.containers.retain(|container| container.id != id);
-        answer(204, Value::Null)
+        (204, Value::Null)
     }
 
     fn list(&self, path: &str) -> Answer {
@@ -477,7 +470,7 @@ impl World {
                 "Image": "fake:1", "ImageID": "sha256:1",
             })
         };
-        answer(200, self.containers.iter().filter(shown).map(row).collect())
+        (200, self.containers.iter().filter(shown).map(row).collect())
     }
 
     fn inspect(&self, id: &str) -> Answer {
@@ -491,12 +484,11 @@ impl World {
             None => "0001-01-01T00:00:00Z".to_owned(),
         };
         let running = ["running", "paused"].contains(&container.state.as_str());
-        let pid = |id: &str| if running { pid(id) } else { 0 };
         let state = json!({
-            "Status": container.state, "Running": running, "Paused": container.state == "paused", "Pid": pid(id),
+            "Status": container.state, "Running": running, "Paused": container.state == "paused", "Pid": if running { container.pid } else { 0 },
             "ExitCode": container.exit_code, "StartedAt": time(container.started), "FinishedAt": time(container.finished),
         });
-        answer(
+        (
             200,
             json!({
                 "Id": container.id, "Name": container.name, "Created": time(Some(container.created)), "State": state,
@@ -506,7 +498,7 @@ impl World {
     }
 
     fn info(&self) -> Answer {
-        answer(
+        (
             200,
             json!({
                 "ServerVersion": "0.fake", "CgroupDriver": "cgroupfs", "CgroupVersion": "1", "NCPU": 16,
@@ -520,7 +512,7 @@ impl World {
     fn carry_out(&mut self, call: &Call, body: &[u8]) -> Answer {
         let (id, path) = (call.object.as_str(), call.path.as_str());
         match call.what {
-            "ping" => answer(200, json!("OK")),
+            "ping" => (200, json!("OK")),
             "info" => self.info(),
             "list" => self.list(path),
             "create" => self.create(id, body),
@@ -530,33 +522,19 @@ impl World {
             "pause" => self.pause(id),
             "unpause" => self.unpause(id),
             "remove" => self.remove(id, path.contains("force=1")),
-            "logs" => answer(200, json!("last words")),
-            "image" => answer(200, json!({"Id": "sha256:1"})),
-            "pull" => answer(200, json!({"status": "Pull complete"})),
+            "logs" => (200, json!("last words")),
+            "image" => (200, json!({"Id": "sha256:1"})),
+            "pull" => (200, json!({"status": "Pull complete"})),
             _ => message(404, "page not found"),
         }
     }
 }
 
-struct Answer {
-    status: u16,
-    body: Vec<u8>,
-}
-
-fn answer(status: u16, body: Value) -> Answer {
-    let is_bare = body.is_null() || status == 204 || status == 304;
-    Answer {
-        status,
-        body: if is_bare {
-            Vec::new()
-        } else {
-            body.to_string().into_bytes()
-        },
-    }
-}
+/// Status and body; null: none.
+type Answer = (u16, Value);
 
 fn message(status: u16, text: &str) -> Answer {
-    answer(status, json!({"message": text}))
+    (status, json!({ "message": text }))
 }
 
 fn no_container(id: &str) -> Answer {
@@ -565,27 +543,35 @@ fn no_container(id: &str) -> Answer {
 
 /// The calls of one connection, one after the other.
 fn serve(shared: &Shared, mut stream: UnixStream) {
-    while let Some((method, path, body)) = read_request(&mut stream) {
-        let call = name_call(&method, &path);
-        let (fault, api) = {
-            let mut world = lock(shared);
-            world.calls.push(call.clone());
-            let fault = world
-                .faults
-                .get(call.what)
-                .or_else(|| world.faults.get("any"))
-                .cloned();
-            (fault, world.api)
-        };
+    while let Some((line, _, body)) = read_request(&mut stream) {
+        let (method, path) = line.split_once(' ').unwrap();
+        let call = name_call(method, path);
+        let mut world = lock(shared);
+        world.calls.push(call.clone());
+        let fault = ["any", call.what].map(|what| world.faults.get(what).cloned());
+        let fault = fault.into_iter().flatten().last();
+        drop(world);
         if call.what == "events" && fault.is_none() {
-            let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
-            if stream.write_all(head.as_bytes()).is_ok() {
+            if stream.write_all(ENDLESS).is_ok() {
                 lock(shared).listeners.push(stream);
             }
             return;
         }
         let carry_out = || lock(shared).carry_out(&call, &body);
-        if answer_call(shared, &mut stream, &method, api, &call, fault, carry_out).is_none() {
+        // These are done although, or before, it goes wrong.
+        let is_done = matches!(
+            fault,
+            Some(Fault::Garbage | Fault::LostReply | Fault::Huge | Fault::StallAfter)
+        );
+        if is_done {
+            carry_out();
+        }
+        let is_late = matches!(fault, Some(Fault::Late(_)));
+        let answered = answer_call(shared, &mut stream, &call, fault, carry_out);
+        if is_late {
+            carry_out();
+        }
+        if answered.is_none() {
             let _ = stream.shutdown(std::net::Shutdown::Both);
             return;
         }
@@ -596,76 +582,59 @@ fn serve(shared: &Shared, mut stream: UnixStream) {
 fn answer_call(
     shared: &Shared,
     stream: &mut UnixStream,
-    method: &str,
-    api: &str,
     call: &Call,
     fault: Option<Fault>,
-    carry_out: impl FnOnce() -> Answer,
+    carry_out: impl Fn() -> Answer,
 ) -> Option<()> {
+    let api = lock(shared).api;
+    let encoded = |answer: Answer| encode(call, api, answer);
+    let wait = |most: f64| wait_while(shared, call.what, seconds(most));
     let mut send = |bytes: &[u8]| stream.write_all(bytes).ok();
+    let fault = match fault {
+        None | Some(Fault::Warning(_)) => return send(&encoded(carry_out())),
+        Some(Fault::Status(code, text)) => return send(&encoded(message(code, text))),
+        Some(Fault::Pretend(code)) => return send(&encoded((code, Value::Null))),
+        Some(fault) => fault,
+    };
     match fault {
-        None | Some(Fault::Warning(_)) => send(&encode(method, api, &carry_out())),
-        Some(Fault::Status(code, text)) => send(&encode(method, api, &message(code, text))),
-        Some(Fault::Pretend(code)) => send(&encode(method, api, &answer(code, Value::Null))),
-        Some(Fault::Body(text)) => send(&encode(
-            method,
-            api,
-            &Answer {
-                status: 200,
-                body: text.into(),
-            },
-        )),
-        Some(Fault::Garbage) => {
-            carry_out();
-            send(b"SSH-2.0-nothing here speaks HTTP\r\n\r\n").and(None)
+        Fault::Body(text) => {
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", text.len());
+            return send(&[head.as_bytes(), text.as_bytes()].concat());
         }
-        Some(Fault::Truncated) => {
-            let bytes = encode(method, api, &carry_out());
-            send(&bytes[..bytes.len() - 2]).and(None)
+        Fault::Drip => {
+            for byte in encoded(carry_out()) {
+                send(&[byte])?;
+                wait(0.3);
+            }
+            return Some(());
         }
-        Some(Fault::LostReply) => {
-            carry_out();
-            None
+        Fault::Garbage => send(b"SSH-2.0-nothing here speaks HTTP\r\n\r\n")?,
+        Fault::Truncated => {
+            let bytes = encoded(carry_out());
+            return send(&bytes[..bytes.len() - 2]).and(None);
         }
-        Some(Fault::Huge) => {
-            carry_out();
-            send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+        Fault::Huge => {
+            send(ENDLESS)?;
             loop {
                 send(&[b"10000\r\n", [b' '; 0x10000].as_slice(), b"\r\n"].concat())?;
             }
         }
-        Some(Fault::Steps(lines)) => {
-            send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+        Fault::Steps(lines) => {
+            send(ENDLESS)?;
             for line in lines {
                 send(format!("{:x}\r\n{line}\r\n", line.len()).as_bytes())?;
-                wait_while(shared, call.what, Duration::from_secs(1));
+                wait(1.0);
             }
-            wait_while(shared, call.what, Duration::from_secs(60));
-            None
+            wait(60.0);
         }
-        Some(Fault::Drip) => {
-            for byte in encode(method, api, &carry_out()) {
-                send(&[byte])?;
-                wait_while(shared, call.what, Duration::from_millis(300));
-            }
-            Some(())
-        }
-        Some(Fault::Stall) => {
-            wait_while(shared, call.what, Duration::from_secs(60));
-            None
-        }
-        Some(Fault::StallAfter) => {
-            carry_out();
-            wait_while(shared, call.what, Duration::from_secs(60));
-            None
-        }
-        Some(Fault::Late(after)) => {
-            std::thread::sleep(after);
-            carry_out();
-            None
-        }
+        Fault::Stall | Fault::StallAfter => wait(60.0),
+        Fault::Late(after) => std::thread::sleep(after),
+        _ => {}
     }
+    None
 }
+
+const ENDLESS: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
 
 /// Until the call is well again, or the time is over.
 fn wait_while(shared: &Shared, what: &str, most: Duration) {
@@ -675,51 +644,23 @@ fn wait_while(shared: &Shared, what: &str, most: Duration) {
     drop(shared.changed.wait_timeout_while(world, most, is_faulty));
 }
 
-fn encode(method: &str, api: &str, answer: &Answer) -> Vec<u8> {
-    let head = format!(
-        "HTTP/1.1 {} Status\r\nApi-Version: {api}\r\nServer: Fake/1 (linux)\r\n",
-        answer.status
-    );
-    let mut bytes = head.into_bytes();
-    if ![204, 304].contains(&answer.status) {
-        bytes.extend(
-            format!(
-                "Content-Type: application/json\r\nContent-Length: {}\r\n",
-                answer.body.len()
-            )
-            .bytes(),
-        );
-    }
-    bytes.extend(b"\r\n");
-    if method != "HEAD" {
-        bytes.extend(&answer.body);
-    }
-    bytes
-}
-
-fn read_request(stream: &mut UnixStream) -> Option<(String, String, Vec<u8>)> {
-    let mut bytes = Vec::new();
-    let mut buffer = [0; 4096];
-    loop {
-        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
-            let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
-            let length = head.lines().find_map(|line| {
-                let (key, value) = line.split_once(':')?;
-                key.eq_ignore_ascii_case("content-length")
-                    .then(|| value.trim().parse::<usize>().unwrap())
-            });
-            let whole = end + 4 + length.unwrap_or(0);
-            if bytes.len() >= whole {
-                let mut words = head.split(' ');
-                let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
-                return Some((method, path, bytes[end + 4..whole].to_vec()));
-            }
-        }
-        match stream.read(&mut buffer) {
-            Ok(0) | Err(_) => return None,
-            Ok(count) => bytes.extend(&buffer[..count]),
-        }
-    }
+fn encode(call: &Call, api: &str, (status, body): Answer) -> Vec<u8> {
+    let head =
+        format!("HTTP/1.1 {status} Status\r\nApi-Version: {api}\r\nServer: Fake/1 (linux)\r\n");
+    let body = if body.is_null() {
+        String::new()
+    } else {
+        body.to_string()
+    };
+    let length = match status {
+        204 | 304 => String::new(),
+        _ => format!(
+            "Content-Type: application/json\r\nContent-Length: {}\r\n",
+            body.len()
+        ),
+    };
+    let body = if call.is_head { "" } else { &body };
+    format!("{head}{length}\r\n{body}").into_bytes()
 }
 
 fn name_call(method: &str, path: &str) -> Call {
@@ -729,27 +670,28 @@ fn name_call(method: &str, path: &str) -> Call {
     let path = versioned.unwrap_or(path).to_owned();
     let (plain, query) = path.split_once('?').unwrap_or((&path, ""));
     let parts: Vec<&str> = plain.trim_start_matches('/').split('/').collect();
+    const ACTIONS: [&str; 6] = ["start", "kill", "pause", "unpause", "logs", "inspect"];
+    let action = |word: &str| {
+        ACTIONS
+            .into_iter()
+            .find(|action| *action == word.replace("json", "inspect"))
+    };
     let (what, object) = match (method, parts.as_slice()) {
         (_, ["_ping"]) => ("ping", ""),
         (_, ["info"]) => ("info", ""),
         (_, ["events"]) => ("events", ""),
         (_, ["containers", "json"]) => ("list", ""),
         (_, ["containers", "create"]) => ("create", query.trim_start_matches("name=")),
-        (_, ["containers", id, "json"]) => ("inspect", *id),
-        (_, ["containers", id, "start"]) => ("start", *id),
-        (_, ["containers", id, "kill"]) => ("kill", *id),
-        (_, ["containers", id, "pause"]) => ("pause", *id),
-        (_, ["containers", id, "unpause"]) => ("unpause", *id),
-        (_, ["containers", id, "logs"]) => ("logs", *id),
         ("DELETE", ["containers", id]) => ("remove", *id),
+        (_, ["containers", id, word]) => (action(word).unwrap_or("unknown"), *id),
         (_, ["images", "create"]) => ("pull", ""),
         (_, ["images", .., "json"]) => ("image", ""),
         _ => ("unknown", plain),
     };
     Call {
-        at: Instant::now(),
         what,
         object: object.to_owned(),
+        is_head: method == "HEAD",
         path: path.clone(),
     }
 }

@@ -1,19 +1,8 @@
 //! Real servers for metrics, each with directories and ports of its own, asked with curl: nothing that is under test here
 //! takes part in the looking.
 
-use crate::machine::{PATIENCE, Scratch, becomes};
-use serde_json::Value;
-use std::fs;
-use std::io::Write;
+use super::*;
 use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-
-fn program(variable: &str) -> String {
-    std::env::var(variable)
-        .unwrap_or_else(|_| panic!("{variable} is not set; run these tests with tests/run.sh"))
-}
 
 /// Free when it was looked for, never given twice, and below the ports that outgoing connections get: another server on
 /// it would answer in this one's place.
@@ -28,13 +17,7 @@ fn free_port() -> u16 {
 }
 
 fn run(command: &mut Command) -> String {
-    let output = command.stdin(Stdio::null()).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{command:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    say(command).must(0, &[]).out
 }
 
 fn curl(arguments: &[&str]) -> Command {
@@ -48,26 +31,13 @@ fn curl(arguments: &[&str]) -> Command {
 /// A certificate for 127.0.0.1 with its key in one file each.
 pub fn certificate(scratch: &Scratch, name: &str) -> (PathBuf, PathBuf) {
     let [cert, key] = ["crt", "key"].map(|ending| scratch.0.join(format!("{name}.{ending}")));
+    let words = format!(
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN={name} \
+         -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE"
+    );
     let mut command = Command::new("openssl");
-    command.args([
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-        "-days",
-        "2",
-    ]);
-    command.args([
-        "-subj",
-        &format!("/CN={name}"),
-        "-addext",
-        "subjectAltName=IP:127.0.0.1",
-    ]);
     command
-        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+        .args(words.split_whitespace())
         .arg("-out")
         .arg(&cert)
         .arg("-keyout")
@@ -107,7 +77,7 @@ impl Server {
             free_port()
         );
         let file = scratch.file("influxdb.toml", config).display().to_string();
-        let command = vec![program("PLANCTON_TEST_INFLUXD"), "-config".to_owned(), file];
+        let command = vec![given("PLANCTON_TEST_INFLUXD"), "-config".to_owned(), file];
         let scheme = if is_secure { "https" } else { "http" };
         let mut server = Server {
             scratch,
@@ -130,7 +100,7 @@ impl Server {
     pub fn victoriametrics() -> Server {
         let (scratch, port) = (Scratch::new(), free_port());
         let command = vec![
-            program("PLANCTON_TEST_VICTORIAMETRICS"),
+            given("PLANCTON_TEST_VICTORIAMETRICS"),
             format!("-storageDataPath={}", scratch.0.join("data").display()),
             format!("-httpListenAddr=127.0.0.1:{port}"),
             "-loggerLevel=ERROR".to_owned(),
@@ -155,7 +125,7 @@ impl Server {
     }
 
     pub fn up(&mut self) {
-        let log = fs::File::options()
+        let log = File::options()
             .create(true)
             .append(true)
             .open(self.scratch.0.join("server.log"))
@@ -165,24 +135,13 @@ impl Server {
             .args(&self.command[1..])
             .env("HOME", &self.scratch.0)
             .stdin(Stdio::null());
-        let mut child = command
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        command.stdout(log.try_clone().unwrap()).stderr(log);
+        self.child = Some(command.spawn().unwrap());
         let ping = format!("{}/ping", self.url());
-        let is_up = becomes(PATIENCE, || {
-            curl(&["-k", "-o", "/dev/null", &ping])
-                .output()
-                .unwrap()
-                .status
-                .success()
-        });
-        let ended = child.try_wait().unwrap();
-        self.child = Some(child);
+        let ping = || say(&mut curl(&["-k", "-o", "/dev/null", &ping])).code == 0;
         assert!(
-            is_up && ended.is_none(),
-            "{:?} does not answer, {ended:?}: {}",
+            becomes(PATIENCE, ping),
+            "{:?}: {}",
             self.command,
             self.log()
         );
@@ -224,16 +183,17 @@ impl Server {
         let results = answer["results"]
             .as_array()
             .unwrap_or_else(|| panic!("{query}: {answer}"));
-        let is_fine = |result: &Value| {
-            result["error"]
-                .as_str()
-                .is_none_or(|why| why.starts_with("database not found"))
-        };
-        assert!(results.iter().all(is_fine), "{query}: {answer}");
-        results
+        let is_fine = |why: &str| why.starts_with("database not found");
+        assert!(
+            results
+                .iter()
+                .all(|result| result["error"].as_str().is_none_or(is_fine)),
+            "{query}: {answer}"
+        );
+        let series = results
             .iter()
-            .flat_map(|result| result["series"].as_array().cloned().unwrap_or_default())
-            .collect()
+            .filter_map(|result| result["series"].as_array());
+        series.flatten().cloned().collect()
     }
 
     /// The second column of the first row; 0 without rows.
@@ -255,12 +215,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.down();
         if std::thread::panicking() {
-            let _ = writeln!(
-                std::io::stderr(),
-                "---- log of {:?} ----\n{}",
-                self.command,
-                self.log()
-            );
+            eprintln!("---- log of {:?} ----\n{}", self.command, self.log());
         }
     }
 }

@@ -1,44 +1,62 @@
-//! What the live tests share: an instance of the real binary with directories of its own, and a second way to ask the
-//! engine that has nothing in common with the one under test. Whatever a test made goes when its `Instance` goes.
-#![allow(dead_code)] // each test file uses a part
+//! What all tests share: an instance of the real binary with directories of its own, beside a real engine (`engine`) or on a
+//! made-up machine with a made-up one (`machine`, `fake_engine`), and servers for it to talk to (`web`, `influx`).
+//! Nothing waits for a time: what is wanted is polled for, because no machine is quiet.
+#![allow(dead_code, unused_imports)] // each test file uses a part
 
+pub mod engine;
+pub mod fake_engine;
+pub mod influx;
+pub mod machine;
+pub mod web;
+
+pub use engine::*;
+pub use fake_engine::{Call, FakeEngine, Fault};
+pub use machine::{Machine, at_once};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::{Value, json};
-use std::collections::BTreeSet;
+pub use serde_json::{Value, json};
 use std::fmt::Debug;
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// For what takes as long as the machine and its other users make it take.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 pub const LABEL: &str = "io.plancton.instance";
+pub const PLANCTON: &str = env!("CARGO_BIN_EXE_plancton");
 
 pub fn seconds(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds)
 }
 
-fn given(name: &str) -> String {
+pub fn epoch() -> f64 {
+    SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64()
+}
+
+pub fn given(name: &str) -> String {
     std::env::var(name)
         .unwrap_or_else(|_| panic!("{name} is not set; run these tests with tests/run.sh"))
 }
 
-/// Path of the engine's socket.
-pub fn socket() -> String {
-    given("PLANCTON_TEST_ENGINE")
-}
-
-pub fn image() -> String {
-    given("PLANCTON_TEST_IMAGE")
-}
-
-/// Only root makes the idle group; as a plain user its absence is what is tested.
 pub fn is_root() -> bool {
-    std::env::var("PLANCTON_TEST_ROOT").is_ok_and(|value| value == "1")
+    rustix::process::geteuid().is_root()
+}
+
+/// What this test can't show here: tests/run.sh counts it as skipped, with the reason, and not as passed.
+pub fn skip(why: &str) {
+    let thread = std::thread::current();
+    let line = format!("{}: {why}\n", thread.name().unwrap_or("?"));
+    eprint!("skipped: {line}");
+    if let Some(file) = std::env::var_os("PLANCTON_TEST_SKIPPED") {
+        let mut file = File::options()
+            .create(true)
+            .append(true)
+            .open(file)
+            .unwrap();
+        file.write_all(line.as_bytes()).unwrap();
+    }
 }
 
 /// Looks until there is something to see. `None`: it was not there in time.
@@ -53,148 +71,29 @@ pub fn poll<T>(limit: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T
     }
 }
 
-// ---- the engine ----
-
-/// One call with its answer as text.
-pub fn call(method: &str, path: &str, body: Option<&Value>) -> (u16, String) {
-    let (status, body) = call_with(method, path, body, "");
-    (status, String::from_utf8_lossy(&body).into_owned())
+pub fn becomes(limit: Duration, mut is_so: impl FnMut() -> bool) -> bool {
+    poll(limit, || is_so().then_some(())).is_some()
 }
 
-/// One call: HTTP/1.0, so that the answer ends with the connection. `header`: nothing, or a line of its own.
-pub fn call_with(method: &str, path: &str, body: Option<&Value>, header: &str) -> (u16, Vec<u8>) {
-    let body = body.map_or(String::new(), Value::to_string);
-    let mut stream = UnixStream::connect(socket()).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let head =
-        format!("{method} {path} HTTP/1.0\r\nHost: engine\r\nContent-Type: application/json\r\n");
-    write!(
-        stream,
-        "{head}{header}Content-Length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
-    let end = answer
-        .windows(4)
-        .position(|four| four == b"\r\n\r\n")
-        .unwrap();
-    let status = String::from_utf8_lossy(&answer[..end])
-        .split(' ')
-        .nth(1)
-        .unwrap()
-        .parse()
-        .unwrap();
-    (status, answer[end + 4..].to_vec())
+#[track_caller]
+pub fn until(is_so: impl FnMut() -> bool) {
+    assert!(becomes(PATIENCE, is_so), "not within {PATIENCE:?}");
 }
 
-#[derive(Clone, Debug, PartialEq)]
-pub struct Container {
-    pub id: String,
-    pub name: String,
-    pub state: String,
+/// Fails until what `look` gives stays the same for as long as `time`.
+#[track_caller]
+pub fn stays<T: PartialEq + Debug>(time: Duration, look: impl Fn() -> T) {
+    let first = look();
+    let changed = poll(time, || Some(look()).filter(|now| *now != first));
+    assert_eq!(changed, None, "it was {first:?}");
 }
 
-impl Container {
-    /// Running, paused or about to start.
-    pub fn holds_room(&self) -> bool {
-        ["created", "running", "paused"].contains(&self.state.as_str())
-    }
+pub fn read(path: impl AsRef<Path>) -> String {
+    fs::read_to_string(path)
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }
-
-/// All containers with this instance's label.
-pub fn containers(instance: &str) -> Vec<Container> {
-    let filter = format!("%7B%22label%22%3A%5B%22{LABEL}%3D{instance}%22%5D%7D");
-    let (status, body) = call(
-        "GET",
-        &format!("/containers/json?all=1&filters={filter}"),
-        None,
-    );
-    assert_eq!(status, 200, "{body}");
-    let list: Vec<Value> = serde_json::from_str(&body).unwrap();
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let name = |one: &Value| text(&one["Names"][0]).trim_start_matches('/').to_owned();
-    list.iter()
-        .map(|one| Container {
-            id: text(&one["Id"]),
-            name: name(one),
-            state: text(&one["State"]),
-        })
-        .collect()
-}
-
-/// `None`: there is no such container.
-pub fn inspect(id: &str) -> Option<Value> {
-    let (status, body) = call("GET", &format!("/containers/{id}/json"), None);
-    (status == 200).then(|| serde_json::from_str(&body).unwrap())
-}
-
-pub fn is_running(id: &str) -> bool {
-    inspect(id).is_some_and(|seen| seen["State"]["Running"] == true)
-}
-
-/// As an end that Plancton has nothing to do with: a SIGTERM could be lost on a pilot that has only just started.
-pub fn kill(id: &str) {
-    let (status, answer) = call("POST", &format!("/containers/{id}/kill"), None);
-    assert_eq!(status, 204, "{answer}");
-}
-
-/// What a container said, between the frame heads of the engine's stream.
-pub fn logs(id: &str) -> String {
-    call(
-        "GET",
-        &format!("/containers/{id}/logs?stdout=1&stderr=1"),
-        None,
-    )
-    .1
-}
-
-pub fn has_image(name: &str) -> bool {
-    call("GET", &format!("/images/{name}/json"), None).0 == 200
-}
-
-/// A container that Plancton did not start.
-pub struct Stranger(pub String);
-
-impl Stranger {
-    /// `labels` beside one that keeps it from counting as a whole core.
-    pub fn new(name: &str, labels: &Value, command: &[&str]) -> Stranger {
-        let mut labels = labels.clone();
-        labels["io.plancton.cpus"] = "0.01".into();
-        let body = json!({"Image": image(), "Cmd": command, "Labels": labels, "HostConfig": {"NetworkMode": "none"}});
-        let (status, answer) = call(
-            "POST",
-            &format!("/containers/create?name={name}"),
-            Some(&body),
-        );
-        assert_eq!(status, 201, "{answer}");
-        let id = serde_json::from_str::<Value>(&answer).unwrap()["Id"]
-            .as_str()
-            .unwrap()
-            .to_owned();
-        let stranger = Stranger(id);
-        stranger.act("POST", "/start");
-        stranger
-    }
-
-    pub fn act(&self, method: &str, what: &str) {
-        let (status, answer) = call(method, &format!("/containers/{}{what}", self.0), None);
-        assert!(status < 400, "{what}: {answer}");
-    }
-}
-
-impl Drop for Stranger {
-    fn drop(&mut self) {
-        call(
-            "DELETE",
-            &format!("/containers/{}?force=1&v=1", self.0),
-            None,
-        );
-    }
-}
-
-// ---- an instance ----
 
 /// What a command said, and its exit code.
 #[derive(Clone, Debug)]
@@ -207,89 +106,95 @@ pub struct Said {
 impl Said {
     #[track_caller]
     pub fn must(self, code: i32, words: &[&str]) -> Said {
-        let text = format!("{}{}", self.out, self.err);
+        let text = self.text();
         assert_eq!(self.code, code, "{text}");
         for word in words {
             assert!(text.contains(word), "'{word}' in: {text}");
         }
+        assert!(!text.contains("panicked"), "{text}");
         self
+    }
+
+    pub fn text(&self) -> String {
+        format!("{}{}", self.out, self.err)
     }
 }
 
-/// A configuration that nothing about this machine but its CPU bears on: at most `most` pilots.
-pub fn config(interval: &str, most: u32, pilots: &str) -> String {
-    format!(
-        "[loop]\ninterval = \"{interval}\"\n\
-         [share]\nmax-pilots = {most}\nreserve-cpus = 0\nreserve-memory = \"64MiB\"\nreserve-disk = \"64MiB\"\n\
-         [owner]\nwhen-busy = \"yield\"\ncalm-for = \"1s\"\non-battery = \"run\"\nmin-battery = 0\nmax-temperature = 0\n{pilots}"
-    )
+pub fn say(command: &mut Command) -> Said {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Said {
+        code: output.status.code().unwrap_or(-1),
+        out: text(&output.stdout),
+        err: text(&output.stderr),
+    }
 }
 
-/// A small class; `more` are further lines of its table.
-pub fn pilot(name: &str, command: &[&str], more: &str) -> String {
-    let image = image();
-    format!(
-        "[[pilot]]\nname = \"{name}\"\nimage = \"{image}\"\ncommand = {command:?}\ncpus = 0.1\nmemory = \"16MiB\"\n\
-         network = \"none\"\n{more}\n"
-    )
+/// A directory of its own, removed at the end.
+pub struct Scratch(pub PathBuf);
+
+impl Scratch {
+    pub fn new() -> Scratch {
+        Scratch::below(&std::env::temp_dir())
+    }
+
+    pub fn below(place: &Path) -> Scratch {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = place.join(format!("plancton-live-{}-{number}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        Scratch(path)
+    }
+
+    pub fn file(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.0.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        path
+    }
 }
 
-pub fn sleeper() -> String {
-    pilot("sleeper", &["sleep", "600"], "stop-grace = \"1s\"")
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
-/// A shell that a SIGTERM does not end.
-pub fn stubborn(more: &str) -> String {
-    pilot(
-        "stubborn",
-        &[
-            "sh",
-            "-c",
-            "trap '' TERM; echo ready; while :; do sleep 1; done",
-        ],
-        more,
-    )
-}
-
-static COUNT: AtomicU32 = AtomicU32::new(0);
-
+/// The binary with a place of its own: configuration, log, `run` and `state` are in `scratch`.
 pub struct Instance {
     pub name: String,
-    /// Configuration, log, `run` and `state` are in there.
-    pub base: PathBuf,
+    pub scratch: Scratch,
     /// The engine that it is told to use.
-    pub socket: String,
+    pub socket: PathBuf,
+    /// The machine that it is shown; none: this one, with its real engine.
+    pub root: Option<PathBuf>,
     daemon: Option<Child>,
 }
 
 impl Instance {
     /// Starts nothing yet.
     pub fn new(config: &str) -> Instance {
-        Instance::below(&std::env::temp_dir(), config)
+        Instance::in_scratch(Scratch::new(), config)
     }
 
     /// On a tmpfs, as /run is one.
     pub fn in_memory(config: &str) -> Instance {
-        Instance::below(Path::new("/dev/shm"), config)
+        Instance::in_scratch(Scratch::below(Path::new("/dev/shm")), config)
     }
 
     /// Where nothing is in memory only.
     pub fn on_disk(config: &str) -> Instance {
-        Instance::below(Path::new(env!("CARGO_TARGET_TMPDIR")), config)
+        let place = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        Instance::in_scratch(Scratch::below(place), config)
     }
 
-    fn below(place: &Path, config: &str) -> Instance {
-        let name = format!(
-            "live-{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
-        let base = place.join(format!("plancton-{name}"));
-        fs::create_dir(&base).unwrap();
+    fn in_scratch(scratch: Scratch, config: &str) -> Instance {
+        let name = scratch.0.file_name().unwrap().to_str().unwrap();
         let instance = Instance {
-            name,
-            base,
-            socket: socket(),
+            name: name.trim_start_matches("plancton-").to_owned(),
+            socket: engine::socket().into(),
+            scratch,
+            root: None,
             daemon: None,
         };
         instance.configure(config);
@@ -304,48 +209,55 @@ impl Instance {
     }
 
     pub fn configure(&self, config: &str) {
-        fs::write(self.config_file(), config).unwrap();
+        self.file("config.toml", config);
     }
 
-    pub fn config_file(&self) -> PathBuf {
-        self.base.join("config.toml")
+    /// Writes the configuration anew and has the daemon read it.
+    pub fn reload(&self, config: &str) {
+        self.configure(config);
+        self.signal(Signal::HUP);
+    }
+
+    pub fn file(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
+        self.scratch.file(name, text)
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.scratch.0.join(name)
     }
 
     pub fn run_dir(&self) -> PathBuf {
-        self.base.join("run")
+        self.path("run")
     }
 
     pub fn state_dir(&self) -> PathBuf {
-        self.base.join("state")
+        self.path("state")
     }
 
     pub fn control(&self, name: &str) -> PathBuf {
-        self.state_dir().join("control").join(name)
+        self.path("state/control").join(name)
     }
 
     /// With the options that name this place.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_plancton"));
-        command.args([
-            "--instance",
-            &self.name,
-            "--engine",
-            &format!("unix://{}", self.socket),
-        ]);
-        command
-            .arg("--config")
-            .arg(self.config_file())
-            .arg("--run-dir")
-            .arg(self.run_dir());
-        command
-            .arg("--state-dir")
-            .arg(self.state_dir())
-            .args(arguments);
+        let mut command = Command::new(PLANCTON);
+        let engine = format!("unix://{}", self.socket.display());
+        command.args(["--instance", &self.name, "--engine", &engine]);
+        for (option, name) in [
+            ("--config", "config.toml"),
+            ("--run-dir", "run"),
+            ("--state-dir", "state"),
+        ] {
+            command.arg(option).arg(self.path(name));
+        }
+        if let Some(root) = &self.root {
+            command.env("PLANCTON_MADE_UP_ROOT", root);
+        }
         command
             .env_remove("DOCKER_HOST")
             .env_remove("RUST_LOG")
-            .env("NO_PROXY", "127.0.0.1")
-            .stdin(Stdio::null());
+            .env("NO_PROXY", "127.0.0.1");
+        command.args(arguments).stdin(Stdio::null());
         command
     }
 
@@ -354,28 +266,27 @@ impl Instance {
         say(&mut self.command(arguments))
     }
 
+    /// The daemon.
     pub fn run(&mut self, more: &[&str]) {
         assert!(self.daemon.is_none(), "the daemon runs already");
         let log = File::options()
             .create(true)
             .append(true)
-            .open(self.log_file())
+            .open(self.path("log"))
             .unwrap();
         let mut command = self.command(&["-v", "run"]);
-        command
-            .args(more)
-            .stdout(log.try_clone().unwrap())
-            .stderr(log);
+        command.args(more).stdout(Stdio::null()).stderr(log);
         self.daemon = Some(command.spawn().unwrap());
     }
 
-    fn log_file(&self) -> PathBuf {
-        self.base.join("log")
+    pub fn start(&mut self, config: &str) {
+        self.configure(config);
+        self.run(&[]);
     }
 
     /// What all daemons of this instance said so far.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.log_file()).unwrap_or_default()
+        fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
     pub fn pid(&self) -> u32 {
@@ -383,11 +294,8 @@ impl Instance {
     }
 
     pub fn signal(&self, signal: Signal) {
-        kill_process(
-            Pid::from_raw(self.pid().try_into().unwrap()).unwrap(),
-            signal,
-        )
-        .unwrap();
+        let pid = Pid::from_raw(self.pid().try_into().unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
     }
 
     /// As a crash does: nothing of the daemon's own is carried out any more.
@@ -405,79 +313,87 @@ impl Instance {
 
     #[track_caller]
     pub fn wait_end(&mut self) -> i32 {
-        let mut daemon = self.daemon.take().unwrap();
-        let Some(status) = poll(PATIENCE, || daemon.try_wait().unwrap()) else {
-            self.daemon = Some(daemon);
-            panic!("the daemon has not ended");
-        };
-        status.code().unwrap_or(-1)
+        let daemon = self.daemon.as_mut().unwrap();
+        let status = poll(PATIENCE, || daemon.try_wait().unwrap());
+        let code = status.expect("the daemon ends").code();
+        self.daemon = None;
+        code.unwrap_or(-1)
     }
 
     pub fn has_ended(&mut self) -> bool {
         self.daemon.as_mut().unwrap().try_wait().unwrap().is_some()
     }
 
-    /// The status file; `None` while there is none.
-    pub fn status(&self) -> Option<Value> {
-        let text = fs::read_to_string(self.run_dir().join("status.json")).ok()?;
-        Some(serde_json::from_str(&text).unwrap())
+    /// The status file; null while there is none, or still that of another daemon.
+    pub fn status(&self) -> Value {
+        let text = fs::read_to_string(self.run_dir().join("status.json"));
+        let status = text.map_or(Value::Null, |text| serde_json::from_str(&text).unwrap());
+        let is_ours = |daemon: &Child| status["pid"] == daemon.id();
+        match self.daemon.as_ref().is_none_or(is_ours) {
+            true => status,
+            false => Value::Null,
+        }
+    }
+
+    pub fn reason(&self) -> String {
+        let code = &self.status()["reason"]["code"];
+        code.as_str().unwrap_or_default().to_owned()
+    }
+
+    pub fn problems(&self) -> String {
+        self.status()["problems"].to_string()
+    }
+
+    /// How many pilots ended so.
+    pub fn count(&self, kind: &str) -> u64 {
+        self.status()["counts"][kind].as_u64().unwrap_or(0)
     }
 
     #[track_caller]
-    pub fn wait_status(
-        &self,
-        what: &str,
-        limit: Duration,
-        is_so: impl Fn(&Value) -> bool,
-    ) -> Value {
-        poll(limit, || self.status().filter(&is_so)).unwrap_or_else(|| {
+    pub fn until(&self, is_so: impl FnMut() -> bool) {
+        if !becomes(PATIENCE, is_so) {
             panic!(
-                "{what}: not within {limit:?}, but {:#}",
-                self.status().unwrap_or_default()
-            )
-        })
+                "not within {PATIENCE:?}, but {:#}\n{}",
+                self.status(),
+                self.log()
+            );
+        }
+    }
+
+    #[track_caller]
+    pub fn wait_status(&self, is_so: impl Fn(&Value) -> bool) -> Value {
+        let mut status = Value::Null;
+        self.until(|| {
+            status = self.status();
+            is_so(&status)
+        });
+        status
     }
 
     #[track_caller]
     pub fn wait_reason(&self, code: &str) -> Value {
-        self.wait_status(code, PATIENCE, |status| status["reason"]["code"] == code)
+        self.wait_status(|status| status["reason"]["code"] == code)
     }
 
-    pub fn containers(&self) -> Vec<Container> {
-        containers(&self.name)
-    }
-
-    /// Ids of those that run.
-    pub fn running_ids(&self) -> BTreeSet<String> {
-        self.containers()
-            .into_iter()
-            .filter(|one| one.state == "running")
-            .map(|one| one.id)
-            .collect()
-    }
-
-    /// Waits until exactly so many run, and nothing else of this instance is there.
+    /// Until the reason's text has these words in it.
     #[track_caller]
-    pub fn wait_running(&self, number: usize) -> BTreeSet<String> {
-        self.wait_containers(&format!("{number} running pilots"), PATIENCE, |list| {
-            list.len() == number && list.iter().all(|one| one.state == "running")
-        });
-        self.running_ids()
+    pub fn wait_text(&self, words: &str) -> Value {
+        self.wait_status(|status| status["reason"]["text"].to_string().contains(words))
     }
 
     #[track_caller]
-    pub fn wait_containers(
-        &self,
-        what: &str,
-        limit: Duration,
-        is_so: impl Fn(&[Container]) -> bool,
-    ) {
-        let so = poll(limit, || is_so(&self.containers()).then_some(()));
-        assert!(
-            so.is_some(),
-            "{what}: not within {limit:?}, but {:#?}",
-            self.containers()
-        );
+    pub fn wait_problem(&self, words: &str) {
+        self.until(|| self.problems().contains(words));
+    }
+
+    #[track_caller]
+    pub fn wait_well(&self) {
+        self.until(|| self.problems() == "[]");
+    }
+
+    #[track_caller]
+    pub fn wait_count(&self, kind: &str, number: u64) -> Value {
+        self.wait_status(|status| status["counts"][kind].as_u64().unwrap_or(0) >= number)
     }
 }
 
@@ -487,67 +403,15 @@ impl Drop for Instance {
             let _ = daemon.kill();
             let _ = daemon.wait();
         }
-        // Of a daemon that `start` has put into the background.
-        if self.run_dir().join("status.json").exists() {
-            let _ = self.command(&["stop"]).output();
-        }
         if std::thread::panicking() {
-            let _ = writeln!(
-                std::io::stderr(),
-                "---- log of {} ----\n{}",
-                self.name,
-                self.log()
-            );
+            eprintln!("---- log of {} ----\n{}", self.name, self.log());
         }
-        // A call that was in flight when the daemon was killed may still make one.
-        std::thread::sleep(seconds(0.2));
-        let clean = poll(PATIENCE, || {
-            let left = containers(&self.name);
-            left.iter().for_each(|one| {
-                drop(call(
-                    "DELETE",
-                    &format!("/containers/{}?force=1&v=1", one.id),
-                    None,
-                ))
-            });
-            left.is_empty().then_some(())
-        });
-        // What a daemon that was killed could not remove; in use by others, it stays.
-        for hierarchy in fs::read_dir("/sys/fs/cgroup")
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let _ = fs::remove_dir(hierarchy.path().join("plancton"));
-        }
-        let _ = fs::remove_dir_all(&self.base);
-        if clean.is_none() && !std::thread::panicking() {
-            panic!("containers of {} could not be removed", self.name);
+        if self.root.is_none() {
+            // Of a daemon that `start` has put into the background.
+            if self.run_dir().join("status.json").exists() {
+                let _ = self.command(&["stop"]).output();
+            }
+            engine::clean(&self.name);
         }
     }
-}
-
-pub fn say(command: &mut Command) -> Said {
-    let output = command.output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Said {
-        code: output.status.code().unwrap_or(-1),
-        out: text(&output.stdout),
-        err: text(&output.stderr),
-    }
-}
-
-/// Fails until what `look` gives stays the same for as long as `time`.
-#[track_caller]
-pub fn stays<T: PartialEq + Debug>(time: Duration, look: impl Fn() -> T) {
-    let first = look();
-    let changed = poll(time, || Some(look()).filter(|now| *now != first));
-    assert_eq!(changed, None, "it was {first:?}");
-}
-
-pub fn read(path: impl AsRef<Path>) -> String {
-    fs::read_to_string(path)
-        .unwrap_or_default()
-        .trim()
-        .to_owned()
 }

@@ -1,30 +1,15 @@
 //! Many daemons on one machine, each with an engine of its own that is none, beside one real InfluxDB and one web server
 //! that publishes what they joined: what a node costs, and what the servers get. Started by `tests/bench.sh fleet`, which
 //! shows the daemons made-up cgroups and takes the rows from here; all else they see is the machine's.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    clippy::print_stdout
-)]
-#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, dead_code)]
+#![allow(clippy::restriction, clippy::pedantic)]
 
-#[path = "common/fake_engine.rs"]
-mod fake_engine;
-#[path = "common/influx.rs"]
-mod influx;
-#[path = "common/machine.rs"]
-mod machine;
-#[path = "common/site.rs"]
-mod site;
+#[path = "../tests/common/mod.rs"]
+mod common;
 
-use fake_engine::FakeEngine;
-use influx::Server;
-use machine::{Scratch, becomes};
+use common::influx::Server;
+use common::web::WebServer;
+use common::{FakeEngine, Scratch, Value, becomes};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
-use site::Site;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -195,7 +180,7 @@ struct Totals {
 
 struct Fleet {
     nodes: Vec<Node>,
-    site: Site,
+    site: WebServer,
     server: Server,
     refresh: f64,
     #[expect(dead_code, reason = "it is removed last")]
@@ -207,7 +192,7 @@ impl Fleet {
     fn new(size: usize, refresh: f64) -> Fleet {
         let (server, scratch) = (Server::influxdb(false, None), Scratch::new());
         server.query("", "CREATE DATABASE fleet");
-        let site = Site::new(&project(&server, ""));
+        let site = WebServer::site(&project(&server, ""));
         let root =
             PathBuf::from(std::env::var("FLEET_ROOT").expect("run it with tests/bench.sh fleet"));
         let nodes: Vec<Node> = (0..size)
@@ -267,7 +252,7 @@ impl Fleet {
                 .iter()
                 .map(|node| node.engine.count_calls("list"))
                 .sum::<usize>() as f64,
-            looks: self.site.requests() as f64,
+            looks: self.site.requests().len() as f64,
             writes,
             points,
             bytes,
@@ -324,14 +309,14 @@ impl Fleet {
         }
         let (ended, last) = (begun.elapsed().as_secs_f64(), self.written().0 - before);
         let (begun, mut at) = (Instant::now(), 0.0);
-        let (mut looks, mut writes) = (self.site.requests() as f64, before + last);
+        let (mut looks, mut writes) = (self.site.requests().len() as f64, before + last);
         self.nodes.iter_mut().for_each(Node::start);
         let mut seconds = Vec::new();
         for second in 1..=(FLUSH + 5.0) as u64 {
             sleep(Duration::from_secs(second).saturating_sub(begun.elapsed()));
             let (written, asked, now) = (
                 self.written().0,
-                self.site.requests() as f64,
+                self.site.requests().len() as f64,
                 begun.elapsed().as_secs_f64(),
             );
             // A busy machine may be late with the look itself.
@@ -453,9 +438,8 @@ fn report_steady(fleet: &Fleet, before: Totals, after: Totals, window: f64) {
     ));
 }
 
-#[test]
-#[ignore = "a benchmark of some minutes: tests/bench.sh fleet"]
-fn fleet() {
+/// A benchmark of some minutes.
+fn main() {
     let (size, refresh) = (given("FLEET", 200.0), given("FLEET_REFRESH", 60.0));
     let mut fleet = Fleet::new(size as usize, refresh);
     let begun = Instant::now();
