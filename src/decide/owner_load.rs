@@ -104,14 +104,17 @@ impl Tick<'_> {
     /// Why the owner's need, or the wait for calm after it, holds pilots back; `None`: it does not.
     pub(super) fn owner_reason(&self) -> Option<Reason> {
         let (seen, room, left) = (self.seen, &self.out.capacity, self.until_calm());
+        let (least, is_paused) = (self.least_free(), self.count(PilotState::Paused) > 0);
         let gives_way = room.need_unknown && !self.own.is_empty();
         let calm_since = self.state.load.calm_since;
         let is_held = calm_since.is_some_and(f64::is_infinite);
+        let is_cramped = is_paused && room.free.is_some_and(|free| free < least - 1e-6);
         match () {
             () if gives_way || self.in_doubt() => Some(reason::busy(seen, room)),
+            // The wait does not get shorter.
+            () if is_held || left <= 0.0 && is_cramped => Some(reason::tight(seen, room, least)),
             () if left <= 0.0 => None,
-            () if is_held => Some(reason::tight(seen, room, self.least_free(), left)),
-            () if self.count(PilotState::Paused) > 0 => Some(reason::calming(seen, room, left)),
+            () if is_paused => Some(reason::calming(seen, room, left)),
             () => Some(reason::calming_to_launch(self.holding(), left)),
         }
     }

@@ -100,16 +100,15 @@ impl Reason {
 
 /// Without a list.
 pub(super) fn of_engine(engine: &EngineState) -> Reason {
-    match engine {
-        EngineState::Down(why) => {
-            Reason::plain(Code::EngineDown, format!("the container engine: {why}"))
-        }
-        EngineState::Unsupported(why) => Reason::plain(Code::EngineUnsupported, why.as_str()),
+    let (code, text) = match engine {
+        EngineState::Down(why) => (Code::EngineDown, format!("the container engine: {why}")),
+        EngineState::Unsupported(why) => (Code::EngineUnsupported, why.clone()),
         EngineState::Unknown | EngineState::Up => {
             let text = "asking the container engine what it is running";
-            Reason::plain(Code::Starting, text)
+            (Code::Starting, text.to_owned())
         }
-    }
+    };
+    Reason::plain(code, text)
 }
 
 pub(super) fn force_stop() -> Reason {
@@ -195,16 +194,13 @@ pub(super) fn max_pilots(running: usize, most: u32, hours: Option<String>) -> Re
     Reason::new(code, float(running as u64), most.into(), text)
 }
 
-pub(super) fn disk(free: u64, reserve: Bytes) -> Reason {
-    let text = format!(
-        "{} are free on the engine's disk, {reserve} are reserved",
-        Bytes(free)
-    );
-    Reason::new(Code::Disk, float(free), float(reserve.0), text)
-}
-
-pub(super) fn disk_unseen(reserve: Bytes) -> Reason {
-    Reason::new(Code::Disk, 0.0, float(reserve.0), no_disk(reserve))
+/// `None`: it can't be seen.
+pub(super) fn disk(free: Option<u64>, reserve: Bytes) -> Reason {
+    let text = free.map_or(no_disk(reserve), |free| {
+        let free = Bytes(free);
+        format!("{free} are free on the engine's disk, {reserve} are reserved")
+    });
+    Reason::new(Code::Disk, float(free.unwrap_or(0)), float(reserve.0), text)
 }
 
 pub(super) fn memory(available: u64, reserve: Bytes) -> Reason {
@@ -244,13 +240,10 @@ pub(super) fn calming(seen: &Observation, room: &Capacity, left: f64) -> Reason 
     Reason::new(Code::Calming, left, 0.0, text)
 }
 
-/// What pilots need to go on is not free: `least` cores, for so many seconds.
-pub(super) fn tight(seen: &Observation, room: &Capacity, least: f64, seconds: f64) -> Reason {
-    let free = room.free_now.unwrap_or(0.0);
-    let text = format!(
-        "{}; pilots go on when {least:.1} cores have been free for {seconds:.0} s, {free:.1} are",
-        owner_use(seen, room)
-    );
+/// What pilots need to go on is not free: `least` cores.
+pub(super) fn tight(seen: &Observation, room: &Capacity, least: f64) -> Reason {
+    let (numbers, free) = (owner_use(seen, room), room.free_now.unwrap_or(0.0));
+    let text = format!("{numbers}; pilots go on once {least:.1} cores are free, now {free:.1} are");
     Reason::new(Code::Busy, free, least, text)
 }
 
@@ -380,13 +373,8 @@ pub(super) fn mount_missing(source: &str) -> String {
 }
 
 pub(super) fn pilot_failed(kind: EndKind, ended: &Ended) -> String {
-    let lived = ended.lived.unwrap_or(0.0);
-    format!("a pilot ended after {lived:.0} s: {}", end(kind, ended))
-}
-
-fn end(kind: EndKind, ended: &Ended) -> String {
     let (code, error) = (ended.exit_code, &ended.error);
-    match kind {
+    let how = match kind {
         EndKind::OutOfMemory => "it reached its memory limit".to_owned(),
         EndKind::NeverRan if error.is_empty() => "it was never started".to_owned(),
         EndKind::NeverRan => error.clone(),
@@ -399,7 +387,9 @@ fn end(kind: EndKind, ended: &Ended) -> String {
             format!("exit code {code}, its command can't be executed: {words}")
         }
         _ => format!("exit code {code}"),
-    }
+    };
+    let lived = ended.lived.unwrap_or(0.0);
+    format!("a pilot ended after {lived:.0} s: {how}")
 }
 
 pub(super) fn no_work(ended: &Ended) -> String {

@@ -167,11 +167,13 @@ impl Tick<'_> {
         let fewer = self.own.len().saturating_sub(1);
         let (memory, disk) = (self.share.reserve_memory, self.share.reserve_disk);
         match seen.disk_free {
-            Some(free) if free < disk.0 => self.hold(fewer, How::Stop, reason::disk(free, disk)),
+            Some(free) if free < disk.0 => {
+                self.hold(fewer, How::Stop, reason::disk(Some(free), disk))
+            }
             None if disk.0 > 0 => self.rules.push(Rule {
                 keep: None,
                 how: How::Pause,
-                reason: reason::disk_unseen(disk),
+                reason: reason::disk(None, disk),
             }),
             _ => {}
         }

@@ -242,9 +242,16 @@ fn what_keeps_a_wait_from_getting_shorter_is_the_reason() {
         close(reason.value, -1.0) && close(reason.threshold, 0.5),
         "{reason:?}"
     );
-    assert!(
-        reason.text.contains("the owner uses 2.0 of 2 cores"),
-        "{reason:?}"
+    // Pilots that were snoozed do not fit beside the owner any more.
+    let mut world = World::new(2.0, ONE_CORE, |t| if t > 320.0 { 1.8 } else { NOISE });
+    filled(&mut world);
+    world.control.snooze = Some(Snooze { until: 1e9 + 400.0 });
+    world.run_until(600.0);
+    assert_eq!(
+        (world.running(), world.reason.code),
+        (0, Code::Busy),
+        "{:?}",
+        world.reason
     );
 }
 
