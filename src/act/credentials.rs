@@ -3,6 +3,7 @@
 
 use crate::config::{ImageRef, PilotClass};
 use crate::host::files;
+use crate::web;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use serde_json::{Map, Value, json};
@@ -112,6 +113,19 @@ fn find(config: &Value, image: &ImageRef) -> Result<Option<String>, String> {
     Ok(found)
 }
 
+/// Takes out of a text what was sent in X-Registry-Auth: a registry may repeat it.
+pub fn hide(text: &str, auth: Option<&str>) -> String {
+    let sent = auth.and_then(|auth| URL_SAFE.decode(auth).ok());
+    let sent: Value = sent.map_or(Value::Null, |sent| {
+        serde_json::from_slice(&sent).unwrap_or_default()
+    });
+    let word = |key: &str| sent[key].as_str().unwrap_or_default();
+    let password = word("password");
+    let login = STANDARD.encode(format!("{}:{password}", word("username")));
+    let tokens = [word("identitytoken"), word("registrytoken")];
+    web::hide(text, &[&login, password, tokens[0], tokens[1]], 1_000)
+}
+
 /// `None`: the entry is empty.
 fn encode(key: &str, entry: &Value) -> Result<Option<String>, String> {
     let text = |name: &str| {
@@ -189,6 +203,10 @@ mod tests {
             });
             assert_eq!(secret, expected, "{image}");
         }
+        let sent = find(&config, &ImageRef::parse("127.0.0.1:5000/x").unwrap()).unwrap();
+        let echo = "401: Basic dTpwOnc= is wrong (p:w)";
+        let told = hide(echo, sent.as_deref());
+        assert_eq!(told, "401: Basic *** is wrong (***)");
         let bad = ImageRef::parse("bad.example/x").unwrap();
         assert!(find(&config, &bad).unwrap_err().contains("bad.example"));
     }

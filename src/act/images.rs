@@ -114,7 +114,7 @@ fn pull(
     {
         log::warn!("{error}");
     }
-    pulled.map_err(|error| error.to_string())
+    pulled.map_err(|error| credentials::hide(&error.to_string(), auth))
 }
 
 /// Removes images that came with us and that no class names any more, unless a container uses them.

@@ -140,7 +140,7 @@ impl Launch {
     fn create_and_start(&self) -> LaunchResult {
         let (engine, name) = (&self.site.engine, &self.name);
         let body = spec::create_body(self, clock::now());
-        let (id, warnings) = match engine.create(name, &body) {
+        let (id, warnings) = match engine.create(name, body) {
             Ok(CreateOutcome::Created { id, warnings }) => (id, warnings),
             Ok(CreateOutcome::NoImage) => return LaunchResult::NoImage,
             Ok(CreateOutcome::NameTaken) => {

@@ -164,6 +164,10 @@ fn engine(seen: &Seen) -> Option<Vec<Finding>> {
         Err(Failure(exit, text)) => (Bad(*exit), text.clone()),
         Ok(facts) => match &facts.unsupported {
             Some(why) => (Bad(Exit::EngineUnavailable), why.clone()),
+            None if facts.lacks_init => {
+                let lack = "without an init program (docker-init): pilots run without one";
+                (Note, format!("{}, {lack}", text(facts)))
+            }
             None => (Good, text(facts)),
         },
     }])

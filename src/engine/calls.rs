@@ -8,6 +8,7 @@ use crate::units::{PilotId, clean_line, clean_text};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 const TAR: &str = "application/x-tar";
@@ -43,7 +44,9 @@ fn image<'a>(method: &'static str, verb: &str, name: &str, tail: &str) -> Reques
 
 impl Engine {
     pub fn info(&self) -> Result<Info, Error> {
-        self.ask(Request::new("GET", "info", "/info"))
+        let info: Info = self.ask(Request::new("GET", "info", "/info"))?;
+        self.lacks_init.store(info.lacks_init(), Relaxed);
+        Ok(info)
     }
 
     /// All containers with our label, of all instances and in all states.
@@ -84,8 +87,26 @@ impl Engine {
         self.find(container("GET", "inspect", id, "/json"))
     }
 
-    /// After a lost reply the container may exist, and is found by its name.
-    pub fn create(&self, name: &str, body: &Value) -> Result<CreateOutcome, Error> {
+    /// After a lost reply the container may exist, and is found by its name. Without an init program, where the engine has
+    /// none.
+    pub fn create(&self, name: &str, mut body: Value) -> Result<CreateOutcome, Error> {
+        if self.lacks_init.load(Relaxed) {
+            body["HostConfig"]["Init"] = false.into();
+        }
+        let created = self.create_as_told(name, &body);
+        match &created {
+            Err(Error::Refused(_, _, why)) if why.contains("init binary") => {
+                if self.lacks_init.swap(true, Relaxed) {
+                    return created;
+                }
+                log::warn!("{why}; pilots run without an init program");
+                self.create(name, body)
+            }
+            _ => created,
+        }
+    }
+
+    fn create_as_told(&self, name: &str, body: &Value) -> Result<CreateOutcome, Error> {
         let body = body.to_string();
         let path = format!("/containers/create?name={}", encode_percent(name, ""));
         let request = Request::new("POST", format!("create {name}"), path);

@@ -21,6 +21,7 @@ use socket::{Connection, explain_refusal};
 use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,8 @@ pub struct Engine {
     timeout: Duration,
     /// `None` until asked, and again after an engine that was away or refused it: another one may have come back.
     version: Mutex<Option<String>>,
+    /// It has no init program: containers are made without.
+    lacks_init: AtomicBool,
     counters: Mutex<Counters>,
 }
 
@@ -128,6 +131,7 @@ impl Engine {
             socket: socket.into(),
             timeout,
             version: Mutex::default(),
+            lacks_init: AtomicBool::default(),
             counters: Mutex::default(),
         }
     }

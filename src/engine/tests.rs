@@ -400,7 +400,7 @@ fn outcomes() {
     let created = answer(201, &format!(r#"{{"Id":"{ID}","Warnings":["no swap"]}}"#));
     let found = format!(r#"Created {{ id: PilotId("{ID}"), warnings: ["no swap"] }}"#);
     table(
-        |engine| text(engine.create("n", &serde_json::json!({"Image": "x"}))),
+        |engine| text(engine.create("n", serde_json::json!({"Image": "x"}))),
         &[
             (&created, &found),
             (&refusal(409, "Conflict. The name is in use"), "NameTaken"),
@@ -424,6 +424,20 @@ fn outcomes() {
             (&answer(200, "raw"), r#""raw""#),
         ],
     );
+}
+
+#[test]
+fn an_engine_without_its_init_program() {
+    let podman = refusal(500, "lookup init binary: catatonit: not found");
+    let created = answer(201, &format!(r#"{{"Id":"{ID}"}}"#));
+    let docker = answer(200, r#"{"InitCommit":{"ID":"N/A"}}"#);
+    let answers = [PING, &podman, &created, &docker, &created, &podman];
+    let (fake, engine) = Fake::start(&answers);
+    let create = || engine.create("n", serde_json::json!({"HostConfig": {"Init": true}}));
+    assert!(create().is_ok());
+    assert!(engine.info().unwrap().lacks_init() && create().is_ok());
+    assert!(create().is_err(), "it is not asked again and again");
+    assert_eq!(fake.finish().len(), answers.len());
 }
 
 #[test]

@@ -5,6 +5,7 @@ use super::LONGEST_MESSAGE;
 use crate::units::{PilotId, clean_line};
 use serde::de::{Error as _, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -67,6 +68,14 @@ pub struct Info {
     pub swap_limit: bool,
     pub cpu_cfs_quota: bool,
     pub pids_limit: bool,
+    pub init_commit: Value,
+}
+
+impl Info {
+    /// Docker says so of a `docker-init` that it can't run; Podman says nothing.
+    pub fn lacks_init(&self) -> bool {
+        self.init_commit["ID"] == "N/A"
+    }
 }
 
 /// One container of a list.

@@ -42,6 +42,8 @@ pub struct Facts {
     /// Limits that the engine says it cannot hold.
     pub missing: Vec<&'static str>,
     pub swap_limit: bool,
+    /// The engine has no init program for containers, as far as it says.
+    pub lacks_init: bool,
 }
 
 impl Facts {
@@ -98,6 +100,7 @@ fn facts_of(info: &Info, server: &str, api: &str, root: &Path, is_root: bool) ->
         unsupported: unsupported(info, layout, root),
         missing: missing.map(|(_, what)| *what).collect(),
         swap_limit: info.swap_limit,
+        lacks_init: info.lacks_init(),
     }
 }
 
