@@ -58,14 +58,22 @@ fn busy_machine(when_busy: &str) -> Instance {
     let busy = shell("busy", "while :; do :; done", "").replace("cpus = 0.1", "cpus = 0.7");
     let text = config("1s", cores() as u32, &busy);
     let keys = format!("when-busy = \"{when_busy}\"\nbusy-for = \"2s\"\ncalm-for = \"3s\"");
-    let instance = Instance::running(&with_owner(&text, &keys));
+    let mut instance = Instance::running(&with_owner(&text, &keys));
     instance.wait_running(cores());
+    see_load(&mut instance, true);
     instance
+}
+
+/// From its next daemon on; what this machine's other users do is no calm to wait for.
+fn see_load(instance: &mut Instance, sees_load: bool) {
+    assert_eq!(instance.end(), 0);
+    instance.sees_load = sees_load;
+    instance.run(&[]);
 }
 
 #[test]
 fn a_busy_owner_pauses_pilots_and_calm_wakes_them() {
-    let instance = busy_machine("pause");
+    let mut instance = busy_machine("pause");
     // Not quite every moment: an old freezer cannot freeze what gets no CPU at all, and such a pilot is in nobody's way.
     let hogs = Hogs::on_every_core(
         "while :; do i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; sleep 0.004; done",
@@ -75,6 +83,7 @@ fn a_busy_owner_pauses_pilots_and_calm_wakes_them() {
     let code = &status["reason"]["code"];
     assert!(code == "busy" || code == "calming", "{code}");
     drop(hogs);
+    see_load(&mut instance, false);
     instance.wait_containers(|list| list.len() == cores() && are(list, "running"));
 }
 

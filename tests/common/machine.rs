@@ -64,6 +64,7 @@ impl Machine {
             scratch,
             socket: socket.clone(),
             root: Some(root.clone()),
+            sees_load: true,
             daemon: None,
         };
         let engine = FakeEngine::new(&socket, &root);

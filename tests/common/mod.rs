@@ -95,6 +95,30 @@ pub fn read(path: impl AsRef<Path>) -> String {
         .to_owned()
 }
 
+/// Runs a program for which this is /proc/stat, under its own pid.
+fn with_stat(stat: &Path, program: &[&str]) -> Command {
+    let mut command = Command::new("unshare");
+    let script = "mount --bind \"$0\" /proc/stat && exec \"$@\"";
+    command
+        .args(["-m", "sh", "-c", script])
+        .arg(stat)
+        .args(program);
+    command
+}
+
+/// A /proc/stat that stands still: with it a machine is idle whatever its other users do. `None`: not without root.
+fn still_stat() -> Option<&'static PathBuf> {
+    static STAT: std::sync::OnceLock<Option<PathBuf>> = std::sync::OnceLock::new();
+    let make = || {
+        let name = format!("plancton-stat-{}", std::process::id());
+        let file = std::env::temp_dir().join(name);
+        fs::write(&file, fs::read("/proc/stat").unwrap()).unwrap();
+        let works = is_root() && say(&mut with_stat(&file, &["true"])).code == 0;
+        works.then_some(file)
+    };
+    STAT.get_or_init(make).as_ref()
+}
+
 /// What a command said, and its exit code.
 #[derive(Clone, Debug)]
 pub struct Said {
@@ -168,6 +192,8 @@ pub struct Instance {
     pub socket: PathBuf,
     /// The machine that it is shown; none: this one, with its real engine.
     pub root: Option<PathBuf>,
+    /// On the real machine: it sees what else its CPUs do.
+    pub sees_load: bool,
     daemon: Option<Child>,
 }
 
@@ -195,6 +221,7 @@ impl Instance {
             socket: engine::socket().into(),
             scratch,
             root: None,
+            sees_load: false,
             daemon: None,
         };
         instance.configure(config);
@@ -240,7 +267,10 @@ impl Instance {
 
     /// With the options that name this place.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(PLANCTON);
+        let mut command = match still_stat().filter(|_| self.root.is_none() && !self.sees_load) {
+            Some(stat) => with_stat(stat, &[PLANCTON]),
+            None => Command::new(PLANCTON),
+        };
         let engine = format!("unix://{}", self.socket.display());
         command.args(["--instance", &self.name, "--engine", &engine]);
         for (option, name) in [
