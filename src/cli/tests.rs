@@ -10,66 +10,68 @@ fn seconds(seconds: u64) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
+type Set = fn(&mut Options);
+
+const LINES: [(&str, &str, Set); 32] = [
+    ("", "help", |_| {}),
+    ("help", "help", |_| {}),
+    ("-h", "help", |o| o.argument = Some("".into())),
+    ("help drain", "help", |o| o.argument = Some("drain".into())),
+    ("drain -h", "help", |o| o.argument = Some("drain".into())),
+    ("--help drain", "help", |o| {
+        o.argument = Some("drain".into())
+    }),
+    ("-V", "version", |_| {}),
+    ("try --for 60s", "try", |o| o.duration = seconds(60)),
+    ("--for=1m try", "try", |o| o.duration = seconds(60)),
+    ("run --once --dry-run", "run", |o| {
+        (o.once, o.dry_run) = (true, true);
+    }),
+    ("run --drain --record x", "run", |o| {
+        (o.drain, o.record) = (true, Some("x".into()));
+    }),
+    ("status --json", "status", |o| o.json = true),
+    ("--watch status", "status", |o| o.watch = true),
+    ("drain --stop --by 18:00", "drain", |o| {
+        (o.stop, o.by) = (true, Some("18:00".to_owned()));
+    }),
+    ("snooze 2h", "snooze", |o| {
+        (o.argument, o.duration) = (Some("2h".into()), seconds(7200));
+    }),
+    ("kill a", "kill", |o| o.argument = Some("a".into())),
+    ("kill -- -odd", "kill", |o| o.argument = Some("-odd".into())),
+    ("log", "log", |_| {}),
+    ("log a", "log", |o| o.argument = Some("a".into())),
+    ("check --offline", "check", |o| o.offline = true),
+    ("config --default", "config", |o| o.default = true),
+    ("replay x", "replay", |o| o.argument = Some("x".into())),
+    ("history --days 3", "history", |o| o.days = Some(3)),
+    ("report -", "report", |o| o.argument = Some("-".into())),
+    ("join --key K --yes u", "join", |o| {
+        (o.key, o.yes) = (Some("K".to_owned()), true);
+        o.argument = Some("u".into());
+    }),
+    ("purge --keep-state", "purge", |o| o.keep_state = true),
+    ("pilot --from 10_000 --to 20000", "pilot", |o| {
+        (o.from, o.to) = (Some(10_000), Some(20_000));
+    }),
+    ("--config other --config c stop", "stop", |o| {
+        o.config = Some("c".into());
+    }),
+    ("stop --engine unix:///e --instance=i", "stop", |o| {
+        o.engine = Some("unix:///e".to_owned());
+        o.instance = Some("i".to_owned());
+    }),
+    ("--run-dir r stop --state-dir s", "stop", |o| {
+        (o.run_dir, o.state_dir) = (Some("r".into()), Some("s".into()));
+    }),
+    ("-v status -vv -q", "status", |o| o.verbosity = 2),
+    ("-qqq stop", "stop", |o| o.verbosity = -3),
+];
+
 #[test]
 fn command_lines() {
-    type Set = fn(&mut Options);
-    let cases: [(&str, &str, Set); 32] = [
-        ("", "help", |_| {}),
-        ("help", "help", |_| {}),
-        ("-h", "help", |o| o.argument = Some("".into())),
-        ("help drain", "help", |o| o.argument = Some("drain".into())),
-        ("drain -h", "help", |o| o.argument = Some("drain".into())),
-        ("--help drain", "help", |o| {
-            o.argument = Some("drain".into())
-        }),
-        ("-V", "version", |_| {}),
-        ("try --for 60s", "try", |o| o.duration = seconds(60)),
-        ("--for=1m try", "try", |o| o.duration = seconds(60)),
-        ("run --once --dry-run", "run", |o| {
-            (o.once, o.dry_run) = (true, true);
-        }),
-        ("run --drain --record x", "run", |o| {
-            (o.drain, o.record) = (true, Some("x".into()));
-        }),
-        ("status --json", "status", |o| o.json = true),
-        ("--watch status", "status", |o| o.watch = true),
-        ("drain --stop --by 18:00", "drain", |o| {
-            (o.stop, o.by) = (true, Some("18:00".to_owned()));
-        }),
-        ("snooze 2h", "snooze", |o| {
-            (o.argument, o.duration) = (Some("2h".into()), seconds(7200));
-        }),
-        ("kill a", "kill", |o| o.argument = Some("a".into())),
-        ("kill -- -odd", "kill", |o| o.argument = Some("-odd".into())),
-        ("log", "log", |_| {}),
-        ("log a", "log", |o| o.argument = Some("a".into())),
-        ("check --offline", "check", |o| o.offline = true),
-        ("config --default", "config", |o| o.default = true),
-        ("replay x", "replay", |o| o.argument = Some("x".into())),
-        ("history --days 3", "history", |o| o.days = Some(3)),
-        ("report -", "report", |o| o.argument = Some("-".into())),
-        ("join --key K --yes u", "join", |o| {
-            (o.key, o.yes) = (Some("K".to_owned()), true);
-            o.argument = Some("u".into());
-        }),
-        ("purge --keep-state", "purge", |o| o.keep_state = true),
-        ("pilot --from 10_000 --to 20000", "pilot", |o| {
-            (o.from, o.to) = (Some(10_000), Some(20_000));
-        }),
-        ("--config other --config c stop", "stop", |o| {
-            o.config = Some("c".into());
-        }),
-        ("stop --engine unix:///e --instance=i", "stop", |o| {
-            o.engine = Some("unix:///e".to_owned());
-            o.instance = Some("i".to_owned());
-        }),
-        ("--run-dir r stop --state-dir s", "stop", |o| {
-            (o.run_dir, o.state_dir) = (Some("r".into()), Some("s".into()));
-        }),
-        ("-v status -vv -q", "status", |o| o.verbosity = 2),
-        ("-qqq stop", "stop", |o| o.verbosity = -3),
-    ];
-    for (line, command, set) in cases {
+    for (line, command, set) in LINES {
         let mut expected = Options {
             command,
             ..Options::default()

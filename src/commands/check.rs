@@ -309,18 +309,17 @@ fn metrics(seen: &Seen) -> Option<Vec<Finding>> {
 /// Asks a target to take nothing at all: that shows address, certificate, credentials and database.
 fn target(target: &Influx) -> Finding {
     let title = target.title();
-    let (status, said) = match write(target, "", None) {
+    match write(target, "", None) {
         // There are servers that call an empty batch a bad one.
-        Answer::Taken | Answer::BadLines(..) => return (Good, format!("{title}: it takes them")),
-        Answer::TooLarge(why) => (413, why),
-        Answer::Failed(status, why, _) => (status, why),
-    };
-    let (verdict, way_out) = match status {
-        404 if target.bucket.is_empty() => (Note, "the first points create it"),
-        401 | 403 => (BAD, "see to user and password, or to token and rights"),
-        _ => (BAD, "see to the server and [[influxdb]]"),
-    };
-    (verdict, format!("{title}: {said}; {way_out}"))
+        Answer::Taken | Answer::BadLines(..) => (Good, format!("{title}: it takes them")),
+        Answer::Failed(404, why, _) if target.bucket.is_empty() => {
+            (Note, format!("{title}: {why}; the first points create it"))
+        }
+        Answer::TooLarge(why) | Answer::Failed(_, why, _) => {
+            let way_out = "see to its server, and to user and password or token and rights";
+            (BAD, format!("{title}: {why}; {way_out}"))
+        }
+    }
 }
 
 fn joined(seen: &Seen) -> Option<Vec<Finding>> {

@@ -47,7 +47,7 @@ pub fn join(context: &Context) -> Done {
         ask()?;
     }
     joined.accepted.clone_from(&fetched.remote.permissions);
-    consent(context, &joined, fetched).map_err(|failure| as_root(context, failure))
+    consent(context, &joined, fetched)
 }
 
 fn consent(context: &Context, joined: &Joined, fetched: Fetched) -> Done {
@@ -66,27 +66,11 @@ pub fn leave(context: &Context) -> Done {
     let Some(Joined { url, .. }) = remote::read_joined(&context.dirs.state) else {
         return say("nothing is joined\n");
     };
-    remote::leave(&context.dirs.state).map_err(|error| {
-        as_root(
-            context,
-            format!("{url}: {error}; it is still joined").into(),
-        )
-    })?;
+    remote::leave(&context.dirs.state)
+        .map_err(|error| format!("{url}: {error}; it is still joined"))?;
     run::send(&context.dirs.run, Signal::HUP);
-    say(&format!(
-        "{url} is left: nothing is started for it any more\n"
-    ))?;
+    say(&format!("{url} is left: nothing more is started for it\n"))?;
     say("Its pilots that run go on to their end; `plancton kill PILOT` ends one\n")
-}
-
-fn as_root(context: &Context, Failure(exit, text): Failure) -> Failure {
-    match context.is_root {
-        true => Failure(exit, text),
-        false => Failure(
-            exit,
-            text + " (the machine's daemon is joined by root: use sudo)",
-        ),
-    }
 }
 
 /// Errors: the owner does not want it, or is not there.

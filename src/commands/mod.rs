@@ -19,8 +19,10 @@ use crate::remote::Remote;
 use crate::units::Exit;
 use context::{Context, Done, complain, say};
 
+type CarryOut = fn(&Context) -> Done;
+
 /// Each command of the help text with what carries it out.
-const COMMANDS: [(&str, fn(&Context) -> Done); 26] = [
+const COMMANDS: [(&str, CarryOut); 26] = [
     ("try", try_out::try_out),
     ("check", check::check),
     ("config", config),

@@ -1,6 +1,7 @@
 //! `run`, and the loop in the background where there is no systemd: `start`, `stop`.
 
 use super::context::{Context, Done, Failure, complain, is_running, say, wait_until};
+use crate::cli::Options;
 use crate::clock;
 use crate::config::Config;
 use crate::daemon::{self, Start};
@@ -119,12 +120,11 @@ pub fn spawn(context: &Context, log: &Path) -> io::Result<Child> {
     if let Some(file) = context.config_file() {
         command.arg("--config").arg(absolute(file)?);
     }
-    for (name, value) in [
-        ("--engine", &options.engine),
-        ("--instance", &options.instance),
-    ] {
-        command.args(value.iter().flat_map(|value| [name, value]));
-    }
+    let Options {
+        engine, instance, ..
+    } = options;
+    command.args(engine.iter().flat_map(|value| ["--engine", value]));
+    command.args(instance.iter().flat_map(|value| ["--instance", value]));
     command.arg("run").stdin(Stdio::null());
     command.stdout(out.try_clone()?).stderr(out);
     // A group of its own: the terminal's Ctrl-C and hang-up are not for it.
@@ -141,11 +141,8 @@ pub fn stop(context: &Context) -> Done {
     if left == 0 {
         return say("plancton has ended; no pilot is left\n");
     }
-    let then = "go on until done or past their ttl";
-    say(&format!(
-        "plancton has ended; {} {then}\n",
-        count_pilots(left)
-    ))?;
+    let left = count_pilots(left) + " go on until done or past their ttl";
+    say(&format!("plancton has ended; {left}\n"))?;
     say("`plancton start` takes them over again, `plancton force-stop` removes them now\n")
 }
 
