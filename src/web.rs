@@ -71,7 +71,7 @@ pub fn explain(url: &str, error: &ureq::Error) -> String {
             "it does not speak TLS there; use http://, or another port"
         }
         _ if says("timeout") => "no answer in time",
-        other => other,
+        other => other.trim_start_matches("io: "),
     };
     match proxy(url, |name| std::env::var(name).ok()) {
         Some(proxy) => format!("by the proxy {}:{}: {why}", proxy.host(), proxy.port()),

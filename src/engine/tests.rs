@@ -85,19 +85,6 @@ fn id() -> PilotId {
     PilotId::new(ID).unwrap()
 }
 
-/// Plays each answer to one call, and compares what came of it.
-fn table(call: impl Fn(&Engine) -> String, rows: &[(&str, &str)]) {
-    for (answer, outcome) in rows {
-        let (fake, engine) = Fake::start(&[PING, answer]);
-        let text = call(&engine);
-        assert_eq!(
-            text.split_once("engine.sock: ").unwrap_or(("", &text)).1,
-            *outcome
-        );
-        fake.finish();
-    }
-}
-
 fn text<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
     result.map_or_else(|error| error.to_string(), |outcome| format!("{outcome:?}"))
 }
@@ -205,22 +192,6 @@ fn versions_are_negotiated() {
 
 #[test]
 fn what_is_not_an_engine() {
-    let directory = new_directory();
-    let [plain, dead] = ["plain", "dead"].map(|name| directory.join(name));
-    std::fs::write(&plain, "x").unwrap();
-    drop(UnixListener::bind(&dead).unwrap());
-    for (socket, why) in [
-        (plain, "not a socket"),
-        (dead, "refused"),
-        (directory.join("none"), "no such socket"),
-    ] {
-        let error = Engine::new(socket, PATIENCE).ping().unwrap_err();
-        assert!(
-            error.is_unreachable() && error.to_string().contains(why),
-            "{error}"
-        );
-    }
-    std::fs::remove_dir_all(directory).unwrap();
     for (ping, why) in [
         ("SSH-2.0-OpenSSH\r\n", "not a container engine"),
         (&answer(404, "no"), "/_ping has status 404"),
@@ -330,100 +301,70 @@ fn a_list_of_each_engine_is_checked_again() {
     );
 }
 
+/// The call, the status of its answer, the body (of a refusal: its message), and what comes of it.
+const OUTCOMES: &str = r#"
+start|204||Done
+start|304||Done
+start|404|No such container: x|Gone
+start|404 plain|page not found|start 0123456789ab: page not found (status 404)
+start|409|is\u001b[1m paused\u202e\n|Busy("is[1m paused")
+start|500|Container x is not running|Busy("Container x is not running")
+start|500||start 0123456789ab: refused without a reason (status 500)
+remove|204||Done
+remove|404|No such container: x|Done
+remove|409|removal of x is already in progress|Done
+remove|409|You cannot remove a running container|Busy("You cannot remove a running container")
+remove|500|device busy|Busy("device busy")
+remove|400|bad|remove 0123456789ab: bad (status 400)
+inspect|404|No such container: x|None
+inspect|404|page not found|inspect 0123456789ab: page not found (status 404)
+create|201 plain|{"Id":"ID","Warnings":["no swap"]}|Created { id: PilotId("ID"), warnings: ["no swap"] }
+create|409|Conflict. The name is in use|NameTaken
+create|500|the name x is already in use by y|NameTaken
+create|404|No such image: x:latest|NoImage
+create|400|minimum memory limit is 6MB|create n: minimum memory limit is 6MB (status 400)
+"#;
+
 #[test]
 fn outcomes() {
-    let gone = refusal(404, &format!("No such container: {ID}"));
-    let none = "HTTP/1.1 204 No Content\r\n\r\n";
-    let start = |engine: &Engine| text(engine.start(&id()));
-    table(
-        start,
-        &[
-            (none, "Done"),
-            ("HTTP/1.1 304 Not Modified\r\n\r\n", "Done"),
-            (&gone, "Gone"),
-            (
-                &answer(404, "page not found"),
-                "start 0123456789ab: page not found (status 404)",
-            ),
-            (
-                &refusal(409, "is\\u001b[1m paused\\u202e\\n"),
-                r#"Busy("is[1m paused")"#,
-            ),
-            (
-                &refusal(500, "Container x is not running"),
-                r#"Busy("Container x is not running")"#,
-            ),
-            (
-                &refusal(500, ""),
-                "start 0123456789ab: refused without a reason (status 500)",
-            ),
-        ],
-    );
-    let busy = refusal(409, "You cannot remove a running container");
-    table(
-        |engine| text(engine.remove(&id())),
-        &[
-            (none, "Done"),
-            (&gone, "Done"),
-            (&refusal(409, "removal of x is already in progress"), "Done"),
-            (&busy, r#"Busy("You cannot remove a running container")"#),
-            (&refusal(500, "device busy"), r#"Busy("device busy")"#),
-            (
-                &refusal(400, "bad"),
-                "remove 0123456789ab: bad (status 400)",
-            ),
-        ],
-    );
+    for row in OUTCOMES.replace("ID\"", &format!("{ID}\"")).trim().lines() {
+        let [what, status, body, outcome] = row.split('|').collect::<Vec<_>>()[..] else {
+            panic!("{row}");
+        };
+        let answer = match status.split_once(' ') {
+            Some((status, _)) => answer(status.parse().unwrap(), body),
+            None if body.is_empty() && status < "400" => format!("HTTP/1.1 {status} X\r\n\r\n"),
+            None => refusal(status.parse().unwrap(), body),
+        };
+        let (fake, engine) = Fake::start(&[PING, &answer]);
+        let found = match what {
+            "start" => text(engine.start(&id())),
+            "remove" => text(engine.remove(&id())),
+            "inspect" => text(engine.inspect(&id())),
+            _ => text(engine.create("n", serde_json::json!({"Image": "x"}))),
+        };
+        let found = found
+            .split_once("engine.sock: ")
+            .map_or(&*found, |(_, found)| found);
+        assert_eq!(found, outcome, "{row}");
+        fake.finish();
+    }
+}
+
+#[test]
+fn what_is_told_of_a_container() {
     let ended = r#""State":{"OOMKilled":true,"ExitCode":137,"StartedAt":"0001-01-01T00:00:00Z",
         "FinishedAt":"2015-01-06T17:47:31.5+02:00"},"Config":null"#;
-    table(
-        |engine| {
-            text(
-                engine
-                    .inspect(&id())
-                    .map(|found| found.map(|found| found.state)),
-            )
-        },
-        &[
-            (
-                &answer(200, &format!(r#"{{"Id":"{ID}",{ended}}}"#)),
-                "Some(State { running: false, pid: 0, oom_killed: true, exit_code: 137, error: \"\", started_at: None, \
-                 finished_at: Some(1420559251.5) })",
-            ),
-            (&gone, "None"),
-            (
-                &answer(404, "page not found"),
-                "inspect 0123456789ab: page not found (status 404)",
-            ),
-        ],
-    );
-    let created = answer(201, &format!(r#"{{"Id":"{ID}","Warnings":["no swap"]}}"#));
-    let found = format!(r#"Created {{ id: PilotId("{ID}"), warnings: ["no swap"] }}"#);
-    table(
-        |engine| text(engine.create("n", serde_json::json!({"Image": "x"}))),
-        &[
-            (&created, &found),
-            (&refusal(409, "Conflict. The name is in use"), "NameTaken"),
-            (
-                &refusal(500, "the name x is already in use by y"),
-                "NameTaken",
-            ),
-            (&refusal(404, "No such image: x:latest"), "NoImage"),
-            (
-                &refusal(400, "minimum memory limit is 6MB"),
-                "create n: minimum memory limit is 6MB (status 400)",
-            ),
-        ],
-    );
-    let log = "\u{1}\0\0\0\0\0\0\u{3}ab\n\u{2}\0\0\0\0\0\0\u{2}c\n";
-    let logs = |engine: &Engine| text(engine.logs(&id(), 5, 4));
-    table(
-        logs,
-        &[
-            (&answer(200, log), r#""b\nc\n""#),
-            (&answer(200, "raw"), r#""raw""#),
-        ],
-    );
+    let ended = answer(200, &format!(r#"{{"Id":"{ID}",{ended}}}"#));
+    let log = answer(200, "\u{1}\0\0\0\0\0\0\u{3}ab\n\u{2}\0\0\0\0\0\0\u{2}c\n");
+    let (fake, engine) = Fake::start(&[PING, &ended, &log, &answer(200, "raw\u{1b}[1m")]);
+    let state = engine.inspect(&id()).unwrap().unwrap().state;
+    assert!(state.oom_killed && !state.running && state.exit_code == 137);
+    let times = (state.started_at, state.finished_at);
+    assert_eq!(times, (None, Some(1_420_559_251.5)));
+    assert_eq!(engine.logs(&id(), 5, 4).unwrap(), "b\nc\n");
+    assert_eq!(engine.logs(&id(), 5, 9).unwrap(), "raw[1m");
+    fake.finish();
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! A server that is away costs the oldest lines beyond the bound; one that refuses lines costs those lines; neither can
 //! keep later lines from being sent.
 
+use crate::report::Sink;
 use crate::units::draw;
 
 /// Bytes of encoded lines.
@@ -47,10 +48,7 @@ pub struct Queue {
     pub phase: Phase,
     /// Failures in a row.
     failures: i32,
-    pub sent: u64,
-    pub dropped: u64,
-    pub errors: u64,
-    pub error: Option<String>,
+    pub health: Sink,
 }
 
 fn count_lines(text: &str) -> u64 {
@@ -75,7 +73,7 @@ impl Queue {
         if self.text.len() > BOUND {
             let over = self.text.len() - BOUND;
             let cut = self.end_of_line(over - 1);
-            self.dropped += self.text.get(..cut).map_or(0, count_lines);
+            self.health.dropped += self.text.get(..cut).map_or(0, count_lines);
             self.text.replace_range(..cut, "");
         }
     }
@@ -87,8 +85,11 @@ impl Queue {
         end.map_or(self.text.len(), |end| at + end + 1)
     }
 
-    pub fn waiting(&self) -> usize {
-        self.text.len()
+    pub fn health(&self) -> Sink {
+        Sink {
+            waiting_bytes: self.text.len(),
+            ..self.health.clone()
+        }
     }
 
     /// What is to be sent now, taken out; the next batch is due after the usual time, whatever comes of this one.
@@ -114,9 +115,9 @@ impl Queue {
         let lines = count_lines(&batch);
         match answer {
             Answer::Taken => {
-                self.sent += lines;
+                self.health.sent += lines;
                 // What was refused in this flush stays told until one that is taken whole.
-                self.error.take_if(|_| self.splits == SPLITS);
+                self.health.error.take_if(|_| self.splits == SPLITS);
                 self.go_on(now);
             }
             Answer::TooLarge(why) if lines > 1 => self.send_halves(batch, why, now),
@@ -147,8 +148,8 @@ impl Queue {
 
     fn drop_lines(&mut self, lines: u64, bad: u64, why: String, now: f64) {
         let bad = bad.clamp(1, lines);
-        self.sent += lines - bad;
-        self.dropped += bad;
+        self.health.sent += lines - bad;
+        self.health.dropped += bad;
         self.fail(format!("{why}; what it refuses is dropped"));
         self.go_on(now);
     }
@@ -165,8 +166,8 @@ impl Queue {
     }
 
     fn fail(&mut self, error: String) {
-        self.errors += 1;
-        self.error = Some(error);
+        self.health.errors += 1;
+        self.health.error = Some(error);
     }
 
     /// Before what has come meanwhile.

@@ -27,7 +27,8 @@ pub struct Target {
 impl Target {
     /// Errors: no thread.
     pub fn start(config: &Influx, view: View) -> std::io::Result<Target> {
-        let queue = Queue::new(config.flush.as_secs_f64(), clock::now().boot);
+        let mut queue = Queue::new(config.flush.as_secs_f64(), clock::now().boot);
+        queue.health.url = config.title();
         let target = Target {
             config: Arc::new(config.clone()),
             view,
@@ -51,15 +52,7 @@ impl Target {
     }
 
     pub fn health(&self) -> Sink {
-        let queue = self.lock();
-        Sink {
-            url: self.config.title(),
-            sent: queue.sent,
-            dropped: queue.dropped,
-            errors: queue.errors,
-            waiting_bytes: queue.waiting(),
-            error: queue.error.clone(),
-        }
+        self.lock().health()
     }
 
     /// Nothing more is sent.

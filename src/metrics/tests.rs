@@ -204,14 +204,18 @@ fn what_becomes_of_a_batch() {
         assert_eq!(queue.take(queue.due - 0.1), None);
         let batch = queue.take(100.0).unwrap();
         queue.settle(batch, answer.clone(), 100.0);
-        let left = queue.waiting() as u64 / 6;
-        assert_eq!([queue.sent, queue.dropped, left], counts, "{answer:?}");
+        let left = queue.health().waiting_bytes as u64 / 6;
+        assert_eq!(
+            [queue.health().sent, queue.health().dropped, left],
+            counts,
+            "{answer:?}"
+        );
         assert!(
             wait.contains(&(queue.due - 100.0)),
             "{answer:?}: {}",
             queue.due
         );
-        assert_eq!(queue.error.is_none(), answer == Answer::Taken);
+        assert_eq!(queue.health().error.is_none(), answer == Answer::Taken);
     }
 }
 
@@ -235,7 +239,12 @@ fn failures_wait_longer_and_longer_and_lose_nothing() {
     assert_eq!(batch, lines(0..8), "all, in order");
     queue.settle(batch, Answer::Taken, now);
     assert_eq!(
-        (queue.sent, queue.dropped, queue.due - now, queue.error),
+        (
+            queue.health().sent,
+            queue.health().dropped,
+            queue.due - now,
+            queue.health().error
+        ),
         (8, 0, 1.0, None)
     );
 }
@@ -271,15 +280,25 @@ fn what_is_refused_costs_itself() {
             taken,
             lines((0..2_000).filter(|number| number % 100 != poison))
         );
-        assert_eq!((queue.sent, queue.dropped, queue.waiting()), (1_980, 20, 0));
-        assert!(most <= 20 && queue.error.is_some(), "{most} requests");
+        assert_eq!(
+            (
+                queue.health().sent,
+                queue.health().dropped,
+                queue.health().waiting_bytes
+            ),
+            (1_980, 20, 0)
+        );
+        assert!(
+            most <= 20 && queue.health().error.is_some(),
+            "{most} requests"
+        );
         flushes(&mut queue, 1, |_| Answer::Taken);
-        assert_eq!(queue.error, None);
+        assert_eq!(queue.health().error, None);
     }
     let mut queue = Queue::new(30.0, 0.0);
     let (taken, most) = flushes(&mut queue, 20, |_| Answer::BadLines(String::new(), None));
     assert!(
-        taken.is_empty() && queue.dropped == 2_000 && most <= 50,
+        taken.is_empty() && queue.health().dropped == 2_000 && most <= 50,
         "{most} requests"
     );
     let (taken, most) = flushes(&mut queue, 1, |batch| match batch.len() > 60 {
@@ -298,11 +317,18 @@ fn the_oldest_give_way() {
     let batch = queue.take(100.0).unwrap();
     assert!(all.ends_with(&batch) && batch.starts_with('ö'));
     assert!(batch.len() <= 1 << 20 && batch.len() > (1 << 20) - 200);
-    assert_eq!(queue.dropped + batch.lines().count() as u64, 20_000);
+    assert_eq!(
+        queue.health().dropped + batch.lines().count() as u64,
+        20_000
+    );
     // What comes while a batch is under way counts too.
     queue.push(&line(7));
     queue.settle(batch, failed(None), 100.0);
-    assert!(queue.waiting() <= 1 << 20);
+    assert!(queue.health().waiting_bytes <= 1 << 20);
     queue.push(&"x".repeat(2 << 20));
-    assert_eq!(queue.waiting(), 0, "a line that can't be kept is none");
+    assert_eq!(
+        queue.health().waiting_bytes,
+        0,
+        "a line that can't be kept is none"
+    );
 }
