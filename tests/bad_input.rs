@@ -268,15 +268,13 @@ fn files_that_cannot_be() {
         .say(&["run", "--record", nowhere.to_str().unwrap()])
         .must(FAILED, &["no/where"]);
     for (text, place) in [
-        ("garbage\n", ":1: "),
-        ("{}\n{\"at\":\n", ":2: "),
-        ("\0\0\n", ":1: "),
+        ("garbage\n", "line 1"),
+        ("{}\n{\"at\": x\n", "line 2"),
+        ("\0\0\n", "line 1"),
     ] {
         let file = machine.file("record", text);
-        let place = format!("{}{place}", file.display());
-        machine
-            .say(&["replay", file.to_str().unwrap()])
-            .must(FAILED, &[&place]);
+        let file = file.to_str().unwrap();
+        machine.say(&["replay", file]).must(FAILED, &[file, place]);
     }
 }
 

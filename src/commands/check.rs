@@ -31,7 +31,8 @@ struct Seen<'a> {
     context: &'a Context,
     config: Config,
     problem: Option<Failure>,
-    facts: Option<Result<Facts, Failure>>,
+    /// The engine's socket and what it says about itself.
+    engine: Option<Result<(PathBuf, Facts), Failure>>,
     root: PathBuf,
 }
 
@@ -63,7 +64,7 @@ pub fn check(context: &Context) -> Done {
         Err(failure) => (Config::default(), Some(failure)),
     };
     let root = machine_root();
-    let (facts, looks) = match context.options.offline {
+    let (engine, looks) = match context.options.offline {
         true => (None, OFFLINE),
         false => (Some(ask(context, &config, &root)), LOOKS.len()),
     };
@@ -71,7 +72,7 @@ pub fn check(context: &Context) -> Done {
         context,
         config,
         problem,
-        facts,
+        engine,
         root,
     };
     let mut first_bad = None;
@@ -100,13 +101,14 @@ pub fn check(context: &Context) -> Done {
 
 impl Seen<'_> {
     fn facts(&self) -> Option<&Facts> {
-        self.facts.as_ref()?.as_ref().ok()
+        Some(&self.engine.as_ref()?.as_ref().ok()?.1)
     }
 }
 
-fn ask(context: &Context, config: &Config, root: &Path) -> Result<Facts, Failure> {
+fn ask(context: &Context, config: &Config, root: &Path) -> Result<(PathBuf, Facts), Failure> {
     let engine = context.engine(config)?;
-    read_facts(&engine, root, context.is_root).map_err(no_engine)
+    let facts = read_facts(&engine, root, context.is_root).map_err(no_engine)?;
+    Ok((engine.socket().to_owned(), facts))
 }
 
 fn configuration(seen: &Seen) -> Option<Vec<Finding>> {
@@ -154,22 +156,17 @@ fn group(seen: &Seen) -> Option<Vec<Finding>> {
 }
 
 fn engine(seen: &Seen) -> Option<Vec<Finding>> {
-    let engine = seen.context.engine(&seen.config).ok()?;
-    let socket = engine.socket().display();
-    let text = |facts: &Facts| {
-        let (name, version, api) = (&facts.name, &facts.version, &facts.api);
-        format!("{name} {version} (API {api}) at {socket}")
+    let (socket, facts) = match seen.engine.as_ref()? {
+        Ok((socket, facts)) => (socket.display(), facts),
+        Err(Failure(exit, text)) => return Some(vec![(Bad(*exit), text.clone())]),
     };
-    Some(vec![match seen.facts.as_ref()? {
-        Err(Failure(exit, text)) => (Bad(*exit), text.clone()),
-        Ok(facts) => match &facts.unsupported {
-            Some(why) => (Bad(Exit::EngineUnavailable), why.clone()),
-            None if facts.lacks_init => {
-                let lack = "without an init program (docker-init): pilots run without one";
-                (Note, format!("{}, {lack}", text(facts)))
-            }
-            None => (Good, text(facts)),
-        },
+    let (name, version, api) = (&facts.name, &facts.version, &facts.api);
+    let text = format!("{name} {version} (API {api}) at {socket}");
+    let lack = "without an init program (docker-init): pilots run without one";
+    Some(vec![match &facts.unsupported {
+        Some(why) => (Bad(Exit::EngineUnavailable), why.clone()),
+        None if facts.lacks_init => (Note, format!("{text}, {lack}")),
+        None => (Good, text),
     }])
 }
 
@@ -208,8 +205,8 @@ fn limits(seen: &Seen) -> Option<Vec<Finding>> {
 fn protection(seen: &Seen) -> Option<Vec<Finding>> {
     let facts = seen.facts()?;
     // A daemon that runs on this engine has looked at a pilot; nothing else is proof.
-    let engine = seen.context.engine(&seen.config).ok()?;
-    let is_its = |status: &Status| engine.socket() == Path::new(&status.engine.socket);
+    let (socket, _) = seen.engine.as_ref()?.as_ref().ok()?;
+    let is_its = |status: &Status| socket == Path::new(&status.engine.socket);
     let known = seen.context.status().filter(is_its);
     let known = known.map(|status| status.protection);
     let mut findings = vec![match (known, &facts.parent) {

@@ -17,11 +17,8 @@ pub fn join(context: &Context) -> Done {
     let url = context.argument().unwrap_or_default();
     let before = remote::read_joined(state).filter(|before| before.url == url);
     let before = before.unwrap_or_default();
-    let key = context
-        .options
-        .key
-        .clone()
-        .unwrap_or_else(|| before.key.clone());
+    let given = context.options.key.as_ref();
+    let key = given.unwrap_or(&before.key).clone();
     let usage = |why| Failure(Exit::Usage, why);
     remote::check_url(&url, &config.allow).map_err(usage)?;
     if !key.is_empty() {
@@ -109,7 +106,8 @@ fn list(title: &str, lines: &[String]) -> Done {
         return Ok(());
     }
     say(&format!("\n{title}:\n"))?;
-    lines
-        .iter()
-        .try_for_each(|line| say(&format!("  - {}\n", clean_line(line, LINE))))
+    for line in lines {
+        say(&format!("  - {}\n", clean_line(line, LINE)))?;
+    }
+    Ok(())
 }

@@ -5,30 +5,22 @@ use crate::act::describe;
 use crate::decide::{Observation, PolicyState, decide};
 use crate::host::files;
 use crate::units::PilotId;
-use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::io::BufReader;
+use std::path::PathBuf;
 
 /// One line a change: the second since the first observation, the state, the actions, the reason.
 pub fn replay(context: &Context) -> Done {
     let config = context.config()?;
-    let file = context
-        .options
-        .argument
-        .as_ref()
-        .map(Path::new)
-        .unwrap_or(Path::new("-"));
-    let opened = files::open(file)
+    let file = PathBuf::from(context.options.argument.clone().unwrap_or_default());
+    let opened = files::open(&file)
         .map_err(|error| format!("{error}; `plancton run --record FILE` writes a recording"))?;
     let mut policy = PolicyState::new(1);
     let (mut first, mut last) = (None, None);
-    for (number, line) in BufReader::new(opened).lines().enumerate() {
-        let observation = line.map_err(|error| error.to_string());
-        let observation = observation.and_then(|line| {
-            serde_json::from_str::<Observation>(&line).map_err(|error| error.to_string())
-        });
-        let place = format!("{}:{}", file.display(), number + 1);
+    let recording = serde_json::Deserializer::from_reader(BufReader::new(opened));
+    for observation in recording.into_iter::<Observation>() {
+        let shown = file.display();
         let observation =
-            observation.map_err(|error| format!("{place}: {error}; the replay ends here"))?;
+            observation.map_err(|error| format!("{shown}: {error}; the replay ends here"))?;
         let seconds = observation.at.boot - *first.get_or_insert(observation.at.boot);
         let decision = decide(&config, &mut policy, &observation);
         policy.forget_launches();

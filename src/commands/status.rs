@@ -7,9 +7,9 @@ use crate::host::boot_id;
 use crate::report::Status;
 use crate::state::control;
 use crate::units::Exit;
-use crate::wait::{Signals, wait};
 use std::io::IsTerminal;
 use std::path::Path;
+use std::time::Duration;
 
 /// The status of a daemon that runs, else the exit code for it with a sentence that says what now.
 fn read(context: &Context) -> Result<Status, Failure> {
@@ -62,20 +62,13 @@ pub fn health(context: &Context) -> Done {
     Ok(())
 }
 
-/// Redraws in place once a second; Ctrl-C ends it.
+/// Redraws in place once a second, until a signal, its terminal or its reader ends it.
 fn watch(context: &Context) -> Done {
-    let mut signals = Signals::catch()?;
-    while !is_over(&signals) {
+    loop {
         let status = read(context)?;
         redraw(&view::render(&status, &Screen::of_terminal()))?;
-        wait(Some(1.0), &mut signals, None, None);
+        std::thread::sleep(Duration::from_secs(1));
     }
-    Ok(())
-}
-
-/// A command in the foreground has nothing to reload: it ends with its terminal.
-pub fn is_over(signals: &Signals) -> bool {
-    signals.wants_end() || signals.take_reload()
 }
 
 /// Draws a text over the last one on a terminal, and below it elsewhere.

@@ -3,7 +3,7 @@
 
 use super::context::{Context, Done, Failure, no_engine, say};
 use super::pilot::RESULT;
-use super::status::{is_over, redraw};
+use super::status::redraw;
 use super::view::{self, Screen};
 use super::{pilots, run};
 use crate::cli::Options;
@@ -78,6 +78,8 @@ fn follow(context: &Context, child: &mut Child, signals: &mut Signals) -> Result
     let mut seen = Seen::default();
     let is_terminal = std::io::stdout().is_terminal();
     let mut next_line = Duration::ZERO;
+    // It ends with its terminal: there is nothing to reload here.
+    let is_over = |signals: &Signals| signals.wants_end() || signals.take_reload();
     while seen.lasted < duration && !is_over(signals) && matches!(child.try_wait(), Ok(None)) {
         if let Some(status) = context.status() {
             let left = format_rough(duration.saturating_sub(seen.lasted));
