@@ -1,7 +1,7 @@
 //! Many daemons on one machine, each with an engine of its own that is none, beside one real InfluxDB and one web server
 //! that publishes what they joined: what a node costs, and what the servers get. Started by `tests/bench.sh fleet`, which
 //! shows the daemons made-up cgroups and takes the rows from here; all else they see is the machine's.
-#![allow(clippy::restriction, clippy::pedantic)]
+#![allow(clippy::restriction, clippy::pedantic, clippy::disallowed_methods)]
 
 #[path = "../tests/common/mod.rs"]
 mod common;

@@ -1,5 +1,7 @@
 //! Plancton gives a machine's idle time to science. The modules, in reading order.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods))]
+
 mod act;
 mod cli;
 mod clock;

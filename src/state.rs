@@ -209,7 +209,9 @@ pub fn replace(path: &Path, content: &[u8], mode: u32, durable: Durable) -> io::
         }
         file.sync_all()?;
         std::fs::rename(&temporary, path)?;
-        File::open(path.parent().unwrap_or(path))?.sync_all()
+        #[expect(clippy::disallowed_methods, reason = "a directory of ours")]
+        let directory = File::open(path.parent().unwrap_or(path))?;
+        directory.sync_all()
     };
     // Nothing more can be done about it if the removal fails too.
     write().inspect_err(|_| drop(std::fs::remove_file(&temporary)))

@@ -1,7 +1,7 @@
 //! What people type and configure wrongly, and machines that are not as they should be: each case has its exit code
 //! and names the object. Nothing here needs an engine; two cases need root.
 // threads: 8
-#![allow(clippy::restriction, clippy::pedantic)]
+#![allow(clippy::restriction, clippy::pedantic, clippy::disallowed_methods)]
 
 mod common;
 

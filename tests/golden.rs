@@ -1,6 +1,6 @@
 //! What scripts and servers rely on, as whole texts: `status --json`, `config`, `config --default`, `history --json` and the line
 //! protocol of one tick. `BLESS=1` writes them anew. What differs from run to run (times, ids, load) is masked, the keys are not.
-#![allow(clippy::restriction, clippy::pedantic)]
+#![allow(clippy::restriction, clippy::pedantic, clippy::disallowed_methods)]
 
 mod common;
 

@@ -1,7 +1,7 @@
 //! What a machine gave, from outside: what a daemon writes of what happens to its pilots, what a crash costs, and what
 //! `history` and `report` say of it.
 // threads: 8
-#![allow(clippy::restriction, clippy::pedantic)]
+#![allow(clippy::restriction, clippy::pedantic, clippy::disallowed_methods)]
 
 mod common;
 

@@ -1,7 +1,7 @@
 //! What only an instance that is alone on the machine can show: the parent group of all pilots, and a loop that nothing
 //! wakes. Other users of the engine are waited for, or named where they keep something from being seen.
 // threads: 1
-#![allow(clippy::restriction, clippy::pedantic)]
+#![allow(clippy::restriction, clippy::pedantic, clippy::disallowed_methods)]
 
 mod common;
 

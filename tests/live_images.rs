@@ -2,7 +2,7 @@
 //! away. What came here with Plancton goes again with its last user.
 // needs: registry
 // threads: 3
-#![allow(clippy::restriction, clippy::pedantic)]
+#![allow(clippy::restriction, clippy::pedantic, clippy::disallowed_methods)]
 
 mod common;
 

@@ -1,6 +1,6 @@
 //! The owner's side on a real engine: giving back, rules, protection, limits. One at a time, because they measure load.
 // threads: 1
-#![allow(clippy::restriction, clippy::pedantic)]
+#![allow(clippy::restriction, clippy::pedantic, clippy::disallowed_methods)]
 
 mod common;
 

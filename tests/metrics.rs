@@ -1,7 +1,7 @@
 //! The real binary and metrics targets that do everything wrong: what is sent, byte by byte, what becomes of it by the
 //! server's answer, and that the loop never notices.
 // threads: 16
-#![allow(clippy::restriction, clippy::pedantic)]
+#![allow(clippy::restriction, clippy::pedantic, clippy::disallowed_methods)]
 
 mod common;
 

@@ -1,11 +1,6 @@
 //! What is shipped around the binary is in step with it: man pages and completions have every command, option, key, reason and
 //! field and no other, units say what they must. The packages' life on a machine: tests/machine-test.sh.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::expect_used
-)]
+#![allow(clippy::restriction, clippy::pedantic, clippy::disallowed_methods)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

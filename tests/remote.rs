@@ -2,7 +2,7 @@
 //! consented to changes nothing and is named in `status`, and a server that is away takes nothing from anybody.
 // needs: minisign openssl
 // threads: 8
-#![allow(clippy::restriction, clippy::pedantic)]
+#![allow(clippy::restriction, clippy::pedantic, clippy::disallowed_methods)]
 
 mod common;
 

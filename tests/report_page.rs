@@ -2,7 +2,7 @@
 //! nothing is said to the console.
 // needs: browser
 // threads: 1
-#![allow(clippy::restriction, clippy::pedantic)]
+#![allow(clippy::restriction, clippy::pedantic, clippy::disallowed_methods)]
 
 mod common;
 

@@ -1,5 +1,9 @@
 //! The built-in image: an image that holds this very binary and nothing else (and, where it is not static, the loader
 //! and the libraries it runs with), made without a registry and without the internet.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "what is read here is this very program"
+)]
 
 use std::fs;
 use std::io::{self, Read};

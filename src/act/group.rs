@@ -3,6 +3,7 @@
 //! write; else through the cgroup files.
 
 use crate::host::cgroup::{Driver, Group, Version};
+use crate::host::files;
 use crate::observe::facts::{Facts, SLICES};
 use std::fs;
 use std::io::Write;
@@ -99,7 +100,7 @@ pub fn remove(root: &Path, facts: &Facts, patience: Duration) {
     let _ = systemctl(facts, &["stop", SLICE_NAME]);
     // What was set at run time is ours, and so is a slice with our text.
     let slice = root.join(SLICE_FILE);
-    let is_ours = fs::read_to_string(&slice).is_ok_and(|text| text == SLICE);
+    let is_ours = files::read_text(&slice).is_ok_and(|text| text == SLICE);
     let set = SET_FILES.map(|file| root.join(SET_DIRECTORY).join(file));
     let files = is_ours.then_some(slice).into_iter().chain(set);
     let removed = files.filter(|file| fs::remove_file(file).is_ok()).count();

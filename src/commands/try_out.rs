@@ -65,7 +65,7 @@ fn show(context: &Context, base: &Path, signals: &mut Signals) -> Result<Seen, F
         // It may not have got as far as its lock.
         let _ = child.kill();
     } else if child.wait().is_ok_and(|status| !status.success()) {
-        let text = fs::read_to_string(&log).unwrap_or_default();
+        let text = crate::host::files::read_text_up_to(&log, 1 << 20).unwrap_or_default();
         let last = text.lines().last().unwrap_or("it said nothing");
         return Err(format!("the loop has ended by itself: {last}").into());
     }

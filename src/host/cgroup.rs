@@ -307,160 +307,121 @@ mod tests {
     fn tree_of(layout: Layout) -> Tree {
         let tree = Tree::new(&[("sys/fs/cgroup/README", "not a hierarchy")]);
         if layout == V1 {
-            ["cpu,cpuacct", "memory", "pids", "systemd"]
-                .iter()
-                .for_each(|dir| tree.put(&format!("sys/fs/cgroup/{dir}/tasks"), ""));
             tree.link("sys/fs/cgroup/cpu", "cpu,cpuacct");
             tree.link("sys/fs/cgroup/cpuacct", "cpu,cpuacct");
+            for dir in ["cpu,cpuacct", "memory", "pids", "systemd"] {
+                tree.put(&format!("sys/fs/cgroup/{dir}/tasks"), "");
+            }
         }
         tree
     }
 
-    /// The first three are shared/cases/group-of-a-rootless-engine; then Podman with crun, systemd in a container, our
-    /// parent with both drivers, a container in a container, another runtime. Each on v2, from within a namespace, on v1.
+    /// Where a container's group is, and where below it its first process. The first three are
+    /// shared/cases/group-of-a-rootless-engine; then Podman with crun, systemd in a container, our parent with both
+    /// drivers, a container in a container, another runtime.
+    const PLACES: &str = "user.slice/user-1000.slice/user@1000.service/user.slice/docker-ID.scope
+        user.slice/user-1000.slice/user@1000.service/user.slice/libpod-ID.scope
+        docker_limit.slice/docker-ID.scope
+        machine.slice/libpod-ID.scope /container
+        system.slice/docker-ID.scope /init.scope
+        plancton.slice/docker-ID.scope
+        plancton/ID
+        docker/0123456789ab/docker/ID
+        kubepods.slice/cri-containerd-ID.scope";
+    /// On v2, seen from within a namespace, on v1.
+    const LINES: [(Layout, &str, &str); 3] = [
+        (V2, "", "0::/"),
+        (V2, "", "0::/../../"),
+        (V1, "cpu/", "9:name=systemd:/x\n4:cpuacct,cpu:/"),
+    ];
+
     #[test]
     fn groups_are_where_the_kernel_says() {
-        let id = PilotId::new(&"a1".repeat(32)).unwrap();
-        let other = PilotId::new(&"b2".repeat(32)).unwrap();
-        for (place, below) in [
-            (
-                "user.slice/user-1000.slice/user@1000.service/user.slice/docker-ID.scope",
-                "",
-            ),
-            (
-                "user.slice/user-1000.slice/user@1000.service/user.slice/libpod-ID.scope",
-                "",
-            ),
-            ("docker_limit.slice/docker-ID.scope", ""),
-            ("machine.slice/libpod-ID.scope", "/container"),
-            ("system.slice/docker-ID.scope", "/init.scope"),
-            ("plancton.slice/docker-ID.scope", ""),
-            ("plancton/ID", ""),
-            ("docker/0123456789ab/docker/ID", ""),
-            ("kubepods.slice/cri-containerd-ID.scope", ""),
-        ] {
-            let place = place.replace("ID", id.as_str());
-            for (layout, hierarchy, lines) in [
-                (V2, "", "0::/PLACE\n"),
-                (V2, "", "0::/../../PLACE\n"),
-                (
-                    V1,
-                    "cpu/",
-                    "9:name=systemd:/x\n4:cpuacct,cpu:/PLACE\n0::/x\n",
-                ),
-            ] {
-                let tree = tree_of(layout);
-                tree.put(
-                    "proc/77/cgroup",
-                    lines.replace("PLACE", &format!("{place}{below}")),
-                );
-                assert_eq!(group_of_pid(tree.root(), 77, &id), None, "{place}");
-                let file = format!("sys/fs/cgroup/{hierarchy}{place}/cpu.stat");
-                tree.put(&file, "");
-                let group = group_of_pid(tree.root(), 77, &id).unwrap();
-                assert_eq!(group.file("cpu", "cpu.stat"), Some(tree.path(&file)));
-                // Another process has the number since; another pilot of the same kind.
-                assert_eq!(group_of_pid(tree.root(), 77, &other), None);
-                assert_eq!(group.of_other(&id, &other), None);
-                tree.put(&file.replace(id.as_str(), other.as_str()), "");
-                assert!(group.of_other(&id, &other).is_some());
-                let is_ours = place.starts_with("plancton.slice/");
-                assert_eq!(group.ancestor("plancton.slice").is_some(), is_ours);
-            }
+        let [id, other] = ["a1", "b2"].map(|digits| PilotId::new(&digits.repeat(32)).unwrap());
+        let places = PLACES.replace("ID", id.as_str());
+        for (line, (layout, hierarchy, before)) in places
+            .lines()
+            .flat_map(|line| LINES.map(|lines| (line.trim(), lines)))
+        {
+            let (place, tree) = (line.split(' ').next().unwrap(), tree_of(layout));
+            let own = format!("{before}{}\n0::/x\n", line.replace(' ', ""));
+            tree.put("proc/77/cgroup", own);
+            assert_eq!(group_of_pid(tree.root(), 77, &id), None, "{line}");
+            let file = format!("sys/fs/cgroup/{hierarchy}{place}/cpu.stat");
+            tree.put(&file, "");
+            let group = group_of_pid(tree.root(), 77, &id).unwrap();
+            assert_eq!(group.file("cpu", "cpu.stat"), Some(tree.path(&file)));
+            // Another process has the number since; another pilot of the same kind.
+            assert_eq!(group_of_pid(tree.root(), 77, &other), None);
+            assert_eq!(group.of_other(&id, &other), None);
+            tree.put(&file.replace(id.as_str(), other.as_str()), "");
+            assert!(group.of_other(&id, &other).is_some());
+            let is_ours = place.starts_with("plancton.slice/");
+            assert_eq!(group.ancestor("plancton.slice").is_some(), is_ours);
         }
     }
 
-    /// The file's path below the hierarchies, "GROUP" in it, and the content.
-    const V1_FILES: [(&str, &str); 8] = [
-        ("cpuacct/GROUP/cpuacct.usage", "2500000000\n"),
-        ("cpu/GROUP/cpu.idle", "1\n"),
-        ("cpu/GROUP/cpu.cfs_quota_us", "150000\n"),
-        ("cpu/GROUP/cpu.cfs_period_us", "100000\n"),
-        (
-            "memory/GROUP/memory.stat",
-            "rss 1\ntotal_rss 100\ntotal_shmem 32\n",
-        ),
-        ("memory/GROUP/memory.limit_in_bytes", "1000\n"),
-        ("pids/GROUP/pids.max", "512\n"),
-        ("pids/GROUP/cgroup.procs", "17\n18\n"),
-    ];
-    const V2_FILES: [(&str, &str); 7] = [
-        ("GROUP/cpu.stat", "usage_usec 2500000\nuser_usec 1\n"),
-        ("GROUP/cpu.idle", "1\n"),
-        ("GROUP/cpu.max", "150000 100000\n"),
-        (
-            "GROUP/memory.stat",
-            "anon 100\nfile 5000\nkernel_stack 3\npagetables 4\nshmem 20\nslab_unreclaimable 5\n",
-        ),
-        ("GROUP/memory.max", "1000\n"),
-        ("GROUP/pids.max", "512\n"),
-        ("GROUP/cgroup.events", "populated 1\nfrozen 0\n"),
-    ];
+    /// A file below the hierarchies ("GROUP" is its group), its lines, and what they are without a limit.
+    const V1_FILES: &str = "cpuacct/GROUP/cpuacct.usage|2500000000
+        cpu/GROUP/cpu.idle|1
+        cpu/GROUP/cpu.cfs_quota_us|150000|-1
+        cpu/GROUP/cpu.cfs_period_us|100000
+        memory/GROUP/memory.stat|rss 1;total_rss 100;total_shmem 32
+        memory/GROUP/memory.limit_in_bytes|1000|9223372036854771712
+        pids/GROUP/pids.max|512|max
+        pids/GROUP/cgroup.procs|17;18";
+    const V2_FILES: &str = "GROUP/cpu.stat|usage_usec 2500000;user_usec 1
+        GROUP/cpu.idle|1
+        GROUP/cpu.max|150000 100000|max 100000
+        GROUP/memory.stat|anon 100;file 5000;kernel_stack 3;pagetables 4;shmem 20;slab_unreclaimable 5
+        GROUP/memory.max|1000|max
+        GROUP/pids.max|512|max
+        GROUP/cgroup.events|populated 1;frozen 0";
 
     #[test]
     fn files_of_both_versions() {
-        let set = Limits {
-            cpus: Some(1.5),
-            memory_bytes: Some(1000),
-            pids: Some(512),
+        let limits = |cpus, memory_bytes, pids| Limits {
+            cpus,
+            memory_bytes,
+            pids,
         };
-        let none = Limits {
-            cpus: None,
-            memory_bytes: None,
-            pids: None,
-        };
-        for (layout, files, unlimited) in [
-            (
-                V1,
-                V1_FILES.as_slice(),
-                ["-1", "9223372036854771712\n", "max"],
-            ),
-            (V2, &V2_FILES, ["max 100000", "max\n", "max\n"]),
-        ] {
+        for (layout, files) in [(V1, V1_FILES), (V2, V2_FILES)] {
             let tree = tree_of(layout);
             let group = parent_group(tree.root(), layout);
-            let put = |file: &str, content: &[u8]| {
-                let path = file.replace("GROUP", layout.parent_name());
-                tree.put(&format!("sys/fs/cgroup/{path}"), content);
+            let files = files.replace("GROUP", layout.parent_name());
+            let put_all = |content: &dyn Fn(&[&str]) -> Option<Vec<u8>>| {
+                for line in files.lines() {
+                    let parts: Vec<&str> = line.trim().split('|').collect();
+                    let path = format!("sys/fs/cgroup/{}", parts[0]);
+                    content(&parts)
+                        .into_iter()
+                        .for_each(|bytes| tree.put(&path, bytes));
+                }
             };
+            let lines = |text: &str| Some((text.replace(';', "\n") + "\n").into_bytes());
             // Gone is an error, what the kernel lacks is none.
             assert!(group.read_limits().unwrap_err().is_missing() && !group.exists());
             assert!(group.read_cpu_idle().unwrap_err().is_missing());
-            files
+            group
+                .dirs()
                 .iter()
-                .for_each(|(file, _)| put(&format!("{file}-x"), b""));
-            assert_eq!(
-                (group.read_limits(), group.read_cpu_idle()),
-                (Ok(none), Ok(None))
-            );
+                .for_each(|dir| drop(std::fs::create_dir_all(dir)));
+            assert_eq!(group.read_limits(), Ok(limits(None, None, None)));
+            assert_eq!(group.read_cpu_idle(), Ok(None));
             assert!(group.read_memory_used().unwrap_err().is_missing());
-            files
-                .iter()
-                .for_each(|(file, content)| put(file, content.as_bytes()));
+            put_all(&|parts| lines(parts[1]));
             assert!(group.has_processes() && group.io_weights().is_empty());
+            assert_eq!(group.read_usage_seconds(), Ok(2.5));
+            assert_eq!(group.read_memory_used(), Ok(132));
             assert_eq!(
-                (group.read_usage_seconds(), group.read_memory_used()),
-                (Ok(2.5), Ok(132))
+                group.read_limits(),
+                Ok(limits(Some(1.5), Some(1000), Some(512)))
             );
-            assert_eq!(
-                (group.read_limits(), group.read_cpu_idle()),
-                (Ok(set), Ok(Some(true)))
-            );
-            let limits = [
-                "cpu.max",
-                "quota_us",
-                "memory.max",
-                "limit_in_bytes",
-                "pids.max",
-            ];
-            let is_limit = |file: &str| limits.iter().any(|end| file.ends_with(end));
-            let limits = files.iter().filter(|(file, _)| is_limit(file));
-            limits
-                .zip(unlimited)
-                .for_each(|((file, _), text)| put(file, text.as_bytes()));
-            assert_eq!(group.read_limits(), Ok(none));
+            assert_eq!(group.read_cpu_idle(), Ok(Some(true)));
+            put_all(&|parts| lines(parts.get(2)?));
+            assert_eq!(group.read_limits(), Ok(limits(None, None, None)));
             for content in GARBAGE {
-                files.iter().for_each(|(file, _)| put(file, content));
+                put_all(&|_| Some(content.to_vec()));
                 assert!(group.read_memory_used().is_err());
                 // "-1" is no limit.
                 assert!(group.read_limits().is_err() || content == b"-1");

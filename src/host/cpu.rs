@@ -160,11 +160,11 @@ mod tests {
         let tree = Tree::new(&[]);
         let ticks = |text: &str| {
             let seconds = parse_stat(text, 5.0).unwrap().busy_seconds;
-            (seconds * float(rustix::param::clock_ticks_per_second())).round()
+            crate::units::whole((seconds * float(rustix::param::clock_ticks_per_second())).round())
         };
         // Whole; without btime and ctxt (lxcfs); of a kernel that counted four kinds of time.
-        assert_eq!((ticks(STAT), ticks(&STAT[..120])), (155.0, 155.0));
-        assert_eq!(ticks("cpu 100 20 30 9\ncpu0 1 2 3 4\n"), 150.0);
+        assert_eq!((ticks(STAT), ticks(&STAT[..120])), (155, 155));
+        assert_eq!(ticks("cpu 100 20 30 9\ncpu0 1 2 3 4\n"), 150);
         for content in GARBAGE {
             tree.put("proc/stat", content);
             assert!(read_sample(tree.root(), 0.0).is_err());

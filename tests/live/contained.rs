@@ -57,7 +57,7 @@ fn who_fills_the_disk_is_stopped_at_the_reserve() {
         .unwrap()
         .to_owned();
     let found = rustix::fs::statvfs(&root).unwrap();
-    let reserve = (found.f_bavail * found.f_frsize >> 20) - 150;
+    let reserve = ((found.f_bavail * found.f_frsize) >> 20) - 150;
     let class = shell("filler", words, "memory = \"64MiB\"").replace("memory = \"16MiB\"\n", "");
     let text = config("1s", 1, &class);
     let text = text.replace(

@@ -55,8 +55,8 @@ fn a_ttl_holds() {
             deadline + grace - epoch()
         );
         let status = instance.wait_count("ttl", 1);
-        let gone = status["gone"].as_array().unwrap().iter();
-        let gone = gone.filter(|gone| gone["kind"] == "ttl").next().unwrap();
+        let mut gone = status["gone"].as_array().unwrap().iter();
+        let gone = gone.find(|gone| gone["kind"] == "ttl").unwrap();
         assert!(is_paused || gone["exit_code"] == exit_code, "{gone}");
         assert_eq!(
             status["counts"]["failed"],
