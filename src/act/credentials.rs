@@ -119,11 +119,11 @@ pub fn hide(text: &str, auth: Option<&str>) -> String {
     let sent: Value = sent.map_or(Value::Null, |sent| {
         serde_json::from_slice(&sent).unwrap_or_default()
     });
-    let word = |key: &str| sent[key].as_str().unwrap_or_default();
+    let word = |key: &str| sent.get(key).and_then(Value::as_str).unwrap_or_default();
     let password = word("password");
     let login = STANDARD.encode(format!("{}:{password}", word("username")));
-    let tokens = [word("identitytoken"), word("registrytoken")];
-    web::hide(text, &[&login, password, tokens[0], tokens[1]], 1_000)
+    let (identity, registry) = (word("identitytoken"), word("registrytoken"));
+    web::hide(text, &[&login, password, identity, registry], 1_000)
 }
 
 /// `None`: the entry is empty.

@@ -141,7 +141,7 @@ impl Launch {
         let (engine, name) = (&self.site.engine, &self.name);
         let body = spec::create_body(self, clock::now());
         let (id, warnings) = match engine.create(name, body) {
-            Ok(CreateOutcome::Created { id, warnings }) => (id, warnings),
+            Ok(CreateOutcome::Created(created)) => (created.id, created.warnings),
             Ok(CreateOutcome::NoImage) => return LaunchResult::NoImage,
             Ok(CreateOutcome::NameTaken) => {
                 return LaunchResult::Failed(format!("the name {name} is taken"));

@@ -20,11 +20,7 @@ const QUIET: Duration = Duration::from_secs(3_600);
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum CreateOutcome {
-    /// Warnings may say that a limit was silently dropped.
-    Created {
-        id: PilotId,
-        warnings: Vec<String>,
-    },
+    Created(Created),
     NameTaken,
     NoImage,
 }
@@ -90,8 +86,9 @@ impl Engine {
     /// After a lost reply the container may exist, and is found by its name. Without an init program, where the engine has
     /// none.
     pub fn create(&self, name: &str, mut body: Value) -> Result<CreateOutcome, Error> {
-        if self.lacks_init.load(Relaxed) {
-            body["HostConfig"]["Init"] = false.into();
+        let init = body.pointer_mut("/HostConfig/Init");
+        if let Some(init) = init.filter(|_| self.lacks_init.load(Relaxed)) {
+            *init = Value::Bool(false);
         }
         let created = self.create_as_told(name, &body);
         match &created {
@@ -112,7 +109,7 @@ impl Engine {
         let request = Request::new("POST", format!("create {name}"), path);
         let created = self.ask(request.with_body("application/json", body.as_bytes(), body.len()));
         match created {
-            Ok(Created { id, warnings }) => Ok(CreateOutcome::Created { id, warnings }),
+            Ok(created) => Ok(CreateOutcome::Created(created)),
             Err(Error::Refused(_, 409, _)) => Ok(CreateOutcome::NameTaken),
             // Podman's word for it.
             Err(Error::Refused(_, 500, why)) if why.contains("is already in use") => {
@@ -223,34 +220,26 @@ impl Engine {
 
     /// A call whose answer is a stream of progress; returns its last status text, or fails with its first failure: Docker
     /// says `errorDetail` and `error`; Podman, before any progress, only `message`.
-    fn transfer(
-        &self,
-        mut request: Request<'_>,
-        on_progress: OnProgress<'_>,
-    ) -> Result<String, Error> {
+    fn transfer(&self, mut request: Request<'_>, told: OnProgress<'_>) -> Result<String, Error> {
         request.idle = Some(4 * self.timeout);
         let mut last = String::new();
         self.stream(request, &mut |step| {
-            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-            let message = &step["message"];
-            let message = if step["status"].is_null() {
-                text(message)
-            } else {
-                String::new()
+            let text = |pointer: &str| {
+                let value = step.pointer(pointer).and_then(Value::as_str);
+                value.unwrap_or_default().to_owned()
             };
-            let failures = [
-                text(&step["errorDetail"]["message"]),
-                text(&step["error"]),
-                message,
-            ];
+            let mut failures = vec![text("/errorDetail/message"), text("/error")];
+            if text("/status").is_empty() {
+                failures.push(text("/message"));
+            }
             if let Some(why) = failures.iter().find(|why| !why.is_empty()) {
                 return Err(io::Error::other(clean_line(why, LONGEST_MESSAGE)));
             }
-            last = text(&step["status"]);
+            last = text("/status");
+            let bytes = |pointer| step.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
+            let (done, total) = ("/progressDetail/current", "/progressDetail/total");
             if last == "Downloading" {
-                let bytes = |key| step["progressDetail"][key].as_u64().unwrap_or(0);
-                let told = on_progress(&text(&step["id"]), bytes("current"), bytes("total"));
-                told.map_err(io::Error::other)?;
+                told(&text("/id"), bytes(done), bytes(total)).map_err(io::Error::other)?;
             }
             Ok(())
         })?;

@@ -92,10 +92,7 @@ impl<S: Read> Read for Answer<S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.framing == Framing::Chunks && self.left == 0 {
             let line = String::from_utf8_lossy(&self.read_line()?).into_owned();
-            let digits = line
-                .split([';', ' ', '\t', '\r'])
-                .next()
-                .unwrap_or_default();
+            let (digits, _) = line.split_once([';', ' ', '\t', '\r']).unwrap_or_default();
             self.left = u64::from_str_radix(digits, 16).map_err(|_| garbage(BAD_CHUNK))?;
             if self.left == 0 {
                 while self.read_line()? != b"\r\n" {}

@@ -124,6 +124,8 @@ impl<'a> Request<'a> {
     }
 }
 
+type EachObject<'a> = &'a mut dyn FnMut(Value) -> io::Result<()>;
+
 impl Engine {
     /// `timeout` is each call's deadline, connecting included. Nothing is connected yet.
     pub fn new(socket: impl Into<PathBuf>, timeout: Duration) -> Engine {
@@ -208,11 +210,7 @@ impl Engine {
     }
 
     /// Gives the JSON objects of a stream to `each`; the engine splits and joins them across chunks at will.
-    fn stream(
-        &self,
-        mut request: Request<'_>,
-        each: &mut dyn FnMut(Value) -> io::Result<()>,
-    ) -> Result<(), Error> {
+    fn stream(&self, mut request: Request<'_>, each: EachObject<'_>) -> Result<(), Error> {
         let mut stream = BufReader::new(self.open(&mut request)?);
         loop {
             let object = stream.by_ref().take(OBJECT_LIMIT);
@@ -314,8 +312,8 @@ impl Engine {
 fn message(body: &[u8]) -> String {
     let json: Value = serde_json::from_slice(body).unwrap_or_default();
     let plain = String::from_utf8_lossy(body);
-    let text = json["message"].as_str().unwrap_or(&plain);
-    match clean_line(text, LONGEST_MESSAGE) {
+    let field = json.get("message").and_then(Value::as_str);
+    match clean_line(field.unwrap_or(&plain), LONGEST_MESSAGE) {
         text if text.is_empty() => "refused without a reason".to_owned(),
         text => text,
     }

@@ -318,7 +318,7 @@ remove|500|device busy|Busy("device busy")
 remove|400|bad|remove 0123456789ab: bad (status 400)
 inspect|404|No such container: x|None
 inspect|404|page not found|inspect 0123456789ab: page not found (status 404)
-create|201 plain|{"Id":"ID","Warnings":["no swap"]}|Created { id: PilotId("ID"), warnings: ["no swap"] }
+create|201 plain|{"Id":"ID","Warnings":["no swap"]}|Created(Created { id: PilotId("ID"), warnings: ["no swap"] })
 create|409|Conflict. The name is in use|NameTaken
 create|500|the name x is already in use by y|NameTaken
 create|404|No such image: x:latest|NoImage

@@ -74,7 +74,7 @@ pub struct Info {
 impl Info {
     /// Docker says so of a `docker-init` that it can't run; Podman says nothing.
     pub fn lacks_init(&self) -> bool {
-        self.init_commit["ID"] == "N/A"
+        self.init_commit.get("ID").is_some_and(|id| id == "N/A")
     }
 }
 

@@ -5,7 +5,7 @@
 use crate::config::Influx;
 use crate::decide::{Code, EndKind, Finished, LaunchResult, News, Observation, PilotState};
 use crate::engine::Counters;
-use crate::report::{Status, word};
+use crate::report::{Pilot, Status, word};
 use crate::units::{float as to_float, whole};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -242,10 +242,9 @@ impl View {
 
 /// Pilots that run, of a class or of all.
 fn running(status: &Status, class: Option<&str>) -> u64 {
-    let pilots = status
-        .pilots
-        .iter()
-        .filter(|pilot| pilot.state == PilotState::Running);
-    let of_class = pilots.filter(|pilot| class.is_none_or(|class| pilot.class == class));
-    of_class.map(|_| 1).sum()
+    let is_of = |pilot: &&Pilot| class.is_none_or(|class| pilot.class == class);
+    let pilots = status.pilots.iter().filter(is_of);
+    pilots
+        .map(|pilot| u64::from(pilot.state == PilotState::Running))
+        .sum()
 }
