@@ -283,8 +283,9 @@ impl PolicyState {
         let class = self.class(class);
         // The engine dates containers in whole seconds.
         class.since = at.epoch.floor();
-        if let Stage::Waiting(before) = &class.stage {
+        if let Stage::Waiting(before) = &mut class.stage {
             if before.until > at.boot {
+                before.lives = before.lives.max(wait.lives);
                 return;
             }
             wait.times = before.times;
