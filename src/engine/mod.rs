@@ -38,7 +38,7 @@ const OBJECT_LIMIT: u64 = 1 << 20;
 const LONGEST_MESSAGE: usize = 1000;
 
 /// One engine; shared by the threads that call it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Engine {
     socket: PathBuf,
     timeout: Duration,
@@ -132,9 +132,7 @@ impl Engine {
         Engine {
             socket: socket.into(),
             timeout,
-            version: Mutex::default(),
-            lacks_init: AtomicBool::default(),
-            counters: Mutex::default(),
+            ..Engine::default()
         }
     }
 

@@ -115,52 +115,34 @@ fn what_is_told_of_the_owner() {
     assert!(named.contains("code=full,hostname=alias,") && named.contains("value=1.5"));
 }
 
-fn said(status: u16, words: &str, is_json: bool) -> Said {
-    Said {
-        status,
-        words: words.to_owned(),
-        is_json,
-        retry_after: Some(9.0),
-    }
-}
+/// The status, whether the body is JSON, its words, and what that means.
+const ANSWERS: &str = r#"
+204|-||Taken
+200|-|<html>|Failed(200, "status 200 and not 204, so it took nothing: <html>", Some(9.0))
+302|-||Failed(302, "status 302 and not 204, so it took nothing: ", Some(9.0))
+413|-|x|TooLarge("status 413: x")
+400|json|partial write: x dropped=3|BadLines("status 400: partial write: x dropped=3", Some(3))
+400|json|unable to parse 'x'|BadLines("status 400: unable to parse 'x'", None)
+422|json|field type conflict|BadLines("status 422: field type conflict", None)
+400|json|org is required|Failed(400, "status 400: org is required", Some(9.0))
+400|-|Client sent HTTP to HTTPS|Failed(400, "status 400: Client sent HTTP to HTTPS", Some(9.0))
+400|-|unable to parse request|Failed(400, "status 400: unable to parse request", Some(9.0))
+418|-||Failed(418, "status 418: ", Some(9.0))
+"#;
 
 #[test]
 fn what_an_answer_means() {
-    let bad = |text: &str, number| Answer::BadLines(text.to_owned(), number);
-    let failed = |status, text: &str| Answer::Failed(status, text.to_owned(), Some(9.0));
-    let https = "Client sent an HTTP request to an HTTPS server.";
-    let nothing = "status 200 and not 204, so it took nothing: <html>";
-    for (said, answer) in [
-        (said(204, "", false), Answer::Taken),
-        (said(200, "<html>", false), failed(200, nothing)),
-        (
-            said(413, "x", false),
-            Answer::TooLarge("status 413: x".to_owned()),
-        ),
-        (
-            said(400, "partial write: x dropped=3", true),
-            bad("status 400: partial write: x dropped=3", Some(3)),
-        ),
-        (
-            said(400, "unable to parse 'x'", true),
-            bad("status 400: unable to parse 'x'", None),
-        ),
-        (
-            said(422, "field type conflict", true),
-            bad("status 422: field type conflict", None),
-        ),
-        (
-            said(400, https, false),
-            failed(400, &format!("status 400: {https}")),
-        ),
-        (
-            said(400, "unable to parse request", false),
-            failed(400, "status 400: unable to parse request"),
-        ),
-        (said(418, "", false), failed(418, "status 418: ")),
-        (said(503, "", false), failed(503, "status 503: ")),
-    ] {
-        assert_eq!(judge(said), answer);
+    for row in ANSWERS.trim().lines() {
+        let [status, kind, words, meaning] = row.split('|').collect::<Vec<_>>()[..] else {
+            panic!("{row}");
+        };
+        let said = Said {
+            status: status.parse().unwrap(),
+            words: words.to_owned(),
+            is_json: kind == "json",
+            retry_after: Some(9.0),
+        };
+        assert_eq!(format!("{:?}", judge(said)), meaning);
     }
 }
 
