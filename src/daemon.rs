@@ -268,13 +268,14 @@ impl Daemon {
             .status(format!("{state}, {pilots}: {}", status.reason.text));
         let dirs = &self.site.dirs;
         let tails = status.take_log_tails();
-        let written = match decision.ended.is_empty() {
-            true => Ok(()),
-            false => state::write_log_tails(dirs, &tails),
-        };
-        let written = written.and_then(|()| state::write_status(&dirs.run, &status));
-        self.changes
-            .problem("status", written.err().map(|error| error.to_string()));
+        let said =
+            |written: Result<(), state::StateError>| written.err().map(|error| error.to_string());
+        if !decision.ended.is_empty() {
+            let written = state::write_log_tails(dirs, &tails);
+            self.changes.problem("log", said(written));
+        }
+        let written = state::write_status(&dirs.run, &status);
+        self.changes.problem("status", said(written));
         self.last_pilots = status.pilots;
     }
 

@@ -15,8 +15,6 @@ use std::time::{Duration, Instant};
 const SLICE: &str = include_str!("../../packaging/systemd/plancton.slice");
 const SLICE_NAME: &str = "plancton.slice";
 const SLICE_FILE: &str = "run/systemd/system/plancton.slice";
-/// Where `set-property --runtime` leaves what we asked for.
-const SET_DIRECTORY: &str = "run/systemd/system.control/plancton.slice.d";
 const SET_FILES: [&str; 2] = ["50-CPUWeight.conf", "50-MemoryMax.conf"];
 /// Makes the group idle and bounds its memory (bytes; `None`: the machine is too small for a bound). Calling it again
 /// mends what was lost. Errors name the file or the call.
@@ -101,13 +99,24 @@ pub fn remove(root: &Path, facts: &Facts, patience: Duration) {
     // What was set at run time is ours, and so is a slice with our text.
     let slice = root.join(SLICE_FILE);
     let is_ours = files::read_text(&slice).is_ok_and(|text| text == SLICE);
-    let set = SET_FILES.map(|file| root.join(SET_DIRECTORY).join(file));
+    let set_in = set_directory(root, facts);
+    let set = SET_FILES.map(|file| set_in.join(file));
     let files = is_ours.then_some(slice).into_iter().chain(set);
     let removed = files.filter(|file| fs::remove_file(file).is_ok()).count();
     if removed > 0 {
-        let _ = fs::remove_dir(root.join(SET_DIRECTORY));
+        let _ = fs::remove_dir(set_in);
         let _ = systemctl(facts, &["daemon-reload"]);
     }
+}
+
+/// Where `set-property --runtime` leaves what we asked for.
+fn set_directory(root: &Path, facts: &Facts) -> PathBuf {
+    let user = rustix::process::geteuid().as_raw();
+    let manager = match facts.is_rootless {
+        true => format!("run/user/{user}/systemd/user.control"),
+        false => "run/systemd/system.control".to_owned(),
+    };
+    root.join(manager).join(format!("{SLICE_NAME}.d"))
 }
 
 fn has_children(dir: &PathBuf) -> bool {

@@ -129,13 +129,15 @@ fn host_config(launch: &Launch) -> Value {
         "Privileged": class.privileged,
         "CapDrop": ["ALL"],
         "CapAdd": class.cap_add,
-        "Binds": binds,
         "Mounts": mounts,
         "Devices": class.devices.iter().map(device).collect::<Vec<Value>>(),
         "Tmpfs": tmpfs.collect::<Map<String, Value>>(),
     });
     if let Some(parent) = launch.facts.parent_name() {
         set["CgroupParent"] = json!(parent);
+    }
+    if !binds.is_empty() {
+        set["Binds"] = json!(binds);
     }
     if !launch.config.share.cpuset.is_empty() {
         set["CpusetCpus"] = json!(launch.config.share.cpuset);
