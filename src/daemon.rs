@@ -7,7 +7,7 @@ mod jobs;
 use crate::act::{self, files, group};
 use crate::config::Config;
 use crate::decide::{
-    Action, Control, Decision, LaunchResult, News, Observation, PolicyState, decide,
+    Action, Control, Decision, EngineState, LaunchResult, News, Observation, PolicyState, decide,
 };
 use crate::engine::Listed;
 use crate::executor::{Executor, Lane};
@@ -165,7 +165,7 @@ impl Daemon {
 
     fn act(&mut self, decision: &Decision) {
         self.observer.contended = decision.contended;
-        if self.asked_for.pull {
+        if self.asked_for.pull && self.engine.state == EngineState::Up {
             self.clear(control::PULL);
         }
         // Replacements before removals: a removal that is under way already would slow the start down.
@@ -240,7 +240,9 @@ impl Daemon {
         let sinks = self.metrics.health();
         self.changes.sinks(&sinks);
         self.changes.problem("jobs", self.executor.refused.clone());
-        self.changes.problem_list("rules", &decision.void);
+        if observation.pilots.is_some() {
+            self.changes.problem_list("rules", &decision.void);
+        }
         let at = observation.at;
         let mut status = Status {
             instance: self.site.instance.clone(),
@@ -353,7 +355,9 @@ impl Daemon {
         if decision.finished {
             // Carried out, and so consumed: the next start is a new beginning.
             self.clear(control::FORCE_STOP);
-            self.clear(control::DRAIN);
+            if self.asked_for.drain.is_some_and(|drain| drain.stop) {
+                self.clear(control::DRAIN);
+            }
             return Some(Exit::Done);
         }
         let is_full = observation.cpu.is_some() && observation.pilots.is_some();
@@ -383,7 +387,8 @@ impl Daemon {
             log::warn!("{error}");
         }
         self.metrics.end();
-        if let Some(facts) = self.engine.facts.clone() {
+        let facts = self.engine.facts.clone();
+        if let Some(facts) = facts.filter(|_| !self.start.dry_run) {
             // Pilots that go on keep the group, and the end is not to wait for them.
             let is_empty = self.last_pilots.is_empty();
             let patience = if is_empty {

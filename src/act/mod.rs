@@ -21,6 +21,9 @@ use std::sync::Arc;
 /// What is kept of the end of a failed pilot's log: lines and bytes.
 const LOG_TAIL: (usize, usize) = (20, 8 * 1024);
 
+/// Of a signal's name, such as `SIGRTMIN+3`.
+const LONGEST_SIGNAL: usize = 12;
+
 /// A call and the lane it takes.
 pub type Job = (Lane, Box<dyn FnOnce() -> Option<News> + Send>);
 
@@ -218,10 +221,13 @@ fn signal(site: Arc<Site>, id: PilotId, signal: &'static str, paused: bool) -> J
     (Lane::Urgent, Box::new(job))
 }
 
-/// How the pilot's image wants to be stopped; `None`: as usual.
+/// How the pilot's image wants to be stopped; `None`: as usual, also where what it says is no signal's name.
 fn stop_signal(engine: &Engine, id: &PilotId) -> Option<String> {
     let signal = engine.inspect(id).ok()??.config.stop_signal;
-    Some(signal).filter(|signal| !signal.is_empty())
+    let is_plain = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || "+-".contains(c);
+    Some(signal).filter(|signal| {
+        (1..=LONGEST_SIGNAL).contains(&signal.len()) && signal.chars().all(is_plain)
+    })
 }
 
 fn changed(result: Result<Outcome, Error>, what: &str, id: PilotId) -> News {

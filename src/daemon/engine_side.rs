@@ -32,7 +32,9 @@ pub(super) struct EngineSide {
     /// The list that waits for its tick, and the boot second at which it was asked for.
     pub list: Option<(Vec<Listed>, f64)>,
     pub follows_events: bool,
-    /// Epoch second since which they are followed: what ended before may have ended with the engine.
+    /// The stream of events has ended: it is asked who it is once more.
+    pub may_be_new: bool,
+    /// Epoch second of its last greeting: what started before may have ended with the engine.
     pub since: f64,
     /// Pilots whose end was announced, and how often a list still showed them running.
     pub ending: Vec<(String, u8)>,
@@ -87,7 +89,7 @@ impl Daemon {
         let facts = self.engine.facts.as_ref();
         // An engine whose stream of events has ended may be another one now.
         let is_known =
-            facts.is_some_and(|facts| facts.unsupported.is_none()) && self.engine.follows_events;
+            facts.is_some_and(|facts| facts.unsupported.is_none()) && !self.engine.may_be_new;
         let prepare = (!self.start.dry_run).then_some(memory_limit);
         self.executor.go(Lane::Look, move || {
             let look = if is_known {
@@ -105,6 +107,7 @@ impl Daemon {
         if let Some(facts) = look.facts {
             self.changes.problem("group", look.prepared.err());
             self.engine.facts = Some(Arc::new(facts));
+            (self.engine.may_be_new, self.engine.since) = (false, clock::now().epoch);
         }
         let unsupported = self
             .engine
@@ -131,7 +134,6 @@ impl Daemon {
             .stack_size(256 * 1024)
             .spawn(move || follow(&engine, &outbox));
         self.engine.follows_events = started.is_ok();
-        self.engine.since = clock::now().epoch;
     }
 
     /// The groups of pilots that have just started are asked for by their first process.
@@ -218,6 +220,7 @@ fn follow(engine: &Engine, outbox: &Outbox<Finished>) {
         let begun = Instant::now();
         let error = engine.follow_events(&mut |id| outbox.post(Finished::Ended(id.to_owned())));
         log::debug!("{error}; the stream is asked for again");
+        outbox.post(Finished::EventsEnded);
         let lasted = begun.elapsed() > LONGEST_PAUSE;
         std::thread::sleep(pause);
         pause = if lasted {

@@ -12,6 +12,7 @@ pub(super) enum Finished {
     Looked(Box<Result<super::engine_side::Look, Error>>),
     /// A pilot has ended, as an event says.
     Ended(String),
+    EventsEnded,
     /// Where a pilot runs.
     Group(PilotId, Option<Group>),
     /// The parent group.
@@ -38,9 +39,10 @@ impl Daemon {
                     self.changed = true;
                     self.engine.ending.push((id, 0));
                 }
+                Finished::EventsEnded => self.engine.may_be_new = true,
                 Finished::Group(id, group) => {
                     self.changed |= group.is_some();
-                    self.observer.groups.learn(id, group, clock::now().boot);
+                    self.observer.groups.learn(id, group);
                 }
                 Finished::Prepared(result) => self.changes.problem("group", result.err()),
                 Finished::Recorded(result) => {

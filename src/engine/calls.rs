@@ -92,11 +92,11 @@ impl Engine {
         }
         let created = self.create_as_told(name, &body);
         match &created {
-            Err(Error::Refused(_, _, why)) if why.contains("init binary") => {
-                if self.lacks_init.swap(true, Relaxed) {
-                    return created;
-                }
+            Err(Error::Refused(_, _, why))
+                if why.contains("init binary") && body["HostConfig"]["Init"] == true =>
+            {
                 log::warn!("{why}; pilots run without an init program");
+                self.lacks_init.store(true, Relaxed);
                 self.create(name, body)
             }
             _ => created,
@@ -129,7 +129,7 @@ impl Engine {
 
     /// Sends `signal` (`TERM`, `KILL`) and does not wait.
     pub fn kill(&self, id: &PilotId, signal: &str) -> Result<Outcome, Error> {
-        let tail = format!("/kill?signal={signal}");
+        let tail = format!("/kill?signal={}", encode_percent(signal, ""));
         self.settle(container("POST", "kill", id, &tail))
     }
 

@@ -11,6 +11,9 @@ use std::collections::BTreeMap;
 /// A running pilot whose group is in no known place after this long is somewhere else, in seconds.
 const FOUND_WITHIN: f64 = 10.0;
 
+/// Seconds between questions for a group that could not be found.
+const ASKED_AGAIN: f64 = 60.0;
+
 #[derive(Default)]
 pub struct Groups {
     /// A pilot was seen to run in the idle group: true as long as the group stays idle.
@@ -30,7 +33,8 @@ pub struct Groups {
 #[derive(Default)]
 struct Running {
     group: Option<Group>,
-    is_asked_for: bool,
+    /// Boot second at which the engine was asked for its first process.
+    asked_at: Option<f64>,
     first_seen: f64,
     unlimited: Option<String>,
     /// Its limits as the kernel holds them, for people; empty: not read yet.
@@ -59,8 +63,14 @@ impl Groups {
             if running.group.is_none() {
                 let sample = self.sample.as_ref();
                 running.group = sample.and_then(|(id, group)| group.of_other(id, &pilot.id));
-                if running.group.is_none() && !running.is_asked_for {
-                    running.is_asked_for = true;
+                let pause = if now - running.first_seen > FOUND_WITHIN {
+                    ASKED_AGAIN
+                } else {
+                    1.0
+                };
+                let is_asked = running.asked_at.is_some_and(|at| now - at < pause);
+                if running.group.is_none() && !is_asked {
+                    running.asked_at = Some(now);
                     self.unknown.push(pilot.id.clone());
                 }
             }
@@ -84,10 +94,9 @@ impl Groups {
         std::mem::take(&mut self.unknown)
     }
 
-    /// `None`: it is not there (any more), and is looked for again while that pilot is new.
-    pub fn learn(&mut self, id: PilotId, group: Option<Group>, now: f64) {
+    /// `None`: it is not there (any more), and is looked for again, seldom once that pilot is no longer new.
+    pub fn learn(&mut self, id: PilotId, group: Option<Group>) {
         if let Some(running) = self.running.get_mut(&id) {
-            running.is_asked_for = group.is_some() || now - running.first_seen > FOUND_WITHIN;
             running.group.clone_from(&group);
         }
         self.sample = group.map(|group| (id, group)).or(self.sample.take());
@@ -174,6 +183,8 @@ impl Groups {
     /// CPU seconds of all pilots so far: the parent group's counter where there is one, else what was counted pilot by
     /// pilot. `None`: pilots run whose use cannot be read.
     pub fn used_seconds(&mut self, facts: Option<&Facts>, now: f64) -> Option<f64> {
+        // Without facts it is not known yet who counts: what comes later must not look like a leap.
+        facts?;
         match self.parent(facts) {
             Some(parent) if parent.exists() => return parent.read_usage_seconds().ok(),
             Some(_) => return Some(0.0),

@@ -69,7 +69,7 @@ fn hold_name(engine: &Path, instance: &str) -> Result<Option<OwnedFd>, StateErro
         return Ok(None);
     };
     if bind(&ours, &address)
-        .and_then(|()| listen(&ours, 1))
+        .and_then(|()| listen(&ours, 64))
         .is_ok()
     {
         return Ok(Some(ours));
@@ -83,6 +83,8 @@ fn hold_name(engine: &Path, instance: &str) -> Result<Option<OwnedFd>, StateErro
                 u32::try_from(holder.pid.as_raw_nonzero().get()).ok(),
             ))
         }
+        // Others have asked before us, and nobody answers them: a name that is listened on is held.
+        Err(Errno::AGAIN) => Err(held(engine, None)),
         _ => Ok(None),
     }
 }
