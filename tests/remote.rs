@@ -356,8 +356,8 @@ fn tool(scratch: &Scratch, line: &str) {
 }
 
 impl Secure {
-    /// `days` from now its certificate ends; negative: it has.
-    fn new(days: i32) -> Secure {
+    /// `days` from now its certificate ends; negative: it has. It shows the certificate of `who`: `site`, or the `ca` itself.
+    fn new(days: i32, who: &str) -> Secure {
         let scratch = Scratch::new();
         scratch.file(
             "ext",
@@ -366,9 +366,9 @@ impl Secure {
         let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
         for line in [
             format!("req -x509 {key} -keyout ca.key -out ca.crt -days 2 -subj /CN=ca"),
-            format!("req {key} -keyout key -out csr -subj /CN=site"),
+            format!("req {key} -keyout site.key -out csr -subj /CN=site"),
             format!(
-                "x509 -req -in csr -CA ca.crt -CAkey ca.key -CAcreateserial -extfile ext -out crt -days {days}"
+                "x509 -req -in csr -CA ca.crt -CAkey ca.key -CAcreateserial -extfile ext -out site.crt -days {days}"
             ),
         ] {
             tool(&scratch, &format!("openssl {line}"));
@@ -378,7 +378,8 @@ impl Secure {
             .local_addr()
             .unwrap()
             .port();
-        let line = format!("s_server -HTTP -quiet -key key -cert crt -accept 127.0.0.1:{port}");
+        let files = format!("-key {who}.key -cert {who}.crt");
+        let line = format!("s_server -HTTP -quiet {files} -accept 127.0.0.1:{port}");
         let mut command = Command::new("openssl");
         command.args(line.split(' ')).current_dir(&scratch.0);
         command
@@ -427,7 +428,8 @@ impl Secure {
 
 #[test]
 fn https_certificates_and_redirects() {
-    let (good, expired) = (Secure::new(2), Secure::new(-1));
+    let [good, expired] = [2, -1].map(|days| Secure::new(days, "site"));
+    let its_own = Secure::new(2, "ca");
     let machine = Machine::new();
     for (server, page, config, why) in [
         (&good, "loop", good.allow(""), "redirects"),
@@ -436,6 +438,7 @@ fn https_certificates_and_redirects() {
         (&good, "good", OWNER.to_owned(), "certificate"),
         (&good, "good", expired.allow(""), "certificate"),
         (&expired, "good", expired.allow(""), "expired"),
+        (&its_own, "good", its_own.allow(""), "basicconstraints"),
     ] {
         machine.configure(&config);
         let said = join(&machine, &server.url(page));
