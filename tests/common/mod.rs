@@ -95,28 +95,25 @@ pub fn read(path: impl AsRef<Path>) -> String {
         .to_owned()
 }
 
-/// Runs a program for which this is /proc/stat, under its own pid.
-fn with_stat(stat: &Path, program: &[&str]) -> Command {
+/// Runs a program for which a file is /proc/stat, under its own pid.
+fn with_stat(stat: &Path, program: &str) -> Command {
     let mut command = Command::new("unshare");
     let script = "mount --bind \"$0\" /proc/stat && exec \"$@\"";
     command
         .args(["-m", "sh", "-c", script])
         .arg(stat)
-        .args(program);
+        .arg(program);
     command
 }
 
-/// A /proc/stat that stands still: with it a machine is idle whatever its other users do. `None`: not without root.
-fn still_stat() -> Option<&'static PathBuf> {
-    static STAT: std::sync::OnceLock<Option<PathBuf>> = std::sync::OnceLock::new();
-    let make = || {
-        let name = format!("plancton-stat-{}", std::process::id());
-        let file = std::env::temp_dir().join(name);
-        fs::write(&file, fs::read("/proc/stat").unwrap()).unwrap();
-        let works = is_root() && say(&mut with_stat(&file, &["true"])).code == 0;
-        works.then_some(file)
+/// Root may show a program another /proc/stat.
+fn can_show_stat() -> bool {
+    static CAN: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    let probe = || {
+        let scratch = Scratch::new();
+        is_root() && say(&mut with_stat(&scratch.file("stat", ""), "true")).code == 0
     };
-    STAT.get_or_init(make).as_ref()
+    *CAN.get_or_init(probe)
 }
 
 /// What a command said, and its exit code.
@@ -225,6 +222,7 @@ impl Instance {
             daemon: None,
         };
         instance.configure(config);
+        instance.file("stat", fs::read("/proc/stat").unwrap());
         instance
     }
 
@@ -267,9 +265,11 @@ impl Instance {
 
     /// With the options that name this place.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = match still_stat().filter(|_| self.root.is_none() && !self.sees_load) {
-            Some(stat) => with_stat(stat, &[PLANCTON]),
-            None => Command::new(PLANCTON),
+        // With a /proc/stat that stands still a machine is idle, whatever its other users do.
+        let is_still = self.root.is_none() && !self.sees_load && can_show_stat();
+        let mut command = match is_still {
+            true => with_stat(&self.path("stat"), PLANCTON),
+            false => Command::new(PLANCTON),
         };
         let engine = format!("unix://{}", self.socket.display());
         command.args(["--instance", &self.name, "--engine", &engine]);
