@@ -26,13 +26,12 @@ const BAD: Verdict = Bad(Exit::Failed);
 
 type Finding = (Verdict, String);
 
-/// What is looked at. The default configuration stands for a broken one, and the engine is not asked offline.
+/// What is looked at.
 struct Seen<'a> {
     context: &'a Context,
     config: Config,
-    problem: Option<Failure>,
-    /// The engine's socket and what it says about itself.
-    engine: Option<Result<(PathBuf, Facts), Failure>>,
+    /// The engine's socket and what it says about itself; offline it is not asked.
+    engine: Result<(PathBuf, Facts), Failure>,
     root: PathBuf,
 }
 
@@ -59,19 +58,14 @@ const LOOKS: [(&str, Look); 14] = [
 const OFFLINE: usize = 2;
 
 pub fn check(context: &Context) -> Done {
-    let (config, problem) = match context.config() {
-        Ok(config) => (config, None),
-        Err(failure) => (Config::default(), Some(failure)),
-    };
-    let root = machine_root();
+    let (config, root) = (context.config()?, machine_root());
     let (engine, looks) = match context.options.offline {
-        true => (None, OFFLINE),
-        false => (Some(ask(context, &config, &root)), LOOKS.len()),
+        true => (Err("not asked".into()), OFFLINE),
+        false => (ask(context, &config, &root), LOOKS.len()),
     };
     let seen = Seen {
         context,
         config,
-        problem,
         engine,
         root,
     };
@@ -101,7 +95,7 @@ pub fn check(context: &Context) -> Done {
 
 impl Seen<'_> {
     fn facts(&self) -> Option<&Facts> {
-        Some(&self.engine.as_ref()?.as_ref().ok()?.1)
+        Some(&self.engine.as_ref().ok()?.1)
     }
 }
 
@@ -112,10 +106,6 @@ fn ask(context: &Context, config: &Config, root: &Path) -> Result<(PathBuf, Fact
 }
 
 fn configuration(seen: &Seen) -> Option<Vec<Finding>> {
-    if let Some(Failure(exit, problems)) = &seen.problem {
-        let lines = problems.lines();
-        return Some(lines.map(|line| (Bad(*exit), line.to_owned())).collect());
-    }
     let (file, classes) = (seen.context.dirs.config.display(), seen.config.pilots.len());
     Some(vec![match seen.context.config_file() {
         None => (Note, format!("{file} is not there; the defaults hold")),
@@ -156,7 +146,7 @@ fn group(seen: &Seen) -> Option<Vec<Finding>> {
 }
 
 fn engine(seen: &Seen) -> Option<Vec<Finding>> {
-    let (socket, facts) = match seen.engine.as_ref()? {
+    let (socket, facts) = match &seen.engine {
         Ok((socket, facts)) => (socket.display(), facts),
         Err(Failure(exit, text)) => return Some(vec![(Bad(*exit), text.clone())]),
     };
@@ -205,7 +195,7 @@ fn limits(seen: &Seen) -> Option<Vec<Finding>> {
 fn protection(seen: &Seen) -> Option<Vec<Finding>> {
     let facts = seen.facts()?;
     // A daemon that runs on this engine has looked at a pilot; nothing else is proof.
-    let (socket, _) = seen.engine.as_ref()?.as_ref().ok()?;
+    let (socket, _) = seen.engine.as_ref().ok()?;
     let is_its = |status: &Status| socket == Path::new(&status.engine.socket);
     let known = seen.context.status().filter(is_its);
     let known = known.map(|status| status.protection);
