@@ -114,7 +114,13 @@ fn host_config(launch: &Launch) -> Value {
         let options = format!("rw,nosuid,nodev,exec,mode=1777{size}");
         (target.clone(), json!(options))
     });
-    let mut set = json!({
+    let options = class.host_config.get("SecurityOpt");
+    let mut options = options
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
+    options.push(json!("no-new-privileges"));
+    let ours = json!({
         "NanoCpus": whole((class.cpus * 1e9).round()),
         "Memory": class.memory.0,
         "MemorySwap": class.memory.0 + class.swap.0,
@@ -129,26 +135,24 @@ fn host_config(launch: &Launch) -> Value {
         "Privileged": class.privileged,
         "CapDrop": ["ALL"],
         "CapAdd": class.cap_add,
+        "SecurityOpt": options,
         "Mounts": mounts,
         "Devices": class.devices.iter().map(device).collect::<Vec<Value>>(),
         "Tmpfs": tmpfs.collect::<Map<String, Value>>(),
     });
-    if let Some(parent) = launch.facts.parent_name() {
-        set["CgroupParent"] = json!(parent);
-    }
-    if !binds.is_empty() {
-        set["Binds"] = json!(binds);
-    }
-    if !launch.config.share.cpuset.is_empty() {
-        set["CpusetCpus"] = json!(launch.config.share.cpuset);
-    }
+    let cpuset = &launch.config.share.cpuset;
+    let wanted = [
+        ("CgroupParent", launch.facts.parent_name().map(Value::from)),
+        ("Binds", (!binds.is_empty()).then(|| json!(binds))),
+        ("CpusetCpus", (!cpuset.is_empty()).then(|| json!(cpuset))),
+    ];
+    let wanted = wanted
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.to_owned(), value?)));
     // The raw part first: what Plancton sets itself can't be overridden by it.
     let mut map = class.host_config.clone();
-    let options = map.get("SecurityOpt").and_then(Value::as_array).cloned();
-    let mut options = options.unwrap_or_default();
-    options.push(json!("no-new-privileges"));
-    set["SecurityOpt"] = json!(options);
-    map.extend(set.as_object().cloned().unwrap_or_default());
+    map.extend(ours.as_object().cloned().unwrap_or_default());
+    map.extend(wanted);
     Value::Object(map)
 }
 

@@ -275,7 +275,13 @@ fn table(status: &Status, screen: &Screen, room: usize) -> Vec<String> {
 
 /// Everything below the pilots.
 fn footer(status: &Status, screen: &Screen) -> Vec<String> {
-    let mut lines = vec![String::new()];
+    let surroundings = surroundings(status, screen);
+    let daemon = daemon_rows(status, screen);
+    [vec![String::new()], surroundings, daemon].concat()
+}
+
+fn surroundings(status: &Status, screen: &Screen) -> Vec<String> {
+    let mut lines = Vec::new();
     let mut row = |label, ink, text: String| lines.extend(screen.row(label, ink, &text));
     let (others, protection) = (&status.others, &status.protection);
     if others.pilots > 0 {
@@ -334,6 +340,12 @@ fn footer(status: &Status, screen: &Screen) -> Vec<String> {
             format!("{free} free, less than the reserve of {reserve}"),
         );
     }
+    lines
+}
+
+fn daemon_rows(status: &Status, screen: &Screen) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut row = |label, ink, text: String| lines.extend(screen.row(label, ink, &text));
     let (version, pid, instance) = (&status.version, status.pid, &status.instance);
     let up = screen.since(status.since);
     row(

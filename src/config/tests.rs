@@ -298,7 +298,8 @@ fn hours_of_the_week() {
                     .split([' ', ':'])
                     .map(|part| part.parse().unwrap())
                     .collect();
-                let found = hours.contains(parts[0] as u8, parts[1] * 60 + parts[2]);
+                let found =
+                    hours.contains(u8::try_from(parts[0]).unwrap(), parts[1] * 60 + parts[2]);
                 assert_eq!(found, expected, "{} at {moment}", row[0]);
             }
         }

@@ -20,7 +20,7 @@ pub(super) enum Finished {
     /// Or what is still to be written.
     Recorded(Result<(), (Hours, String)>),
     /// The configuration was read again.
-    Configured(Result<Config, String>),
+    Configured(Box<Result<Config, String>>),
     /// Whether what was joined has changed.
     Fetched(Result<bool, String>),
     News(Option<News>),
@@ -52,7 +52,7 @@ impl Daemon {
                     }
                     self.changes.problem("history", problem);
                 }
-                Finished::Configured(result) => self.configured(result),
+                Finished::Configured(result) => self.configured(*result),
                 Finished::Fetched(result) => {
                     if result == Ok(true) {
                         self.adopt();
@@ -82,7 +82,7 @@ impl Daemon {
         self.manager.reloading(clock::now().awake);
         match self.start.config_file.clone() {
             Some(file) => self.executor.go(Lane::File, move || {
-                Finished::Configured(crate::config::load(&file))
+                Finished::Configured(Box::new(crate::config::load(&file)))
             }),
             None => self.configured(Ok(self.start.config.clone())),
         }

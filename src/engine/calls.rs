@@ -90,11 +90,10 @@ impl Engine {
         if let Some(init) = init.filter(|_| self.lacks_init.load(Relaxed)) {
             *init = Value::Bool(false);
         }
+        let is_wanted = |body: &Value| body.pointer("/HostConfig/Init") == Some(&Value::Bool(true));
         let created = self.create_as_told(name, &body);
         match &created {
-            Err(Error::Refused(_, _, why))
-                if why.contains("init binary") && body["HostConfig"]["Init"] == true =>
-            {
+            Err(Error::Refused(_, _, why)) if why.contains("init binary") && is_wanted(&body) => {
                 log::warn!("{why}; pilots run without an init program");
                 self.lacks_init.store(true, Relaxed);
                 self.create(name, body)

@@ -263,7 +263,7 @@ fn unlimited(limits: &Limits, pilot: &Pilot) -> Option<String> {
             pilot.memory == 0 || matches!(memory, Some(bytes) if bytes <= pilot.memory),
             format!("{memory:?}"),
         ),
-        ("pids", matches!(pids, Some(_)), format!("{pids:?}")),
+        ("pids", pids.is_some(), format!("{pids:?}")),
     ];
     let (what, _, found) = checks.iter().find(|(_, holds, _)| !holds)?;
     Some(format!(
