@@ -91,20 +91,7 @@ fn labels(class: &PilotClass, site: &Site, now: Moment) -> Labels {
 
 fn host_config(launch: &Launch) -> Value {
     let class = &launch.class;
-    let run = &launch.site.dirs.run;
-    let copies = class.files.iter().enumerate();
-    let copies =
-        copies.map(|(index, file)| (files::copy_path(run, &launch.name, index), &file.target));
-    let (mut binds, mut mounts): (Vec<String>, Vec<Value>) = (Vec::new(), Vec::new());
-    for (source, target) in copies {
-        // The copies are this pilot's alone, so that its label may be put on them; only this older form can say so.
-        match launch.facts.is_selinux {
-            true => binds.push(format!("{}:{target}:ro,Z", source.display())),
-            false => mounts.push(
-                json!({"Type": "bind", "Source": source, "Target": target, "ReadOnly": true}),
-            ),
-        }
-    }
+    let (binds, mut mounts) = copies(launch);
     mounts.extend(class.mounts.iter().map(mount));
     let tmpfs = class.tmpfs.iter().map(|tmpfs| {
         let size = tmpfs.size.map(|size| format!(",size={}", size.0));
@@ -154,6 +141,23 @@ fn host_config(launch: &Launch) -> Value {
     map.extend(ours.as_object().cloned().unwrap_or_default());
     map.extend(wanted);
     Value::Object(map)
+}
+
+/// The files of a class, as binds or as mounts. They are this pilot's alone, so that its label may be put on them; only the
+/// older form can say so.
+fn copies(launch: &Launch) -> (Vec<String>, Vec<Value>) {
+    let (mut binds, mut mounts) = (Vec::new(), Vec::new());
+    for (index, file) in launch.class.files.iter().enumerate() {
+        let source = files::copy_path(&launch.site.dirs.run, &launch.name, index);
+        let target = &file.target;
+        match launch.facts.is_selinux {
+            true => binds.push(format!("{}:{target}:ro,Z", source.display())),
+            false => mounts.push(
+                json!({"Type": "bind", "Source": source, "Target": target, "ReadOnly": true}),
+            ),
+        }
+    }
+    (binds, mounts)
 }
 
 /// What the image wants to write to is memory where the class may not write elsewhere, or not without a bound.
