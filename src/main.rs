@@ -11,6 +11,8 @@ mod daemon;
 mod decide;
 mod engine;
 mod executor;
+#[cfg(test)]
+mod fuzz_tests;
 mod history;
 mod host;
 mod metrics;

@@ -2,7 +2,7 @@
 //! [`News`]. It decides nothing.
 
 pub mod builtin;
-mod credentials;
+pub mod credentials;
 pub mod files;
 pub mod group;
 pub mod images;
