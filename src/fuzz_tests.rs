@@ -236,7 +236,7 @@ fn engine_answers() {
         match random.below(14) {
             0 => drop(engine.list()),
             1 => drop(engine.inspect(&id)),
-            2 => drop(engine.create("p", &json!({}))),
+            2 => drop(engine.create("p", json!({}))),
             3 => drop(engine.start(&id)),
             4 => drop(engine.kill(&id, "TERM")),
             5 => drop(engine.remove(&id)),

@@ -1,7 +1,7 @@
 //! A short form of what tests/hard.sh does to a real engine: killed at any moment, no threads, no descriptors, and files
 //! that never end where files are expected. Two cases need root.
 // threads: 8
-#![allow(clippy::restriction, clippy::pedantic)]
+#![allow(clippy::restriction, clippy::pedantic, clippy::disallowed_methods)]
 
 mod common;
 
