@@ -15,7 +15,7 @@ use crate::units::{Moment, PilotId, clean_text, parse_cpu_list};
 use crate::{history, remote};
 use serde_json::json;
 use std::fs::Permissions;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -84,14 +84,10 @@ impl Random {
 
     /// The first number behind this place.
     fn replace_number(&mut self, bytes: &mut Vec<u8>, from: usize) {
-        let digits = |byte: &u8| byte.is_ascii_digit();
-        if let Some(start) = bytes.iter().skip(from).position(digits) {
-            let start = from + start;
-            let count = bytes[start..]
-                .iter()
-                .take_while(|byte| digits(byte))
-                .count();
-            drop(bytes.splice(start..start + count, self.word(NUMBERS).bytes()));
+        if let Some(at) = bytes.iter().skip(from).position(u8::is_ascii_digit) {
+            let (start, is_other) = (from + at, |byte: &u8| !byte.is_ascii_digit());
+            let length = bytes[start..].iter().position(is_other).unwrap_or(1);
+            drop(bytes.splice(start..start + length, self.word(NUMBERS).bytes()));
         }
     }
 }
@@ -101,36 +97,27 @@ fn given(name: &str, default: u64) -> u64 {
     value.and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// Kilobytes that this process had at most.
-fn peak() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    host::files::find_number(&status, "VmHWM").unwrap_or(0)
-}
-
 /// `share`: of the runs that are asked for, one in so many, for what is slower.
 fn fuzz(name: &str, share: u64, seeds: &[&str], mut read: impl FnMut(&[u8], &mut Random)) {
     let runs = given("PLANCTON_FUZZ_RUNS", 2_000).div_ceil(share);
     let mut random = Random(given("PLANCTON_FUZZ_SEED", 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let (begun, mut slowest) = (Instant::now(), Duration::ZERO);
     for run in 0..runs {
-        let input = match run < seeds.len() as u64 {
-            true => seeds[run as usize].as_bytes().to_vec(),
-            false => {
-                let seed = *random.one(seeds);
-                random.broken(seed)
-            }
-        };
+        let whole = seeds.get(run as usize).map(|seed| seed.as_bytes().to_vec());
+        let input = whole.unwrap_or_else(|| {
+            let seed = *random.one(seeds);
+            random.broken(seed)
+        });
         let start = Instant::now();
         let end = catch_unwind(AssertUnwindSafe(|| read(&input, &mut random)));
         slowest = slowest.max(start.elapsed());
         let is_well = end.is_ok() && slowest < LONGEST;
         assert!(is_well, "{name}, run {run}: {}", input.escape_ascii());
     }
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let peak = host::files::find_number(&status, "VmHWM").unwrap_or(0);
     let (ms, slowest) = (begun.elapsed().as_millis(), slowest.as_millis());
-    println!(
-        "fuzz {name}: {runs} executions in {ms} ms, slowest {slowest} ms, peak {} kB",
-        peak()
-    );
+    println!("fuzz {name}: {runs} executions in {ms} ms, slowest {slowest} ms, peak {peak} kB");
 }
 
 const CONFIG: &str =
@@ -214,16 +201,13 @@ fn engine_answers() {
     let says = Arc::clone(&next);
     std::thread::spawn(move || {
         for connection in listener.incoming() {
-            let mut connection = connection.unwrap();
-            let mut head = Vec::new();
-            let mut piece = [0; 4096];
-            while !head.windows(4).any(|end| end == b"\r\n\r\n") {
-                match connection.read(&mut piece) {
-                    Ok(count) if count > 0 => head.extend_from_slice(&piece[..count]),
-                    _ => break,
-                }
+            let mut request = BufReader::new(connection.unwrap());
+            let mut line = String::from("head");
+            while line.trim() != "" {
+                line.clear();
+                request.read_line(&mut line).unwrap();
             }
-            let _ = connection.write_all(&says.lock().unwrap());
+            let _ = request.get_mut().write_all(&says.lock().unwrap());
         }
     });
     let engine = Engine::new(&socket, Duration::from_secs(10));
