@@ -15,7 +15,7 @@ use crate::state::{self, Scope};
 use crate::units::{Exit, clean_text, count_pilots};
 use rustix::process::Signal;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Lines and bytes that are shown of a pilot that is still there.
@@ -132,7 +132,8 @@ pub fn purge(context: &Context) -> Done {
     // A daemon that lives on would start pilots again, and be out of reach without its directories.
     run::end_daemon(context, &[Signal::TERM, Signal::KILL])?;
     let Err(Failure(exit, text)) = purge_everything(context) else {
-        return say("nothing of Plancton's is left on the engine or in its directories\n");
+        say("nothing of Plancton's is left on the engine or in its directories\n")?;
+        return name_work(context);
     };
     // Not to be run again: the program may be about to go.
     let list = "`docker ps -a --filter label=io.plancton.instance`";
@@ -145,6 +146,21 @@ pub fn purge(context: &Context) -> Done {
         left += &format!(", `rm -r {}`", directory.display());
     }
     Err(Failure(exit, format!("{text}\n{left}")))
+}
+
+/// What pilots wrote to folders of the owner's stays the owner's.
+fn name_work(context: &Context) -> Done {
+    let config = context.config().unwrap_or_default();
+    for pilot in &config.pilots {
+        let written = pilot.mounts.iter().filter(|mount| !mount.read_only);
+        for mount in written.filter(|mount| Path::new(&mount.source).exists()) {
+            let (source, name) = (&mount.source, &pilot.name);
+            say(&format!(
+                "{source} stays: pilots of '{name}' wrote to it, and it may hold unfinished work; `rm -r {source}` removes it\n"
+            ))?;
+        }
+    }
+    Ok(())
 }
 
 /// The same where no daemon runs, with a word only about what could not be removed.

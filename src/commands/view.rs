@@ -2,6 +2,7 @@
 //! readable without colour, and whatever comes from outside is cleaned once more where it is laid out.
 
 use crate::clock;
+use crate::decide::Code;
 use crate::history::local;
 use crate::report::{Cpus, State, Status, word};
 use crate::units::{Bytes, Moment, clean_line, float, format_rough, whole};
@@ -160,7 +161,7 @@ fn headline(status: &Status, screen: &Screen) -> Vec<String> {
     if is_stale {
         let (pid, since) = (status.pid, screen.clock(status.tick));
         let text = format!(
-            "the daemon (pid {pid}) does not answer since {since}; this is what it said last"
+            "the daemon (pid {pid}) is not responding since {since}; last known status below"
         );
         row("Silent", ink::BAD, text);
     }
@@ -174,8 +175,23 @@ fn headline(status: &Status, screen: &Screen) -> Vec<String> {
     // A green light beside a silent daemon would mislead.
     let ink = if is_stale { ink::FAINT } else { ink };
     row(label, ink, status.reason.text.clone());
+    if matches!(status.reason.code, Code::BackOff | Code::NoWork) {
+        // In its own words, to who may read them.
+        let last = |text: &str| {
+            text.lines()
+                .rfind(|line| !line.trim().is_empty())
+                .map(str::to_owned)
+        };
+        let mut tails = status.gone.iter().filter_map(|gone| last(&gone.log_tail));
+        if let Some(line) = tails.next() {
+            row("It said", ink::PLAIN, clean_line(&line, LONGEST_WORDS));
+        }
+    }
     lines
 }
+
+/// Characters of a pilot's last line.
+const LONGEST_WORDS: usize = 200;
 
 /// Who uses the processors and the memory, what is promised, what is left.
 fn bars(status: &Status, screen: &Screen) -> Vec<String> {

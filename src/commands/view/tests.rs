@@ -171,3 +171,25 @@ fn impossible_numbers_are_drawn() {
         assert_eq!(number(value), shown);
     }
 }
+
+/// Why a class waits, in its pilot's own words: to who may read them.
+#[test]
+fn a_pilots_last_line_is_shown_while_its_class_waits() {
+    let gone = |tail: &str| json!([{"name": "plancton-b-1", "class": "b", "kind": "failed", "at": NOW, "lived": 11.0, "exit_code": 1, "log_tail": tail}]);
+    for (code, tail, expected) in [
+        ("back-off", "asking\nAccount key refused\u{1b}[2J\n\n", true),
+        ("no-work", "Account key refused\n", true),
+        ("back-off", "", false),
+        ("full", "Account key refused\n", false),
+    ] {
+        let status =
+            busy(json!({"gone": gone(tail), "reason": {"code": code, "text": "it waits"}}));
+        let shown = render_why(&status, &screen(80, None));
+        assert_eq!(
+            shown.contains("Account key refused"),
+            expected,
+            "{code} {shown}"
+        );
+        assert!(!shown.contains('\u{1b}'));
+    }
+}
