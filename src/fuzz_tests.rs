@@ -1,6 +1,8 @@
 //! What others write, broken in a million ways: whatever is read here never panics, never hangs and stays small. The same
 //! inputs at each run; `PLANCTON_FUZZ_RUNS` and `PLANCTON_FUZZ_SEED` ask for more (tests/hard.sh fuzz).
 
+#![allow(clippy::cast_possible_truncation)]
+
 use crate::act::credentials;
 use crate::config::{self, Config, ImageRef, PilotClass, parse, read_remote};
 use crate::decide::{Observation, PolicyState, decide};
