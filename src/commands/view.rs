@@ -128,6 +128,10 @@ pub fn render_why(status: &Status, screen: &Screen) -> String {
 
 /// A drain or snooze and how to end it, whether the daemon answers, the state and its reason.
 fn headline(status: &Status, screen: &Screen) -> Vec<String> {
+    [requests(status, screen), verdict(status, screen)].concat()
+}
+
+fn requests(status: &Status, screen: &Screen) -> Vec<String> {
     let mut lines = Vec::new();
     let mut row = |label, ink, text: String| lines.extend(screen.row(label, ink, &text));
     if let Some(drain) = &status.drain {
@@ -157,6 +161,12 @@ fn headline(status: &Status, screen: &Screen) -> Vec<String> {
             format!("until {until} ({left} left). To go on: plancton resume"),
         );
     }
+    lines
+}
+
+fn verdict(status: &Status, screen: &Screen) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut row = |label, ink, text: String| lines.extend(screen.row(label, ink, &text));
     let is_stale = status.is_stale(screen.now);
     if is_stale {
         let (pid, since) = (status.pid, screen.clock(status.tick));
@@ -291,9 +301,9 @@ fn table(status: &Status, screen: &Screen, room: usize) -> Vec<String> {
 
 /// Everything below the pilots.
 fn footer(status: &Status, screen: &Screen) -> Vec<String> {
-    let surroundings = surroundings(status, screen);
-    let daemon = daemon_rows(status, screen);
-    [vec![String::new()], surroundings, daemon].concat()
+    let rows = [surroundings, work_under_way, daemon_rows];
+    let rows = rows.iter().flat_map(|rows| rows(status, screen));
+    std::iter::once(String::new()).chain(rows).collect()
 }
 
 fn surroundings(status: &Status, screen: &Screen) -> Vec<String> {
@@ -332,6 +342,12 @@ fn surroundings(status: &Status, screen: &Screen) -> Vec<String> {
         );
         row("Engine", ink::PLAIN, text);
     }
+    lines
+}
+
+fn work_under_way(status: &Status, screen: &Screen) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut row = |label, ink, text: String| lines.extend(screen.row(label, ink, &text));
     if let Some(pull) = &status.pull {
         let (bytes, total) = (Bytes(pull.bytes), Bytes(pull.total.max(pull.bytes)));
         row(
