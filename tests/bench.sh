@@ -2,7 +2,7 @@
 # Speed, memory and wake-ups, as a table of figure, budget and verdict. Ratios are taken in one run, because machines are
 # noisy; the figures are for people, so this is no test. Takes about fifteen minutes and wants a quiet machine.
 #   tests/bench.sh [fill] [share] [loop] [steady] [owner]      parts of it; without any: all
-#   tests/bench.sh fleet      many daemons, one InfluxDB, one web server (benches/fleet.rs): four minutes, as root
+#   tests/bench.sh fleet      many daemons, one InfluxDB, one web server (tests/bench/fleet.rs): four minutes, as root
 # BENCH_BINARY=FILE measures that binary instead of the static release build; BENCH_PAIRS=N takes N pairs of the owner's job;
 # FLEET=N takes N daemons instead of 200, FLEET_REFRESH=SECONDS lets them look at the web server that often (60).
 set -euo pipefail

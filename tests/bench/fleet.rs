@@ -3,7 +3,7 @@
 //! shows the daemons made-up cgroups and takes the rows from here; all else they see is the machine's.
 #![allow(clippy::restriction, clippy::pedantic, clippy::disallowed_methods)]
 
-#[path = "../tests/common/mod.rs"]
+#[path = "../common/mod.rs"]
 mod common;
 
 use common::influx::Server;
