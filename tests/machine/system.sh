@@ -398,7 +398,7 @@ checks_as_the_daemon() {
 # ---- beside it: a member of the group docker, and a daemon that stands still ----
 
 part_member() {
-  local pid stopped=$SECONDS own=/home/volunteer/.config/plancton
+  local pid stopped own=/home/volunteer/.config/plancton
   anew
   # it looks each second and starts nothing, and is stopped meanwhile
   plancton drain >/dev/null
@@ -407,6 +407,7 @@ part_member() {
   pid=$(main_pid)
   becomes 10 is_reason drain >/dev/null
   kill -STOP "$pid"
+  stopped=$SECONDS
   usermod -aG docker volunteer
   as_member mkdir -p $own
   config=$own/config.toml configure sleeper
