@@ -4,18 +4,12 @@
 #![allow(clippy::restriction, clippy::pedantic, clippy::disallowed_methods)]
 
 mod common;
-
-#[path = "live/commands.rs"]
-mod commands;
-#[path = "live/contained.rs"]
-mod contained;
-#[path = "live/containers.rs"]
-mod containers;
-#[path = "live/ends.rs"]
-mod ends;
-#[path = "live/handed.rs"]
-mod handed;
-#[path = "live/looks.rs"]
-mod looks;
-#[path = "live/restarts.rs"]
-mod restarts;
+mod live {
+    mod commands;
+    mod contained;
+    mod containers;
+    mod ends;
+    mod handed;
+    mod looks;
+    mod restarts;
+}

@@ -1,36 +1,18 @@
-//! The owner's side on a real engine: giving back, rules, protection, limits. One at a time, because they measure load.
+//! The owner's side on a real engine: giving back, rules, protection, limits, the parent group of all pilots, and a loop
+//! that nothing wakes. One at a time, because they measure load. Other users of the engine are waited for, or named where
+//! they keep something from being seen.
 // threads: 1
+// alone
 #![allow(clippy::restriction, clippy::pedantic, clippy::disallowed_methods)]
 
 mod common;
 
 use common::*;
-use std::fs;
-use std::process::{Child, Command, Stdio};
 
-/// Processes of the owner, ended when dropped.
-struct Hogs(Vec<Child>);
-
-impl Hogs {
-    fn on_every_core(script: &str) -> Hogs {
-        let hog = || {
-            Command::new("sh")
-                .args(["-c", script])
-                .stdin(Stdio::null())
-                .spawn()
-                .unwrap()
-        };
-        Hogs((0..cores()).map(|_| hog()).collect())
-    }
-}
-
-impl Drop for Hogs {
-    fn drop(&mut self) {
-        for hog in &mut self.0 {
-            let _ = hog.kill();
-            let _ = hog.wait();
-        }
-    }
+/// Processes of the owner.
+fn hogs(script: &str) -> Vec<Running> {
+    let hog = |_| Running::new(Command::new("sh").args(["-c", script]));
+    (0..cores()).map(hog).collect()
 }
 
 fn cores() -> usize {
@@ -39,18 +21,11 @@ fn cores() -> usize {
 
 /// With these [owner] keys in place of those that are there.
 fn with_owner(text: &str, keys: &str) -> String {
-    let named: Vec<&str> = keys
-        .lines()
-        .map(|line| line.split(' ').next().unwrap())
-        .collect();
-    let is_other = |line: &&str| !named.contains(&line.split(' ').next().unwrap());
-    let others = text
-        .lines()
-        .filter(is_other)
-        .map(|line| format!("{line}\n"));
-    others
-        .collect::<String>()
-        .replace("[owner]\n", &format!("[owner]\n{keys}\n"))
+    let key = |line: &str| line.split(' ').next().unwrap().to_owned();
+    let named: Vec<String> = keys.lines().map(key).collect();
+    let others = text.lines().filter(|line| !named.contains(&key(line)));
+    let others = others.collect::<Vec<_>>().join("\n") + "\n";
+    others.replace("[owner]\n", &format!("[owner]\n{keys}\n"))
 }
 
 /// As many busy pilots as there are cores.
@@ -68,16 +43,15 @@ fn busy_machine(when_busy: &str) -> Instance {
 fn see_load(instance: &mut Instance, sees_load: bool) {
     assert_eq!(instance.end(), 0);
     instance.sees_load = sees_load;
-    instance.run(&[]);
+    instance.run("");
 }
 
 #[test]
 fn a_busy_owner_pauses_pilots_and_calm_wakes_them() {
     let mut instance = busy_machine("pause");
     // Not quite every moment: an old freezer cannot freeze what gets no CPU at all, and such a pilot is in nobody's way.
-    let hogs = Hogs::on_every_core(
-        "while :; do i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; sleep 0.004; done",
-    );
+    let hogs =
+        hogs("while :; do i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; sleep 0.004; done");
     // As many as the need asks for: a core of it rides along.
     let status = instance.wait_status(|status| status["pilots"].to_string().contains("\"paused\""));
     let code = &status["reason"]["code"];
@@ -93,8 +67,8 @@ fn with_protection_pilots_yield_inside_the_kernel() {
         return skip("only root makes the idle group");
     }
     let instance = busy_machine("auto");
-    instance.wait_status(|status| status["protection"]["level"] == "verified");
-    let _hogs = Hogs::on_every_core("while :; do :; done");
+    instance.wait_for("/protection/level", "verified");
+    let _hogs = hogs("while :; do :; done");
     let (most, least) = (0.3 * cores() as f64, 0.8 * cores() as f64);
     instance.wait_status(|status| {
         let cpus = &status["cpus"];
@@ -113,22 +87,19 @@ fn hold_files_and_programs_hold_pilots_back() {
     let all_are =
         |state: &str| instance.wait_containers(|list| !list.is_empty() && are(list, state));
     // A fifo in place of a file is no reason, and nothing that a reader would hang on.
-    let hold = instance.file(
-        "run/inhibit.d/price.hold",
-        "electricity is expensive until 20:00\nmore",
-    );
-    let fifo = instance.path("run/inhibit.d/a.hold");
-    say(Command::new("mkfifo").arg(fifo)).must(0, &[]);
+    let why = "electricity is expensive until 20:00";
+    let hold = instance.file("run/inhibit.d/price.hold", format!("{why}\nmore"));
+    make_fifo(&instance.path("run/inhibit.d/a.hold"));
     instance.wait_reason("hold");
-    instance.wait_text("electricity is expensive until 20:00");
+    instance.wait_text(why);
     all_are("paused");
     fs::remove_file(hold).unwrap();
     all_are("running");
-    instance.say(&["health"]).must(0, &[]);
+    instance.done("health");
 
     let game = instance.path("plancton-game");
     fs::copy("/bin/sleep", &game).unwrap();
-    let game = Hogs(vec![Command::new(game).arg("600").spawn().unwrap()]);
+    let game = Running::new(Command::new(game).arg("600"));
     instance.wait_reason("program");
     // Paused for the starve-limit they hold memory for nothing.
     instance.wait_none();
@@ -146,12 +117,8 @@ fn pilots_are_bounded_together_and_each() {
     let bounds = "0.1 cores, 16MiB of memory, 33 processes";
     instance.wait_status(|status| status["protection"]["text"].to_string().contains(bounds));
     let parent = inspect(&id).unwrap()["HostConfig"]["CgroupParent"].clone();
-    let expected = if is_root() {
-        ["/plancton", "plancton.slice"]
-    } else {
-        ["", ""]
-    };
-    assert!(expected.contains(&parent.as_str().unwrap()), "{parent}");
+    let is_ours = parent == "/plancton" || parent == "plancton.slice";
+    assert!(if is_root() { is_ours } else { parent == "" }, "{parent}");
 }
 
 #[test]
@@ -164,4 +131,97 @@ fn a_disk_below_its_reserve_stops_the_youngest_and_starts_nothing() {
     instance.wait_none();
     stays(seconds(3.0), || instance.containers().len());
     assert_eq!(instance.end(), 0);
+}
+
+/// The first of these files of the parent group that there is, with either version and driver.
+fn group_file(names: &[&str]) -> Option<PathBuf> {
+    let hierarchies = ["", "cpu", "cpu,cpuacct", "memory", "pids"].iter();
+    let groups =
+        hierarchies.flat_map(|dir| ["plancton", "plancton.slice"].map(|group| (dir, group)));
+    let groups = groups.map(|(dir, group)| Path::new("/sys/fs/cgroup").join(dir).join(group));
+    let mut files = groups.flat_map(|group| names.iter().map(move |name| group.join(name)));
+    files.find(|file| file.exists())
+}
+
+/// The first file of a pilot's own group that is there: version 1, then version 2.
+fn pilot_file(id: &str, names: [&str; 2]) -> String {
+    let of = |name: &str| [format!("{id}/{name}"), format!("docker-{id}.scope/{name}")];
+    let [one, two] = names.map(of);
+    read(group_file(&[&one[0], &one[1], &two[0], &two[1]]).unwrap())
+}
+
+#[test]
+fn pilots_run_in_an_idle_group_that_is_kept_and_removed() {
+    let mut instance = Instance::running(&config("1s", 2, &sleeper()));
+    let pilots = instance.wait_running(2);
+    if !is_root() {
+        return skip("only root makes the idle group");
+    }
+    instance.wait_for("/protection/level", "verified");
+    let idle = group_file(&["cpu.idle"]).expect("a kernel with idle groups");
+    assert_eq!(read(&idle), "1");
+    let total = read("/proc/meminfo");
+    let total: u64 = total.split_whitespace().nth(1).unwrap().parse().unwrap();
+    let memory = ["memory.limit_in_bytes", "memory.max"];
+    let most: u64 = read(group_file(&memory).unwrap()).parse().unwrap();
+    assert!(most <= total * 1024 - (64 << 20), "{most} of {total} KiB");
+    for id in &pilots {
+        assert_eq!(pilot_file(id, memory), (16 << 20).to_string());
+        assert_eq!(pilot_file(id, ["pids.max", "pids.max"]), "512");
+        let quota = pilot_file(id, ["cpu.cfs_quota_us", "cpu.max"]);
+        assert!(quota == "10000" || quota == "10000 100000", "{quota}");
+    }
+    // Somebody resets it, as systemd does with slices that it stops.
+    fs::write(&idle, "0").unwrap();
+    until(|| read(&idle) == "1");
+    instance.wait_for("/protection/level", "verified");
+    assert_eq!(instance.running_ids(), pilots);
+    // Pilots outlive the daemon, and so does their group.
+    assert_eq!(instance.end(), 0);
+    assert!(idle.exists());
+    instance.run("");
+    instance.wait_for("/protection/level", "verified");
+    instance.done("force-stop");
+    assert_eq!(instance.wait_end(), 0);
+    let others = || {
+        let mut processes = fs::read_dir("/proc").unwrap().flatten();
+        processes.any(|process| read(process.path().join("comm")) == "plancton")
+    };
+    let is_gone = becomes(seconds(5.0), || !idle.exists());
+    assert!(is_gone || others(), "nobody is left in {idle:?}");
+}
+
+/// Context switches of all threads of a process.
+fn switches(pid: u32) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let texts = tasks.map(|task| read(task.path().join("status")) + "\n");
+    let texts: String = texts.collect();
+    let lines = texts.lines().filter(|line| line.contains("ctxt_switches"));
+    let numbers = lines.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+    numbers.sum()
+}
+
+#[test]
+fn without_a_pilot_there_are_no_ticks() {
+    let instance = Instance::running(&config("1s", 4, ""));
+    let status = instance.wait_reason("no-pilot");
+    let is_due = !status["due"].is_null();
+    assert!(status["state"] == "waiting" && !is_due, "no turn is due");
+    instance.done("health");
+    // A pilot of another instance that ends is a reason to look; three quiet seconds in a minute are not too much to ask.
+    until(|| {
+        let before = switches(instance.pid());
+        std::thread::sleep(seconds(3.0));
+        switches(instance.pid()) == before
+    });
+    instance.reload(&config("1s", 1, &sleeper()));
+    instance.wait_running(1);
+    instance.reload(&config("1s", 1, ""));
+    // What runs is still looked after.
+    instance.wait_reason("no-pilot");
+    instance.wait_listed(1);
+    let name = &instance.containers()[0].name;
+    instance.done(&format!("kill {name}"));
+    instance.wait_none();
+    instance.wait_for("/due", Value::Null);
 }

@@ -7,8 +7,6 @@
 mod common;
 
 use common::*;
-use std::fs;
-use std::process::Command;
 
 /// So many hours up to now, with long names and large numbers.
 fn page(scratch: &Scratch, hours: u64) -> String {
@@ -25,9 +23,8 @@ fn page(scratch: &Scratch, hours: u64) -> String {
     let with_gaps = (now - hours..now).filter(|hour| hour / 24 % 11 != 4 || hours < 100);
     scratch.file("state/history", with_gaps.map(line).collect::<String>());
     let mut command = Command::new(PLANCTON);
-    for (option, name) in [("--state-dir", "state"), ("--run-dir", "run")] {
-        command.arg(option).arg(scratch.0.join(name));
-    }
+    command.arg("--state-dir").arg(scratch.0.join("state"));
+    command.arg("--run-dir").arg(scratch.0.join("run"));
     say(command.args(["report", "-"])).must(0, &[]).out
 }
 
@@ -42,24 +39,20 @@ fn browse(scratch: &Scratch, page: &str, (width, is_dark): Look, what: &str) -> 
     let options = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync \
         --disable-component-update --hide-scrollbars --disable-dev-shm-usage --enable-logging=stderr";
     let mut command = Command::new("timeout");
-    command
-        .args(["-k", "5", "60", &given("PLANCTON_TEST_BROWSER")])
-        .args(options.split_whitespace());
-    let scheme = u8::from(!is_dark);
-    command.arg(format!("--blink-settings=preferredColorScheme={scheme}"));
-    command.arg(format!("--window-size={width},1600"));
-    command.arg(format!(
-        "--user-data-dir={}",
-        scratch.0.join("profile").display()
-    ));
-    say(command.arg(what).arg(format!("file://{}", file.display()))).must(0, &[])
+    command.args(["-k", "5", "60", &given("PLANCTON_TEST_BROWSER")]);
+    let (scheme, profile) = (u8::from(!is_dark), scratch.0.join("profile"));
+    let line = format!(
+        "{options} --blink-settings=preferredColorScheme={scheme} --window-size={width},1600 \
+         --user-data-dir={} {what} file://{}",
+        profile.display(),
+        file.display()
+    );
+    say(command.args(line.split_whitespace())).must(0, &[])
 }
 
 fn console(said: &Said) -> Vec<&str> {
-    said.err
-        .lines()
-        .filter(|line| line.contains("CONSOLE"))
-        .collect()
+    let lines = said.err.lines();
+    lines.filter(|line| line.contains("CONSOLE")).collect()
 }
 
 /// In a copy without the policy: where every line of text lies, and what is wrong with it.
@@ -103,11 +96,8 @@ fn seen(scratch: &Scratch, page: &str, look: Look) -> (u32, String, u64, Vec<Str
         "<html style=\"color-scheme: light dark\"><body><iframe width={width} height=1600 style=\"border:0\" srcdoc=\"{copy}\"></iframe></body></html>"
     );
     let dump = browse(scratch, &frame, look, "--dump-dom").out;
-    let said = dump
-        .rsplit("SEEN ")
-        .next()
-        .and_then(|rest| rest.split(" END").next());
-    serde_json::from_str(said.unwrap()).unwrap()
+    let said = dump.rsplit("SEEN ").next().unwrap();
+    serde_json::from_str(said.split(" END").next().unwrap()).unwrap()
 }
 
 #[test]

@@ -2,9 +2,10 @@
 # All tests with one command: formats, lints, unit and black-box tests, then the live ones against a real engine.
 #   tests/run.sh [--without-engine] [--without-machine] [NAME…]      NAME: only tests/NAME.rs, or "machine"
 # Starts what the live tests need and stops what it started. What cannot run here is named, with the reason, and
-# counted as skipped. Live are tests/live*.rs, tests/engine*.rs and files with a line "// needs: engine" (or
-# "registry", which brings the engine along, "influxdb", "victoriametrics"; "browser", "minisign" and "openssl" are no engine); "// threads: N"
-# sets how many tests of a file run at once (2). "machine" is tests/machine-test.sh: the package on a machine of its own.
+# counted as skipped. Live are tests/live*.rs; what a file cannot do without it names in a line "// needs: …" ("registry",
+# "influxdb", "victoriametrics", "browser"), what some of its tests skip themselves without in "// wants: …"; "// threads: N" sets
+# how many of its tests run at once (2), "// alone" that nothing runs beside it. All that is not live runs beside the live
+# ones, and is shown after them. "machine" is tests/machine-test.sh: the package on a machine of its own.
 # At the end every failure is named once more; the last line is "N passed, N failed, N skipped"; the exit code is 0 only
 # if nothing failed.
 set -euo pipefail
@@ -22,8 +23,10 @@ without_engine=no
 without_machine=no
 machine_limit=2400 # seconds, with a first build of the package and of the machine's kernel in them
 only=()
+others=() # files that run in the background
+declare -A running=() # pids by name
 
-trap stop_all EXIT
+trap 'kill "${running[@]}" 2>/dev/null || true; stop_all' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
@@ -51,14 +54,22 @@ check() { # check NAME COMMAND…: one check, which passes or fails as a whole
   fi
 }
 
-# cargo_test NAME ARGUMENT…: counts what the test programs report; one that ends without a report is a failure.
-cargo_test() {
-  local name=$1 log=$TEST_TMP/cargo.log status=0 counts test
+# begin NAME ARGUMENT…: runs tests in the background, until `finish NAME`.
+begin() {
+  local name=$1
   shift
+  PLANCTON_TEST_SKIPPED=$TEST_TMP/$name.skipped timeout -k 10 "$limit" cargo test --locked "$@" >"$TEST_TMP/$name.log" 2>&1 &
+  running[$name]=$!
+}
+
+# finish NAME: shows and counts what the test programs report; one that ends without a report is a failure.
+finish() {
+  local name=$1 log=$TEST_TMP/$1.log status=0 counts test
   title "$name"
-  export PLANCTON_TEST_SKIPPED=$TEST_TMP/skipped
-  : >"$PLANCTON_TEST_SKIPPED"
-  timeout -k 10 "$limit" cargo test --locked "$@" 2>&1 | tee "$log" || status=$?
+  # a long one is shown as it goes
+  tail -n +1 -f -s 0.2 --pid="${running[$name]}" "$log"
+  wait "${running[$name]}" || status=$?
+  unset "running[$name]"
   read -r -a counts < <(sed -nE 's/^test result: [a-zA-Z]+\. ([0-9]+) passed; ([0-9]+) failed; ([0-9]+) ignored;.*/\1 \2 \3/p' "$log" |
     awk '{ p += $1; f += $2; i += $3 } END { print p + 0, f + 0, i + 0 }')
   passed=$((passed + counts[0])) failed=$((failed + counts[1])) skipped=$((skipped + counts[2]))
@@ -66,7 +77,7 @@ cargo_test() {
   while read -r test; do
     skip 1 "$name" "$test"
     passed=$((passed - 1))
-  done < <(sort -u -t : -k 1,1 "$PLANCTON_TEST_SKIPPED")
+  done < <([ ! -e "$TEST_TMP/$name.skipped" ] || sort -u -t : -k 1,1 "$TEST_TMP/$name.skipped")
   [ "$status" != 0 ] || return 0
   [ "${counts[1]}" != 0 ] || fail "$name ended with exit code $status (124: it took longer than $limit s)"
   # the list at the end of a report; the lines of the tests themselves may be torn by what a test prints
@@ -79,31 +90,39 @@ count_tests() { # how many tests a file has, without running them
   timeout -k 10 "$limit" cargo test --locked --quiet --test "$1" -- --list 2>/dev/null | grep -c ': test$' || true
 }
 
-needs_words() { sed -n 's|^// needs: *||p' "tests/$1.rs"; }
-
-needs() { # needs NAME: "", or "engine" and more
-  local words
-  words=$(needs_words "$1")
-  case "$1 $words" in
-  live* | engine* | *' engine'* | *registry*) echo "engine ${words//engine/}" ;;
-  esac
+words_of() { # words_of KIND NAME: what stands in its line "// KIND:"
+  sed -n "s|^// $1: *||p" "tests/$2.rs"
 }
 
-threads() {
-  local number
-  number=$(sed -n 's|^// threads: *\([0-9]*\).*|\1|p' "tests/$1.rs" | head -n 1)
-  echo "${number:-2}"
-}
-
-test_files() { # the names of tests/*.rs: those that need an engine, or those that do not
-  local file name
-  for file in tests/*.rs; do
-    [ -e "$file" ] || continue
-    name=$(basename "$file" .rs)
-    [ "${#only[@]}" = 0 ] || [[ " ${only[*]} " == *" $name "* ]] || continue
-    if [ "$1" = live ]; then [ -n "$(needs "$name")" ]; else [ -z "$(needs "$name")" ]; fi && echo "$name"
+# begin_file NAME: once what it needs is there, which is named otherwise.
+begin_file() {
+  local word reason='' number
+  for word in $(words_of wants "$1"); do "need_$word" >&2 || true; done
+  for word in $(words_of needs "$1"); do
+    [ -n "$reason" ] || "need_$word" >&2 || reason="no $word could be had, see above"
   done
-  return 0
+  if [ -n "$reason" ]; then
+    skip "$(count_tests "$1")" "$1" "$reason"
+  else
+    number=$(words_of threads "$1")
+    begin "$1" --test "$1" -- --test-threads="${number:-2}"
+  fi
+}
+
+finish_file() {
+  [ -z "${running[$1]:-}" ] || finish "$1"
+}
+
+test_files() { # test_files live|other: the names of tests/*.rs, those that are to be alone last
+  local file name kind alone=()
+  for file in tests/*.rs; do
+    name=$(basename "$file" .rs) kind=other
+    [ "${#only[@]}" = 0 ] || [[ " ${only[*]} " == *" $name "* ]] || continue
+    [[ $name != live* ]] || kind=live
+    [ "$kind" = "$1" ] || continue
+    if grep -q '^// alone' "$file"; then alone+=("$name"); else echo "$name"; fi
+  done
+  [ "${#alone[@]}" = 0 ] || printf '%s\n' "${alone[@]}"
 }
 
 static_checks() {
@@ -159,8 +178,7 @@ plancton_containers() {
 }
 
 live_tests() {
-  local names name need reason before
-  local -A missing=()
+  local names name reason before
   mapfile -t names < <(test_files live)
   [ "${#names[@]}" -gt 0 ] || return 0
   title "engine"
@@ -181,16 +199,18 @@ live_tests() {
   [ "$(id -u)" != 0 ] || export PLANCTON_TEST_ROOT=1
   before=$(plancton_containers)
   for name in "${names[@]}"; do
-    reason=''
-    for need in $(needs "$name"); do
-      [ -n "${missing[$need]:-}" ] || "need_$need" >&2 || missing[$need]="no $need could be had, see above"
-      reason=${reason:-${missing[$need]:-}}
-    done
-    [ -z "$reason" ] || { skip "$(count_tests "$name")" "$name" "$reason"; continue; }
-    cargo_test "$name (live)" --test "$name" -- --test-threads="$(threads "$name")"
+    ! grep -q '^// alone' "tests/$name.rs" || finish_others
+    begin_file "$name"
+    finish_file "$name"
   done
   # an engine that was there before may have other users
   [ "$ENGINE_STARTED" = no ] || check "nothing left behind" test "$(plancton_containers)" = "$before"
+}
+
+finish_others() {
+  local name
+  for name in "${others[@]}"; do finish_file "$name"; done
+  others=()
 }
 
 while [ $# -gt 0 ]; do
@@ -198,7 +218,7 @@ while [ $# -gt 0 ]; do
   --without-engine) without_engine=yes ;;
   --without-machine) without_machine=yes ;;
   -*)
-    sed -n '2,9s/^# //p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,11s/^# //p' "${BASH_SOURCE[0]}" >&2
     exit 64
     ;;
   *)
@@ -215,17 +235,14 @@ wants_machine() { [ "${#only[@]}" = 0 ] || [[ " ${only[*]} " == *" machine "* ]]
 if [ "${only[*]}" = machine ]; then
   : # nothing of cargo's
 elif title "build of the tests" && timeout -k 10 "$limit" cargo test --locked --no-run; then
-  [ "${#only[@]}" -gt 0 ] || cargo_test "unit tests" --bins
-  for name in $(test_files black-box); do
-    without=''
-    for need in $(needs_words "$name"); do "need_$need" >&2 || without=$need; done
-    if [ -n "$without" ]; then
-      skip "$(count_tests "$name")" "$name" "no $without could be had, see above"
-      continue
-    fi
-    cargo_test "$name" --test "$name" -- --test-threads="$(threads "$name")"
-  done
+  if [ "${#only[@]}" = 0 ]; then
+    begin unit --bins
+    finish unit
+  fi
+  mapfile -t others < <(test_files other)
+  for name in "${others[@]}"; do begin_file "$name"; done
   live_tests
+  finish_others
 else
   fail "the tests do not build, so none ran"
 fi

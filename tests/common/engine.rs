@@ -1,8 +1,7 @@
 //! A second way to ask the real engine, which has nothing in common with the one under test, and small classes of pilots.
 
 use super::*;
-use std::collections::BTreeSet;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::unix::net::UnixStream;
 
 /// Path of the engine's socket.
@@ -25,23 +24,17 @@ pub fn call_with(method: &str, path: &str, body: Option<&Value>, header: &str) -
     let body = body.map_or(String::new(), Value::to_string);
     let mut stream = UnixStream::connect(socket()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let head =
-        format!("{method} {path} HTTP/1.0\r\nHost: engine\r\nContent-Type: application/json\r\n");
-    let length = body.len();
-    write!(
-        stream,
-        "{head}{header}Content-Length: {length}\r\n\r\n{body}"
-    )
-    .unwrap();
+    let length = format!("Content-Length: {}", body.len());
+    let kind = "Host: engine\r\nContent-Type: application/json";
+    let request = format!("{method} {path} HTTP/1.0\r\n{kind}\r\n{header}{length}\r\n\r\n{body}");
+    stream.write_all(request.as_bytes()).unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
-    let end = answer
-        .windows(4)
-        .position(|four| four == b"\r\n\r\n")
-        .unwrap();
-    let head = String::from_utf8_lossy(&answer[..end]);
+    let is_end = |four: &[u8]| four == b"\r\n\r\n";
+    let body = answer.split_off(answer.windows(4).position(is_end).unwrap() + 4);
+    let head = String::from_utf8_lossy(&answer);
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, answer[end + 4..].to_vec())
+    (status, body)
 }
 
 /// `None`: there is no such thing.
@@ -83,10 +76,8 @@ pub fn logs(id: &str) -> String {
 /// Once these words are in it.
 #[track_caller]
 pub fn logs_with(id: &str, words: &str) -> String {
-    let found = poll(PATIENCE, || {
-        Some(logs(id)).filter(|text| text.contains(words))
-    });
-    found.unwrap_or_else(|| panic!("'{words}' in: {}", logs(id)))
+    let found = || Some(logs(id)).filter(|text| text.contains(words));
+    poll(PATIENCE, found).unwrap_or_else(|| panic!("'{words}' in: {}", logs(id)))
 }
 
 pub fn image_id(name: &str) -> Option<String> {
@@ -105,20 +96,13 @@ pub struct Container {
 pub fn containers(instance: &str) -> Vec<Container> {
     let filter = format!("%7B%22label%22%3A%5B%22{LABEL}%3D{instance}%22%5D%7D");
     let list = get(&format!("/containers/json?all=1&filters={filter}")).unwrap();
-    let text = |value: &Value| {
-        value
-            .as_str()
-            .unwrap_or_default()
-            .trim_start_matches('/')
-            .to_owned()
-    };
-    let list = list.as_array().unwrap().iter();
-    list.map(|one| Container {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let container = |one: &Value| Container {
         id: text(&one["Id"]),
-        name: text(&one["Names"][0]),
+        name: text(&one["Names"][0]).replace('/', ""),
         state: text(&one["State"]),
-    })
-    .collect()
+    };
+    members(&list).iter().map(container).collect()
 }
 
 /// Whatever an instance left behind, in use by others or not.
@@ -130,17 +114,19 @@ pub fn clean(instance: &str) {
         left.iter().for_each(|one| delete(&one.id));
         left.is_empty()
     });
-    for hierarchy in fs::read_dir("/sys/fs/cgroup")
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
+    let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten();
+    for hierarchy in hierarchies.flatten() {
         let _ = fs::remove_dir(hierarchy.path().join("plancton"));
     }
-    assert!(
-        is_clean || std::thread::panicking(),
-        "containers of {instance} can't be removed"
-    );
+    let is_clean = is_clean || std::thread::panicking();
+    assert!(is_clean, "containers of {instance} can't be removed");
+}
+
+/// A container; its id.
+pub fn create(query: &str, body: &Value) -> String {
+    let answer = post(&format!("/containers/create{query}"), Some(body));
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    answer["Id"].as_str().unwrap().to_owned()
 }
 
 /// A container that Plancton did not start.
@@ -153,9 +139,7 @@ impl Stranger {
         labels["io.plancton.cpus"] = "0.01".into();
         let host = json!({"NetworkMode": "none"});
         let body = json!({"Image": image(), "Cmd": command, "Labels": labels, "HostConfig": host});
-        let answer = post(&format!("/containers/create?name={name}"), Some(&body));
-        let answer: Value = serde_json::from_str(&answer).unwrap();
-        let stranger = Stranger(answer["Id"].as_str().unwrap().to_owned());
+        let stranger = Stranger(create(&format!("?name={name}"), &body));
         stranger.post("start");
         stranger
     }
@@ -191,11 +175,8 @@ pub fn pilot(name: &str, command: &[&str], more: &str) -> String {
 
 /// A shell that a SIGTERM ends after a second of grace.
 pub fn shell(name: &str, words: &str, more: &str) -> String {
-    pilot(
-        name,
-        &["sh", "-c", words],
-        &format!("stop-grace = \"1s\"\n{more}"),
-    )
+    let more = format!("stop-grace = \"1s\"\n{more}");
+    pilot(name, &["sh", "-c", words], &more)
 }
 
 pub fn sleeper() -> String {
@@ -216,9 +197,8 @@ impl Instance {
     /// Ids of those that run.
     pub fn running_ids(&self) -> BTreeSet<String> {
         let list = self.containers().into_iter();
-        list.filter(|one| one.state == "running")
-            .map(|one| one.id)
-            .collect()
+        let running = list.filter(|one| one.state == "running");
+        running.map(|one| one.id).collect()
     }
 
     /// Waits until exactly so many run, and nothing else of this instance is there.

@@ -1,61 +1,38 @@
 //! A container engine that is none: a little store of containers behind a Unix socket in the test's own process. It
 //! behaves like an engine until a fault is switched on for a call, and writes down every call it gets.
 
-use super::web::read_request;
-use super::{epoch, seconds};
-use serde_json::{Value, json};
-use std::collections::BTreeMap;
-use std::fs;
-use std::io::Write;
+use super::web::{HttpServer, Request, Then, lock, reply};
+use super::*;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
-/// What goes wrong with a call.
-#[derive(Clone, Debug)]
-pub enum Fault {
-    /// Refused, and not carried out.
-    Status(u16, &'static str),
-    /// Bytes that are no HTTP.
-    Garbage,
-    /// 200 with this body instead of the engine's.
-    Body(&'static str),
-    /// Carried out, and the answer ends in its middle.
-    Truncated,
-    /// No answer for as long as the fault holds, and then none either.
-    Stall,
-    /// The same, but carried out first.
-    StallAfter,
-    /// Carried out this much later, when nobody waits for the answer any more.
-    Late(Duration),
-    /// Carried out, and the connection closed before the first byte.
-    LostReply,
-    /// An answer that never ends.
-    Huge,
-    /// The lines of a stream, one a second, and then nothing for as long as the fault holds.
-    Steps(&'static [&'static str]),
-    /// A byte now and then, more slowly than anybody waits.
-    Drip,
-    /// 201 with a warning.
-    Warning(&'static str),
-    /// Says that it was done, and does nothing.
-    Pretend(u16),
-}
+/// What goes wrong with a call: one of these, or a status with a message, which is refused and not carried out.
+/// - garbage: bytes that are no HTTP
+/// - body TEXT: 200 with this body instead of the engine's
+/// - truncated: carried out, and the answer ends in its middle
+/// - stall: no answer for as long as the fault holds, and then none either; stall-after: the same, but carried out first
+/// - late: carried out three seconds later, when nobody waits for the answer any more
+/// - lost-reply: carried out, and the connection closed before the first byte
+/// - huge: an answer that never ends
+/// - steps LINES: of a stream, one a second, and then nothing for as long as the fault holds
+/// - drip: a byte now and then, more slowly than anybody waits
+/// - warning TEXT: 201 with it
+/// - pretend CODE: says that it was done, and does nothing
+const FAULTS: &str =
+    "garbage body truncated stall stall-after late lost-reply huge steps drip warning pretend";
 
 #[derive(Clone, Debug, Default)]
 pub struct Container {
     pub id: String,
     pub name: Option<String>,
     pub labels: BTreeMap<String, String>,
-    pub state: String,
+    pub state: &'static str,
     /// Epoch seconds.
-    pub created: f64,
-    pub started: Option<f64>,
-    pub finished: Option<f64>,
-    pub exit_code: i64,
-    pub pid: u32,
+    created: f64,
+    started: Option<f64>,
+    finished: Option<f64>,
+    exit_code: i64,
+    pid: u64,
     /// The body it was created with.
     pub body: Value,
     /// Signals that wait for the end of a pause.
@@ -74,115 +51,79 @@ pub struct Call {
 }
 
 /// The whole of it, to be looked at and changed by tests.
+#[derive(Default)]
 pub struct World {
     pub containers: Vec<Container>,
     pub calls: Vec<Call>,
-    pub faults: BTreeMap<&'static str, Fault>,
+    faults: BTreeMap<&'static str, &'static str>,
     /// What /_ping says.
     pub api: &'static str,
     /// Returns everything, whatever the filter says.
     pub ignores_filter: bool,
-    /// A TERM ends a pilot.
-    pub obeys_term: bool,
+    /// No pilot ends by a TERM.
+    pub ignores_term: bool,
     /// The limits of new containers are not set.
-    pub holds_limits: bool,
+    pub loses_limits: bool,
     /// The most containers there were at once.
     pub most: usize,
     /// Where the groups of running containers are made.
     root: PathBuf,
     listeners: Vec<UnixStream>,
-    connections: Vec<UnixStream>,
     /// Where several engines show one machine, each begins elsewhere.
     pub next_id: u64,
 }
 
-const CONTROLLERS: [&str; 4] = ["cpu", "cpuacct", "memory", "pids"];
+pub type Labels<'a> = &'a [(&'a str, &'a str)];
 
+#[derive(Default)]
 struct Shared {
     world: Mutex<World>,
     changed: Condvar,
 }
 
 pub struct FakeEngine {
-    pub socket: PathBuf,
+    socket: PathBuf,
     shared: Arc<Shared>,
-    accepting: Option<(Arc<AtomicBool>, std::thread::JoinHandle<()>)>,
-}
-
-/// A test that failed must not take the others' engine along.
-fn lock(shared: &Shared) -> MutexGuard<'_, World> {
-    shared.world.lock().unwrap_or_else(PoisonError::into_inner)
+    server: Option<HttpServer>,
 }
 
 impl FakeEngine {
     /// `root` is the machine that the daemon is shown. Not yet to be reached.
     pub fn new(socket: &Path, root: &Path) -> FakeEngine {
-        let world = World {
-            containers: Vec::new(),
-            calls: Vec::new(),
-            faults: BTreeMap::new(),
-            api: "1.41",
-            ignores_filter: false,
-            obeys_term: true,
-            holds_limits: true,
-            most: 0,
-            root: root.to_owned(),
-            listeners: Vec::new(),
-            connections: Vec::new(),
-            next_id: 1,
-        };
-        let shared = Arc::new(Shared {
-            world: Mutex::new(world),
-            changed: Condvar::new(),
-        });
+        let (socket, shared) = (socket.to_owned(), Arc::<Shared>::default());
+        let world = &mut *lock(&shared.world);
+        (world.api, world.root, world.next_id) = ("1.41", root.to_owned(), 1);
         FakeEngine {
-            socket: socket.to_owned(),
-            shared,
-            accepting: None,
+            socket,
+            shared: shared.clone(),
+            server: None,
         }
     }
 
     pub fn world(&self) -> MutexGuard<'_, World> {
-        lock(&self.shared)
+        lock(&self.shared.world)
     }
 
     /// Comes (back), with the containers it had.
     pub fn up(&mut self) {
         let _ = fs::remove_file(&self.socket);
         let listener = UnixListener::bind(&self.socket).unwrap();
-        let going = Arc::new(AtomicBool::new(false));
-        let (shared, ends) = (Arc::clone(&self.shared), Arc::clone(&going));
-        let thread = std::thread::spawn(move || {
-            for connection in listener.incoming() {
-                if ends.load(Ordering::SeqCst) {
-                    break;
-                }
-                let connection = connection.unwrap();
-                let shared = Arc::clone(&shared);
-                lock(&shared)
-                    .connections
-                    .push(connection.try_clone().unwrap());
-                std::thread::spawn(move || serve(&shared, connection));
-            }
-        });
-        self.accepting = Some((going, thread));
+        let shared = self.shared.clone();
+        self.server = Some(HttpServer::new(listener, move |request, stream| {
+            serve(&shared, request, stream).unwrap_or(Then::Close)
+        }));
     }
 
     /// Goes away: nobody listens, every connection is closed. The socket's file stays, as after a crash.
     pub fn down(&mut self) {
-        if let Some((going, thread)) = self.accepting.take() {
-            going.store(true, Ordering::SeqCst);
-            let _ = UnixStream::connect(&self.socket);
-            thread.join().unwrap();
-        }
-        let mut world = self.world();
-        world.listeners.clear();
-        for connection in std::mem::take(&mut world.connections) {
-            let _ = connection.shutdown(std::net::Shutdown::Both);
-        }
+        self.server = None;
+        self.world().listeners.clear();
     }
 
-    pub fn fault(&self, what: &'static str, fault: Fault) {
+    pub fn fault(&self, what: &'static str, fault: &'static str) {
+        let kind = fault.split(' ').next().unwrap();
+        let is_known = FAULTS.split(' ').any(|known| known == kind);
+        assert!(is_known || kind.parse::<u16>().is_ok(), "{kind}");
         self.world().faults.insert(what, fault);
     }
 
@@ -197,29 +138,34 @@ impl FakeEngine {
         self.world().end(id, exit_code);
     }
 
-    /// A container that is there already, since `age` seconds.
-    pub fn add(
-        &self,
-        name: Option<&str>,
-        state: &str,
-        age: f64,
-        labels: &[(&str, &str)],
-    ) -> String {
+    pub fn ends(&self, ids: &[String], exit_code: i64) {
+        ids.iter().for_each(|id| self.end(id, exit_code));
+    }
+
+    /// One that the daemon of a `Machine` made.
+    pub fn add_own(&self, name: &str, state: &'static str, age: f64, class: &str) -> String {
+        let (class, cpus) = (("io.plancton.class", class), ("io.plancton.cpus", "1"));
+        self.add(name, state, age, &[(LABEL, "t1"), class, cpus])
+    }
+
+    /// A container that is there already, since `age` seconds; the name may be empty.
+    pub fn add(&self, name: &str, state: &'static str, age: f64, labels: Labels) -> String {
         let mut world = self.world();
         let labels = labels
             .iter()
-            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-        let labels = labels.collect();
+            .map(|(key, value)| ((*key).into(), (*value).into()));
         let created = epoch() - age;
         let was_started = !["created", "configured"].contains(&state);
+        let has_ended = ["exited", "dead"].contains(&state);
+        let limits = json!({"NanoCpus": 1_000_000_000u64, "Memory": 1u64 << 30, "PidsLimit": 512});
         let id = world.push(Container {
-            name: name.map(str::to_owned),
-            labels,
-            state: state.to_owned(),
+            name: Some(name.to_owned()).filter(|name| !name.is_empty()),
+            labels: labels.collect(),
+            state,
             created,
             started: was_started.then_some(created),
-            finished: ["exited", "dead"].contains(&state).then_some(created + 5.0),
-            body: json!({"HostConfig": {"NanoCpus": 1_000_000_000u64, "Memory": 1u64 << 30, "PidsLimit": 512}}),
+            finished: has_ended.then_some(created + 5.0),
+            body: json!({ "HostConfig": limits }),
             ..Container::default()
         });
         if ["running", "paused"].contains(&state) {
@@ -228,19 +174,15 @@ impl FakeEngine {
         id
     }
 
-    pub fn ends(&self, ids: &[String], exit_code: i64) {
-        ids.iter().for_each(|id| self.end(id, exit_code));
-    }
-
     pub fn count_calls(&self, what: &str) -> usize {
-        let world = self.world();
-        world.calls.iter().filter(|call| call.what == what).count()
+        let calls = &self.world().calls;
+        calls.iter().filter(|call| call.what == what).count()
     }
 
     /// Ids of containers in this state, oldest first.
     pub fn in_state(&self, state: &str) -> Vec<String> {
-        let world = self.world();
-        let found = world.containers.iter().filter(|one| one.state == state);
+        let containers = &self.world().containers;
+        let found = containers.iter().filter(|one| one.state == state);
         found.map(|one| one.id.clone()).collect()
     }
 
@@ -271,161 +213,137 @@ impl World {
     fn push(&mut self, container: Container) -> String {
         self.next_id += 1;
         let id = format!("{:016x}", self.next_id.wrapping_mul(0x9e37_79b9_7f4a_7c15)).repeat(4);
-        let pid = 1_000 + u32::try_from(self.next_id % 1_000_000).unwrap();
-        let id_of = id.clone();
         self.containers.push(Container {
-            id,
-            pid,
+            id: id.clone(),
+            pid: 1_000 + self.next_id % 1_000_000,
             ..container
         });
         self.most = self.most.max(self.containers.len());
-        id_of
+        id
+    }
+
+    fn place(&self, id: &str) -> Option<usize> {
+        let is_it = |one: &Container| one.id == id || one.name.as_deref() == Some(id);
+        self.containers.iter().position(is_it)
     }
 
     pub fn find(&self, id: &str) -> Option<&Container> {
-        let is_it = |one: &&Container| one.id == id || one.name.as_deref() == Some(id);
-        self.containers.iter().find(is_it)
+        Some(&self.containers[self.place(id)?])
     }
 
-    fn find_mut(&mut self, id: &str) -> Option<&mut Container> {
-        let is_it = |one: &&mut Container| one.id == id || one.name.as_deref() == Some(id);
-        self.containers.iter_mut().find(is_it)
-    }
-
-    /// As the kernel would show them, below the daemon's root.
+    /// As the kernel would show it, below the daemon's root.
     fn group_dir(&self, controller: &str, id: &str) -> PathBuf {
-        self.root
-            .join(format!("sys/fs/cgroup/{controller}/docker/{id}"))
+        let dir = format!("sys/fs/cgroup/{controller}/docker/{id}");
+        self.root.join(dir)
     }
 
     fn make_group(&self, id: &str) {
         let container = self.find(id).unwrap();
-        let host = &container.body["HostConfig"];
-        let number = |key: &str| host[key].as_u64().unwrap_or(0);
-        let quota = match self.holds_limits {
-            true => (number("NanoCpus") / 10_000).to_string(),
-            false => "-1".to_owned(),
-        };
-        for (controller, file, text) in [
-            ("cpu", "cpu.cfs_quota_us", quota),
-            ("cpu", "cpu.cfs_period_us", "100000".to_owned()),
-            ("cpuacct", "cpuacct.usage", "0".to_owned()),
+        let number = |key: &str| container.body["HostConfig"][key].as_i64().unwrap_or(0);
+        let (cpus, memory, pids) = (number("NanoCpus"), number("Memory"), number("PidsLimit"));
+        let quota = if self.loses_limits { -1 } else { cpus / 10_000 };
+        let usage = "memory.stat total_rss 0\ntotal_shmem 0";
+        for (controller, files) in [
             (
-                "memory",
-                "memory.limit_in_bytes",
-                number("Memory").to_string(),
+                "cpu",
+                format!("cpu.cfs_quota_us {quota}|cpu.cfs_period_us 100000"),
             ),
-            (
-                "memory",
-                "memory.stat",
-                "total_rss 0\ntotal_shmem 0".to_owned(),
-            ),
-            ("pids", "pids.max", number("PidsLimit").to_string()),
+            ("cpuacct", "cpuacct.usage 0".to_owned()),
+            ("memory", format!("memory.limit_in_bytes {memory}|{usage}")),
+            ("pids", format!("pids.max {pids}")),
         ] {
             let dir = self.group_dir(controller, id);
             fs::create_dir_all(&dir).unwrap();
-            fs::write(dir.join("cgroup.procs"), "1\n").unwrap();
-            fs::write(dir.join(file), text).unwrap();
+            let files = files.split('|').filter_map(|file| file.split_once(' '));
+            for (file, text) in files.chain([("cgroup.procs", "1\n")]) {
+                fs::write(dir.join(file), text).unwrap();
+            }
         }
         let process = self.root.join(format!("proc/{}", container.pid));
         let _ = fs::create_dir_all(&process);
-        let _ = fs::write(
-            process.join("cgroup"),
-            format!("1:cpu,cpuacct:/docker/{id}\n"),
-        );
+        let groups = format!("1:cpu,cpuacct:/docker/{id}\n");
+        let _ = fs::write(process.join("cgroup"), groups);
     }
 
     /// The processes go first, as they do in a kernel.
     fn remove_group(&self, id: &str) {
-        let dirs = CONTROLLERS.map(|controller| self.group_dir(controller, id));
-        for dir in dirs.iter().filter(|dir| dir.is_dir()) {
-            fs::write(dir.join("cgroup.procs"), "").unwrap();
+        for controller in ["cpu", "cpuacct", "memory", "pids"] {
+            let dir = self.group_dir(controller, id);
+            let _ = fs::write(dir.join("cgroup.procs"), "");
+            let _ = fs::remove_dir_all(dir);
         }
-        dirs.iter().for_each(|dir| drop(fs::remove_dir_all(dir)));
         let pid = self.find(id).map_or(0, |container| container.pid);
         let _ = fs::remove_dir_all(self.root.join(format!("proc/{pid}")));
     }
 
     fn end(&mut self, id: &str, exit_code: i64) {
         self.remove_group(id);
-        let Some(container) = self.find_mut(id) else {
+        let Some(at) = self.place(id) else {
             return;
         };
-        container.state = "exited".to_owned();
-        container.exit_code = exit_code;
+        let container = &mut self.containers[at];
+        (container.state, container.exit_code) = ("exited", exit_code);
         container.finished = Some(epoch());
-        let mut attributes: BTreeMap<String, String> = container.labels.clone();
+        let mut attributes = container.labels.clone();
         attributes.insert("exitCode".to_owned(), exit_code.to_string());
-        let event = json!({"Type": "container", "Action": "die", "Actor": {"ID": container.id, "Attributes": attributes}});
-        let text = format!("{event}\n");
-        let chunk = format!("{:x}\r\n{text}\r\n", text.len());
-        self.listeners
-            .retain_mut(|stream| stream.write_all(chunk.as_bytes()).is_ok());
+        let actor = json!({"ID": container.id, "Attributes": attributes});
+        let event = json!({"Type": "container", "Action": "die", "Actor": actor});
+        let chunk = chunk(&format!("{event}\n"));
+        let is_sent = |stream: &mut UnixStream| stream.write_all(&chunk).is_ok();
+        self.listeners.retain_mut(is_sent);
     }
 
-    fn signal(&mut self, id: &str, signal: &str) -> Answer {
-        let obeys = self.obeys_term;
-        let Some(container) = self.find_mut(id) else {
+    /// What changes one container.
+    fn change(&mut self, what: &str, id: &str, path: &str) -> Answer {
+        let Some(at) = self.place(id) else {
             return no_container(id);
         };
-        match container.state.as_str() {
-            "paused" => container.pending.push(signal.to_owned()),
-            "running" if signal == "KILL" => self.end(id, 137),
-            "running" if obeys => self.end(id, 143),
-            "running" => {}
+        let container = &mut self.containers[at];
+        let signal = path.rsplit('=').next().unwrap();
+        match (what, container.state) {
+            ("start", "running") => return (304, Value::Null),
+            ("start", _) => {
+                (container.state, container.started) = ("running", Some(epoch()));
+                self.make_group(id);
+            }
+            ("kill", "paused") => container.pending.push(path.to_owned()),
+            ("kill", "running") if signal == "KILL" => self.end(id, 137),
+            ("kill", "running") if self.ignores_term => {}
+            ("kill", "running") => self.end(id, 143),
+            ("pause", "running") => container.state = "paused",
+            ("unpause", "paused") => {
+                container.state = "running";
+                for path in std::mem::take(&mut container.pending) {
+                    self.change("kill", id, &path);
+                }
+            }
+            ("unpause", _) => return message(500, &format!("Container {id} is not paused")),
+            ("remove", "running") if !path.contains("force=1") => {
+                return message(409, "You cannot remove a running container");
+            }
+            ("remove", _) => {
+                self.remove_group(id);
+                self.containers.remove(at);
+            }
             _ => return message(409, &format!("Container {id} is not running")),
         }
         (204, Value::Null)
     }
 
-    fn pause(&mut self, id: &str) -> Answer {
-        let Some(container) = self.find_mut(id) else {
-            return no_container(id);
-        };
-        if container.state != "running" {
-            return message(409, &format!("Container {id} is not running"));
-        }
-        container.state = "paused".to_owned();
-        (204, Value::Null)
-    }
-
-    fn unpause(&mut self, id: &str) -> Answer {
-        let Some(container) = self.find_mut(id) else {
-            return no_container(id);
-        };
-        if container.state != "paused" {
-            return message(500, &format!("Container {id} is not paused"));
-        }
-        container.state = "running".to_owned();
-        for signal in std::mem::take(&mut container.pending) {
-            self.signal(id, &signal);
-        }
-        (204, Value::Null)
-    }
-
-    fn create(&mut self, name: &str, body: &[u8]) -> Answer {
+    fn create(&mut self, name: &str, body: &str) -> Answer {
         if self.find(name).is_some() {
-            return message(
-                409,
-                &format!("Conflict. The container name \"/{name}\" is already in use"),
-            );
+            let why = format!("Conflict. The container name \"/{name}\" is already in use");
+            return message(409, &why);
         }
-        let Ok(body) = serde_json::from_slice::<Value>(body) else {
+        let Ok(body) = serde_json::from_str::<Value>(body) else {
             return message(400, "bad body");
         };
-        let text = |value: &Value| value.as_str().map(str::to_owned);
-        let labels = body["Labels"].as_object().into_iter().flatten();
-        let labels = labels
-            .filter_map(|(key, value)| Some((key.clone(), text(value)?)))
-            .collect();
-        let warnings = match self.faults.get("create") {
-            Some(Fault::Warning(text)) => vec![*text],
-            _ => vec![],
-        };
+        let fault = self.faults.get("create").copied().unwrap_or_default();
+        let warnings: Vec<&str> = fault.strip_prefix("warning ").into_iter().collect();
         let id = self.push(Container {
             name: Some(name.to_owned()),
-            labels,
-            state: "created".to_owned(),
+            labels: serde_json::from_value(body["Labels"].clone()).unwrap_or_default(),
+            state: "created",
             created: epoch(),
             body,
             ..Container::default()
@@ -433,41 +351,14 @@ impl World {
         (201, json!({"Id": id, "Warnings": warnings}))
     }
 
-    fn start(&mut self, id: &str) -> Answer {
-        let Some(container) = self.find_mut(id) else {
-            return no_container(id);
-        };
-        if container.state == "running" {
-            return (304, Value::Null);
-        }
-        container.state = "running".to_owned();
-        container.started = Some(epoch());
-        self.make_group(id);
-        (204, Value::Null)
-    }
-
-    fn remove(&mut self, id: &str, forced: bool) -> Answer {
-        let Some(container) = self.find(id) else {
-            return no_container(id);
-        };
-        if container.state == "running" && !forced {
-            return message(409, "You cannot remove a running container");
-        }
-        self.remove_group(id);
-        self.containers.retain(|container| container.id != id);
-        (204, Value::Null)
-    }
-
     fn list(&self, path: &str) -> Answer {
         let filtered = path.contains("filters=") && !self.ignores_filter;
-        let shown = |container: &&Container| {
-            !filtered || container.labels.contains_key("io.plancton.instance")
-        };
+        let shown = |container: &&Container| !filtered || container.labels.contains_key(LABEL);
         let row = |container: &Container| {
+            let names = container.name.iter().map(|name| format!("/{name}"));
             json!({
-                "Id": container.id, "Names": container.name.as_ref().map(|name| vec![format!("/{name}")]),
-                "State": container.state, "Created": container.created as u64, "Labels": container.labels,
-                "Image": "fake:1", "ImageID": "sha256:1",
+                "Id": container.id, "Names": names.collect::<Vec<_>>(), "State": container.state,
+                "Created": container.created as u64, "Labels": container.labels, "Image": "fake:1", "ImageID": "sha256:1",
             })
         };
         (200, self.containers.iter().filter(shown).map(row).collect())
@@ -477,55 +368,44 @@ impl World {
         let Some(container) = self.find(id) else {
             return no_container(id);
         };
-        let time = |seconds: Option<f64>| match seconds {
-            Some(seconds) => jiff::Timestamp::from_millisecond((seconds * 1e3) as i64)
-                .unwrap()
-                .to_string(),
-            None => "0001-01-01T00:00:00Z".to_owned(),
+        let time = |seconds: Option<f64>| {
+            let millis = seconds.map_or(-62_135_596_800_000, |seconds| (seconds * 1e3) as i64);
+            let time = jiff::Timestamp::from_millisecond(millis);
+            time.unwrap().to_string()
         };
-        let running = ["running", "paused"].contains(&container.state.as_str());
+        let running = ["running", "paused"].contains(&container.state);
         let state = json!({
             "Status": container.state, "Running": running, "Paused": container.state == "paused", "Pid": if running { container.pid } else { 0 },
             "ExitCode": container.exit_code, "StartedAt": time(container.started), "FinishedAt": time(container.finished),
         });
-        (
-            200,
-            json!({
-                "Id": container.id, "Name": container.name, "Created": time(Some(container.created)), "State": state,
-                "Config": {"Image": "fake:1", "Labels": container.labels}, "HostConfig": container.body["HostConfig"],
-            }),
-        )
+        let seen = json!({
+            "Id": container.id, "Name": container.name, "Created": time(Some(container.created)), "State": state,
+            "Config": {"Image": "fake:1", "Labels": container.labels}, "HostConfig": container.body["HostConfig"],
+        });
+        (200, seen)
     }
 
-    fn info(&self) -> Answer {
-        (
-            200,
-            json!({
-                "ServerVersion": "0.fake", "CgroupDriver": "cgroupfs", "CgroupVersion": "1", "NCPU": 16,
-                "MemTotal": 1u64 << 36, "DockerRootDir": self.root, "OperatingSystem": "none",
-                "SecurityOptions": ["name=seccomp,profile=default", "name=rootless"], "MemoryLimit": true,
-                "SwapLimit": true, "CpuCfsQuota": true, "PidsLimit": true, "Name": "fake",
-            }),
-        )
+    fn info(&self) -> Value {
+        json!({
+            "ServerVersion": "0.fake", "CgroupDriver": "cgroupfs", "CgroupVersion": "1", "NCPU": 16, "MemTotal": 1u64 << 36,
+            "DockerRootDir": self.root, "OperatingSystem": "none", "Name": "fake", "MemoryLimit": true, "SwapLimit": true,
+            "CpuCfsQuota": true, "PidsLimit": true, "SecurityOptions": ["name=seccomp,profile=default", "name=rootless"],
+        })
     }
 
-    fn carry_out(&mut self, call: &Call, body: &[u8]) -> Answer {
+    fn carry_out(&mut self, call: &Call, body: &str) -> Answer {
         let (id, path) = (call.object.as_str(), call.path.as_str());
         match call.what {
             "ping" => (200, json!("OK")),
-            "info" => self.info(),
+            "info" => (200, self.info()),
             "list" => self.list(path),
             "create" => self.create(id, body),
             "inspect" => self.inspect(id),
-            "start" => self.start(id),
-            "kill" => self.signal(id, path.rsplit('=').next().unwrap()),
-            "pause" => self.pause(id),
-            "unpause" => self.unpause(id),
-            "remove" => self.remove(id, path.contains("force=1")),
             "logs" => (200, json!("last words")),
             "image" => (200, json!({"Id": "sha256:1"})),
             "pull" => (200, json!({"status": "Pull complete"})),
-            _ => message(404, "page not found"),
+            "unknown" => message(404, "page not found"),
+            what => self.change(what, id, path),
         }
     }
 }
@@ -541,116 +421,98 @@ fn no_container(id: &str) -> Answer {
     message(404, &format!("No such container: {id}"))
 }
 
-/// The calls of one connection, one after the other.
-fn serve(shared: &Shared, mut stream: UnixStream) {
-    while let Some((line, _, body)) = read_request(&mut stream) {
-        let (method, path) = line.split_once(' ').unwrap();
-        let call = name_call(method, path);
-        let mut world = lock(shared);
+/// One call. `None`: the connection is to be closed.
+fn serve(shared: &Shared, request: &Request, stream: &mut UnixStream) -> Option<Then> {
+    let call = name_call(&request.line);
+    let (fault, api) = {
+        let mut world = lock(&shared.world);
         world.calls.push(call.clone());
-        let fault = ["any", call.what].map(|what| world.faults.get(what).cloned());
-        let fault = fault.into_iter().flatten().last();
-        drop(world);
-        if call.what == "events" && fault.is_none() {
-            if stream.write_all(ENDLESS).is_ok() {
-                lock(shared).listeners.push(stream);
-            }
-            return;
-        }
-        let carry_out = || lock(shared).carry_out(&call, &body);
-        // These are done although, or before, it goes wrong.
-        let is_done = matches!(
-            fault,
-            Some(Fault::Garbage | Fault::LostReply | Fault::Huge | Fault::StallAfter)
-        );
-        if is_done {
-            carry_out();
-        }
-        let is_late = matches!(fault, Some(Fault::Late(_)));
-        let answered = answer_call(shared, &mut stream, &call, fault, carry_out);
-        if is_late {
-            carry_out();
-        }
-        if answered.is_none() {
-            let _ = stream.shutdown(std::net::Shutdown::Both);
-            return;
-        }
-    }
-}
-
-/// `None`: the connection is to be closed.
-fn answer_call(
-    shared: &Shared,
-    stream: &mut UnixStream,
-    call: &Call,
-    fault: Option<Fault>,
-    carry_out: impl Fn() -> Answer,
-) -> Option<()> {
-    let api = lock(shared).api;
-    let encoded = |answer: Answer| encode(call, api, answer);
-    let wait = |most: f64| wait_while(shared, call.what, seconds(most));
-    let mut send = |bytes: &[u8]| stream.write_all(bytes).ok();
-    let fault = match fault {
-        None | Some(Fault::Warning(_)) => return send(&encoded(carry_out())),
-        Some(Fault::Status(code, text)) => return send(&encoded(message(code, text))),
-        Some(Fault::Pretend(code)) => return send(&encoded((code, Value::Null))),
-        Some(fault) => fault,
+        let fault = world.faults.get(call.what).or(world.faults.get("any"));
+        (fault.copied().unwrap_or_default(), world.api)
     };
-    match fault {
-        Fault::Body(text) => {
-            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", text.len());
-            return send(&[head.as_bytes(), text.as_bytes()].concat());
+    let carry_out = || {
+        let answer = lock(&shared.world).carry_out(&call, &request.body);
+        encode(&call, api, answer)
+    };
+    let wait = |most| wait_while(shared, call.what, seconds(most));
+    let mut send = |bytes: &[u8]| stream.write_all(bytes).ok().map(|()| Then::Next);
+    let (kind, text) = fault.split_once(' ').unwrap_or((fault, ""));
+    match kind {
+        "" if call.what == "events" => {
+            send(ENDLESS)?;
+            let listener = stream.try_clone().unwrap();
+            lock(&shared.world).listeners.push(listener);
+            return Some(Then::Hold);
         }
-        Fault::Drip => {
-            for byte in encoded(carry_out()) {
+        "" | "warning" => return send(&carry_out()),
+        "pretend" => return send(&encode(&call, api, (text.parse().unwrap(), Value::Null))),
+        "body" => return send(&reply(200, "", text).unwrap()),
+        "drip" => {
+            for byte in carry_out() {
                 send(&[byte])?;
                 wait(0.3);
             }
-            return Some(());
+            return Some(Then::Next);
         }
-        Fault::Garbage => send(b"SSH-2.0-nothing here speaks HTTP\r\n\r\n")?,
-        Fault::Truncated => {
-            let bytes = encoded(carry_out());
-            return send(&bytes[..bytes.len() - 2]).and(None);
+        "truncated" => {
+            let bytes = carry_out();
+            send(&bytes[..bytes.len() - 2])?;
         }
-        Fault::Huge => {
+        "garbage" => {
+            carry_out();
+            send(b"SSH-2.0-nothing here speaks HTTP\r\n\r\n")?;
+        }
+        "huge" => {
+            carry_out();
             send(ENDLESS)?;
             loop {
-                send(&[b"10000\r\n", [b' '; 0x10000].as_slice(), b"\r\n"].concat())?;
+                send(&chunk(&" ".repeat(0x10000)))?;
             }
         }
-        Fault::Steps(lines) => {
+        "steps" => {
             send(ENDLESS)?;
-            for line in lines {
-                send(format!("{:x}\r\n{line}\r\n", line.len()).as_bytes())?;
+            for line in text.lines() {
+                send(&chunk(line))?;
                 wait(1.0);
             }
             wait(60.0);
         }
-        Fault::Stall | Fault::StallAfter => wait(60.0),
-        Fault::Late(after) => std::thread::sleep(after),
-        _ => {}
+        "stall" => wait(60.0),
+        "stall-after" => {
+            carry_out();
+            wait(60.0);
+        }
+        "lost-reply" => drop(carry_out()),
+        "late" => {
+            std::thread::sleep(seconds(3.0));
+            carry_out();
+        }
+        code => return send(&encode(&call, api, message(code.parse().unwrap(), text))),
     }
     None
 }
 
 const ENDLESS: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
 
+fn chunk(text: &str) -> Vec<u8> {
+    format!("{:x}\r\n{text}\r\n", text.len()).into_bytes()
+}
+
 /// Until the call is well again, or the time is over.
 fn wait_while(shared: &Shared, what: &str, most: Duration) {
-    let world = lock(shared);
-    let is_faulty =
-        |world: &mut World| world.faults.contains_key(what) || world.faults.contains_key("any");
+    let is_faulty = |world: &mut World| {
+        ["any", what]
+            .iter()
+            .any(|what| world.faults.contains_key(what))
+    };
+    let world = lock(&shared.world);
     drop(shared.changed.wait_timeout_while(world, most, is_faulty));
 }
 
 fn encode(call: &Call, api: &str, (status, body): Answer) -> Vec<u8> {
-    let head =
-        format!("HTTP/1.1 {status} Status\r\nApi-Version: {api}\r\nServer: Fake/1 (linux)\r\n");
-    let body = if body.is_null() {
-        String::new()
-    } else {
-        body.to_string()
+    let body = match body {
+        Value::Null => String::new(),
+        body => body.to_string(),
     };
     let length = match status {
         204 | 304 => String::new(),
@@ -660,22 +522,17 @@ fn encode(call: &Call, api: &str, (status, body): Answer) -> Vec<u8> {
         ),
     };
     let body = if call.is_head { "" } else { &body };
-    format!("{head}{length}\r\n{body}").into_bytes()
+    format!("HTTP/1.1 {status} Status\r\nApi-Version: {api}\r\nServer: Fake/1 (linux)\r\n{length}\r\n{body}").into_bytes()
 }
 
-fn name_call(method: &str, path: &str) -> Call {
+fn name_call(line: &str) -> Call {
+    let (method, path) = line.split_once(' ').unwrap();
     let versioned = path
         .strip_prefix("/v")
         .and_then(|rest| rest.find('/').map(|at| &rest[at..]));
-    let path = versioned.unwrap_or(path).to_owned();
-    let (plain, query) = path.split_once('?').unwrap_or((&path, ""));
+    let path = versioned.unwrap_or(path);
+    let (plain, query) = path.split_once('?').unwrap_or((path, ""));
     let parts: Vec<&str> = plain.trim_start_matches('/').split('/').collect();
-    const ACTIONS: [&str; 6] = ["start", "kill", "pause", "unpause", "logs", "inspect"];
-    let action = |word: &str| {
-        ACTIONS
-            .into_iter()
-            .find(|action| *action == word.replace("json", "inspect"))
-    };
     let (what, object) = match (method, parts.as_slice()) {
         (_, ["_ping"]) => ("ping", ""),
         (_, ["info"]) => ("info", ""),
@@ -683,7 +540,12 @@ fn name_call(method: &str, path: &str) -> Call {
         (_, ["containers", "json"]) => ("list", ""),
         (_, ["containers", "create"]) => ("create", query.trim_start_matches("name=")),
         ("DELETE", ["containers", id]) => ("remove", *id),
-        (_, ["containers", id, word]) => (action(word).unwrap_or("unknown"), *id),
+        (_, ["containers", id, "json"]) => ("inspect", *id),
+        (_, ["containers", id, "start"]) => ("start", *id),
+        (_, ["containers", id, "kill"]) => ("kill", *id),
+        (_, ["containers", id, "pause"]) => ("pause", *id),
+        (_, ["containers", id, "unpause"]) => ("unpause", *id),
+        (_, ["containers", id, "logs"]) => ("logs", *id),
         (_, ["images", "create"]) => ("pull", ""),
         (_, ["images", .., "json"]) => ("image", ""),
         _ => ("unknown", plain),
@@ -692,6 +554,6 @@ fn name_call(method: &str, path: &str) -> Call {
         what,
         object: object.to_owned(),
         is_head: method == "HEAD",
-        path: path.clone(),
+        path: path.to_owned(),
     }
 }

@@ -9,8 +9,6 @@ pub struct Machine {
     instance: Instance,
 }
 
-const CPUS: u32 = 16;
-
 impl Deref for Machine {
     type Target = Instance;
 
@@ -25,6 +23,16 @@ impl DerefMut for Machine {
     }
 }
 
+/// One class of one-core pilots, at most so many, looked at each second; `share` are further lines of [share], `more` follow
+/// those of the class.
+pub fn made_up(most: u32, share: &str, more: &str) -> String {
+    format!(
+        "[loop]\ninterval = \"1s\"\nlaunches-per-tick = 4\n[engine]\ntimeout = \"1s\"\n\
+         [share]\nreserve-cpus = 0\nreserve-disk = \"1MiB\"\nmax-pilots = {most}\n{share}\n\
+         [[pilot]]\nname = \"p\"\nimage = \"fake:1\"\nmin-runtime = \"0s\"\nmemory = \"64MiB\"\nstop-grace = \"1s\"\n{more}\n"
+    )
+}
+
 impl Machine {
     /// The engine is up, the daemon does not run.
     pub fn new() -> Machine {
@@ -34,40 +42,34 @@ impl Machine {
     }
 
     pub fn without_engine() -> Machine {
+        const FILES: &str = "proc/meminfo MemTotal: 67108864 kB\nMemAvailable: 60000000 kB|\
+            proc/1/cmdline init|proc/sys/kernel/random/boot_id 00000000-0000-4000-8000-000000000001|\
+            sys/class/thermal/thermal_zone0/type x86_pkg_temp|sys/class/thermal/thermal_zone0/temp 50000|\
+            sys/devices/system/cpu/online 0-15|sys/fs/cgroup/cpu/tasks |sys/fs/cgroup/cpuacct/tasks |\
+            sys/fs/cgroup/memory/tasks |sys/fs/cgroup/pids/tasks ";
         let scratch = Scratch::new();
-        let cpus = (0..CPUS).map(|cpu| format!("cpu{cpu} 6 0 6 6000 0 0 0 0 0 0\n"));
+        for (name, text) in FILES.split('|').filter_map(|file| file.split_once(' ')) {
+            scratch.file(&format!("root/{name}"), format!("{text}\n"));
+        }
+        let cpus = (0..16).map(|cpu| format!("cpu{cpu} 6 0 6 6000 0 0 0 0 0 0\n"));
         let stat = "cpu  100 0 100 100000 0 0 0 0 0 0\n".to_owned() + &cpus.collect::<String>();
-        let memory = "MemTotal: 67108864 kB\nMemAvailable: 60000000 kB\n";
-        for (name, text) in [
-            ("proc/stat", stat.as_str()),
-            ("proc/meminfo", memory),
-            ("proc/1/cmdline", "init"),
-            (
-                "proc/sys/kernel/random/boot_id",
-                "00000000-0000-4000-8000-000000000001\n",
-            ),
-            ("sys/class/thermal/thermal_zone0/type", "x86_pkg_temp\n"),
-            ("sys/class/thermal/thermal_zone0/temp", "50000\n"),
-            (
-                "sys/devices/system/cpu/online",
-                &format!("0-{}\n", CPUS - 1),
-            ),
-        ] {
-            scratch.file(&format!("root/{name}"), text);
-        }
-        for controller in ["cpu", "cpuacct", "memory", "pids"] {
-            scratch.file(&format!("root/sys/fs/cgroup/{controller}/tasks"), "");
-        }
-        let (socket, root) = (scratch.0.join("engine.sock"), scratch.0.join("root"));
+        scratch.file("root/proc/stat", stat);
+        let root = scratch.0.join("root");
+        Machine::shown("t1", scratch, root.clone(), &root)
+    }
+
+    /// `groups`: where the fake engine makes the groups of its containers.
+    pub fn shown(name: &str, scratch: Scratch, root: PathBuf, groups: &Path) -> Machine {
+        let socket = scratch.0.join("engine.sock");
+        let engine = FakeEngine::new(&socket, groups);
         let instance = Instance {
-            name: "t1".to_owned(),
+            name: name.to_owned(),
             scratch,
-            socket: socket.clone(),
-            root: Some(root.clone()),
+            socket,
+            root: Some(root),
             sees_load: true,
             daemon: None,
         };
-        let engine = FakeEngine::new(&socket, &root);
         Machine { engine, instance }
     }
 
@@ -87,24 +89,12 @@ impl Machine {
 
     #[track_caller]
     pub fn wait_for_pilots(&self, count: usize) {
-        let so = becomes(PATIENCE, || self.pilots().len() == count);
-        let calls = || {
-            self.engine
-                .world()
-                .calls
-                .iter()
-                .rev()
-                .take(30)
-                .cloned()
-                .collect::<Vec<_>>()
-        };
-        assert!(
-            so,
-            "{count} pilots: {:#}\n{:?}\n{}",
-            self.status(),
-            calls(),
-            self.log()
-        );
+        if !becomes(PATIENCE, || self.pilots().len() == count) {
+            let calls = self.engine.world().calls.clone();
+            let last = &calls[calls.len().saturating_sub(30)..];
+            let (status, log) = (self.status(), self.log());
+            panic!("{count} pilots: {status:#}\n{last:?}\n{log}");
+        }
     }
 
     /// The first of the running pilots exits.
@@ -118,7 +108,7 @@ impl Machine {
     #[track_caller]
     pub fn assert_well(&mut self) {
         assert!(!self.has_ended(), "{}", self.log());
-        self.say(&["health"]).must(0, &[]);
+        self.done("health");
         self.until(|| epoch() - self.status()["tick"].as_f64().unwrap_or(0.0) < 3.0);
     }
 }
@@ -132,13 +122,9 @@ pub fn at_once<T: Send + Clone + Debug>(
         let test = &test;
         let start = |case: T| (format!("{case:.300?}"), scope.spawn(move || test(case)));
         let running: Vec<_> = cases.into_iter().map(start).collect();
-        let ended = running
-            .into_iter()
-            .map(|(case, thread)| (case, thread.join()));
-        let failed: Vec<String> = ended
-            .filter(|(_, end)| end.is_err())
-            .map(|(case, _)| case)
-            .collect();
+        let ended = running.into_iter();
+        let failed = ended.filter_map(|(case, thread)| thread.join().is_err().then_some(case));
+        let failed: Vec<String> = failed.collect();
         assert!(failed.is_empty(), "failed: {failed:#?}");
     });
 }

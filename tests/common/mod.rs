@@ -10,17 +10,20 @@ pub mod machine;
 pub mod web;
 
 pub use engine::*;
-pub use fake_engine::{Call, FakeEngine, Fault};
-pub use machine::{Machine, at_once};
-use rustix::process::{Pid, Signal, kill_process};
+pub use fake_engine::{Call, FakeEngine};
+pub use machine::*;
+pub use rustix::process::{Pid, Signal, kill_process};
 pub use serde_json::{Value, json};
-use std::fmt::Debug;
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+pub use std::collections::{BTreeMap, BTreeSet};
+pub use std::fmt::Debug;
+pub use std::fs::{self, File};
+pub use std::io::Write;
+pub use std::os::unix::fs::{MetadataExt, PermissionsExt};
+pub use std::path::{Path, PathBuf};
+pub use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+pub use std::time::{Duration, Instant, SystemTime};
 
 /// For what takes as long as the machine and its other users make it take.
 pub const PATIENCE: Duration = Duration::from_secs(90);
@@ -36,12 +39,33 @@ pub fn epoch() -> f64 {
 }
 
 pub fn given(name: &str) -> String {
-    std::env::var(name)
-        .unwrap_or_else(|_| panic!("{name} is not set; run these tests with tests/run.sh"))
+    let value = std::env::var(name);
+    value.unwrap_or_else(|_| panic!("{name} is not set; run these tests with tests/run.sh"))
+}
+
+/// What is in the repository.
+pub fn in_house(path: impl AsRef<Path>) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// What is found is what is written there; `BLESS=1` writes it.
+#[track_caller]
+pub fn is_golden(file: impl AsRef<Path>, found: &str) {
+    let file = in_house(file);
+    if std::env::var_os("BLESS").is_some() {
+        fs::write(&file, found).unwrap();
+    }
+    let golden = fs::read_to_string(&file).unwrap_or_default();
+    assert_eq!(found, golden, "{}", file.display());
 }
 
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+/// A program in the PATH.
+pub fn is_here(program: &str) -> bool {
+    say(Command::new("sh").args(["-c", &format!("command -v {program}")])).code == 0
 }
 
 /// What this test can't show here: tests/run.sh counts it as skipped, with the reason, and not as passed.
@@ -50,12 +74,7 @@ pub fn skip(why: &str) {
     let line = format!("{}: {why}\n", thread.name().unwrap_or("?"));
     eprint!("skipped: {line}");
     if let Some(file) = std::env::var_os("PLANCTON_TEST_SKIPPED") {
-        let mut file = File::options()
-            .create(true)
-            .append(true)
-            .open(file)
-            .unwrap();
-        file.write_all(line.as_bytes()).unwrap();
+        log_file(file.as_ref()).write_all(line.as_bytes()).unwrap();
     }
 }
 
@@ -88,32 +107,101 @@ pub fn stays<T: PartialEq + Debug>(time: Duration, look: impl Fn() -> T) {
     assert_eq!(changed, None, "it was {first:?}");
 }
 
+/// Without the space around it; empty: there is none.
 pub fn read(path: impl AsRef<Path>) -> String {
-    fs::read_to_string(path)
-        .unwrap_or_default()
-        .trim()
-        .to_owned()
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.trim().to_owned()
+}
+
+pub fn set_mode(path: impl AsRef<Path>, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+pub fn make_fifo(path: &Path) {
+    use rustix::fs::{CWD, FileType, mknodat};
+    mknodat(CWD, path, FileType::Fifo, 0o600.into(), 0).unwrap();
+}
+
+/// The members of a JSON list; none if it is none.
+pub fn members(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// For further lines.
+fn log_file(path: &Path) -> File {
+    let file = File::options().create(true).append(true).open(path);
+    file.unwrap()
+}
+
+/// User and system time of a process and all its threads, also those that have ended, in hundredths of a second.
+pub fn cpu_ticks(pid: u32) -> u64 {
+    let stat = read(format!("/proc/{pid}/stat"));
+    let fields = stat.rsplit_once(") ").unwrap().1.split(' ');
+    let ticks = fields.skip(11).take(2);
+    ticks.map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}
+
+/// A program that is killed when it is dropped.
+pub struct Running(pub Child);
+
+impl Running {
+    pub fn new(command: &mut Command) -> Running {
+        Running(command.stdin(Stdio::null()).spawn().unwrap())
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Runs a program for which a file is /proc/stat, under its own pid.
 fn with_stat(stat: &Path, program: &str) -> Command {
     let mut command = Command::new("unshare");
     let script = "mount --bind \"$0\" /proc/stat && exec \"$@\"";
-    command
-        .args(["-m", "sh", "-c", script])
-        .arg(stat)
-        .arg(program);
+    command.args(["-m", "sh", "-c", script]).arg(stat);
+    command.arg(program);
     command
 }
 
 /// Root may show a program another /proc/stat.
 fn can_show_stat() -> bool {
-    static CAN: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-    let probe = || {
+    static CAN: OnceLock<bool> = OnceLock::new();
+    *CAN.get_or_init(|| {
         let scratch = Scratch::new();
         is_root() && say(&mut with_stat(&scratch.file("stat", ""), "true")).code == 0
-    };
-    *CAN.get_or_init(probe)
+    })
+}
+
+/// As a user who may do nothing, or one of its own; with the binary, since the build directory may be closed to others.
+pub fn as_user(user: u32, scratch: &Scratch, plain: &Command) -> Command {
+    let binary = scratch.0.join("plancton");
+    if !binary.exists() {
+        fs::copy(PLANCTON, &binary).unwrap();
+    }
+    set_mode(&scratch.0, 0o777);
+    let mut command = Command::new("setpriv");
+    let group = format!("--regid={user}");
+    command.args([&format!("--reuid={user}"), &group, "--clear-groups"]);
+    command.arg(binary).args(plain.get_args());
+    let given = plain.get_envs();
+    command.envs(given.filter_map(|(key, value)| Some((key, value?))));
+    command.env("HOME", &scratch.0).env_remove("DOCKER_HOST");
+    command
 }
 
 /// What a command said, and its exit code.
@@ -138,6 +226,10 @@ impl Said {
 
     pub fn text(&self) -> String {
         format!("{}{}", self.out, self.err)
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap()
     }
 }
 
@@ -173,6 +265,14 @@ impl Scratch {
         fs::write(&path, text).unwrap();
         path
     }
+
+    /// Runs a tool there.
+    #[track_caller]
+    pub fn tool(&self, line: &str) {
+        let mut words = line.split_whitespace();
+        let mut command = Command::new(words.next().unwrap());
+        say(command.args(words).current_dir(&self.0)).must(0, &[]);
+    }
 }
 
 impl Drop for Scratch {
@@ -191,30 +291,22 @@ pub struct Instance {
     pub root: Option<PathBuf>,
     /// On the real machine: it sees what else its CPUs do.
     pub sees_load: bool,
-    daemon: Option<Child>,
+    daemon: Option<Running>,
 }
 
 impl Instance {
     /// Starts nothing yet.
     pub fn new(config: &str) -> Instance {
-        Instance::in_scratch(Scratch::new(), config)
+        Instance::below(&std::env::temp_dir(), config)
     }
 
-    /// On a tmpfs, as /run is one.
-    pub fn in_memory(config: &str) -> Instance {
-        Instance::in_scratch(Scratch::below(Path::new("/dev/shm")), config)
-    }
-
-    /// Where nothing is in memory only.
-    pub fn on_disk(config: &str) -> Instance {
-        let place = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        Instance::in_scratch(Scratch::below(place), config)
-    }
-
-    fn in_scratch(scratch: Scratch, config: &str) -> Instance {
+    /// In a directory on another file system, perhaps: `/dev/shm` is in memory, as /run is.
+    pub fn below(place: &Path, config: &str) -> Instance {
+        let scratch = Scratch::below(place);
         let name = scratch.0.file_name().unwrap().to_str().unwrap();
+        let name = name.trim_start_matches("plancton-").to_owned();
         let instance = Instance {
-            name: name.trim_start_matches("plancton-").to_owned(),
+            name,
             socket: engine::socket().into(),
             scratch,
             root: None,
@@ -229,7 +321,7 @@ impl Instance {
     /// With its daemon.
     pub fn running(config: &str) -> Instance {
         let mut instance = Instance::new(config);
-        instance.run(&[]);
+        instance.run("");
         instance
     }
 
@@ -251,67 +343,56 @@ impl Instance {
         self.scratch.0.join(name)
     }
 
-    pub fn run_dir(&self) -> PathBuf {
-        self.path("run")
-    }
-
-    pub fn state_dir(&self) -> PathBuf {
-        self.path("state")
-    }
-
-    pub fn control(&self, name: &str) -> PathBuf {
-        self.path("state/control").join(name)
-    }
-
     /// With the options that name this place.
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub fn command(&self, line: &str) -> Command {
         // With a /proc/stat that stands still a machine is idle, whatever its other users do.
         let is_still = self.root.is_none() && !self.sees_load && can_show_stat();
+        let program = std::env::var("BENCH_BINARY").unwrap_or(PLANCTON.to_owned());
         let mut command = match is_still {
-            true => with_stat(&self.path("stat"), PLANCTON),
-            false => Command::new(PLANCTON),
+            true => with_stat(&self.path("stat"), &program),
+            false => Command::new(program),
         };
         let engine = format!("unix://{}", self.socket.display());
         command.args(["--instance", &self.name, "--engine", &engine]);
-        for (option, name) in [
-            ("--config", "config.toml"),
-            ("--run-dir", "run"),
-            ("--state-dir", "state"),
-        ] {
-            command.arg(option).arg(self.path(name));
-        }
+        command.arg("--config").arg(self.path("config.toml"));
+        command.arg("--run-dir").arg(self.path("run"));
+        command.arg("--state-dir").arg(self.path("state"));
         if let Some(root) = &self.root {
             command.env("PLANCTON_MADE_UP_ROOT", root);
         }
-        command
-            .env_remove("DOCKER_HOST")
-            .env_remove("RUST_LOG")
-            .env("NO_PROXY", "127.0.0.1");
-        command.args(arguments).stdin(Stdio::null());
+        command.env_remove("DOCKER_HOST").env_remove("RUST_LOG");
+        command.env("NO_PROXY", "127.0.0.1");
+        command.args(line.split_whitespace()).stdin(Stdio::null());
         command
     }
 
     /// Runs a command to its end.
-    pub fn say(&self, arguments: &[&str]) -> Said {
-        say(&mut self.command(arguments))
+    pub fn say(&self, line: &str) -> Said {
+        say(&mut self.command(line))
+    }
+
+    /// One that must succeed.
+    #[track_caller]
+    pub fn done(&self, line: &str) -> Said {
+        self.say(line).must(0, &[])
     }
 
     /// The daemon.
-    pub fn run(&mut self, more: &[&str]) {
+    pub fn run(&mut self, more: &str) {
+        self.run_as("-v run", more);
+    }
+
+    pub fn run_as(&mut self, verb: &str, more: &str) {
         assert!(self.daemon.is_none(), "the daemon runs already");
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.path("log"))
-            .unwrap();
-        let mut command = self.command(&["-v", "run"]);
-        command.args(more).stdout(Stdio::null()).stderr(log);
-        self.daemon = Some(command.spawn().unwrap());
+        let mut command = self.command(&format!("{verb} {more}"));
+        command.stdout(Stdio::null());
+        command.stderr(log_file(&self.path("log")));
+        self.daemon = Some(Running::new(&mut command));
     }
 
     pub fn start(&mut self, config: &str) {
         self.configure(config);
-        self.run(&[]);
+        self.run("");
     }
 
     /// What all daemons of this instance said so far.
@@ -320,19 +401,16 @@ impl Instance {
     }
 
     pub fn pid(&self) -> u32 {
-        self.daemon.as_ref().unwrap().id()
+        self.daemon.as_ref().unwrap().pid()
     }
 
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.pid().try_into().unwrap()).unwrap();
-        kill_process(pid, signal).unwrap();
+        self.daemon.as_ref().unwrap().signal(signal);
     }
 
     /// As a crash does: nothing of the daemon's own is carried out any more.
     pub fn crash(&mut self) {
-        let mut daemon = self.daemon.take().unwrap();
-        daemon.kill().unwrap();
-        daemon.wait().unwrap();
+        drop(self.daemon.take().unwrap());
     }
 
     /// SIGTERM, and its exit code.
@@ -343,7 +421,7 @@ impl Instance {
 
     #[track_caller]
     pub fn wait_end(&mut self) -> i32 {
-        let daemon = self.daemon.as_mut().unwrap();
+        let daemon = &mut self.daemon.as_mut().unwrap().0;
         let status = poll(PATIENCE, || daemon.try_wait().unwrap());
         let code = status.expect("the daemon ends").code();
         self.daemon = None;
@@ -351,14 +429,14 @@ impl Instance {
     }
 
     pub fn has_ended(&mut self) -> bool {
-        self.daemon.as_mut().unwrap().try_wait().unwrap().is_some()
+        self.daemon.as_mut().unwrap().has_ended()
     }
 
     /// The status file; null while there is none, or still that of another daemon.
     pub fn status(&self) -> Value {
-        let text = fs::read_to_string(self.run_dir().join("status.json"));
+        let text = fs::read_to_string(self.path("run/status.json"));
         let status = text.map_or(Value::Null, |text| serde_json::from_str(&text).unwrap());
-        let is_ours = |daemon: &Child| status["pid"] == daemon.id();
+        let is_ours = |daemon: &Running| status["pid"] == daemon.pid();
         match self.daemon.as_ref().is_none_or(is_ours) {
             true => status,
             false => Value::Null,
@@ -382,11 +460,8 @@ impl Instance {
     #[track_caller]
     pub fn until(&self, is_so: impl FnMut() -> bool) {
         if !becomes(PATIENCE, is_so) {
-            panic!(
-                "not within {PATIENCE:?}, but {:#}\n{}",
-                self.status(),
-                self.log()
-            );
+            let (status, log) = (self.status(), self.log());
+            panic!("not within {PATIENCE:?}, but {status:#}\n{log}");
         }
     }
 
@@ -400,9 +475,24 @@ impl Instance {
         status
     }
 
+    /// Until the status has this value there, as in `/pilots/0/name`.
+    #[track_caller]
+    pub fn wait_for(&self, place: &str, value: impl Into<Value>) -> Value {
+        let value = value.into();
+        self.wait_status(|status| *status.pointer(place).unwrap_or(&Value::Null) == value)
+    }
+
     #[track_caller]
     pub fn wait_reason(&self, code: &str) -> Value {
-        self.wait_status(|status| status["reason"]["code"] == code)
+        self.wait_for("/reason/code", code)
+    }
+
+    /// Until it tells of so many pilots.
+    #[track_caller]
+    pub fn wait_listed(&self, number: usize) -> Value {
+        self.wait_status(|status| {
+            status["pilots"].is_array() && members(&status["pilots"]).len() == number
+        })
     }
 
     /// Until the reason's text has these words in it.
@@ -425,21 +515,25 @@ impl Instance {
     pub fn wait_count(&self, kind: &str, number: u64) -> Value {
         self.wait_status(|status| status["counts"][kind].as_u64().unwrap_or(0) >= number)
     }
+
+    /// The loop was never away for this long.
+    #[track_caller]
+    pub fn assert_no_gap(&self, most: f64) {
+        let gap = self.status()["loop"]["longest_gap_ms"].as_f64().unwrap();
+        assert!(gap < most, "the loop was away for {gap} ms");
+    }
 }
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        if let Some(mut daemon) = self.daemon.take() {
-            let _ = daemon.kill();
-            let _ = daemon.wait();
-        }
+        self.daemon = None;
         if std::thread::panicking() {
             eprintln!("---- log of {} ----\n{}", self.name, self.log());
         }
         if self.root.is_none() {
             // Of a daemon that `start` has put into the background.
-            if self.run_dir().join("status.json").exists() {
-                let _ = self.command(&["stop"]).output();
+            if self.path("run/status.json").exists() {
+                self.say("stop");
             }
             engine::clean(&self.name);
         }

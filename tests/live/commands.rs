@@ -1,9 +1,6 @@
 //! What the owner asks for. The interval is so long that only the command itself can be what woke the loop.
 
 use crate::common::*;
-use std::collections::BTreeSet;
-use std::fs;
-use std::path::PathBuf;
 
 const INTERVAL: &str = "40s";
 
@@ -11,25 +8,22 @@ const INTERVAL: &str = "40s";
 fn drain_resume_and_snooze_take_effect_at_once() {
     let instance = Instance::running(&config(INTERVAL, 3, &sleeper()));
     let pilots = instance.wait_running(3);
-    let state_is = |state: &str| drop(instance.wait_status(|status| status["state"] == state));
     let all_are =
         |state: &str| instance.wait_containers(|list| list.len() == 3 && are(list, state));
-    instance.say(&["drain"]).must(0, &["plancton resume"]);
-    state_is("draining");
-    instance.say(&["resume"]).must(0, &[]);
-    state_is("active");
-    instance
-        .say(&["snooze", "1h"])
-        .must(0, &["plancton resume"]);
+    instance.say("drain").must(0, &["plancton resume"]);
+    instance.wait_for("/state", "draining");
+    instance.done("resume");
+    instance.wait_for("/state", "active");
+    instance.say("snooze 1h").must(0, &["plancton resume"]);
     all_are("paused");
-    instance.say(&["resume"]).must(0, &[]);
+    instance.done("resume");
     all_are("running");
     // One that ends by itself.
     let start = epoch();
-    instance.say(&["snooze", "3s"]).must(0, &["3s"]);
+    instance.say("snooze 3s").must(0, &["3s"]);
     all_are("paused");
-    state_is("snoozed");
-    instance.say(&["status"]).must(0, &["plancton resume"]);
+    instance.wait_for("/state", "snoozed");
+    instance.say("status").must(0, &["plancton resume"]);
     all_are("running");
     assert!(epoch() - start >= 2.5);
     assert_eq!(instance.running_ids(), pilots, "the same pilots as before");
@@ -39,29 +33,23 @@ fn drain_resume_and_snooze_take_effect_at_once() {
 fn a_drain_launches_nothing_and_survives_a_restart() {
     let mut instance = Instance::running(&config("1s", 2, &sleeper()));
     let pilots = instance.wait_running(2);
-    instance.say(&["drain"]).must(0, &[]);
-    instance.wait_status(|status| status["state"] == "draining");
+    instance.done("drain");
+    instance.wait_for("/state", "draining");
     let (first, second) = (pilots.first().unwrap(), pilots.last().unwrap());
-    instance.say(&["kill", &first[..12]]).must(0, &[]);
+    instance.done(&format!("kill {}", &first[..12]));
     instance.wait_containers(|list| list.len() == 1);
     assert_eq!(instance.end(), 0);
-    instance
-        .say(&["status"])
-        .must(3, &["drain", "plancton resume"]);
-    instance.run(&[]);
+    let how = ["drain", "plancton resume"];
+    instance.say("status").must(3, &how);
+    instance.run("");
     instance.wait_status(|status| {
         status["reason"]["code"] == "drain" && !status["cpus"]["foreign"].is_null()
     });
     stays(seconds(2.0), || instance.containers());
-    let first_line = instance
-        .say(&["status"])
-        .out
-        .lines()
-        .next()
-        .unwrap()
-        .to_owned();
+    let said = instance.done("status").out;
+    let first_line = said.lines().next().unwrap();
     assert!(first_line.contains("plancton resume"), "{first_line}");
-    instance.say(&["resume"]).must(0, &[]);
+    instance.done("resume");
     assert!(instance.wait_running(2).contains(second));
 }
 
@@ -69,19 +57,17 @@ fn a_drain_launches_nothing_and_survives_a_restart() {
 fn drain_stop_ends_the_daemon_with_the_last_pilot() {
     let mut instance = Instance::running(&config(INTERVAL, 2, &sleeper()));
     let pilots = instance.wait_running(2);
-    instance.say(&["drain", "--stop"]).must(0, &[]);
-    instance.wait_status(|status| status["state"] == "draining");
+    instance.done("drain --stop");
+    instance.wait_for("/state", "draining");
     for (number, id) in pilots.iter().enumerate() {
         assert!(!instance.has_ended(), "with {number} of 2 pilots gone");
         kill(id);
         instance.wait_containers(|list| list.len() == 1 - number);
     }
     assert_eq!(instance.wait_end(), 0);
-    assert!(
-        !instance.control("drain").exists(),
-        "it is carried out, and so consumed"
-    );
-    instance.run(&[]);
+    // It is carried out, and so consumed.
+    assert!(!instance.path("state/control/drain").exists());
+    instance.run("");
     instance.wait_running(2);
 }
 
@@ -90,7 +76,7 @@ fn drain_by_stops_what_still_runs_then() {
     let mut instance = Instance::running(&config(INTERVAL, 2, &sleeper()));
     instance.wait_running(2);
     let start = epoch();
-    instance.say(&["drain", "--by", "2s"]).must(0, &[]);
+    instance.done("drain --by 2s");
     instance.wait_none();
     assert!(epoch() - start >= 1.9);
     let status = instance.wait_count("drained", 2);
@@ -103,15 +89,15 @@ fn force_stop_removes_every_pilot_and_ends_the_daemon() {
     // A TERM would not do.
     let mut instance = Instance::running(&config(INTERVAL, 3, &stubborn("stop-grace = \"5m\"")));
     instance.wait_running(3);
-    instance.say(&["force-stop"]).must(0, &[]);
+    instance.done("force-stop");
     assert_eq!(instance.wait_end(), 0);
     assert_eq!(instance.containers(), []);
-    assert!(!instance.control("force-stop").exists());
+    assert!(!instance.path("state/control/force-stop").exists());
     // Without a daemon the command does it.
-    instance.run(&[]);
+    instance.run("");
     instance.wait_running(3);
     instance.crash();
-    instance.say(&["force-stop"]).must(0, &["3 pilots"]);
+    instance.say("force-stop").must(0, &["3 pilots"]);
     assert_eq!(instance.containers(), []);
 }
 
@@ -121,18 +107,16 @@ fn kill_ends_one_pilot_of_ours() {
     let other = Instance::running(&config(INTERVAL, 1, &sleeper()));
     let (pilots, theirs) = (instance.wait_running(2), other.wait_one());
     let name = instance.containers()[0].name.clone();
-    instance.say(&["kill", &name]).must(0, &[&name]);
+    let kill = |name: &str| instance.say(&format!("kill {name}"));
+    kill(&name).must(0, &[&name]);
     instance.until(|| instance.running_ids() != pilots);
     for wrong in ["plancton-nobody-000000", &theirs[..12], "a"] {
-        instance.say(&["kill", wrong]).must(1, &[wrong]);
+        kill(wrong).must(1, &[wrong]);
     }
     assert_eq!(other.wait_one(), theirs);
     let after = instance.wait_running(2);
-    assert_eq!(
-        after.intersection(&pilots).count(),
-        1,
-        "another one takes its place"
-    );
+    let same = after.intersection(&pilots).count();
+    assert_eq!(same, 1, "another one takes its place");
 }
 
 /// All instances of one binary share one image, so that this is one test.
@@ -142,46 +126,35 @@ fn the_builtin_pilot_computes_and_leaves_no_trace() {
     let class = class.replace(&image(), "builtin").replace("0.1", "0.15");
     let instance = Instance::running(&config("1s", 1, &class));
     let status = instance.wait_count("done", 1);
-    let gone = status["gone"].as_array().unwrap().iter();
-    let name = gone.clone().find(|gone| gone["kind"] == "done").unwrap()["name"]
-        .as_str()
-        .unwrap();
-    check_result(&instance, &instance.say(&["log", name]).must(0, &[]).out);
-    let image = read(instance.state_dir().join("images"));
-    instance.say(&["purge", "--dry-run"]).must(0, &[&image]);
+    let mut gone = members(&status["gone"]).iter();
+    let done = gone.find(|gone| gone["kind"] == "done").unwrap();
+    let log = format!("log {}", done["name"].as_str().unwrap());
+    check_result(&instance, &instance.done(&log).out);
+    let image = read(instance.path("state/images"));
+    instance.say("purge --dry-run").must(0, &[&image]);
     assert!(image.starts_with("plancton-builtin:") && image_id(&image).is_some());
-    instance.say(&["purge"]).must(0, &[]);
+    instance.done("purge");
     assert_eq!((instance.containers(), image_id(&image)), (vec![], None));
-    assert!(!instance.run_dir().exists() && !instance.state_dir().exists());
-    instance.say(&["purge"]).must(0, &[]);
+    assert!(!instance.path("run").exists() && !instance.path("state").exists());
+    instance.done("purge");
 
     let instance = Instance::new(&config("1s", 1, &class));
     let temporary = instance.path("tmp");
     fs::create_dir(&temporary).unwrap();
-    let mut command = instance.command(&["try", "--for", "30s"]);
+    let mut command = instance.command("try --for 30s");
     command.env("TMPDIR", &temporary);
     // Where others take every core for as long as that, it says so with 1, and is tried again.
     let trying = std::thread::spawn(move || {
-        let mut said = say(&mut command);
-        for _ in 0..4 {
-            if said.code == 1 {
-                said = say(&mut command);
-            }
-        }
-        said
+        let mut tries = (0..5).map(|_| say(&mut command));
+        tries.find(|said| said.code != 1).expect("a free moment")
     });
-    let place = || Some(fs::read_dir(&temporary).ok()?.next()?.ok()?.path());
-    let name = |place: PathBuf| {
-        place
-            .file_name()
-            .unwrap()
-            .to_str()
-            .unwrap()
-            .replace("plancton-", "")
+    let name = || {
+        let place = fs::read_dir(&temporary).ok()?.next()?.ok()?;
+        Some(place.file_name().to_str()?.replace("plancton-", ""))
     };
     let mut names = BTreeSet::new();
     until(|| {
-        names.extend(place().map(name));
+        names.extend(name());
         names.iter().any(|name| !containers(name).is_empty())
     });
     let said = trying.join().unwrap().must(0, &[]);
@@ -195,17 +168,13 @@ fn the_builtin_pilot_computes_and_leaves_no_trace() {
 /// A `result:` line is true if counting its window again gives the same line.
 #[track_caller]
 fn check_result(instance: &Instance, text: &str) {
-    let line = text
-        .lines()
-        .find_map(|line| line.split_once("result: "))
-        .expect(text)
-        .1;
+    let mut lines = text.lines().filter_map(|line| line.split_once("result: "));
+    let line = lines.next().expect(text).1;
     let number = |name: &str| {
-        line.split(' ')
-            .find_map(|word| word.strip_prefix(name))
-            .unwrap()
+        let mut words = line.split(' ').filter_map(|word| word.strip_prefix(name));
+        words.next().unwrap()
     };
     assert!(number("primes=").parse::<u64>().unwrap() > 0, "{line}");
-    let said = instance.say(&["pilot", "--from", number("from="), "--to", number("to=")]);
-    said.must(0, &[line]);
+    let again = format!("pilot --from {} --to {}", number("from="), number("to="));
+    instance.say(&again).must(0, &[line]);
 }

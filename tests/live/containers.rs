@@ -1,9 +1,6 @@
 //! What a pilot is to the engine, and what it sees of itself from inside.
 
 use crate::common::*;
-use std::collections::BTreeSet;
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 
 #[track_caller]
 fn holds(found: &Value, expected: &Value) {
@@ -39,85 +36,58 @@ fn limits_and_rights_of_a_plain_pilot() {
     assert_eq!(seen["Config"]["User"], "65534:65534");
     let said = logs_with(text(&seen["Id"]), "end\n");
     let own = text(&seen["Config"]["Hostname"]);
-    for line in [
-        "65534\t65534\t65534\t65534",
-        "CapBnd:\t0000000000000000",
-        "NoNewPrivs:\t1",
-        "1000\n",
-        own,
-    ] {
+    let (user, rights) = ("65534\t65534\t65534\t65534", "CapBnd:\t0000000000000000");
+    for line in [user, rights, "NoNewPrivs:\t1", "1000\n", own] {
         assert!(said.contains(line), "'{line}' in {said}");
     }
 }
 
 #[test]
 fn names_labels_and_environment() {
-    let class = pilot(
-        "two-words",
-        &["sleep", "600"],
-        "ttl = \"2h\"\nstop-grace = \"7s\"",
-    );
+    let more = "ttl = \"2h\"\nstop-grace = \"7s\"";
+    let class = pilot("two-words", &["sleep", "600"], more);
     let instance = Instance::running(&config("1s", 1, &class));
     let seen = inspect(&instance.wait_one()).unwrap();
     let id = text(&seen["Name"])
         .strip_prefix("/plancton-two-words-")
         .unwrap();
-    assert!(
-        id.len() == 6
-            && id
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()),
-        "{id}"
-    );
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    assert!(id.len() == 6 && id.bytes().all(is_plain), "{id}");
     let hostname = text(&seen["Config"]["Hostname"]);
-    assert!(
-        hostname.starts_with("plancton-") && hostname.ends_with(id) && hostname.len() <= 63,
-        "{hostname}"
-    );
+    let is_named = hostname.starts_with("plancton-") && hostname.ends_with(id);
+    assert!(is_named && hostname.len() <= 63, "{hostname}");
     let labels = &seen["Config"]["Labels"];
-    holds(
-        labels,
-        &json!({LABEL: instance.name, "io.plancton.class": "two-words", "io.plancton.cpus": "0.1"}),
-    );
+    let (class, cpus) = ("io.plancton.class", "io.plancton.cpus");
+    let expected = json!({LABEL: instance.name, class: "two-words", cpus: "0.1"});
+    holds(labels, &expected);
     assert!(text(&labels["io.plancton.version"]).starts_with(|c: char| c.is_ascii_digit()));
-    let (boot, second) = text(&labels["io.plancton.expires"])
-        .rsplit_once(':')
-        .unwrap();
+    let expires = text(&labels["io.plancton.expires"]);
+    let (boot, second) = expires.rsplit_once(':').unwrap();
     assert_eq!(boot, read("/proc/sys/kernel/random/boot_id"));
     let awake = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic).tv_sec;
     let left = second.parse::<i64>().unwrap() - awake;
-    assert!(
-        (7_000..=7_200).contains(&left),
-        "{left} s are left of two hours"
-    );
+    let is_near = (7_000..=7_200).contains(&left);
+    assert!(is_near, "{left} s are left of two hours");
     let deadline: f64 = text(&labels["io.plancton.deadline"]).parse().unwrap();
-    let status = instance.wait_status(|status| status["pilots"][0]["name"].is_string());
-    assert!((status["pilots"][0]["deadline"].as_f64().unwrap() - deadline).abs() < 60.0);
-    let env: BTreeSet<&str> = seen["Config"]["Env"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(text)
-        .collect();
+    let shown = instance.wait_listed(1)["pilots"][0]["deadline"].as_f64();
+    assert!((shown.unwrap() - deadline).abs() < 60.0);
+    let env = members(&seen["Config"]["Env"]);
     let deadline = format!("PLANCTON_DEADLINE={deadline:.0}");
-    for word in [
-        "PLANCTON_CLASS=two-words",
-        "PLANCTON_CPUS=0.1",
-        "PLANCTON_MEMORY_BYTES=16777216",
-        &deadline,
-    ] {
-        assert!(env.contains(word), "{word} in {env:?}");
+    let fixed = "PLANCTON_CLASS=two-words PLANCTON_CPUS=0.1 PLANCTON_MEMORY_BYTES=16777216";
+    for word in fixed.split(' ').chain([&*deadline]) {
+        assert!(env.contains(&word.into()), "{word} in {env:?}");
     }
 }
 
 #[test]
 fn what_a_class_asks_for() {
     let mut instance = Instance::new("");
-    let (data, out) = (instance.path("data"), instance.path("out"));
-    for dir in [&data, &out] {
-        fs::create_dir(dir).unwrap();
-        fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).unwrap();
-    }
+    let [data, out] = ["data", "out"].map(|name| {
+        let dir = instance.path(name);
+        fs::create_dir(&dir).unwrap();
+        set_mode(&dir, 0o777);
+        dir
+    });
     fs::write(data.join("in"), "seen\n").unwrap();
     let words = "cat /data/in >/out/copy; touch /data/x 2>/out/refused; touch /scratch/x /x 2>>/out/refused; \
                  ls -l /dev/nothing >>/out/copy; echo $GREETING >>/out/copy; sleep 600";
@@ -127,29 +97,18 @@ fn what_a_class_asks_for() {
         data.display(),
         out.display()
     );
-    instance.start(&config(
-        "1s",
-        1,
-        &pilot("rich", &["sh", "-c", words], &more),
-    ));
+    let class = pilot("rich", &["sh", "-c", words], &more);
+    instance.start(&config("1s", 1, &class));
     let seen = inspect(&instance.wait_one()).unwrap();
-    let mounts = seen["HostConfig"]["Mounts"].as_array().unwrap();
-    assert!(
-        mounts.len() == 2 && mounts.iter().all(|mount| mount["Type"] == "bind"),
-        "{mounts:?}"
-    );
+    let mounts = members(&seen["HostConfig"]["Mounts"]);
+    let are_bound = mounts.iter().all(|mount| mount["Type"] == "bind");
+    assert!(mounts.len() == 2 && are_bound, "{mounts:?}");
     until(|| read(out.join("copy")).contains("a = b"));
     let copy = read(out.join("copy"));
-    assert!(
-        copy.contains("seen") && copy.contains("/dev/nothing"),
-        "{copy}"
-    );
-    assert_eq!(
-        read(out.join("refused"))
-            .matches("Read-only file system")
-            .count(),
-        2
-    );
+    let is_whole = copy.contains("seen") && copy.contains("/dev/nothing");
+    assert!(is_whole, "{copy}");
+    let refused = read(out.join("refused"));
+    assert_eq!(refused.matches("Read-only file system").count(), 2);
     assert!(!data.join("x").exists());
 }
 
@@ -173,35 +132,22 @@ fn each_key_is_read_back() {
         network = "none" | /HostConfig/NetworkMode | "none"
         host-config = { Ulimits = [{ Name = "nofile", Soft = 64, Hard = 64 }] } | /HostConfig/Ulimits/0/Hard | 64
         privileged = true | /HostConfig/Privileged | true"#;
-    let keys = KEYS
-        .lines()
-        .map(|line| line.trim().split(" | ").collect::<Vec<_>>());
-    let lines: Vec<&str> = keys.clone().map(|key| key[0]).collect();
-    let class = format!(
-        "[[pilot]]\nname = \"k\"\nimage = \"{}\"\n{}\n",
-        image(),
-        lines.join("\n")
-    );
+    let keys = KEYS.lines().map(|line| line.trim().split(" | "));
+    let keys: Vec<Vec<&str>> = keys.map(Iterator::collect).collect();
+    let lines = keys.iter().map(|key| format!("{}\n", key[0]));
+    let (image, lines) = (image(), lines.collect::<String>());
+    let class = format!("[[pilot]]\nname = \"k\"\nimage = \"{image}\"\n{lines}");
     let instance = Instance::running(&config("1s", 1, &class));
     let seen = inspect(&instance.wait_one()).unwrap();
     for key in keys {
         // The engine may put its own cap_ before a name.
-        let found = seen
-            .pointer(key[1])
-            .cloned()
-            .unwrap_or_default()
-            .to_string();
+        let found = seen.pointer(key[1]).cloned().unwrap_or_default();
+        let found = found.to_string().replace("CAP_", "");
         let expected: Value = serde_json::from_str(key[2]).unwrap();
-        assert_eq!(
-            found.replace("CAP_", ""),
-            expected.to_string(),
-            "{}",
-            key[0]
-        );
+        assert_eq!(found, expected.to_string(), "{}", key[0]);
     }
-    instance
-        .say(&["check", "--offline"])
-        .must(0, &["privileged", "CHOWN", "Ulimits"]);
+    let shown = ["privileged", "CHOWN", "Ulimits"];
+    instance.say("check --offline").must(0, &shown);
 }
 
 /// What a class may not ask for, by the field's name: it would undo what Plancton promises.
@@ -214,9 +160,8 @@ fn own_fields_are_refused_by_name() {
     for field in FIELDS.split_whitespace() {
         let raw = format!("host-config = {{ {field} = 1 }}");
         instance.configure(&config("1s", 1, &pilot("p", &["true"], &raw)));
-        instance
-            .say(&["check", "--offline"])
-            .must(78, &[&format!("'{field}'")]);
+        let said = instance.say("check --offline");
+        said.must(78, &[&format!("'{field}'")]);
     }
 }
 
@@ -224,17 +169,13 @@ fn own_fields_are_refused_by_name() {
 fn a_missing_mount_holds_its_class() {
     let mut instance = Instance::new("");
     let source = instance.path("not/there");
-    let held = pilot(
-        "held",
-        &["sleep", "600"],
-        &format!("mounts = [\"{}:/data\"]", source.display()),
-    );
+    let mount = format!("mounts = [\"{}:/data\"]", source.display());
+    let held = pilot("held", &["sleep", "600"], &mount);
     instance.start(&config("1s", 2, &format!("{held}{}", sleeper())));
     let number_of = |status: &Value, class: &str| {
-        let pilots = status["pilots"].as_array().into_iter().flatten();
-        pilots
-            .filter(|pilot| pilot["class"] == class && pilot["state"] == "running")
-            .count()
+        let pilots = members(&status["pilots"]).iter();
+        let is_it = |pilot: &&Value| pilot["class"] == class && pilot["state"] == "running";
+        pilots.filter(is_it).count()
     };
     instance.wait_status(|status| number_of(status, "sleeper") == 2);
     // One pilot more is allowed than the sleepers may be: only the held class is left.

@@ -1,25 +1,9 @@
-//! What scripts and servers rely on, as whole texts: `status --json`, `config`, `config --default`, `history --json` and the line
-//! protocol of one tick. `BLESS=1` writes them anew. What differs from run to run (times, ids, load) is masked, the keys are not.
-#![allow(clippy::restriction, clippy::pedantic, clippy::disallowed_methods)]
+//! What scripts and servers rely on, as whole texts: `status --json`, `config`, `config --default`, `history --json`, the line
+//! protocol of one tick and replayed scenarios. `BLESS=1` writes them anew. What differs from run to run (times, ids, load)
+//! is masked, the keys are not.
 
-mod common;
-
-use common::web::WebServer;
-use common::*;
-use std::fs;
-use std::path::Path;
-
-fn golden(name: &str) -> String {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    fs::read_to_string(folder.join(name)).unwrap_or_default()
-}
-
-fn is_golden(name: &str, found: &str) {
-    if std::env::var_os("BLESS").is_some() {
-        fs::write(Path::new("tests/golden").join(name), found).unwrap();
-    }
-    assert_eq!(found, golden(name), "{name}");
-}
+use crate::common::web::WebServer;
+use crate::common::*;
 
 /// Values of these keys differ from run to run.
 const VOLATILE: &str = "awake pid since tick due id name started deadline at lived foreign idle free available given_seconds \
@@ -37,13 +21,13 @@ fn mask(value: &mut Value, key: &str) {
     }
 }
 
+fn whole(name: &str, found: &Value) {
+    is_golden(format!("tests/golden/{name}"), &format!("{found:#}\n"));
+}
+
 /// One pilot has ended, two run.
 fn machine(more: &str) -> Machine {
-    let config = format!(
-        "[loop]\ninterval = \"1s\"\n[share]\nreserve-cpus = 0\nreserve-disk = \"1MiB\"\nmax-pilots = 2\n\
-         [[pilot]]\nname = \"p\"\nimage = \"fake:1\"\nmemory = \"64MiB\"\nmin-runtime = \"0s\"\n{more}"
-    );
-    let machine = Machine::running(&config, 2);
+    let machine = Machine::running(&made_up(2, "", more), 2);
     machine.end_one(0);
     machine.wait_count("done", 1);
     machine.wait_for_pilots(2);
@@ -53,30 +37,25 @@ fn machine(more: &str) -> Machine {
 #[test]
 fn status() {
     let server = WebServer::new();
-    let machine = machine(&format!(
-        "[[influxdb]]\nurl = \"{}\"\ndatabase = \"d\"\n",
-        server.url()
-    ));
+    let machine = machine(&format!("[[influxdb]]\nurl = \"{}#d\"\n", server.url()));
     machine.wait_status(|status| {
-        let rows = status["pilots"].as_array().map_or(0, Vec::len);
-        rows == 2 && status["reason"]["code"] == "max-pilots"
+        members(&status["pilots"]).len() == 2 && status["reason"]["code"] == "max-pilots"
     });
-    let said = machine.say(&["status", "--json"]).must(0, &[]);
-    let mut found: Value = serde_json::from_str(&said.out).unwrap();
+    let mut found = machine.done("status --json").json();
     mask(&mut found, "");
-    is_golden("status.json", &format!("{found:#}\n"));
+    whole("status.json", &found);
 }
 
 #[test]
 fn configurations() {
     let machine = Machine::without_engine();
-    let said = machine.say(&["config", "--default"]).must(0, &[]);
-    is_golden("default.toml", &said.out);
-    machine.file("config.toml", golden("whole.toml"));
-    let said = machine.say(&["config"]).must(0, &[]);
+    let said = machine.done("config --default");
+    is_golden("tests/golden/default.toml", &said.out);
+    machine.file("config.toml", read(in_house("tests/golden/whole.toml")));
+    let said = machine.done("config");
     // The values, however they are laid out; what is written can be read again.
     let found: Value = toml::from_str(&said.out).unwrap();
-    is_golden("config.json", &format!("{found:#}\n"));
+    whole("config.json", &found);
 }
 
 #[test]
@@ -91,14 +70,13 @@ fn history() {
          [{third},[1800,900,0,{{\"b\":[900,{{\"done\":1}}]}},{{\"battery\":600,\"snooze\":30}}]]\n"
     );
     machine.file("state/history", lines);
-    let mut command = machine.command(&["history", "--days", "30", "--json"]);
-    let said = say(command.env("TZ", "UTC")).must(0, &[]);
-    let mut found: Value = serde_json::from_str(&said.out).unwrap();
+    let mut command = machine.command("history --days 30 --json");
+    let mut found = say(command.env("TZ", "UTC")).must(0, &[]).json();
     for day in found["days"].as_array_mut().unwrap() {
         assert_eq!(day["date"].as_str().unwrap().len(), "2026-01-01".len());
         day["date"] = "DATE".into();
     }
-    is_golden("history.json", &format!("{found:#}\n"));
+    whole("history.json", &found);
 }
 
 /// `key=value` of a field or a tag, without what differs from run to run.
@@ -119,27 +97,11 @@ fn mask_part(part: &str) -> String {
 #[test]
 fn line_protocol() {
     let server = WebServer::new();
-    let sink = format!(
-        "[[influxdb]]\nurl = \"{}\"\ndatabase = \"d\"\nflush = \"1s\"\nhost-alias = \"h, 1\"\n",
-        server.url()
-    );
-    let machine = machine(&sink);
-    let series = [
-        "container",
-        "daemon",
-        "measurement",
-        "plancton_host",
-        "plancton_pilots",
-        "plancton_decision",
-        "plancton_engine",
-        "plancton_sink",
-    ];
-    let tick = || {
-        series
-            .iter()
-            .map(|series| server.lines(series).pop())
-            .collect::<Option<Vec<String>>>()
-    };
+    let sink = format!("[[influxdb]]\nurl = \"{}#d\"", server.url());
+    let machine = machine(&(sink + "\nflush = \"1s\"\nhost-alias = \"h, 1\"\n"));
+    let series = "container daemon measurement plancton_host plancton_pilots plancton_decision plancton_engine plancton_sink";
+    let last = |series: &str| server.lines(series).pop();
+    let tick = || series.split(' ').map(last).collect::<Option<Vec<String>>>();
     let is_whole =
         |lines: Vec<String>| lines[4].contains("running=2i") && lines[4].contains("done=1i");
     machine.until(|| tick().is_some_and(is_whole));
@@ -150,15 +112,29 @@ fn line_protocol() {
         let (tags, fields) = points.split_once(' ').unwrap();
         let (name, tags) = tags.split_once(',').unwrap();
         let list = |parts: &str| {
-            parts
-                .split(',')
-                .map(mask_part)
-                .collect::<Vec<_>>()
-                .join(",")
+            let parts = parts.split(',').map(mask_part);
+            parts.collect::<Vec<_>>().join(",")
         };
-        let fields = fields.split("TEXT,").map(str::to_owned).collect::<String>();
+        let fields = fields.replace("TEXT,", "");
         format!("{name},{} {} TIME", list(tags), list(&fields))
     };
     let found: Vec<String> = tick().unwrap().into_iter().map(masked).collect();
-    is_golden("lines.txt", &(found.join("\n") + "\n"));
+    is_golden("tests/golden/lines.txt", &(found.join("\n") + "\n"));
+}
+
+/// Recorded observations of a story, replayed.
+#[test]
+fn scenarios() {
+    let mut seen = 0;
+    for entry in fs::read_dir(in_house("tests/scenarios")).unwrap() {
+        let file = entry.unwrap().path();
+        if file.extension().is_some_and(|ending| ending == "jsonl") {
+            let mut command = Command::new(PLANCTON);
+            command.arg("--config").arg(file.with_extension("toml"));
+            let said = say(command.arg("replay").arg(&file)).must(0, &[]);
+            is_golden(file.with_extension("txt"), &said.out);
+            seen += 1;
+        }
+    }
+    assert!(seen >= 4, "only {seen} scenarios were found");
 }

@@ -1,21 +1,12 @@
 //! What a machine gave, from outside: what a daemon writes of what happens to its pilots, what a crash costs, and what
 //! `history` and `report` say of it.
-// threads: 8
-#![allow(clippy::restriction, clippy::pedantic, clippy::disallowed_methods)]
 
-mod common;
-
-use common::*;
-use std::fs;
-
-const CONFIG: &str = "[loop]\ninterval = \"1s\"\n[share]\nreserve-cpus = 0\nreserve-disk = \"1MiB\"\nmax-pilots = 3\n\
-                      [[pilot]]\nname = \"p\"\nimage = \"fake:1\"\nmin-runtime = \"0s\"\nmemory = \"64MiB\"\n";
+use crate::common::*;
 
 fn total(machine: &Machine) -> Value {
-    let said = machine.say(&["history", "--json"]).must(0, &[]);
-    let history: Value = serde_json::from_str(&said.out).unwrap();
+    let history = machine.done("history --json").json();
     // Today, and a midnight at most.
-    assert!((1..=2).contains(&history["days"].as_array().unwrap().len()));
+    assert!((1..=2).contains(&members(&history["days"]).len()));
     history["total"].clone()
 }
 
@@ -27,7 +18,7 @@ fn end_pilots(machine: &Machine, kind: &str, exit_code: i64, count: usize) {
 
 #[test]
 fn a_crash_costs_little_and_an_orderly_end_nothing() {
-    let mut machine = Machine::running(CONFIG, 3);
+    let mut machine = Machine::running(&made_up(3, "", ""), 3);
     let started = epoch();
     end_pilots(&machine, "done", 0, 2);
     end_pilots(&machine, "failed", 1, 1);
@@ -36,53 +27,41 @@ fn a_crash_costs_little_and_an_orderly_end_nothing() {
     machine.until(|| file.exists());
     machine.crash();
     let before = total(&machine);
-    assert_eq!(
-        before["classes"]["p"]["ended"],
-        json!({"done": 2, "failed": 1})
-    );
+    let ended = json!({"done": 2, "failed": 1});
+    assert_eq!(before["classes"]["p"]["ended"], ended);
     let observed = before["observed_seconds"].as_f64().unwrap();
-    assert!(
-        observed > 55.0 && observed < epoch() - started + 10.0,
-        "{observed}"
-    );
+    let is_near = observed > 55.0 && observed < epoch() - started + 10.0;
+    assert!(is_near, "{observed}");
     let given = before["classes"]["p"]["core_seconds"].as_f64().unwrap();
-    assert!(
-        given > observed && given <= 3.0 * observed + 1.0,
-        "{given} in {observed} s"
-    );
+    let is_near = given > observed && given <= 3.0 * observed + 1.0;
+    assert!(is_near, "{given} in {observed} s");
     // A failure holds its class back.
-    assert!(
-        before["held_back_seconds"]["back-off"].as_f64() >= Some(1.0),
-        "{before}"
-    );
+    let held_back = before["held_back_seconds"]["back-off"].as_f64();
+    assert!(held_back >= Some(1.0), "{before}");
 
-    machine.run(&[]);
+    machine.run("");
     machine.wait_for_pilots(3);
     end_pilots(&machine, "done", 0, 1);
     assert_eq!(machine.end(), 0);
     let after = total(&machine);
-    assert_eq!(
-        after["classes"]["p"]["ended"],
-        json!({"done": 3, "failed": 1})
-    );
+    let ended = json!({"done": 3, "failed": 1});
+    assert_eq!(after["classes"]["p"]["ended"], ended);
     assert!(after["observed_seconds"].as_f64() >= Some(observed));
-    let text = machine.say(&["history"]).must(0, &["back-off"]).out;
-    assert!(
-        !text.contains('\x1b') && text.lines().all(|line| line.chars().count() <= 80),
-        "{text}"
-    );
-    machine.say(&["purge"]).must(0, &[]);
-    assert!(!machine.state_dir().exists());
+    let text = machine.say("history").must(0, &["back-off"]).out;
+    let is_narrow = text.lines().all(|line| line.chars().count() <= 80);
+    assert!(is_narrow && !text.contains('\x1b'), "{text}");
+    machine.done("purge");
+    assert!(!machine.path("state").exists());
 }
 
 #[test]
 fn a_dry_run_writes_nothing() {
     let machine = Machine::new();
-    machine.configure(CONFIG);
-    machine.say(&["run", "--once", "--dry-run"]).must(0, &[]);
-    for command in [&["history"][..], &["history", "--json"], &["report", "-"]] {
-        let said = machine.say(command);
-        assert!(said.code == 1 && said.out.is_empty() && !said.err.is_empty());
+    machine.configure(&made_up(3, "", ""));
+    machine.done("run --once --dry-run");
+    for command in ["history", "history --json", "report -"] {
+        let said = machine.say(command).must(1, &[]);
+        assert!(said.out.is_empty() && !said.err.is_empty());
     }
 }
 
@@ -93,15 +72,11 @@ fn year(machine: &Machine, classes: usize) {
     let class = |number| format!("\"class-{number}\":[9000,{{\"done\":9,\"ttl\":1}}]");
     let classes = (0..classes).map(class).collect::<Vec<_>>().join(",");
     let line = |hour| {
-        format!(
-            "[{hour},[3600,25000,{},{{{classes}}},{{\"busy\":300}}]]\n",
-            hour % 7 * 500
-        )
+        let owner = hour % 7 * 500;
+        format!("[{hour},[3600,25000,{owner},{{{classes}}},{{\"busy\":300}}]]\n")
     };
-    machine.file(
-        "state/history",
-        (now - days * 24..now).map(line).collect::<String>(),
-    );
+    let lines = (now - days * 24..now).map(line);
+    machine.file("state/history", lines.collect::<String>());
 }
 
 #[test]
@@ -110,18 +85,17 @@ fn a_year_is_one_small_page() {
     for (classes, days) in [(1, 365), (20, 54)] {
         year(&machine, classes);
         let file = machine.path("page.html");
-        machine
-            .say(&["report", file.to_str().unwrap()])
-            .must(0, &[]);
+        machine.done(&format!("report {}", file.display()));
         let page = fs::read_to_string(file).unwrap();
         assert!(page.len() < 1_000_000, "{} bytes", page.len());
         assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>\n"));
-        let shown = machine.say(&["history", "--days", "365"]).must(0, &[]).out;
+        let shown = machine.done("history --days 365").out;
         assert!(shown.matches(" h\n").count() >= days, "{shown}");
     }
+    let nowhere = "/dev/null/x.html";
     machine
-        .say(&["report", "/dev/null/x.html"])
-        .must(1, &["/dev/null/x.html"]);
+        .say(&format!("report {nowhere}"))
+        .must(1, &[nowhere]);
 }
 
 #[test]
@@ -134,17 +108,13 @@ fn damage_is_counted_and_ends_nothing() {
     bytes[length / 2..length / 2 + 300].fill(0);
     bytes.truncate(length - 10);
     fs::write(&file, bytes).unwrap();
-    let said = machine
-        .say(&["history", "--days", "400"])
-        .must(0, &["damaged"]);
+    let said = machine.say("history --days 400").must(0, &["damaged"]);
     assert_eq!(said.err.lines().count(), 1, "{}", said.err);
-    machine.start(CONFIG);
+    machine.start(&made_up(3, "", ""));
     machine.wait_for_pilots(3);
     assert_eq!(machine.end(), 0);
     let text = read(file);
     let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
-    assert!(
-        last[1]["observed_seconds"].is_u64(),
-        "a line of its own: {last}"
-    );
+    let is_a_line = last[1]["observed_seconds"].is_u64();
+    assert!(is_a_line, "a line of its own: {last}");
 }
