@@ -19,7 +19,7 @@ use crate::report::{self, Changes, Loop, Status};
 use crate::site::Site;
 use crate::state::{self, Lock, control};
 use crate::systemd::Manager;
-use crate::units::{Exit, count_pilots, whole};
+use crate::units::{Exit, count_pilots, whole, word};
 use crate::wait::{Signals, Watch, wait};
 use crate::{clock, host};
 use engine_side::EngineSide;
@@ -169,13 +169,13 @@ impl Daemon {
             self.clear(control::PULL);
         }
         // Replacements before removals: a removal that is under way already would slow the start down.
-        let is_launch = |action: &&Action| matches!(action, Action::Launch { .. });
+        let is_launch = |action: &&Action| matches!(action, Action::Launch(..));
         let (launches, others): (Vec<_>, Vec<_>) = decision.actions.iter().partition(is_launch);
         let Some(facts) = self.engine.facts.clone() else {
             return;
         };
         for action in launches.into_iter().chain(others) {
-            let text = act::describe(action, ToString::to_string);
+            let text = act::describe(action);
             if self.start.dry_run {
                 log::info!("dry run: would {text}");
                 continue;
@@ -265,7 +265,7 @@ impl Daemon {
             .tell(&status, observation, decision, engine, self.interval());
         self.changes.news(&observation.news);
         self.changes.state(&status);
-        let (state, pilots) = (status.state.name(), count_pilots(status.pilots.len()));
+        let (state, pilots) = (word(status.state), count_pilots(status.pilots.len()));
         self.manager
             .status(format!("{state}, {pilots}: {}", status.reason.text));
         let dirs = &self.site.dirs;

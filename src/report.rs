@@ -369,14 +369,6 @@ fn others(observation: &Observation) -> Others {
     others
 }
 
-/// The word by which a state or code is known outside.
-pub fn word(value: impl Serialize) -> String {
-    let value = serde_json::to_value(value).ok();
-    value
-        .and_then(|value| value.as_str().map(str::to_owned))
-        .unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -131,6 +131,12 @@ pub fn count_pilots(number: usize) -> String {
     format!("{number} pilot{}", if number == 1 { "" } else { "s" })
 }
 
+/// The word by which a state or code is known outside.
+pub fn word(value: impl Serialize) -> String {
+    let value = serde_json::to_value(value).unwrap_or_default();
+    value.as_str().unwrap_or_default().to_owned()
+}
+
 /// From 0 to 1, and different on every machine: the digits of a clock behind the ones that anybody shares.
 pub fn draw(now: f64) -> f64 {
     (now * 61_803.398_874).fract().abs()

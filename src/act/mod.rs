@@ -10,7 +10,7 @@ pub mod spec;
 
 use crate::clock;
 use crate::config::{Config, MissingLimits, PilotClass};
-use crate::decide::{Action, Ended, LaunchResult, News};
+use crate::decide::{Action, Ended, LaunchResult, News, Pilot, PilotState};
 use crate::engine::{CreateOutcome, Engine, Error, Inspected, Outcome};
 use crate::executor::Lane;
 use crate::observe::facts::Facts;
@@ -36,7 +36,7 @@ pub fn job(
 ) -> Option<Job> {
     let (site, config, facts) = (Arc::clone(site), Arc::clone(config), Arc::clone(facts));
     Some(match action.clone() {
-        Action::Launch { class, name } => {
+        Action::Launch(class, name) => {
             let launch = Launch {
                 class,
                 name,
@@ -47,7 +47,7 @@ pub fn job(
             };
             (Lane::Start, Box::new(move || Some(launch.run())))
         }
-        Action::Fetch { class } => {
+        Action::Fetch(class) => {
             let job = move || {
                 let result = images::fetch(&site, &config, &class);
                 let class = class.name.clone();
@@ -55,21 +55,21 @@ pub fn job(
             };
             (Lane::Image, Box::new(job))
         }
-        Action::Terminate { id, paused } => signal(site, id, "TERM", paused),
-        Action::Kill { id, paused } => signal(site, id, "KILL", paused),
-        Action::Pause { id } => {
+        Action::Terminate(pilot) => signal(site, pilot, "TERM"),
+        Action::Kill(pilot) => signal(site, pilot, "KILL"),
+        Action::Pause(Pilot { id, .. }) => {
             let job = move || Some(changed(site.engine.pause(&id), "pause", id));
             (Lane::Urgent, Box::new(job))
         }
-        Action::Unpause { id } => {
+        Action::Unpause(Pilot { id, .. }) => {
             let job = move || Some(changed(site.engine.unpause(&id), "unpause", id));
             (Lane::Urgent, Box::new(job))
         }
-        Action::Remove { id, name, class } => {
+        Action::Remove(pilot) => {
             let job = move || {
-                let news = remove(&site.engine, id, name, class);
-                if let News::Removed { name, .. } = &news {
-                    files::take_back(&site.dirs.run, name);
+                let news = remove(&site.engine, pilot);
+                if let News::Removed(pilot, _) = &news {
+                    files::take_back(&site.dirs.run, &pilot.name);
                     images::tidy(&site, &config);
                 }
                 Some(news)
@@ -80,16 +80,16 @@ pub fn job(
     })
 }
 
-/// For logs and replays; `name` tells a pilot's name by its id.
-pub fn describe(action: &Action, name: impl Fn(&PilotId) -> String) -> String {
+/// For logs and replays.
+pub fn describe(action: &Action) -> String {
     match action {
-        Action::Launch { name, .. } => format!("launch {name}"),
-        Action::Fetch { class } => format!("fetch the image of '{}'", class.name),
-        Action::Terminate { id, .. } => format!("ask {} to end", name(id)),
-        Action::Kill { id, .. } => format!("kill {}", name(id)),
-        Action::Pause { id } => format!("pause {}", name(id)),
-        Action::Unpause { id } => format!("unpause {}", name(id)),
-        Action::Remove { name, .. } => format!("remove {name}, which has ended"),
+        Action::Launch(_, name) => format!("launch {name}"),
+        Action::Fetch(class) => format!("fetch the image of '{}'", class.name),
+        Action::Terminate(pilot) => format!("ask {} to end", pilot.name),
+        Action::Kill(pilot) => format!("kill {}", pilot.name),
+        Action::Pause(pilot) => format!("pause {}", pilot.name),
+        Action::Unpause(pilot) => format!("unpause {}", pilot.name),
+        Action::Remove(pilot) => format!("remove {}, which has ended", pilot.name),
         Action::MendGroup => "make the pilots' group idle again".to_owned(),
     }
 }
@@ -203,15 +203,15 @@ fn refused(class: &PilotClass, text: String) -> LaunchResult {
 
 /// A paused pilot is woken after the signal: with a TERM its handler runs, and KILL alone did not reach frozen
 /// processes with old runtimes on cgroup v1.
-fn signal(site: Arc<Site>, id: PilotId, signal: &'static str, paused: bool) -> Job {
+fn signal(site: Arc<Site>, pilot: Pilot, signal: &'static str) -> Job {
     let job = move || {
-        let engine = &site.engine;
+        let (engine, id) = (&site.engine, pilot.id);
         let wanted = match signal {
             "TERM" => stop_signal(engine, &id),
             _ => None,
         };
         let sent = engine.kill(&id, wanted.as_deref().unwrap_or(signal));
-        if paused {
+        if pilot.state == PilotState::Paused {
             // It may have been woken or have ended meanwhile, and that is as good.
             let _ = engine.unpause(&id);
         }
@@ -238,27 +238,21 @@ fn changed(result: Result<Outcome, Error>, what: &str, id: PilotId) -> News {
 }
 
 fn failed(id: PilotId, what: &str, why: impl std::fmt::Display) -> News {
-    let what = format!("{what}: {why}");
-    News::Failed { id, what }
+    News::Failed(id, format!("{what}: {why}"))
 }
 
 /// One inspect for a pilot that has ended, then its removal with its volumes.
-fn remove(engine: &Engine, id: PilotId, name: String, class: String) -> News {
-    let ended = match engine.inspect(&id) {
-        Ok(Some(seen)) if seen.state.running => return failed(id, "remove", "it runs again"),
+fn remove(engine: &Engine, pilot: Pilot) -> News {
+    let ended = match engine.inspect(&pilot.id) {
+        Ok(Some(seen)) if seen.state.running => return failed(pilot.id, "remove", "it runs again"),
         Ok(seen) => seen.filter(has_ended).map(|seen| ended(engine, seen)),
-        Err(error) => return failed(id, "inspect", error),
+        Err(error) => return failed(pilot.id, "inspect", error),
     };
-    match engine.remove(&id) {
-        Ok(Outcome::Busy(why)) => failed(id, "remove", why),
+    match engine.remove(&pilot.id) {
+        Ok(Outcome::Busy(why)) => failed(pilot.id, "remove", why),
         // After a lost reply it is most likely gone, and how it ended would never be told: if it is not, the list shows it.
-        Err(error) if !error.reply_lost() => failed(id, "remove", error),
-        Ok(_) | Err(_) => News::Removed {
-            id,
-            name,
-            class,
-            ended,
-        },
+        Err(error) if !error.reply_lost() => failed(pilot.id, "remove", error),
+        Ok(_) | Err(_) => News::Removed(pilot, ended),
     }
 }
 

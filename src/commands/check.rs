@@ -10,7 +10,7 @@ use crate::observe::facts::{Facts, not_delegated, read_facts};
 use crate::remote;
 use crate::report::Status;
 use crate::site::machine_root;
-use crate::units::{Bytes, Exit, float};
+use crate::units::{Bytes, Exit, float, word};
 use Verdict::{Bad, Good, Note};
 use rustix::fs::{Access, access, stat};
 use std::path::{Display, Path, PathBuf};
@@ -284,7 +284,7 @@ fn sensors(seen: &Seen) -> Option<Vec<Finding>> {
 /// What a daemon that runs sees: more than a command does, and from inside of its service manager's walls.
 fn daemon(seen: &Seen) -> Option<Vec<Finding>> {
     let status = seen.context.status()?;
-    let text = format!("{}: {}", status.state.name(), status.reason.text);
+    let text = format!("{}: {}", word(status.state), status.reason.text);
     let problems = status.problems.into_iter().map(|problem| (BAD, problem));
     Some(std::iter::once((Good, text)).chain(problems).collect())
 }

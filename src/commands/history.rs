@@ -4,9 +4,8 @@
 use super::context::{Context, Done, Failure, complain, say};
 use super::view::{Screen, cells, ink, number, rough};
 use crate::history::{self, Hours, Sums, by_day, local, total};
-use crate::report::word;
 use crate::state::{self, Durable};
-use crate::units::{clean_line, float, whole};
+use crate::units::{clean_line, float, whole, word};
 use jiff::ToSpan;
 use jiff::civil::Date;
 use serde_json::{Value, json};

@@ -12,7 +12,7 @@ use crate::observe::{facts::read_facts, read_pilot};
 use crate::report::Status;
 use crate::site::Site;
 use crate::state::{self, Scope};
-use crate::units::{Exit, clean_text, count_pilots};
+use crate::units::{Exit, clean_text, count_pilots, word};
 use rustix::process::Signal;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -76,7 +76,7 @@ pub fn log(context: &Context) -> Done {
         None => !finished.kind.is_well(),
     });
     let words = if let Some(finished) = finished {
-        let (name, kind) = (finished.name, finished.kind.name());
+        let (name, kind) = (finished.name, word(finished.kind));
         let (lived, code) = (finished.lived, finished.exit_code);
         let after = format!("after {lived:.0} s, exit code {code}");
         say(&format!("{name}: {kind} {after}\n"))?;
@@ -100,7 +100,7 @@ pub fn log(context: &Context) -> Done {
 pub fn reap(context: &Context) -> Done {
     let now = clock::now();
     let (site, mut pilots) = find_all(context)?;
-    pilots.retain(|pilot| speaks_for(context, pilot) && pilot.expiry.is_over(now));
+    pilots.retain(|pilot| speaks_for(context, pilot) && pilot.expiry.left(now) <= 0.0);
     say_removed(&site, pilots, LONGEST)
 }
 

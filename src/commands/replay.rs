@@ -4,7 +4,7 @@ use super::context::{Context, Done, say};
 use crate::act::describe;
 use crate::decide::{Observation, PolicyState, decide};
 use crate::host::files;
-use crate::units::PilotId;
+use crate::units::word;
 use std::io::BufReader;
 use std::path::PathBuf;
 
@@ -28,19 +28,14 @@ pub fn replay(context: &Context) -> Done {
         if last.replace(now) == Some(now) && decision.actions.is_empty() {
             continue;
         }
-        let name = |id: &PilotId| {
-            let mut pilots = observation.pilots.iter().flatten();
-            let known = pilots.find(|pilot| pilot.id == *id);
-            known.map_or(id.to_string(), |pilot| pilot.name.clone())
-        };
-        let actions = decision.actions.iter().map(|action| describe(action, name));
+        let actions = decision.actions.iter().map(describe);
         let actions = actions.collect::<Vec<_>>().join(", ");
         let actions = if actions.is_empty() {
             "nothing"
         } else {
             &actions
         };
-        let (state, reason) = (decision.state.name(), &decision.reason.text);
+        let (state, reason) = (word(decision.state), &decision.reason.text);
         say(&format!("{seconds:9.1} s  {state}: {actions} ({reason})\n"))?;
     }
     Ok(())

@@ -4,8 +4,8 @@
 use crate::clock;
 use crate::decide::Code;
 use crate::history::local;
-use crate::report::{Cpus, State, Status, word};
-use crate::units::{Bytes, Moment, clean_line, float, format_rough, whole};
+use crate::report::{Cpus, State, Status};
+use crate::units::{Bytes, Moment, clean_line, float, format_rough, whole, word};
 use jiff::tz::TimeZone;
 use std::io::IsTerminal;
 use std::time::Duration;

@@ -4,7 +4,7 @@
 use super::observation::{Pilot, PilotState, Protection};
 use super::reason::{self, Code, Reason};
 use super::state::{Class, Image, Launching, Stage};
-use super::tick::{Action, Tick};
+use super::{Action, Tick};
 use crate::config::{Auto, PilotClass};
 use crate::units::float;
 use std::sync::Arc;
@@ -22,13 +22,11 @@ impl Tick<'_> {
             class.served *= kept;
         }
         for pilot in &self.own {
-            self.state.class(&pilot.class).served += pilot.cpus * elapsed;
             // One that is being started may be the one that the list shows.
-            if self.is_launching(&pilot.class) {
-                continue;
-            }
+            let is_launching = self.is_launching(&pilot.class);
             let class = self.state.class(&pilot.class);
-            if class.is_proof(pilot, self.seen.at) {
+            class.served += pilot.cpus * elapsed;
+            if !is_launching && class.is_proof(pilot, self.seen.at) {
                 class.stage = Stage::Good;
             }
         }
@@ -47,17 +45,18 @@ impl Tick<'_> {
     /// Adds launches until something stands in the way; returns what does.
     pub(super) fn launch(&mut self) -> Reason {
         if self.config.pilots.is_empty() {
-            return reason::no_pilot();
+            return Reason::of(Code::NoPilot, 0.0, 0.0, reason::HOW_TO_ADD);
         }
-        if !self.in_doubt() && self.is_calm() {
+        if self.state.need.is_none() && self.is_calm() {
             self.refresh();
         }
         loop {
             let class = match self.next_class() {
-                Ok(class) => class,
+                Ok(class) => Arc::new(class.clone()),
                 Err(reason) => return reason,
             };
             self.out.capacity.take(class.cpus, class.memory.0);
+            self.take_slot(&class.name, class.cpus);
             let number = self.state.draw() & 0xff_ffff;
             let name = format!("plancton-{}-{number:06x}", class.name);
             self.state.launching.push(Launching {
@@ -67,7 +66,7 @@ impl Tick<'_> {
                 answered: None,
                 listed: None,
             });
-            self.out.actions.push(Action::Launch { class, name });
+            self.out.actions.push(Action::Launch(class, name));
         }
     }
 
@@ -89,48 +88,41 @@ impl Tick<'_> {
     fn fetch(&mut self, class: &PilotClass) {
         self.state.class(&class.name).fetching = Some(self.now + FETCHED_WITHIN);
         let class = Arc::new(class.clone());
-        self.out.actions.push(Action::Fetch { class });
+        self.out.actions.push(Action::Fetch(class));
     }
 
     /// The class that is most behind and may start now, or what stands in the way of the first one.
-    fn next_class(&mut self) -> Result<Arc<PilotClass>, Reason> {
+    fn next_class(&mut self) -> Result<&PilotClass, Reason> {
         self.machine_is_open()?;
+        let (config, mut first) = (self.config, None);
         let behind = |class: &PilotClass| {
             let known = self.state.classes.get(&class.name);
-            let served = known.map_or(0.0, |class| class.served);
-            (served + self.slots(class).1) / f64::from(class.weight)
+            let served = known.map_or(0.0, |known| known.served);
+            (served + self.slots_of(class).1) / f64::from(class.weight)
         };
-        let mut classes: Vec<&PilotClass> = self.config.pilots.iter().collect();
+        let mut classes: Vec<&PilotClass> = config.pilots.iter().collect();
         classes.sort_by(|a, b| behind(a).total_cmp(&behind(b)));
-        let mut first = None;
         for class in classes {
             let known = self.state.class(&class.name).clone();
             let Err(reason) = self.class_is_open(class, &known) else {
-                return Ok(Arc::new(class.clone()));
+                return Ok(class);
             };
             if reason.code == Code::Image && !known.is_fetching(self.now) {
                 self.fetch(class);
             }
             first.get_or_insert(reason);
         }
-        Err(first.unwrap_or_else(reason::no_pilot))
+        Err(first.unwrap_or_default())
     }
 
-    /// What pilots of the class hold, with launches that the list does not show yet: their number and cores.
-    fn slots(&self, class: &PilotClass) -> (usize, f64) {
-        let own = self.own.iter().map(|pilot| (&pilot.class, pilot.cpus));
-        let unlisted = self.state.unlisted().map(|class| (&class.name, class.cpus));
-        let all = own.chain(unlisted).filter(|(name, _)| **name == class.name);
-        all.fold((0, 0.0), |(count, sum), (_, cpus)| (count + 1, sum + cpus))
-    }
-
-    fn starting(&self) -> Reason {
-        reason::starting(self.holding(), self.state.unlisted().count())
+    /// Those that the class takes: their number and cores.
+    fn slots_of(&self, class: &PilotClass) -> (usize, f64) {
+        self.slots.get(&class.name).copied().unwrap_or_default()
     }
 
     fn machine_is_open(&self) -> Result<(), Reason> {
         if self.seen.cpu.is_none() || self.seen.memory.is_none() {
-            return Err(reason::no_rate(self.count(PilotState::Running)));
+            return Err(Reason::of(Code::Starting, 0.0, 0.0, reason::FIRST_LOOK));
         }
         if let Some(reason) = self.owner_reason() {
             return Err(reason);
@@ -139,67 +131,63 @@ impl Tick<'_> {
         let most = f64::from(self.config.loop_.launches_per_tick);
         let most = most.min(self.seen.threads.max(1.0));
         let (holding, in_flight) = (self.holding(), float(self.in_flight().count() as u64));
+        let has_paused = !self.own_in(PilotState::Paused).is_empty();
         let is_prepared = self.seen.protection == Protection::Prepared;
         Err(match self.share.max_pilots {
             // Paused ones go first.
-            _ if self.count(PilotState::Paused) > 0 || in_flight >= most => self.starting(),
-            _ if is_prepared && holding > 0 => reason::probing_protection(),
+            _ if has_paused || in_flight >= most => self.starting(),
+            _ if is_prepared && !(self.own.is_empty() && self.state.launching.is_empty()) => {
+                Reason::of(Code::Probing, 0.0, 0.0, reason::PROBING_PROTECTION)
+            }
             Auto::Fixed(most) if holding as u64 >= u64::from(most) => {
-                reason::max_pilots(holding, most, None)
+                Reason::of(Code::MaxPilots, float(holding as u64), most.into(), "")
             }
             _ => return Ok(()),
         })
     }
 
     fn class_is_open(&mut self, class: &PilotClass, known: &Class) -> Result<(), Reason> {
-        let (name, count) = (&class.name, self.slots(class).0);
+        let (name, number, now) = (&class.name, self.slots_of(class).0, self.now);
         let is_probe = |pilot: &&Pilot| pilot.class == *name && known.is_probe(pilot);
-        let is_probed = known.proves_at > self.now || self.own.iter().any(is_probe);
+        let is_probed = known.proves_at > now || self.own.iter().any(is_probe);
         let is_alone = known.image == Image::Unknown || known.stage != Stage::Good;
         // Replacements go first, except where they may end as soon as this one: then it is read how it ended.
         let mut handled = self.state.handled.values();
         let is_early = handled.any(|handled| handled.early.as_ref() == Some(name));
         Err(match &known.stage {
-            _ if class.max > 0 && count as u64 >= u64::from(class.max) => {
-                reason::class_max(class, count)
+            _ if class.max > 0 && number as u64 >= u64::from(class.max) => {
+                Reason::of(Code::ClassMax, float(number as u64), class.max.into(), name)
             }
-            Stage::Waiting(wait) if wait.until > self.now => {
+            Stage::Waiting(wait) if wait.until > now => {
                 self.wake_at(wait.until);
-                reason::back_off(name, wait.code, wait.until - self.now, &wait.why)
+                reason::waiting(name, wait, Some(wait.until - now))
             }
             _ if is_early => self.starting(),
             // One probe at a time until a class has proved itself (again).
             Stage::Waiting(wait) if is_probed => {
-                self.wake_at(self.now + wait.lives);
-                reason::probing_again(name, wait.code, &wait.why)
+                self.wake_at(now + wait.lives);
+                reason::waiting(name, wait, None)
             }
             Stage::New if is_probed => {
                 self.wake_at(known.proves_at);
-                reason::probing(name)
+                Reason::of(Code::Probing, 1.0, 1.0, name)
             }
             _ if is_alone && self.is_launching(name) => self.starting(),
-            _ if known.image == Image::Missing => reason::image(class),
+            _ if known.image == Image::Missing => Reason::of(Code::Image, 0.0, 0.0, &class.image),
             _ => return self.fits(class),
         })
     }
 
     /// Rounding of sums like 10 × 0.1 must not cost a slot.
     fn fits(&self, class: &PilotClass) -> Result<(), Reason> {
-        let (room, holding) = (&self.out.capacity, self.holding());
-        let left = room.cap - room.given;
-        let free = room.free.unwrap_or(0.0);
-        let free_memory = room.free_memory.unwrap_or(0.0);
-        let numbers = match () {
-            () if left < class.cpus - 1e-6 => (left, class.cpus),
-            () if free - class.cpus < room.launch_floor - 1e-6 => {
-                (free, class.cpus + room.launch_floor)
-            }
-            () if free_memory < float(class.memory.0) => {
-                let reserve = self.share.reserve_memory;
-                return Err(reason::full_of_memory(free_memory, reserve, holding, class));
-            }
-            () => return Ok(()),
-        };
-        Err(reason::full(self.seen, room, holding, class.cpus, numbers))
+        let room = &self.out.capacity;
+        let (left, least) = (room.cap - room.given, class.cpus + room.launch_floor);
+        let (free, memory) = (room.free.unwrap_or(0.0), room.free_memory.unwrap_or(0.0));
+        match () {
+            () if left < class.cpus - 1e-6 => Err(self.full(class.cpus, left, class.cpus)),
+            () if free < least - 1e-6 => Err(self.full(class.cpus, free, least)),
+            () if memory < float(class.memory.0) => Err(self.full_of_memory(memory, class)),
+            () => Ok(()),
+        }
     }
 }

@@ -1,13 +1,13 @@
 //! The policy, pure: from what is configured, remembered and observed to what is done, and why.
 //! No I/O, no clock, no log: time and random seed come in as values, so that any tick can be replayed.
+//! Here is one tick: what holds now, how much may be given, and what is due whatever the owner does. The other files add to
+//! it, each its part.
 
 mod launch;
 mod observation;
-mod owner_load;
+mod owner;
 mod reason;
-mod rules;
 mod state;
-mod tick;
 
 pub use observation::{
     Control, CpuUse, Drain, EndKind, Ended, EngineState, Expiry, Finished, LaunchResult, MemoryUse,
@@ -15,12 +15,13 @@ pub use observation::{
 };
 pub use reason::{Code, Reason, State};
 pub use state::PolicyState;
-pub use tick::{Action, Decision};
 
-use crate::config::{Config, MissingLimits};
-use state::LIVES;
-use std::mem::take;
-use tick::{Tick, removal};
+use crate::config::{Auto, Config, MissingLimits, Owner, PilotClass, Share};
+use crate::units::float;
+use owner::Rule;
+use state::{Handled, LIVES};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// So long a first rate is waited for with a tick a second.
 const FIRST_RATE: f64 = 30.0;
@@ -28,54 +29,240 @@ const FIRST_RATE: f64 = 30.0;
 const EARLY: f64 = 5.0;
 /// A removal that has not come back after this long, in seconds, is asked for again.
 const REMOVED_WITHIN: f64 = 300.0;
+/// With protection, a desktop's background noise rides along: this much below zero may still be launched into …
+const LAUNCH_SLACK: f64 = 0.5;
+/// … and only this much below zero is given back; on one core less, because more than a core can't be missing there.
+const GIVE_SLACK: f64 = 1.0;
+const SMALL_SLACK: f64 = 0.75;
+/// Without protection foreign load reads too low from this share of busy time on.
+const SATURATED: f64 = 0.95;
+
+/// One change to the engine. `act` carries it out; nothing else does.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Create and start one pilot of a class under this name.
+    Launch(Arc<PilotClass>, String),
+    /// Import or pull the image of a class.
+    Fetch(Arc<PilotClass>),
+    /// SIGTERM; a paused pilot is woken, so that its handler runs.
+    Terminate(Pilot),
+    /// SIGKILL; a paused pilot is woken too, because old runtimes keep the signal from a frozen one.
+    Kill(Pilot),
+    Pause(Pilot),
+    Unpause(Pilot),
+    /// Read how a pilot ended, if it ever ran, then remove it.
+    Remove(Pilot),
+    /// The parent group has lost its priority, or is gone.
+    MendGroup,
+}
+
+/// What one tick decided.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Decision {
+    pub actions: Vec<Action>,
+    pub state: State,
+    pub reason: Reason,
+    pub capacity: Capacity,
+    /// Pilots whose end was learned of since the last tick.
+    pub ended: Vec<Finished>,
+    /// Rules of the owner's whose input is missing, for people.
+    pub void: Vec<String>,
+    /// Seconds until the next tick; `None`: only an event, a command or a reload can change anything.
+    pub wake_in: Option<f64>,
+    /// The owner is short of CPU: the next observation is to say what each pilot gets.
+    pub contended: bool,
+    /// The daemon may end: a force-stop or a `drain --stop` is carried out.
+    pub finished: bool,
+}
+
+/// CPU in cores, memory in bytes (as `f64`, because free memory can be negative).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Capacity {
+    /// What may be promised to pilots at most (`[share] cpus`).
+    pub cap: f64,
+    pub reserve: f64,
+    /// Promised to all Plancton pilots, paused ones and launches under way included.
+    pub given: f64,
+    pub memory_given: u64,
+    /// For launches; `None` before the first rate.
+    pub free: Option<f64>,
+    /// By the last window alone: what the owner feels.
+    pub free_now: Option<f64>,
+    pub free_memory: Option<f64>,
+    pub launch_floor: f64,
+    pub give_floor: f64,
+    /// Cores by which the owner's need goes beyond what rides along; 0 or less: none.
+    pub need: f64,
+    /// Without protection a saturated machine hides what the owner wants.
+    pub need_unknown: bool,
+}
+
+impl Capacity {
+    fn take(&mut self, cpus: f64, bytes: u64) {
+        self.given += cpus;
+        // Labels may say anything.
+        self.memory_given = self.memory_given.saturating_add(bytes);
+        self.free = self.free.map(|free| free - cpus);
+        self.free_memory = self.free_memory.map(|free| free - float(bytes));
+    }
+}
+
+/// One tick in the making.
+struct Tick<'a> {
+    config: &'a Config,
+    state: &'a mut PolicyState,
+    seen: &'a Observation,
+    now: f64,
+    share: Share,
+    owner: Owner,
+    /// The `[[when]]` in force.
+    when: Option<usize>,
+    /// All that the list shows.
+    pilots: &'a [Pilot],
+    /// Own ones that run, are paused or are being started, the oldest first.
+    own: Vec<&'a Pilot>,
+    /// Slots that are taken, by class: their number and cores. Those of launches that the list does not show yet are among
+    /// them, and those of containers that were created and that we are not starting: the engine may still start them for a
+    /// daemon that is gone, until they are removed.
+    slots: BTreeMap<String, (usize, f64)>,
+    rules: Vec<Rule>,
+    out: Decision,
+}
 
 /// One tick. `state` is all that is remembered; it can be lost at any time and is rebuilt from what is observed.
 pub fn decide(config: &Config, state: &mut PolicyState, seen: &Observation) -> Decision {
-    for news in &seen.news {
-        state.learn(config, seen, news);
-    }
-    let now = seen.at.boot;
-    let elapsed = state.last_tick.map_or(0.0, |last| (now - last).max(0.0));
-    state.last_tick = Some(now);
-    let mut decision = match &seen.pilots {
-        Some(pilots) => {
-            state.match_list(pilots, seen);
-            Tick::new(config, state, seen, pilots).decide(elapsed)
-        }
-        // The list could not be read: that is not "no pilots", so nothing is touched.
-        None => Decision {
-            reason: reason::of_engine(&seen.engine),
-            wake_in: Some(config.loop_.interval.as_secs_f64()),
-            ..Decision::default()
-        },
+    let (share, owner, when) = config.effective(seen.local.weekday, seen.local.minute);
+    let mut tick = Tick {
+        config,
+        state,
+        seen,
+        now: seen.at.boot,
+        share,
+        owner,
+        when,
+        pilots: seen.pilots.as_deref().unwrap_or_default(),
+        own: Vec::new(),
+        slots: BTreeMap::new(),
+        rules: Vec::new(),
+        out: Decision::default(),
     };
-    decision.ended = take(&mut state.ended);
-    let last = state.reason.take();
-    let same = last.filter(|last| last.code == decision.reason.code);
-    decision.reason.since = same.map_or(seen.at.epoch, |last| last.since);
-    state.reason = Some(decision.reason.clone());
+    tick.out.wake_in = Some(tick.interval());
+    seen.news.iter().for_each(|news| tick.learn(news));
+    let elapsed = tick.now - tick.state.last_tick.replace(tick.now).unwrap_or(tick.now);
+    if seen.pilots.is_some() {
+        tick.decide(elapsed.max(0.0));
+    } else {
+        // The list could not be read: that is not "no pilots", so nothing is touched.
+        tick.out.reason = reason::of_engine(&seen.engine);
+    }
+    let mut decision = tick.out;
+    let code = decision.reason.code;
+    let same = state.reason.filter(|(before, _)| *before == code);
+    decision.reason.since = same.map_or(seen.at.epoch, |(_, since)| since);
+    state.reason = Some((code, decision.reason.since));
     decision
 }
 
-impl Tick<'_> {
-    fn decide(mut self, elapsed: f64) -> Decision {
+impl<'a> Tick<'a> {
+    fn decide(&mut self, elapsed: f64) {
+        self.match_list();
+        self.find_own();
+        self.measure_capacity();
         self.serve(elapsed);
         self.find_rules();
         self.keep_up();
         self.give_back();
         self.out.reason = self.launch_and_explain();
         self.finish_stopping();
-        self.out.state = self.name();
         self.out.contended = self.is_contended();
+        let paused = self.own_in(PilotState::Paused).len();
+        self.out.state = match () {
+            () if self.has_rule(Code::Snooze) => State::Snoozed,
+            () if self.has_rule(Code::Drain) => State::Draining,
+            () if self.own.len() == paused && paused > 0 => State::Paused,
+            () if self.holding() == 0 => State::Waiting,
+            () => State::Active,
+        };
         let control = &self.seen.control;
         let ends_when_empty = control.force_stop || control.drain.is_some_and(|drain| drain.stop);
-        let mut pilots = self.pilots.iter();
-        let is_empty = !pilots.any(|pilot| pilot.own) && self.state.launching.is_empty();
+        let is_empty =
+            !self.pilots.iter().any(|pilot| pilot.own) && self.state.launching.is_empty();
         self.out.finished = ends_when_empty && is_empty;
-        let is_idle = is_empty && self.config.pilots.is_empty();
-        let wake_in = self.out.wake_in.filter(|_| !is_idle);
-        self.out.wake_in = wake_in.map(|seconds| seconds.max(0.05));
-        self.out
+        let wake_in = self.out.wake_in.map(|seconds| seconds.max(0.05));
+        self.out.wake_in = wake_in.filter(|_| !is_empty || !self.config.pilots.is_empty());
+    }
+
+    fn find_own(&mut self) {
+        let holds_slot = |pilot: &&Pilot| pilot.own && pilot.state.holds_room();
+        for pilot in self.pilots.iter().filter(holds_slot) {
+            self.take_slot(&pilot.class, pilot.cpus);
+            if !self.is_left_over(pilot) {
+                self.own.push(pilot);
+            }
+        }
+        let age = |a: &Pilot, b: &Pilot| a.created.total_cmp(&b.created);
+        self.own.sort_by(|a, b| age(a, b).then(a.id.cmp(&b.id)));
+    }
+
+    fn take_slot(&mut self, class: &str, cpus: f64) {
+        let (number, cores) = self.slots.entry(class.to_owned()).or_default();
+        (*number, *cores) = (*number + 1, *cores + cpus);
+    }
+
+    fn is_left_over(&self, pilot: &Pilot) -> bool {
+        let mut launching = self.state.launching.iter();
+        pilot.state == PilotState::Created && !launching.any(|launch| launch.name == pilot.name)
+    }
+
+    fn measure_capacity(&mut self) {
+        let (seen, is_protected) = (self.seen, self.seen.protection.holds());
+        let (mut room, mut paused) = (Capacity::default(), 0.0);
+        for pilot in self.pilots.iter().filter(|pilot| pilot.state.holds_room()) {
+            room.take(pilot.cpus, pilot.memory);
+            let is_paused = pilot.state == PilotState::Paused;
+            paused += if is_paused { pilot.cpus } else { 0.0 };
+        }
+        for class in self.unlisted() {
+            room.take(class.cpus, class.memory.0);
+            self.take_slot(&class.name, class.cpus);
+        }
+        let half_on_battery = if seen.has_battery { 0.5 } else { 1.0 };
+        room.cap = match self.share.cpus {
+            Auto::Fixed(cpus) => cpus,
+            Auto::Auto => (seen.cores * half_on_battery).max(seen.cores.min(1.0)),
+        };
+        room.reserve = match self.share.reserve_cpus {
+            Auto::Fixed(cpus) => cpus,
+            Auto::Auto => f64::from(u8::from(!is_protected)),
+        };
+        if is_protected {
+            let is_small = seen.cores <= 1.0;
+            let slack = if is_small { SMALL_SLACK } else { GIVE_SLACK };
+            (room.launch_floor, room.give_floor) = (-LAUNCH_SLACK, -slack);
+        }
+        if let Some(cpu) = seen.cpu {
+            let active = room.given - paused;
+            let left = seen.cores - room.reserve - active;
+            room.free = Some(left - cpu.foreign.max(cpu.foreign_smooth));
+            room.free_now = Some(left - cpu.foreign);
+            room.need_unknown = !is_protected && cpu.busy >= SATURATED * seen.threads;
+            // Where nothing is given there is nothing to give back.
+            if active > 0.0 {
+                room.need = room.give_floor - (left - cpu.foreign);
+            }
+        }
+        if let Some(memory) = seen.memory {
+            let taken = float(memory.foreign) + float(self.share.reserve_memory.0);
+            room.free_memory = Some(float(memory.total) - taken - float(room.memory_given));
+        }
+        self.out.capacity = room;
+    }
+
+    /// Launches under way that the list does not show yet.
+    fn unlisted(&self) -> Vec<Arc<PilotClass>> {
+        let launching = self.state.launching.iter();
+        let unlisted = launching.filter(|launch| launch.listed.is_none());
+        unlisted.map(|launch| launch.class.clone()).collect()
     }
 
     /// What is due whatever the owner does: the group's priority, time limits, limits that do not hold, removals.
@@ -83,59 +270,40 @@ impl Tick<'_> {
         if self.seen.protection == Protection::Lost {
             self.out.actions.push(Action::MendGroup);
         }
-        let refuses = self.share.missing_limits == MissingLimits::Refuse;
-        for pilot in self.own.clone() {
-            if !matches!(pilot.state, PilotState::Running | PilotState::Paused) {
-                continue;
-            }
-            let left = pilot.expiry.left(self.seen.at);
-            let unlimited = pilot.unlimited.as_ref().filter(|_| refuses);
-            if left <= 0.0 {
-                self.stop(pilot, EndKind::Ttl, pilot.grace);
-            } else if let Some(what) = unlimited {
-                let at = self.seen.at;
-                self.state.failed(&pilot.class, at, what.clone(), LIVES);
-                self.stop(pilot, EndKind::Failed, pilot.grace);
-            }
-            self.wake_at(self.now + left);
-        }
         for pilot in self.pilots.iter().filter(|pilot| pilot.own) {
-            let is_over = match pilot.state {
-                PilotState::Exited | PilotState::Dead => true,
-                PilotState::Created => !self.state.is_starting(pilot),
-                _ => false,
-            };
-            if is_over && self.is_free(pilot) {
-                let is_early = self.seen.at.epoch - pilot.created < EARLY;
-                let is_early = is_early && pilot.state == PilotState::Exited;
-                let busy_until = self.now + REMOVED_WITHIN;
-                let handled = self.handled(pilot);
-                handled.busy_until = busy_until;
-                handled.early = is_early.then(|| pilot.class.clone());
-                if matches!(pilot.expiry, Expiry::Epoch(_)) {
-                    // Of another boot: it went with that.
-                    handled.cause.get_or_insert(EndKind::Killed);
-                }
-                self.out.actions.push(removal(pilot));
+            match pilot.state {
+                PilotState::Running | PilotState::Paused => self.keep_limits(pilot),
+                PilotState::Exited | PilotState::Dead => self.remove(pilot),
+                PilotState::Created if self.is_left_over(pilot) => self.remove(pilot),
+                _ => {}
             }
         }
     }
 
-    /// Sends the SIGKILLs that are due. Repeated each interval while the pilot is still there.
-    fn finish_stopping(&mut self) {
-        for pilot in self.own.clone() {
-            let next = self.now + self.interval();
-            let handled = self.state.handled.get_mut(&pilot.id);
-            let Some(handled) = handled.filter(|handled| handled.kill_at.is_some()) else {
-                continue;
-            };
-            match handled.kill_at {
-                Some(kill_at) if kill_at > self.now => self.wake_at(kill_at),
-                _ => {
-                    (handled.killed, handled.kill_at) = (true, Some(next));
-                    self.end(pilot, |id, paused| Action::Kill { id, paused });
-                }
+    fn keep_limits(&mut self, pilot: &Pilot) {
+        let left = pilot.expiry.left(self.seen.at);
+        self.wake_at(self.now + left);
+        let refuses = self.share.missing_limits == MissingLimits::Refuse;
+        if left <= 0.0 {
+            self.stop(pilot, EndKind::Ttl, pilot.grace);
+        } else if let Some(what) = pilot.unlimited.as_ref().filter(|_| refuses) {
+            // Once, not at each tick of its grace.
+            if self.known(pilot).cause.is_none() {
+                self.failed(&pilot.class, what.clone(), LIVES);
             }
+            self.stop(pilot, EndKind::Failed, pilot.grace);
+        }
+    }
+
+    fn remove(&mut self, pilot: &Pilot) {
+        if self.is_free(pilot) {
+            let age = self.seen.at.epoch - pilot.created;
+            let is_early = pilot.state == PilotState::Exited && age < EARLY;
+            let busy_until = self.now + REMOVED_WITHIN;
+            let handled = self.handled(pilot);
+            handled.busy_until = busy_until;
+            handled.early = is_early.then(|| pilot.class.clone());
+            self.out.actions.push(Action::Remove(pilot.clone()));
         }
     }
 
@@ -146,26 +314,93 @@ impl Tick<'_> {
                 class.refresh_at = Some(self.now);
             }
         }
-        let is_new = |last: &Reason| self.seen.at.epoch - last.since < FIRST_RATE;
-        if self.seen.cpu.is_none() && self.state.reason.as_ref().is_none_or(is_new) {
+        let is_new = |(_, since): (Code, f64)| self.seen.at.epoch - since < FIRST_RATE;
+        if self.seen.cpu.is_none() && self.state.reason.is_none_or(is_new) {
             self.wake_at(self.now + 1.0);
         }
-        if let Some(rule) = self.rules.first() {
-            return rule.reason.clone();
+        match self.rules.first() {
+            Some((_, reason)) => reason.clone(),
+            None => self.launch(),
         }
-        self.launch()
     }
 
-    fn name(&self) -> State {
-        let paused = self.count(PilotState::Paused);
-        match () {
-            () if self.has_rule(Code::Snooze) => State::Snoozed,
-            () if self.has_rule(Code::Drain) => State::Draining,
-            () if self.own.len() == paused && paused > 0 => State::Paused,
-            () if self.holding() == 0 => State::Waiting,
-            () => State::Active,
+    /// SIGTERM now and SIGKILL when the grace is over: the engine's blocking stop is not used. Without grace SIGKILL alone.
+    fn stop(&mut self, pilot: &Pilot, cause: EndKind, grace: f64) {
+        let kill_at = self.now + grace;
+        let handled = self.handled(pilot);
+        if !handled.killed {
+            handled.kill_at = Some(handled.kill_at.unwrap_or(kill_at).min(kill_at));
+        }
+        if handled.cause.is_none() {
+            handled.cause = Some(cause);
+            if grace > 0.0 {
+                self.end(pilot, Action::Terminate);
+            }
         }
     }
+
+    /// Sends the SIGKILLs that are due. Repeated each interval while the pilot is still there.
+    fn finish_stopping(&mut self) {
+        let next = self.now + self.interval();
+        for pilot in self.own.clone() {
+            match self.known(pilot).kill_at {
+                Some(at) if at > self.now => self.wake_at(at),
+                Some(_) => {
+                    let handled = self.handled(pilot);
+                    (handled.killed, handled.kill_at) = (true, Some(next));
+                    self.end(pilot, Action::Kill);
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// What does not run yet is removed.
+    fn end(&mut self, pilot: &Pilot, signal: fn(Pilot) -> Action) {
+        let is_created = pilot.state == PilotState::Created;
+        let action = if is_created { Action::Remove } else { signal };
+        self.out.actions.push(action(pilot.clone()));
+    }
+
+    fn handled(&mut self, pilot: &Pilot) -> &mut Handled {
+        self.state.handled.entry(pilot.id.clone()).or_default()
+    }
+
+    fn known(&self, pilot: &Pilot) -> Handled {
+        let handled = self.state.handled.get(&pilot.id);
+        handled.cloned().unwrap_or_default()
+    }
+
+    /// Nothing is under way with it.
+    fn is_free(&self, pilot: &Pilot) -> bool {
+        self.known(pilot).busy_until <= self.now
+    }
+
+    fn own_in(&self, state: PilotState) -> Vec<&'a Pilot> {
+        let own = self.own.iter().copied();
+        own.filter(|pilot| pilot.state == state).collect()
+    }
+
+    /// How many slots are taken.
+    fn holding(&self) -> usize {
+        self.slots.values().map(|(number, _)| number).sum()
+    }
+
+    fn interval(&self) -> f64 {
+        self.config.loop_.interval.as_secs_f64()
+    }
+
+    /// The next tick is to be at this boot-clock second at the latest.
+    fn wake_at(&mut self, at: f64) {
+        if at > self.now {
+            let wait = at - self.now;
+            self.out.wake_in = self.out.wake_in.map(|soonest| soonest.min(wait));
+        }
+    }
+}
+
+fn find<'a>(config: &'a Config, class: &str) -> Option<&'a PilotClass> {
+    config.pilots.iter().find(|known| known.name == class)
 }
 
 #[cfg(test)]

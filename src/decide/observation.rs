@@ -1,8 +1,9 @@
 //! One tick's readings as plain values: what `observe` fills in, what `decide` reads, what `run --record` writes
 //! and `replay` reads back. What could not be read is `None`, never 0.
 
-use crate::units::{LocalTime, Moment, PilotId, float};
+use crate::units::{LocalTime, Moment, PilotId};
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -90,7 +91,7 @@ pub enum EngineState {
 }
 
 /// How well the kernel keeps pilots out of the owner's way.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Protection {
     /// Read back from the cgroup files of a running pilot.
@@ -102,13 +103,8 @@ pub enum Protection {
     /// The group is there and not idle: something has reset it, and it is set again.
     Lost,
     /// Why not.
-    None(String),
-}
-
-impl Default for Protection {
-    fn default() -> Self {
-        Protection::None("not looked at yet".to_owned())
-    }
+    #[default]
+    None(#[default("not looked at yet".to_owned())] String),
 }
 
 impl Protection {
@@ -154,10 +150,6 @@ pub enum Expiry {
 }
 
 impl Expiry {
-    pub fn is_over(self, now: Moment) -> bool {
-        self.left(now) <= 0.0
-    }
-
     /// Seconds left; negative when it is over.
     pub fn left(self, now: Moment) -> f64 {
         match self {
@@ -205,16 +197,12 @@ pub enum News {
         class: String,
         result: Result<(), String>,
     },
-    Removed {
-        id: PilotId,
-        name: String,
-        class: String,
-        ended: Option<Ended>,
-    },
+    /// With how it ended, if it ever ran.
+    Removed(Pilot, Option<Ended>),
     /// A pause or its end was carried out: look again.
     Changed(PilotId),
     /// A call failed that will be decided about again: signal, pause, removal.
-    Failed { id: PilotId, what: String },
+    Failed(PilotId, String),
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -289,25 +277,6 @@ pub enum EndKind {
 }
 
 impl EndKind {
-    pub const NAMES: [(EndKind, &str); 9] = [
-        (EndKind::Done, "done"),
-        (EndKind::NoWork, "no-work"),
-        (EndKind::Failed, "failed"),
-        (EndKind::OutOfMemory, "out-of-memory"),
-        (EndKind::Ttl, "ttl"),
-        (EndKind::Owner, "owner"),
-        (EndKind::Drained, "drained"),
-        (EndKind::Killed, "killed"),
-        (EndKind::NeverRan, "never-ran"),
-    ];
-
-    pub fn name(self) -> &'static str {
-        let mut names = EndKind::NAMES.into_iter();
-        names
-            .find(|(kind, _)| *kind == self)
-            .map_or("", |(_, name)| name)
-    }
-
     /// It did what it was to do, or was told to end.
     pub fn is_well(self) -> bool {
         let bad = [EndKind::Failed, EndKind::OutOfMemory, EndKind::NeverRan];
@@ -328,36 +297,4 @@ pub struct Finished {
     pub exit_code: i64,
     /// The end of its log, where it is of use.
     pub log_tail: String,
-}
-
-/// CPU in cores, memory in bytes (as `f64`, because free memory can be negative).
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Capacity {
-    /// What may be promised to pilots at most (`[share] cpus`).
-    pub cap: f64,
-    pub reserve: f64,
-    /// Promised to all Plancton pilots, paused ones and launches under way included.
-    pub given: f64,
-    pub memory_given: u64,
-    /// For launches; `None` before the first rate.
-    pub free: Option<f64>,
-    /// By the last window alone: what the owner feels.
-    pub free_now: Option<f64>,
-    pub free_memory: Option<f64>,
-    pub launch_floor: f64,
-    pub give_floor: f64,
-    /// Cores by which the owner's need goes beyond what rides along; 0 or less: none.
-    pub need: f64,
-    /// Without protection a saturated machine hides what the owner wants.
-    pub need_unknown: bool,
-}
-
-impl Capacity {
-    pub(super) fn take(&mut self, cpus: f64, bytes: u64) {
-        self.given += cpus;
-        // Labels may say anything.
-        self.memory_given = self.memory_given.saturating_add(bytes);
-        self.free = self.free.map(|free| free - cpus);
-        self.free_memory = self.free_memory.map(|free| free - float(bytes));
-    }
 }

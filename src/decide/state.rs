@@ -2,13 +2,13 @@
 //! classes. All of it can be lost at any moment (a crash, a restart): pilots and their ends are read back from the engine;
 //! only back-offs and timers start anew.
 
-use super::observation::{
-    EndKind, Ended, Finished, LaunchResult, News, Observation, Pilot, PilotState,
-};
-use super::reason::{self, Code, Reason};
+use super::observation::{EndKind, Ended, Expiry, Finished, LaunchResult, News, Pilot, PilotState};
+use super::reason::{self, Code};
+use super::{Tick, find};
 use crate::config::{Config, PilotClass};
-use crate::units::{Moment, PilotId, float};
+use crate::units::{Moment, PilotId, float, word};
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::mem::replace;
 use std::sync::Arc;
 
 /// First wait after a failure, in seconds; doubled with each further one, up to [`BACK_OFF_MOST`].
@@ -35,24 +35,39 @@ const ENGINE_DIED: i64 = 255;
 
 #[derive(Clone, Debug, Default)]
 pub struct PolicyState {
-    /// Differs between daemons, so that a fleet does not retry in step.
-    seed: u64,
-    drawn: u64,
+    /// The state of a splitmix64 generator, whose seed differs between daemons: a fleet is not to retry in step.
+    random: u64,
     pub(super) classes: BTreeMap<String, Class>,
     pub(super) launching: Vec<Launching>,
     pub(super) handled: BTreeMap<PilotId, Handled>,
-    pub(super) load: OwnerLoad,
-    pub(super) thermal: ThermalLimit,
-    pub(super) reason: Option<Reason>,
+    /// Boot-clock second since which a pilot has stood still.
+    pub(super) starved: BTreeMap<PilotId, f64>,
+    /// The code that was told last, and the epoch second since which.
+    pub(super) reason: Option<(Code, f64)>,
     pub(super) last_tick: Option<f64>,
     /// Boot-clock second since which the use of running pilots can't be read.
     pub(super) unread_since: Option<f64>,
+    /// Heat takes one pilot at a time: those that may run (`None`: as many as fit), and the boot-clock second of the last
+    /// step.
+    pub(super) cool: Option<usize>,
+    pub(super) cooled_at: Option<f64>,
+    /// The owner needs more than rides along.
+    pub(super) need: Option<Need>,
+    /// End of the last window that was looked at for it.
+    pub(super) looked_at: f64,
+    /// Boot-clock second since which nothing has held pilots back, infinite while something does. `None`: nothing ever
+    /// did, so that a daemon that starts on an idle machine need not wait.
+    pub(super) calm_since: Option<f64>,
+    /// Last second at which a pilot was given back without knowing the need.
+    pub(super) last_blind: Option<f64>,
+    /// Something was given back to the owner's need and not taken again yet.
+    pub(super) recovering: bool,
+    /// Some rule or need holds pilots back.
+    pub(super) holding: bool,
     /// Launches, and ends by kind, since the daemon started.
     pub counts: BTreeMap<String, u64>,
     /// The last pilots that ended, the latest first.
     pub gone: VecDeque<Finished>,
-    /// Those that ended since the last tick.
-    pub(super) ended: Vec<Finished>,
 }
 
 /// What is known of a class.
@@ -68,7 +83,8 @@ pub(super) struct Class {
     pub fetching: Option<f64>,
     /// Boot-clock second of the image's next refresh; `None`: not known yet.
     pub refresh_at: Option<f64>,
-    pub refresh_failures: u32,
+    /// Seconds that were waited after its last refresh, which failed; 0: it did not.
+    pub refresh_wait: f64,
     /// Core-seconds given so far; what was given long ago counts less.
     pub served: f64,
 }
@@ -131,26 +147,6 @@ pub(super) struct Handled {
     pub killed: bool,
     /// Its class, while it is being removed after an end so early that the end has to be known before it is replaced.
     pub early: Option<String>,
-    /// Boot-clock second since which it has stood still.
-    pub starved_since: Option<f64>,
-}
-
-/// Since when the owner needs the cores, and since when it has been calm.
-#[derive(Clone, Debug, Default)]
-pub(super) struct OwnerLoad {
-    /// The owner needs more than rides along.
-    pub need: Option<Need>,
-    /// End of the last window that was looked at.
-    pub looked_at: f64,
-    /// Boot-clock second since which nothing has held pilots back, infinite while something does. `None`: nothing ever
-    /// did, so that a daemon that starts on an idle machine need not wait.
-    pub calm_since: Option<f64>,
-    /// Last second at which one was given back without knowing the need.
-    pub last_blind: Option<f64>,
-    /// Something was given back to the owner's need and not taken again yet.
-    pub recovering: bool,
-    /// Some rule or need holds pilots back.
-    pub holding: bool,
 }
 
 /// A need of the owner's that lasts.
@@ -161,27 +157,6 @@ pub(super) struct Need {
     pub looks: u32,
     /// The window in which it first showed, to be weighed by the next look: its length and the cores.
     pub first_look: (f64, f64),
-}
-
-/// Heat takes one pilot at a time; this is how far it has come.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct ThermalLimit {
-    /// Pilots that may run; `None`: as many as fit.
-    pub keep: Option<usize>,
-    /// Boot-clock second of the last step.
-    pub stepped: Option<f64>,
-}
-
-impl Wait {
-    fn new(code: Code, why: String, lives: f64) -> Wait {
-        Wait {
-            until: 0.0,
-            times: 0,
-            code,
-            why,
-            lives,
-        }
-    }
 }
 
 impl Class {
@@ -205,18 +180,10 @@ impl Class {
     }
 }
 
-fn doubled(first: f64, times: u32) -> f64 {
-    first * 2f64.powi(i32::try_from(times.min(16)).unwrap_or(16))
-}
-
-fn find<'a>(config: &'a Config, class: &str) -> Option<&'a PilotClass> {
-    config.pilots.iter().find(|known| known.name == class)
-}
-
 impl PolicyState {
     pub fn new(seed: u64) -> PolicyState {
         PolicyState {
-            seed,
+            random: seed,
             ..PolicyState::default()
         }
     }
@@ -241,11 +208,10 @@ impl PolicyState {
         }
     }
 
-    /// The next number of a splitmix64 sequence: enough for jitter and names.
+    /// The next random number, good enough for jitter and names.
     pub(super) fn draw(&mut self) -> u64 {
-        self.drawn = self.drawn.wrapping_add(1);
-        let step = self.drawn.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let mut z = step.wrapping_add(self.seed);
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.random;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
@@ -260,57 +226,47 @@ impl PolicyState {
         self.classes.entry(name.to_owned()).or_default()
     }
 
-    pub(super) fn is_starting(&self, pilot: &Pilot) -> bool {
-        let mut launching = self.launching.iter();
-        launching.any(|launch| launch.name == pilot.name)
+    fn count(&mut self, what: String) {
+        *self.counts.entry(what).or_default() += 1;
     }
+}
 
-    /// Of launches under way that the list does not show yet.
-    pub(super) fn unlisted(&self) -> impl Iterator<Item = &PilotClass> {
-        let launching = self.launching.iter();
-        let unlisted = launching.filter(|launch| launch.listed.is_none());
-        unlisted.map(|launch| &*launch.class)
-    }
-
-    fn count(&mut self, what: &str) {
-        *self.counts.entry(what.to_owned()).or_default() += 1;
-    }
-
+impl Tick<'_> {
     /// Waits longer with each failure, up to `most` seconds. One failure counts once: those of pilots that were under way
-    /// together do not multiply.
-    fn back_off(&mut self, class: &str, at: Moment, most: f64, mut wait: Wait) {
-        let jitter = self.jitter();
-        let class = self.class(class);
+    /// together do not multiply. `lives`: seconds for which a pilot has to live to show that it goes better.
+    fn back_off(&mut self, class: &str, code: Code, most: f64, lives: f64, why: String) {
+        let (at, jitter) = (self.seen.at, self.state.jitter());
+        let class = self.state.class(class);
         // The engine dates containers in whole seconds.
         class.since = at.epoch.floor();
-        if let Stage::Waiting(before) = &mut class.stage {
-            if before.until > at.boot {
-                before.lives = before.lives.max(wait.lives);
+        let times = match &mut class.stage {
+            Stage::Waiting(wait) if wait.until > at.boot => {
+                wait.lives = wait.lives.max(lives);
                 return;
             }
-            wait.times = before.times;
-        }
-        wait.until = at.boot + doubled(BACK_OFF_FIRST, wait.times).min(most) * jitter;
-        wait.times = wait.times.saturating_add(1);
-        class.stage = Stage::Waiting(wait);
+            Stage::Waiting(wait) => wait.times,
+            _ => 0,
+        };
+        let wait = BACK_OFF_FIRST * 2f64.powi(times.min(16).cast_signed());
+        let until = at.boot + wait.min(most) * jitter;
+        let times = times.saturating_add(1);
+        class.stage = Stage::Waiting(Wait {
+            until,
+            times,
+            code,
+            why,
+            lives,
+        });
     }
 
-    /// `lives`: seconds for which a pilot has to live to show that it goes better.
-    pub(super) fn failed(&mut self, class: &str, at: Moment, why: String, lives: f64) {
-        let wait = Wait::new(Code::BackOff, why, lives);
-        self.back_off(class, at, BACK_OFF_MOST, wait);
-    }
-
-    fn launch_failed(&mut self, class: &str, at: Moment, why: String) {
-        self.failed(class, at, why, RUNS);
-        self.count("launch-failed");
+    pub(super) fn failed(&mut self, class: &str, why: String, lives: f64) {
+        self.back_off(class, Code::BackOff, BACK_OFF_MOST, lives, why);
     }
 
     /// Takes in what a call in flight brought back.
-    pub(super) fn learn(&mut self, config: &Config, seen: &Observation, news: &News) {
-        let now = seen.at.boot;
+    pub(super) fn learn(&mut self, news: &News) {
         // Where a call failed, or the list shows it undone, the next regular tick decides again: it must not spin.
-        let busy_until = now + config.loop_.interval.as_secs_f64();
+        let busy_until = self.now + self.interval();
         match news {
             News::Launched {
                 class,
@@ -319,165 +275,141 @@ impl PolicyState {
                 result,
             } => {
                 let may_exist = matches!(result, LaunchResult::Started(_) | LaunchResult::Lost(_));
-                self.launching.retain_mut(|launch| {
-                    let is_it = launch.name == *name;
-                    if is_it {
-                        launch.answered = Some(*at);
-                    }
-                    may_exist || !is_it
-                });
-                self.launched(config, class, seen.at, *at, result);
+                let launching = &mut self.state.launching;
+                launching.retain(|launch| may_exist || launch.name != *name);
+                for launch in launching.iter_mut().filter(|launch| launch.name == *name) {
+                    launch.answered = Some(*at);
+                }
+                self.launched(class, *at, result);
             }
-            News::Fetched { class, result } => self.fetched(config, class, seen.at, result),
-            News::Removed {
-                id,
-                name,
-                class,
-                ended,
-            } => {
+            News::Fetched { class, result } => self.fetched(class, result),
+            News::Removed(pilot, ended) => {
                 let handled = Handled {
                     busy_until,
                     ..Handled::default()
                 };
-                let before = self.handled.insert(id.clone(), handled);
-                let cause = before.and_then(|handled| handled.cause);
-                let is_known = self.gone.iter().any(|gone| gone.name == *name);
+                let before = self.state.handled.insert(pilot.id.clone(), handled);
+                let is_known = self.state.gone.iter().any(|gone| gone.name == pilot.name);
                 if let Some(ended) = ended.as_ref().filter(|_| !is_known) {
-                    self.ended(config, seen, (name, class), ended, cause);
+                    self.ended(pilot, ended, before.and_then(|handled| handled.cause));
                 }
             }
             // The list shows whether it did; until then the pilot stays busy.
             News::Changed(_) => {}
-            News::Failed { id, .. } => {
-                let handled = self.handled.entry(id.clone()).or_default();
+            News::Failed(id, _) => {
+                let handled = self.state.handled.entry(id.clone()).or_default();
                 (handled.busy_until, handled.early) = (busy_until, None);
             }
         }
     }
 
-    /// `answered`: boot-clock second.
-    fn launched(
-        &mut self,
-        config: &Config,
-        class: &str,
-        at: Moment,
-        answered: f64,
-        result: &LaunchResult,
-    ) {
-        match result {
+    /// `at`: boot-clock second of the answer.
+    fn launched(&mut self, class: &str, at: f64, result: &LaunchResult) {
+        let known = self.state.class(class);
+        let why = match result {
             LaunchResult::Started(_) => {
-                let known = self.class(class);
-                (known.image, known.proves_at) = (Image::Ready, answered + RUNS);
-                self.count("launches");
-            }
-            LaunchResult::NoImage => {
-                let before = std::mem::replace(&mut self.class(class).image, Image::Missing);
-                // Brought again it may be gone again: without a wait that would never end.
-                let class = find(config, class).filter(|_| before == Image::Ready);
-                if let Some(class) = class {
-                    self.launch_failed(&class.name, at, reason::image_gone(class));
-                }
+                (known.image, known.proves_at) = (Image::Ready, at + RUNS);
+                return self.state.count("launches".to_owned());
             }
             LaunchResult::MountMissing(source) => {
-                let why = reason::mount_missing(source);
-                let mut wait = Wait::new(Code::MountMissing, why, RUNS);
-                wait.until = at.boot + MOUNT_AGAIN;
-                self.class(class).stage = Stage::Waiting(wait);
+                let wait = Wait {
+                    until: self.now + MOUNT_AGAIN,
+                    times: 0,
+                    code: Code::MountMissing,
+                    why: reason::mount_missing(source),
+                    lives: RUNS,
+                };
+                known.stage = Stage::Waiting(wait);
+                return;
             }
-            LaunchResult::Failed(why) | LaunchResult::Lost(why) => {
-                self.launch_failed(class, at, why.clone());
-            }
-        }
+            LaunchResult::NoImage => match replace(&mut known.image, Image::Missing) {
+                // Brought again it may be gone again: without a wait that would never end.
+                Image::Ready => reason::IMAGE_GONE,
+                _ => return,
+            },
+            LaunchResult::Failed(why) | LaunchResult::Lost(why) => why,
+        };
+        self.failed(class, why.to_owned(), RUNS);
+        self.state.count("launch-failed".to_owned());
     }
 
     /// A refresh that fails leaves the local image in use.
-    fn fetched(&mut self, config: &Config, name: &str, at: Moment, result: &Result<(), String>) {
-        let interval = find(config, name).map_or(f64::INFINITY, PilotClass::refresh_seconds);
-        let jitter = self.jitter();
-        let class = self.class(name);
+    fn fetched(&mut self, name: &str, result: &Result<(), String>) {
+        let interval = find(self.config, name).map_or(f64::INFINITY, PilotClass::refresh_seconds);
+        let jitter = self.state.jitter();
+        let class = self.state.class(name);
         class.fetching = None;
         match result {
-            Ok(()) => {
-                (class.image, class.refresh_failures) = (Image::Ready, 0);
-                class.refresh_at = Some(at.boot + interval * jitter);
-            }
-            Err(why) if class.image == Image::Missing => {
-                self.failed(name, at, why.clone(), RUNS);
-            }
+            Err(why) if class.image == Image::Missing => self.failed(name, why.clone(), RUNS),
             Err(_) => {
-                let wait = doubled(REFRESH_AGAIN, class.refresh_failures).min(interval);
-                class.refresh_failures = class.refresh_failures.saturating_add(1);
-                class.refresh_at = Some(at.boot + wait * jitter);
+                let wait = (2.0 * class.refresh_wait).max(REFRESH_AGAIN).min(interval);
+                (class.refresh_wait, class.refresh_at) = (wait, Some(self.now + wait * jitter));
+            }
+            Ok(()) => {
+                (class.image, class.refresh_wait) = (Image::Ready, 0.0);
+                class.refresh_at = Some(self.now + interval * jitter);
             }
         }
     }
 
     /// `cause`: why we asked it to end, if we did.
-    fn ended(
-        &mut self,
-        config: &Config,
-        seen: &Observation,
-        (name, class): (&str, &str),
-        ended: &Ended,
-        cause: Option<EndKind>,
-    ) {
-        let at = seen.at;
-        let configured = find(config, class);
-        // What its engine takes with it ends like that.
-        let lived = ended.lived.unwrap_or(0.0);
-        let is_lost = ended.exit_code == ENGINE_DIED && at.epoch - lived < seen.engine_since;
+    fn ended(&mut self, pilot: &Pilot, ended: &Ended, cause: Option<EndKind>) {
+        let (at, lived) = (self.seen.at.epoch, ended.lived.unwrap_or(0.0));
+        let class = find(self.config, &pilot.class);
+        // What its engine or the boot takes with it says nothing about the class.
+        let is_lost = ended.exit_code == ENGINE_DIED && at - lived < self.seen.engine_since
+            || matches!(pilot.expiry, Expiry::Epoch(_));
         let cause = cause.or(is_lost.then_some(EndKind::Killed));
-        let kind = cause.unwrap_or_else(|| classify(ended, configured));
+        let kind = cause.unwrap_or_else(|| classify(ended, class));
         let finished = Finished {
-            name: name.to_owned(),
-            class: class.to_owned(),
+            name: pilot.name.clone(),
+            class: pilot.class.clone(),
             kind,
-            at: at.epoch,
+            at,
             lived,
             exit_code: ended.exit_code,
             log_tail: ended.log_tail.clone(),
         };
-        self.count(kind.name());
-        self.gone.truncate(REMEMBERED - 1);
-        self.gone.push_front(finished.clone());
-        self.ended.push(finished);
+        self.state.count(word(kind));
+        self.state.gone.truncate(REMEMBERED - 1);
+        self.state.gone.push_front(finished.clone());
+        self.out.ended.push(finished);
         match kind {
             EndKind::Done => {
-                let known = self.class(class);
+                let known = self.state.class(&pilot.class);
                 // That of one from before says nothing about what fails now.
-                if at.epoch - lived >= known.since {
+                if at - lived >= known.since {
                     known.stage = Stage::Good;
                 }
             }
             EndKind::NoWork => {
-                let pause = configured.map_or(0.0, |class| class.no_work_pause.as_secs_f64());
-                let wait = Wait::new(Code::NoWork, reason::no_work(ended), LIVES);
-                self.back_off(class, at, pause, wait);
+                let pause = class.map_or(0.0, |class| class.no_work_pause.as_secs_f64());
+                let why = reason::no_work(ended);
+                self.back_off(&pilot.class, Code::NoWork, pause, LIVES, why);
             }
             // Of a limit that does not hold the class has learned already.
             _ if kind.is_well() || cause.is_some() => {}
-            _ => self.failed(class, at, reason::pilot_failed(kind, ended), LIVES),
+            _ => self.failed(&pilot.class, reason::pilot_failed(kind, ended), LIVES),
         }
     }
 
     /// Compares launches and pilots with the list: what it shows running is no launch any more, nor is what it should show
     /// and does not. What still waits for its start there keeps its slot for a while.
-    pub(super) fn match_list(&mut self, pilots: &[Pilot], seen: &Observation) {
-        let now = seen.at.boot;
-        self.launching.retain_mut(|launch| {
+    pub(super) fn match_list(&mut self) {
+        let (now, pilots, listed_at) = (self.now, self.pilots, self.seen.listed_at);
+        self.state.launching.retain_mut(|launch| {
             let listed = pilots.iter().find(|pilot| pilot.name == launch.name);
             launch.listed = listed.map(|pilot| pilot.state);
             if launch.answered.is_none() && now - launch.asked > ANSWERED_WITHIN {
                 launch.answered = Some(now);
             }
             let is_created = launch.listed == Some(PilotState::Created);
-            launch
-                .answered
-                .is_none_or(|at| at >= seen.listed_at || is_created && now - at < CREATED_GRACE)
+            let is_open = |at: f64| at >= listed_at || is_created && now - at < CREATED_GRACE;
+            launch.answered.is_none_or(is_open)
         });
         let states = pilots.iter().map(|pilot| (&pilot.id, pilot.state));
         let states: HashMap<&PilotId, PilotState> = states.collect();
-        self.handled.retain(|id, handled| {
+        self.state.handled.retain(|id, handled| {
             let state = states.get(id).copied();
             if handled.asked_in.is_some() && handled.asked_in != state {
                 (handled.asked_in, handled.busy_until) = (None, 0.0);

@@ -38,7 +38,7 @@ fn decided(code: Code, ends: &[(&str, EndKind)]) -> Decision {
     };
     Decision {
         state: State::Active,
-        reason: Reason::new(code, 0.0, 0.0, ""),
+        reason: Reason::of(code, 0.0, 0.0, ""),
         ended: ends.iter().map(finished).collect(),
         actions: Vec::new(),
         capacity: Default::default(),

@@ -5,9 +5,12 @@
 use crate::config::Influx;
 use crate::decide::{Code, EndKind, Finished, LaunchResult, News, Observation, PilotState};
 use crate::engine::Counters;
-use crate::report::{Pilot, Status, word};
-use crate::units::{float as to_float, whole};
+use crate::report::{Pilot, Status};
+use crate::units::{float as to_float, whole, word};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Kinds of ends, of which each class has a count.
+const ENDS: &str = "done no-work failed out-of-memory ttl owner drained killed never-ran";
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct View {
@@ -22,7 +25,7 @@ pub struct View {
 #[derive(Debug, Default)]
 pub struct Tally {
     /// By class, and `launches` or the kind of end.
-    counts: BTreeMap<(String, &'static str), u64>,
+    counts: BTreeMap<(String, String), u64>,
     /// Ends that were counted, all classes together.
     pub ends: usize,
 }
@@ -34,10 +37,10 @@ impl Tally {
                 class,
                 result: LaunchResult::Started(_),
                 ..
-            } => Some((class, "launches")),
+            } => Some((class, "launches".to_owned())),
             _ => None,
         });
-        let ends = ended.iter().map(|end| (&end.class, end.kind.name()));
+        let ends = ended.iter().map(|end| (&end.class, word(end.kind)));
         for (class, what) in started.chain(ends) {
             *self.counts.entry((class.clone(), what)).or_default() += 1;
         }
@@ -124,9 +127,10 @@ impl View {
         let truth = |is_so| if is_so { "True" } else { "False" };
         let line = |(number, end): (usize, &Finished)| {
             let by_us = matches!(end.kind, EndKind::Ttl | EndKind::Owner | EndKind::Drained);
+            let kind = word(end.kind);
             let tags = [
                 ("class", end.class.as_str()),
-                ("kind", end.kind.name()),
+                ("kind", &kind),
                 ("started", truth(end.kind != EndKind::NeverRan)),
                 ("killed", truth(by_us)),
             ];
@@ -152,7 +156,7 @@ impl View {
         let daemon = [
             float("uptime", status.tick - status.since),
             float("containers", to_float(running(status, None))),
-            text("status", status.state.name()),
+            text("status", &word(status.state)),
         ];
         let busy = seen.cpu.filter(|_| self.owner);
         let busy = float("cpu_eff", busy.map(|cpu| 100.0 * cpu.busy / seen.threads));
@@ -214,7 +218,7 @@ impl View {
         let code = if is_told { code.as_str() } else { "owner" };
         let number = |value| Some(value).filter(|_| is_told);
         let fields = [
-            text("state", status.state.name()),
+            text("state", &word(status.state)),
             float("value", number(reason.value)),
             float("threshold", number(reason.threshold)),
             text("reason", code),
@@ -227,13 +231,13 @@ impl View {
         let now = status.pilots.iter().map(|pilot| &pilot.class);
         let classes: BTreeSet<&String> = now.chain(tally.counts.keys().map(|key| &key.0)).collect();
         let line = |class: &String| {
-            let count = |what: &'static str| {
-                let count = tally.counts.get(&(class.clone(), what));
+            let count = |what: &str| {
+                let count = tally.counts.get(&(class.clone(), what.to_owned()));
                 integer(what, count.copied().unwrap_or(0))
             };
             let running = integer("running", running(status, Some(class)));
             let mut fields = vec![running, count("launches")];
-            fields.extend(EndKind::NAMES.map(|(_, name)| count(name)));
+            fields.extend(ENDS.split(' ').map(count));
             self.line("plancton_pilots", at, &[("class", class)], &fields)
         };
         classes.into_iter().map(line).collect()

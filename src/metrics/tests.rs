@@ -67,7 +67,7 @@ fn sample(view: &View, code: Code) -> String {
             ..Cpus::default()
         },
         pilots: vec![pilot("x y\\")],
-        reason: Reason::new(code, 1.5, 2.0, "said to people only"),
+        reason: Reason::of(code, 1.5, 2.0, "said to people only"),
         ..Status::default()
     };
     let mut tally = Tally::default();

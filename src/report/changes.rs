@@ -2,8 +2,8 @@
 //! changes; what became of a pilot. `status` shows the problems that hold.
 
 use super::{Remote, Sink, Status};
-use crate::decide::{Code, LaunchResult, News, State};
-use crate::units::PilotId;
+use crate::decide::{Code, LaunchResult, News, Pilot, State};
+use crate::units::{PilotId, word};
 use std::collections::BTreeMap;
 
 #[derive(Debug, Default)]
@@ -66,14 +66,14 @@ impl Changes {
     pub fn state(&mut self, status: &Status) {
         let now = Some((status.state, status.reason.code));
         if std::mem::replace(&mut self.state, now) != now {
-            log::info!("{}: {}", status.state.name(), status.reason.text);
+            log::info!("{}: {}", word(status.state), status.reason.text);
         }
     }
 
     /// What calls in flight brought back.
     pub fn news(&mut self, news: &[News]) {
         for news in news {
-            if let News::Failed { id, what } = news {
+            if let News::Failed(id, what) = news {
                 let now = Some((id.clone(), what.clone()));
                 if std::mem::replace(&mut self.failed, now.clone()) == now {
                     continue;
@@ -106,17 +106,13 @@ fn log_news(news: &News) {
         } => {
             log::warn!("the image of '{class}': {why}; trying again later")
         }
-        News::Removed {
-            name,
-            ended: Some(ended),
-            ..
-        } => {
+        News::Removed(Pilot { name, .. }, Some(ended)) => {
             let (lived, code) = (ended.lived.unwrap_or(0.0), ended.exit_code);
             log::info!("{name} ended after {lived:.0} s with exit code {code}");
         }
-        News::Failed { id, what } => {
+        News::Failed(id, what) => {
             log::warn!("{id}: {what}; decided about again at the next tick")
         }
-        News::Removed { .. } | News::Changed(_) => {}
+        News::Removed(..) | News::Changed(_) => {}
     }
 }

@@ -1,0 +1,408 @@
+//! The owner's side. Rules: commands, hours, battery, heat, programs, disk and memory; each that holds says how many pilots
+//! may run, what happens to the others, and why. The strictest counts; the first is the one that is told. And the need for
+//! CPU: since when the owner needs the cores, which pilots are paused or stopped then, and since when it has been calm
+//! enough to wake them.
+
+use super::observation::{EndKind, Pilot, PilotState, Protection};
+use super::reason::{self, Code, Reason};
+use super::state::Need;
+use super::{Action, Tick, find};
+use crate::config::{Auto, OnBattery, WhenBusy};
+use crate::units::{count_pilots, float};
+
+/// Degrees below the limit at which heat no longer holds pilots back.
+const COOL: f64 = 5.0;
+/// Percent above the limit at which a charge counts as restored.
+const RESTORED: f64 = 5.0;
+/// Percent of time in which the owner's processes waited for memory.
+const PRESSURE_LIMIT: f64 = 20.0;
+/// So long, in seconds, the first rate of a new daemon may take.
+const UNREAD_LEAST: f64 = 5.0;
+/// While a need is new, the load is sampled this often (seconds), so that a burst over one tick's border is not taken
+/// for a steady load.
+const LOOK_AGAIN: f64 = 2.0;
+/// Looks after the first one before anything is given back.
+const CERTAIN: u32 = 2;
+/// A pilot that gets less than this share of its CPUs is starved.
+const STARVED: f64 = 0.05;
+
+/// A rule of the owner's that holds: own pilots that may run (`None`: all that do), and why. While any does, nothing is
+/// started.
+pub(super) type Rule = (Option<usize>, Reason);
+
+/// What happens to pilots beyond the number that may run.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum How {
+    Pause,
+    /// SIGTERM, and SIGKILL after the pilot's grace.
+    Stop,
+    /// SIGKILL now.
+    Kill,
+}
+
+impl Tick<'_> {
+    pub(super) fn find_rules(&mut self) {
+        self.commands();
+        if let Some(program) = &self.seen.program {
+            self.hold(Some(0), Reason::of(Code::Program, 0.0, 0.0, program));
+        }
+        self.unread();
+        self.battery();
+        self.heat();
+        self.number();
+        self.scarce();
+        self.out.void = reason::void(self.seen, &self.owner, self.share.reserve_disk);
+    }
+
+    fn hold(&mut self, keep: Option<usize>, reason: Reason) {
+        self.rules.push((keep, reason));
+    }
+
+    pub(super) fn has_rule(&self, code: Code) -> bool {
+        self.rules.iter().any(|(_, reason)| reason.code == code)
+    }
+
+    /// What becomes of those that a rule does not keep.
+    fn how(&self, code: Code) -> How {
+        match code {
+            Code::ForceStop => How::Kill,
+            Code::Drain | Code::Disk | Code::Memory | Code::MemoryPressure => How::Stop,
+            Code::Battery if self.owner.on_battery == OnBattery::Stop => How::Stop,
+            _ => How::Pause,
+        }
+    }
+
+    fn commands(&mut self) {
+        let (control, epoch) = (&self.seen.control, self.seen.at.epoch);
+        if control.force_stop {
+            self.hold(Some(0), Reason::of(Code::ForceStop, 0.0, 0.0, ""));
+        }
+        if let Some(drain) = control.drain {
+            let left = drain.by.map(|by| by - epoch);
+            self.wake_at(self.now + left.unwrap_or(0.0));
+            let is_over = left.is_some_and(|left| left <= 0.0);
+            self.hold(is_over.then_some(0), reason::drain(left, self.own.len()));
+        }
+        let left = control.snooze.map_or(0.0, |snooze| snooze.until - epoch);
+        if left > 0.0 {
+            self.wake_at(self.now + left);
+            self.hold(Some(0), Reason::of(Code::Snooze, left, 0.0, ""));
+        }
+        if let Some(hold) = &self.seen.hold {
+            self.hold(Some(0), Reason::of(Code::Hold, 0.0, 0.0, hold));
+        }
+    }
+
+    /// Pilots whose use can't be read may be using anything.
+    fn unread(&mut self) {
+        if self.seen.cpu.is_some() || self.own.is_empty() {
+            self.state.unread_since = None;
+            return;
+        }
+        let since = *self.state.unread_since.get_or_insert(self.now);
+        let patience = self.owner.busy_for.as_secs_f64().max(UNREAD_LEAST);
+        self.wake_at(since + patience);
+        let seconds = self.now - since;
+        if seconds >= patience {
+            self.hold(Some(0), reason::unread(seconds, patience));
+        }
+    }
+
+    fn battery(&mut self) {
+        let charge = self.seen.charge.map(f64::from);
+        let limit = f64::from(self.owner.min_battery);
+        let enough = limit + if self.state.holding { RESTORED } else { 0.0 };
+        let is_charged = limit == 0.0 || charge.is_some_and(|charge| charge >= enough);
+        let may_run = self.owner.on_battery == OnBattery::Run && is_charged;
+        if self.seen.on_battery && !may_run {
+            self.hold(Some(0), reason::battery(charge, limit));
+        }
+    }
+
+    /// Above the limit one pilot fewer each `calm-for`; well below it one more.
+    fn heat(&mut self) {
+        let limit = f64::from(self.owner.max_temperature);
+        let Some(value) = self.seen.temperature.filter(|_| limit > 0.0) else {
+            self.state.cool = None;
+            return;
+        };
+        let is_due = |at: f64| self.now - at >= self.calm_for();
+        let (own, running) = (self.own.len(), self.own_in(PilotState::Running).len());
+        let keep = match self.state.cool {
+            keep if !self.state.cooled_at.is_none_or(is_due) => keep,
+            _ if value > limit => Some(running.saturating_sub(1)),
+            Some(keep) if value < limit - COOL => Some(keep + 1).filter(|keep| *keep < own),
+            keep => keep,
+        };
+        if keep != self.state.cool {
+            (self.state.cool, self.state.cooled_at) = (keep, Some(self.now));
+        }
+        if let Some(keep) = keep {
+            let reason = Reason::of(Code::Temperature, value, limit, count_pilots(keep));
+            self.hold(Some(keep), reason);
+        }
+    }
+
+    fn number(&mut self) {
+        let Auto::Fixed(most) = self.share.max_pilots else {
+            return;
+        };
+        let own = self.own.len();
+        if own > most as usize || most == 0 {
+            let is_usual = self.share.max_pilots == self.config.share.max_pilots;
+            let when = self.when.and_then(|index| self.config.when.get(index));
+            let (code, hours) = match when.filter(|_| !is_usual) {
+                Some(when) => (Code::Hours, when.hours.text.as_str()),
+                None => (Code::MaxPilots, ""),
+            };
+            let reason = Reason::of(code, float(own as u64), most.into(), hours);
+            self.hold(Some(most as usize), reason);
+        }
+    }
+
+    /// What runs short is given back by the youngest first, one a tick; its end wakes the loop for the next look.
+    fn scarce(&mut self) {
+        let (disk, memory) = (self.share.reserve_disk, self.share.reserve_memory);
+        let fewer = Some(self.own.len().saturating_sub(1));
+        match self.seen.disk_free {
+            Some(free) if free < disk.0 => self.hold(fewer, reason::disk(Some(free), disk)),
+            None if disk.0 > 0 => self.hold(None, reason::disk(None, disk)),
+            _ => {}
+        }
+        let is_given = self.out.capacity.memory_given > 0;
+        let available = self.seen.memory.map(|memory| memory.available);
+        if let Some(available) = available.filter(|bytes| is_given && *bytes < memory.0 / 2) {
+            let (available, least) = (float(available), float(memory.0 / 2));
+            self.hold(fewer, Reason::of(Code::Memory, available, least, memory));
+        }
+        let waited = self.seen.memory_pressure.filter(|_| is_given);
+        if let Some(waited) = waited.filter(|percent| *percent > PRESSURE_LIMIT) {
+            let code = Code::MemoryPressure;
+            self.hold(fewer, Reason::of(code, waited, PRESSURE_LIMIT, ""));
+        }
+    }
+
+    fn calm_for(&self) -> f64 {
+        self.owner.calm_for.as_secs_f64()
+    }
+
+    /// Since when the need lasts. A need first seen in a long window began somewhere inside it: how the next, short look
+    /// compares with it tells where, and one more look tells that it is not just ending.
+    fn watch(&mut self) {
+        let (cores, busy_for) = (self.out.capacity.need, self.owner.busy_for.as_secs_f64());
+        let looked_at = self.state.looked_at;
+        if let Some(cpu) = self.seen.cpu.filter(|cpu| cpu.at > looked_at) {
+            self.state.looked_at = cpu.at;
+            let need = self.state.need.get_or_insert(Need {
+                since: cpu.at,
+                looks: 0,
+                first_look: (cpu.window, cores),
+            });
+            if need.looks == 1 {
+                let (window, before) = need.first_look;
+                need.since -= window * (before / cores).clamp(0.0, 1.0);
+            }
+            need.looks += 1;
+            if cores <= 0.0 {
+                self.state.need = None;
+            }
+        }
+        if let Some(need) = &self.state.need {
+            let missing = busy_for - (self.now - need.since);
+            if need.looks <= CERTAIN || missing > 0.0 {
+                self.wake_at(self.now + missing.clamp(1.0, LOOK_AGAIN));
+            }
+        }
+    }
+
+    /// The owner needs the cores, and has for `busy-for`.
+    fn is_busy(&self) -> bool {
+        let busy_for = self.owner.busy_for.as_secs_f64() - 1e-6;
+        let is_long = |need: &Need| need.looks > CERTAIN && self.now - need.since >= busy_for;
+        self.state.need.as_ref().is_some_and(is_long)
+    }
+
+    /// The owner is short of CPU.
+    pub(super) fn is_contended(&self) -> bool {
+        self.state.holding || self.state.need.is_some()
+    }
+
+    /// What the next pilot needs: free cores down to which it may start or be woken.
+    fn least_free(&self) -> f64 {
+        let paused = self.own_in(PilotState::Paused);
+        let classes = self.config.pilots.iter().map(|class| class.cpus);
+        let sizes = paused.iter().map(|pilot| pilot.cpus).chain(classes);
+        sizes.fold(f64::INFINITY, f64::min) + self.out.capacity.launch_floor
+    }
+
+    /// Calm begins when nothing holds pilots back, and what was given back would fit again. What the owner asks for by a
+    /// command or a file ends at once.
+    fn time_calm(&mut self, keep: Option<usize>) {
+        let commands = [Code::ForceStop, Code::Drain, Code::Snooze, Code::Hold];
+        let is_command = |(_, reason): &Rule| commands.contains(&reason.code);
+        let is_held = keep.is_some() && !self.rules.iter().all(is_command);
+        let least = self.least_free();
+        let is_tight = self.out.capacity.free_now.is_none_or(|free| free < least);
+        if is_held || self.is_busy() || self.state.recovering && is_tight {
+            self.state.calm_since = Some(f64::INFINITY);
+            return;
+        }
+        self.state.calm_since = self.state.calm_since.map(|since| since.min(self.now));
+        self.state.recovering &= !self.is_calm();
+    }
+
+    /// Seconds of calm that are still missing; 0: nothing held pilots back for `calm-for`.
+    fn until_calm(&self) -> f64 {
+        let calm_for = self.calm_for();
+        let left = |since: f64| (calm_for - (self.now - since)).clamp(0.0, calm_for);
+        self.state.calm_since.map_or(0.0, left)
+    }
+
+    pub(super) fn is_calm(&self) -> bool {
+        self.until_calm() <= 0.0
+    }
+
+    /// Why the owner's need, or the wait for calm after it, holds pilots back; `None`: it does not.
+    pub(super) fn owner_reason(&self) -> Option<Reason> {
+        let (room, left, least) = (&self.out.capacity, self.until_calm(), self.least_free());
+        let gives_way = room.need_unknown && !self.own.is_empty();
+        let is_held = self.state.calm_since.is_some_and(f64::is_infinite);
+        let is_tight = room.free.is_some_and(|free| free < least - 1e-6);
+        match () {
+            // A need is there, be it ever so new: nothing is launched into it.
+            () if gives_way || self.state.need.is_some() => Some(self.busy()),
+            // The wait does not get shorter.
+            () if is_held => Some(self.tight(least)),
+            () if left > 0.0 => Some(self.calming(left)),
+            () if is_tight && !self.own_in(PilotState::Paused).is_empty() => {
+                Some(self.tight(least))
+            }
+            () => None,
+        }
+    }
+
+    /// How the owner's need for CPU is met, and how many cores have to be given back now.
+    fn measure_need(&mut self) -> (How, f64) {
+        let is_verified = self.seen.protection == Protection::Verified;
+        let (need, is_unknown) = (self.out.capacity.need, self.out.capacity.need_unknown);
+        let how = match self.owner.when_busy {
+            WhenBusy::Auto if !is_verified => How::Pause,
+            WhenBusy::Pause => How::Pause,
+            WhenBusy::Stop => How::Stop,
+            // The kernel yields for us within a scheduling tick: there is nothing to give back.
+            WhenBusy::Auto | WhenBusy::Yield => return (How::Pause, 0.0),
+        };
+        let is_due = |last: f64| self.now - last >= self.calm_for();
+        if need > 0.0 && self.is_busy() {
+            return (how, need);
+        }
+        if is_unknown && self.state.last_blind.is_none_or(is_due) {
+            self.state.last_blind = Some(self.now);
+            // However small: one pilot.
+            return (how, f64::EPSILON.sqrt());
+        }
+        (how, 0.0)
+    }
+
+    /// The pilots that may run are the oldest; the others are paused or stopped, as many in one pass as are too many.
+    pub(super) fn give_back(&mut self) {
+        self.watch();
+        let (by_need, mut cores) = self.measure_need();
+        let rules = self.rules.iter();
+        let binding = rules.filter_map(|(keep, reason)| Some(((*keep)?, self.how(reason.code))));
+        let (keep, hows): (Vec<usize>, Vec<How>) = binding.unzip();
+        let (keep, by_rule) = (keep.into_iter().min(), hows.into_iter().max());
+        let by_rule = by_rule.unwrap_or(How::Pause);
+        self.state.holding = keep.is_some() || cores > 0.0;
+        self.state.recovering |= cores > 0.0;
+        self.time_calm(keep);
+        let mut own = self.own.clone();
+        own.retain(|pilot| by_rule == How::Kill || self.known(pilot).cause.is_none());
+        let is_running = |pilot: &Pilot| pilot.state == PilotState::Running;
+        let running = own.iter().filter(|pilot| is_running(pilot)).count();
+        let counted = match by_rule {
+            How::Pause => running,
+            // Paused ones hold memory and disk too.
+            How::Stop | How::Kill => own.len(),
+        };
+        let mut too_many = keep.map_or(0, |keep| counted.saturating_sub(keep));
+        let cause = match self.has_rule(Code::Drain) {
+            true => EndKind::Drained,
+            false => EndKind::Owner,
+        };
+        for pilot in own.iter().rev() {
+            if too_many > 0 && (by_rule > How::Pause || is_running(pilot)) {
+                too_many -= 1;
+                self.hold_back(pilot, by_rule, cause);
+            } else if too_many == 0 && cores > 1e-6 && is_running(pilot) {
+                self.hold_back(pilot, by_need, EndKind::Owner);
+            } else {
+                continue;
+            }
+            cores -= pilot.cpus;
+        }
+        self.stop_starved(&own);
+        let is_heat = |(_, reason): &Rule| reason.code == Code::Temperature;
+        let by_heat = keep.is_some() && self.rules.iter().all(is_heat);
+        if self.state.need.is_none() && (by_heat || self.is_calm()) {
+            let most = keep.map_or(usize::MAX, |keep| keep.saturating_sub(running));
+            self.wake(&own, most);
+        }
+    }
+
+    fn hold_back(&mut self, pilot: &Pilot, how: How, cause: EndKind) {
+        let is_pausable = find(self.config, &pilot.class).is_none_or(|class| class.pausable);
+        match how {
+            _ if !self.is_free(pilot) => {}
+            How::Pause if pilot.state == PilotState::Created => {}
+            How::Pause if is_pausable => self.ask(pilot, Action::Pause),
+            How::Pause | How::Stop => self.stop(pilot, cause, pilot.grace),
+            How::Kill => self.stop(pilot, cause, 0.0),
+        }
+    }
+
+    /// Asked for once; asked again only when the list does not show it by then.
+    fn ask(&mut self, pilot: &Pilot, action: fn(Pilot) -> Action) {
+        let busy_until = self.now + self.interval() / 2.0;
+        let handled = self.handled(pilot);
+        (handled.busy_until, handled.asked_in) = (busy_until, Some(pilot.state));
+        self.out.actions.push(action(pilot.clone()));
+    }
+
+    /// A pilot that stands still for `starve-limit` holds its memory for nothing. One that merely waits for a job on a
+    /// machine that has room is not starved: that is told apart only while the owner is short of CPU.
+    fn stop_starved(&mut self, own: &[&Pilot]) {
+        let (contended, snoozed) = (self.is_contended(), self.has_rule(Code::Snooze));
+        let limit = self.owner.starve_limit.as_secs_f64();
+        let is_idle = |pilot: &Pilot| pilot.used.is_some_and(|used| used < STARVED * pilot.cpus);
+        let is_starved = |pilot: &&&Pilot| match pilot.state {
+            PilotState::Paused => true,
+            PilotState::Running => contended && is_idle(pilot),
+            _ => false,
+        };
+        let before = std::mem::take(&mut self.state.starved);
+        for pilot in own.iter().filter(is_starved) {
+            let since = before.get(&pilot.id).copied().unwrap_or(self.now);
+            self.state.starved.insert(pilot.id.clone(), since);
+            // A snooze is the owner's own word for "not now, but later".
+            if self.now - since >= limit && !snoozed && self.is_free(pilot) {
+                self.stop(pilot, EndKind::Owner, pilot.grace);
+            }
+        }
+    }
+
+    /// Paused pilots go on, the oldest first, while they fit.
+    fn wake(&mut self, own: &[&Pilot], most: usize) {
+        let mut free = self.out.capacity.free;
+        let paused = own.iter().filter(|pilot| pilot.state == PilotState::Paused);
+        for pilot in paused.take(most) {
+            free = free.map(|free| free - pilot.cpus);
+            if free.is_none_or(|free| free < self.out.capacity.launch_floor - 1e-6) {
+                return;
+            }
+            if self.is_free(pilot) {
+                self.ask(pilot, Action::Unpause);
+            }
+        }
+    }
+}
