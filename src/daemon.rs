@@ -342,7 +342,7 @@ impl Daemon {
     /// Bytes that pilots may use together, so that the kernel can act between two ticks; `None`: the machine is smaller
     /// than its reserve.
     fn memory_limit(&self) -> Option<u64> {
-        let total = host::memory::read_memory(&self.site.root).ok()?.total.0;
+        let total = host::read_memory(&self.site.root)?.0;
         let limit = total.checked_sub(self.config.share.reserve_memory.0);
         limit.filter(|limit| *limit > 0)
     }

@@ -42,7 +42,7 @@ fn main() -> ExitCode {
             units::Exit::Usage
         }
     };
-    ExitCode::from(exit.code())
+    ExitCode::from(exit as u8)
 }
 
 /// To standard error, without time where somebody else (systemd) writes it. `RUST_LOG` overrides -v and -q. Of libraries

@@ -152,7 +152,7 @@ fn read(text: &str, url: &str, local: &Config) -> Result<RemoteConfig, String> {
         None => problems.join("; "),
     };
     let mut remote = read_remote(text, url, local).map_err(shorten)?;
-    let machine = files::read_word(Path::new("/etc/machine-id"));
+    let machine = files::read_value(Path::new("/etc/machine-id"));
     let machine = machine.unwrap_or_else(crate::host::name);
     for target in &mut remote.influxdb {
         target.host_alias = format!("node-{}", hash(&format!("{url} {machine}")));

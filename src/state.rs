@@ -241,7 +241,7 @@ pub fn append_lines(path: &Path, lines: &str) -> Result<(), StateError> {
 pub fn read_file(path: &Path, limit: usize) -> Result<Option<String>, StateError> {
     match files::read_text_up_to(path, limit) {
         Ok(text) => Ok(Some(text)),
-        Err(error) if error.is_missing() => Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(StateError(error.to_string())),
     }
 }

@@ -2,6 +2,7 @@
 //! Pure: no clock is read here.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -9,61 +10,18 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Bytes(pub u64);
 
-/// Longest first, so that `MiB` is not read as `B`.
+/// The first five are those that sizes are shown in, the largest first.
 const SIZE_UNITS: [(&str, u64); 9] = [
     ("TiB", 1 << 40),
     ("GiB", 1 << 30),
     ("MiB", 1 << 20),
     ("KiB", 1 << 10),
-    ("TB", 1_000_000_000_000),
-    ("GB", 1_000_000_000),
-    ("MB", 1_000_000),
-    ("kB", 1_000),
     ("B", 1),
+    ("kB", 1_000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("TB", 1_000_000_000_000),
 ];
-
-impl Bytes {
-    /// Reads `2GiB`; a bare number is only accepted for zero, because a size without a unit is a mistake.
-    pub fn parse(text: &str) -> Result<Bytes, String> {
-        let text = text.trim();
-        let bytes = || {
-            let mut units = SIZE_UNITS.iter();
-            let (digits, unit) =
-                units.find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit)))?;
-            let bytes = digits.trim_end().parse::<f64>().ok()? * float(*unit);
-            (0.0..=float(u64::MAX >> 1))
-                .contains(&bytes)
-                .then(|| Bytes(whole(bytes)))
-        };
-        let zero = (text == "0").then_some(Bytes(0));
-        zero.or_else(bytes).ok_or_else(|| {
-            format!(
-                "'{text}' is not a size; write it as a number with KiB, MiB, GiB or TiB, such as \"2GiB\""
-            )
-        })
-    }
-}
-
-impl fmt::Display for Bytes {
-    /// Exact (in the largest binary unit that divides it) while that is short, else one decimal.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let size = self.0;
-        let binary = SIZE_UNITS.iter().take(4).filter(|(_, unit)| size >= *unit);
-        let mut exact = binary
-            .clone()
-            .filter(|(_, unit)| size.is_multiple_of(*unit));
-        match (
-            exact.find(|(_, unit)| size / unit < 100_000),
-            binary.clone().next(),
-        ) {
-            (Some((name, unit)), _) => write!(f, "{}{name}", size / unit),
-            (None, Some((name, unit))) => write!(f, "{:.1}{name}", float(size) / float(*unit)),
-            (None, None) if size == 0 => f.write_str("0"),
-            (None, None) => write!(f, "{size}B"),
-        }
-    }
-}
-
 /// In milliseconds.
 const DURATION_UNITS: [(&str, u64); 5] = [
     ("d", 86_400_000),
@@ -72,30 +30,56 @@ const DURATION_UNITS: [(&str, u64); 5] = [
     ("s", 1_000),
     ("ms", 1),
 ];
-const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
+/// In milliseconds.
+const CENTURY: f64 = 100.0 * 365.0 * 86_400_000.0;
+
+/// A sum of numbers with units, such as `1h30m` or `1.5 GiB`. Only zero needs none: a size or a duration without a unit is
+/// a mistake.
+fn parse_sum(text: &str, units: &[(&str, u64)]) -> Option<f64> {
+    let is_number = |c: char| c.is_ascii_digit() || c == '.';
+    let (mut rest, mut sum) = (text.trim(), None);
+    if rest == "0" {
+        return Some(0.0);
+    }
+    while !rest.is_empty() {
+        let (number, tail) = rest.split_at(rest.find(|c| !is_number(c))?);
+        let (unit, tail) = tail.split_at(tail.find(is_number).unwrap_or(tail.len()));
+        let (_, size) = units.iter().find(|(name, _)| *name == unit.trim())?;
+        sum = Some(sum.unwrap_or(0.0) + number.parse::<f64>().ok()? * float(*size));
+        rest = tail;
+    }
+    sum
+}
+
+impl Bytes {
+    pub fn parse(text: &str) -> Option<Bytes> {
+        let bytes = parse_sum(text, &SIZE_UNITS)?;
+        (bytes <= float(u64::MAX >> 1)).then(|| Bytes(whole(bytes)))
+    }
+}
+
+impl fmt::Display for Bytes {
+    /// Exact (in the largest unit that divides it) while that is short, else one decimal.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Bytes(size) = *self;
+        let mut units = SIZE_UNITS.iter().take(5).filter(|(_, unit)| size >= *unit);
+        let Some((largest, most)) = units.clone().next() else {
+            return f.write_str("0");
+        };
+        match units.find(|(_, unit)| size.is_multiple_of(*unit) && size / unit < 100_000) {
+            Some((name, unit)) => write!(f, "{}{name}", size / unit),
+            None => write!(f, "{:.1}{largest}", float(size) / float(*most)),
+        }
+    }
+}
 
 /// Reads `30s`, `10m`, `12h`, `2d`, `500ms` or a sum such as `1h30m`; `0` is zero.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let text = text.trim();
-    let parse = || {
-        let mut rest = if text == "0" { "0s" } else { text };
-        let mut millis: u64 = 0;
-        while !rest.is_empty() {
-            let (number, tail) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?);
-            let end = tail.find(|c: char| c.is_ascii_digit());
-            let (unit, tail) = tail.split_at(end.unwrap_or(tail.len()));
-            let (_, size) = DURATION_UNITS.iter().find(|(name, _)| *name == unit)?;
-            let part = number.parse::<u64>().ok()?.checked_mul(*size)?;
-            millis = millis.checked_add(part)?;
-            rest = tail;
-        }
-        let total = Duration::from_millis(millis);
-        (!text.is_empty() && total <= CENTURY).then_some(total)
-    };
-    parse().ok_or_else(|| {
-        format!(
-            "'{text}' is not a duration; write it as a number with s, m, h or d, such as \"30s\" or \"1h30m\""
-        )
+    let millis = parse_sum(text, &DURATION_UNITS).filter(|millis| *millis <= CENTURY);
+    let duration = millis.map(|millis| Duration::from_millis(whole(millis)));
+    duration.ok_or_else(|| {
+        let text = text.trim();
+        format!("'{text}' is not a duration; write it as a number with s, m, h or d, such as \"30s\" or \"1h30m\"")
     })
 }
 
@@ -142,21 +126,14 @@ pub fn draw(now: f64) -> f64 {
     (now * 61_803.398_874).fract().abs()
 }
 
-/// `u64` to `f64` for ratios and displays; above 2^53 the last digits are rounded.
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "sizes and counters are shown or divided, never compared bit by bit"
-)]
+/// `u64` to `f64` for ratios and displays, never compared bit by bit; above 2^53 the last digits are rounded.
+#[expect(clippy::cast_precision_loss)]
 pub fn float(value: u64) -> f64 {
     value as f64
 }
 
-/// `f64` to `u64`, clamped: negative numbers and NaN are 0.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "`as` saturates and maps NaN to 0, which is meant"
-)]
+/// `f64` to `u64`, clamped, as `as` does it: negative numbers and NaN are 0.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 pub fn whole(value: f64) -> u64 {
     value as u64
 }
@@ -196,89 +173,61 @@ impl PilotId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-
-    /// The twelve digits people know.
-    pub fn short(&self) -> &str {
-        self.0.get(..12).unwrap_or(&self.0)
-    }
 }
 
 impl fmt::Display for PilotId {
+    /// The twelve digits people know.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.short())
+        f.write_str(self.0.get(..12).unwrap_or(&self.0))
     }
 }
 
-/// Reads `0-3,8` as the kernel writes it, sorted and without doubles; `None` for anything else, or a CPU that no kernel
-/// has (NR_CPUS).
-pub fn parse_cpu_list(text: &str) -> Option<Vec<u32>> {
+/// Reads `0-3,8` as the kernel writes it; `None` for anything else, or a CPU that no kernel has (NR_CPUS).
+pub fn parse_cpu_list(text: &str) -> Option<BTreeSet<u32>> {
     let number = |digits: &str| {
         let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
         digits.parse().ok().filter(|cpu| is_number && *cpu < 8_192)
     };
-    let text = text.trim();
-    let mut cpus = Vec::new();
-    for part in text.split(',').filter(|_| !text.is_empty()) {
+    let range = |part: &str| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last): (u32, u32) = (number(first)?, number(last)?);
-        if first > last {
-            return None;
-        }
-        cpus.extend(first..=last);
-    }
-    cpus.sort_unstable();
-    cpus.dedup();
-    Some(cpus)
+        Some(number(first)?..=number(last)?).filter(|range| !range.is_empty())
+    };
+    let text = text.trim();
+    let parts = text.split(',').filter(|_| !text.is_empty());
+    let ranges: Option<Vec<_>> = parts.map(range).collect();
+    Some(ranges?.into_iter().flatten().collect())
 }
 
 /// One line of somebody else's words, of at most `limit` characters: without control characters and those that hide text
 /// or turn its direction; what breaks a line is a blank.
 pub fn clean_line(text: &str, limit: usize) -> String {
-    let shown = |c: char| match c {
-        c if c.is_whitespace() => Some(' '),
-        c if c.is_control() || is_hidden(c) => None,
-        c => Some(c),
-    };
-    text.trim().chars().filter_map(shown).take(limit).collect()
+    clean_text(&text.trim().replace(char::is_whitespace, " "), limit)
 }
 
 /// The same for text in which new lines and tabs mean something, such as a pilot's output.
 pub fn clean_text(text: &str, limit: usize) -> String {
+    // Directions of writing, and what has no width.
+    let is_hidden = |c: char| {
+        matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+    };
     let is_shown = |c: &char| matches!(c, '\n' | '\t') || !(c.is_control() || is_hidden(*c));
     text.chars().filter(is_shown).take(limit).collect()
 }
 
-/// Directions of writing, and what has no width.
-fn is_hidden(c: char) -> bool {
-    matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
-}
-
-/// The known word that was probably meant: one that begins so, or is at most two slips away in at most half its letters.
-pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
-    let begins = known
-        .clone()
-        .find(|name| word.len() > 1 && name.starts_with(word));
-    let slips = known.map(|name| (distance(word, name), name));
-    let near = slips.filter(|(slips, name)| *slips <= 2 && 2 * slips <= name.len().min(word.len()));
-    begins.or_else(|| near.min_by_key(|(slips, _)| *slips).map(|(_, name)| name))
-}
-
-/// Levenshtein's: how many letters to insert, remove or replace.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (i, left) in a.chars().take(64).enumerate() {
-        let mut before = i + 1;
-        let mut next = vec![before];
-        for ((right, diagonal), above) in b.chars().zip(&row).zip(row.iter().skip(1)) {
-            before = (diagonal + usize::from(left != right))
-                .min(above + 1)
-                .min(before + 1);
-            next.push(before);
-        }
-        row = next;
-    }
-    row.last().copied().unwrap_or_default()
+/// The known word that was probably meant: one that begins so, or that has the same letters but for two in a row.
+pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let slips = |name: &str| {
+        let from_start = word.bytes().zip(name.bytes());
+        let from_end = word.bytes().rev().zip(name.bytes().rev());
+        let same = from_start.take_while(|(a, b)| a == b).count()
+            + from_end.take_while(|(a, b)| a == b).count();
+        word.len().max(name.len()).saturating_sub(same)
+    };
+    let begins = |name: &str| word.len() > 1 && name.starts_with(word);
+    let near = known.map(|name| (if begins(name) { 0 } else { slips(name) }, name));
+    let near = near.filter(|(slips, name)| *slips <= 2 && 2 * slips <= name.len().min(word.len()));
+    near.min_by_key(|(slips, _)| *slips).map(|(_, name)| name)
 }
 
 /// Every exit code there is; scripts and service managers rely on them. 64, 69 and 78 are those of sysexits.h; 3 is what
@@ -291,12 +240,6 @@ pub enum Exit {
     Usage = 64,
     EngineUnavailable = 69,
     Configuration = 78,
-}
-
-impl Exit {
-    pub fn code(self) -> u8 {
-        self as u8
-    }
 }
 
 #[cfg(test)]
@@ -313,10 +256,10 @@ mod tests {
             ("7B", 7),
             ("3 MiB", 3 << 20),
         ] {
-            assert_eq!(Bytes::parse(text), Ok(Bytes(bytes)), "{text}");
+            assert_eq!(Bytes::parse(text), Some(Bytes(bytes)), "{text}");
         }
         for bad in ["", "2", "GiB", "-1GiB", "2gib", "1e99TiB", "NaNB", "2 G"] {
-            assert!(Bytes::parse(bad).is_err(), "{bad}");
+            assert_eq!(Bytes::parse(bad), None, "{bad}");
         }
         let sizes = [2 << 30, 3 << 29, (1 << 30) + 1, 0, 7].map(|size| Bytes(size).to_string());
         assert_eq!(sizes, ["2GiB", "1536MiB", "1.0GiB", "0", "7B"]);
@@ -329,12 +272,13 @@ mod tests {
             ("10m", 600),
             ("2d", 172_800),
             ("1h30m", 5_400),
+            ("1.5h", 5_400),
             ("0", 0),
         ] {
             let duration = Duration::from_secs(seconds);
             assert_eq!(parse_duration(text), Ok(duration), "{text}");
         }
-        let bad = "30|-1s|s|1.5h|1y|99999999999999999999s|1h 30m|9999999d|1s2";
+        let bad = "30|-1s|s|1y|99999999999999999999s|9999999d|1s2|1.2.3s";
         for bad in bad.split('|').chain([""]) {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
@@ -351,12 +295,9 @@ mod tests {
         for bad in ["", "abc", "../../etc/passwd", &letter, &capital, &long] {
             assert!(PilotId::new(bad).is_none(), "{bad}");
         }
-        for (text, expected) in [
-            ("", vec![]),
-            ("0\n", vec![0]),
-            ("4-6,1,5", vec![1, 4, 5, 6]),
-        ] {
-            assert_eq!(parse_cpu_list(text), Some(expected), "{text}");
+        for (text, expected) in [("", &[][..]), ("0\n", &[0]), ("4-6,1,5", &[1, 4, 5, 6])] {
+            let found: Vec<u32> = parse_cpu_list(text).unwrap().into_iter().collect();
+            assert_eq!(found, expected, "{text}");
         }
         for bad in [
             "3-1",

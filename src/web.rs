@@ -36,7 +36,7 @@ pub fn config(
         .build();
     let config = Agent::config_builder()
         .tls_config(tls)
-        .proxy(proxy(url, |name| std::env::var(name).ok()))
+        .proxy(proxy(url, |name| std::env::var(name).ok())?)
         .http_status_as_error(false)
         .max_redirects(0)
         .max_redirects_will_error(false)
@@ -74,24 +74,31 @@ pub fn explain(url: &str, error: &ureq::Error) -> String {
         other => other.trim_start_matches("io: "),
     };
     match proxy(url, |name| std::env::var(name).ok()) {
-        Some(proxy) => format!("by the proxy {}:{}: {why}", proxy.host(), proxy.port()),
-        None => why.to_owned(),
+        Ok(Some(proxy)) => format!("by the proxy {}:{}: {why}", proxy.host(), proxy.port()),
+        _ => why.to_owned(),
     }
 }
 
 /// By the variables that curl and Go take, in lower or upper case: the one for the url's scheme, else `all_proxy`; none for
-/// what `no_proxy` names and, as with Go, for this machine itself.
-fn proxy(url: &str, variable: impl Fn(&str) -> Option<String>) -> Option<Proxy> {
+/// what `no_proxy` names and, as with Go, for this machine itself. Errors: one of a kind that is not known here, which must
+/// not be passed by.
+fn proxy(url: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Option<Proxy>, String> {
     let value = |name: &str| {
         let found = variable(name).or_else(|| variable(&name.to_uppercase()));
         found.filter(|value| !value.is_empty())
     };
     let uri: Uri = url.parse().unwrap_or_default();
     let own = format!("{}_proxy", uri.scheme_str().unwrap_or("http"));
-    let text = value(&own).or_else(|| value("all_proxy"))?;
+    let text = value(&own).or_else(|| value("all_proxy"));
     let direct = value("no_proxy").unwrap_or_default();
     let is_direct = is_direct(uri.host().unwrap_or_default(), &direct);
-    Proxy::new(text.trim()).ok().filter(|_| !is_direct)
+    let proxy = text
+        .filter(|_| !is_direct)
+        .map(|text| Proxy::new(text.trim()));
+    let way_out = "write it as http://host:port or socks5h://host:port";
+    proxy
+        .transpose()
+        .map_err(|error| format!("{own} or all_proxy: {error}; {way_out}"))
 }
 
 /// Entries are names, with all below them, or addresses; `*` is everything.
@@ -158,14 +165,40 @@ mod tests {
             ),
             ("all_proxy=p:1;no_proxy=10.9.9.9", "http://10.9.9.9:1", None),
             ("all_proxy=p:1;no_proxy=*", "http://h", None),
+            // httpie/cli #676, and what curl takes besides.
+            ("ALL_PROXY=socks5h://p:9050", "https://h", Some("p:9050")),
+            ("https_proxy=socks5://p", "https://h", Some("p:1080")),
+            (
+                "HTTPS_PROXY=https://u:w@p:8443/",
+                "https://h",
+                Some("p:8443"),
+            ),
+            ("http_proxy=quic://u:secret@p", "http://h", Some("error")),
+            ("http_proxy=http://", "http://h", Some("error")),
         ] {
             let found = proxy(url, |name| {
                 let mut pairs = variables.split(';').filter_map(|pair| pair.split_once('='));
                 let pair = pairs.find(|(key, _)| *key == name);
                 pair.map(|(_, value)| value.to_owned())
             });
-            let found = found.map(|proxy| format!("{}:{}", proxy.host(), proxy.port()));
+            let found = match found {
+                Ok(proxy) => proxy.map(|proxy| format!("{}:{}", proxy.host(), proxy.port())),
+                Err(text) => Some(if text.contains("secret") {
+                    text
+                } else {
+                    "error".to_owned()
+                }),
+            };
             assert_eq!(found.as_deref(), expected, "{variables} {url}");
         }
+    }
+
+    /// A client that can't speak with a proxy of this kind would end the program.
+    #[test]
+    fn a_socks_proxy_that_is_not_there_is_an_error() {
+        let proxy = Proxy::new("socks5h://127.0.0.1:1").unwrap();
+        let config = config("http://example.org", "", false).unwrap();
+        let agent = config.proxy(Some(proxy)).build().new_agent();
+        assert!(agent.get("http://example.org").call().is_err());
     }
 }

@@ -90,9 +90,9 @@ fn copy_all(run: &Path, pilot: &str, class: &PilotClass, to: Recipient) -> Resul
     }
     for (index, file) in class.files.iter().enumerate() {
         let source = Path::new(&file.source);
-        let content = files::read(source, LARGEST).map_err(|error| match error.is_missing() {
-            true => Fault::Missing(file.source.clone()),
-            false => Fault::Refused(format!("{error}; see to `files` of this class")),
+        let content = files::read(source, LARGEST).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Fault::Missing(file.source.clone()),
+            _ => Fault::Refused(format!("{error}; see to `files` of this class")),
         })?;
         let copy = copy_path(run, pilot, index);
         let written = write_copy(&copy, &content, file.mode.0, to);

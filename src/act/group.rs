@@ -2,7 +2,7 @@
 //! compete only among siblings. With the systemd driver all of it goes through systemd, which rewrites what it did not
 //! write; else through the cgroup files.
 
-use crate::host::cgroup::{Driver, Group, Version};
+use crate::host::cgroup::{CPU_IDLE, Group, IO_WEIGHTS, MEMORY_LIMIT};
 use crate::host::files;
 use crate::observe::facts::{Facts, SLICES};
 use std::fs;
@@ -16,30 +16,27 @@ const SLICE: &str = include_str!("../../packaging/systemd/plancton.slice");
 const SLICE_NAME: &str = "plancton.slice";
 const SLICE_FILE: &str = "run/systemd/system/plancton.slice";
 const SET_FILES: [&str; 2] = ["50-CPUWeight.conf", "50-MemoryMax.conf"];
+
 /// Makes the group idle and bounds its memory (bytes; `None`: the machine is too small for a bound). Calling it again
 /// mends what was lost. Errors name the file or the call.
 pub fn prepare(root: &Path, facts: &Facts, memory_limit: Option<u64>) -> Result<(), String> {
     let (Some(layout), Ok(group)) = (facts.our_layout(), &facts.parent) else {
         return Ok(());
     };
-    if layout.driver == Driver::Systemd {
+    if layout.is_systemd {
         prepare_slice(root, facts, group, memory_limit)?;
-        if layout.version == Version::V2 {
+        if layout.is_v2 {
             return Ok(());
         }
     }
     make(group)?;
-    write(&file(group, "cpu", "cpu.idle")?, "1")?;
-    for weight in group.io_weights() {
+    write(&group.file(CPU_IDLE), "1")?;
+    for weight in IO_WEIGHTS {
         // Not every scheduler takes the least weight, and without one there is nothing to lower.
-        let _ = write(&weight, "1");
+        let _ = write(&group.file(weight), "1");
     }
-    let name = match layout.version {
-        Version::V1 => "memory.limit_in_bytes",
-        Version::V2 => "memory.max",
-    };
     match memory_limit {
-        Some(limit) => write(&file(group, "memory", name)?, &limit.to_string()),
+        Some(limit) => write(&group.file(MEMORY_LIMIT), &limit.to_string()),
         None => Ok(()),
     }
 }
@@ -81,7 +78,7 @@ pub fn remove(root: &Path, facts: &Facts, patience: Duration) {
         return;
     };
     let start = Instant::now();
-    let is_systemd = layout.driver == Driver::Systemd;
+    let is_systemd = layout.is_systemd;
     let is_left = |dir: &PathBuf| match is_systemd {
         true => has_children(dir),
         false => dir.exists() && !is_removed(dir),
@@ -152,28 +149,18 @@ fn systemctl(facts: &Facts, arguments: &[&str]) -> Result<(), String> {
     }
 }
 
-fn file(group: &Group, controller: &str, name: &str) -> Result<PathBuf, String> {
-    group
-        .file(controller, name)
-        .ok_or_else(|| format!("the {controller} controller of cgroups is not mounted here"))
-}
-
 /// Only where we write or measure: the engine makes the group in the other hierarchies itself. In cgroup v2 a child has
 /// the files of a controller only when its parent hands that down.
 fn make(group: &Group) -> Result<(), String> {
     for controller in ["cpu", "cpuacct", "memory"] {
-        let Some(dir) = group.file(controller, "") else {
+        let dir = group.file((controller, "", ""));
+        let Some(parent) = dir.parent().filter(|parent| parent.is_dir()) else {
             continue;
         };
         if !dir.is_dir() {
             fs::create_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
         }
-        let hand_down = dir
-            .parent()
-            .map(|parent| parent.join("cgroup.subtree_control"));
-        if let Some(file) = hand_down.filter(|file| file.exists()) {
-            let _ = write(&file, "+cpu +memory +pids");
-        }
+        let _ = write(&parent.join("cgroup.subtree_control"), "+cpu +memory +pids");
     }
     Ok(())
 }

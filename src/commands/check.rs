@@ -3,8 +3,7 @@
 
 use super::context::{Context, Done, Failure, is_running, no_engine, say};
 use crate::config::{Auto, Config, Influx, MissingLimits, OnBattery, PilotClass};
-use crate::host::thermal::{self, Reading};
-use crate::host::{cpu, disk, memory, power};
+use crate::host::{self, cpu, programs::find_running, sensors};
 use crate::metrics::{Answer, write};
 use crate::observe::facts::{Facts, not_delegated, read_facts};
 use crate::remote;
@@ -13,6 +12,7 @@ use crate::site::machine_root;
 use crate::units::{Bytes, Exit, float, word};
 use Verdict::{Bad, Good, Note};
 use rustix::fs::{Access, access, stat};
+use std::collections::BTreeSet;
 use std::path::{Display, Path, PathBuf};
 
 enum Verdict {
@@ -139,7 +139,7 @@ fn directories(seen: &Seen) -> Option<Vec<Finding>> {
 }
 
 fn group(seen: &Seen) -> Option<Vec<Finding>> {
-    let is_there = crate::host::group_id(&seen.root, "plancton").is_some();
+    let is_there = host::group_id(&seen.root, "plancton").is_some();
     let text = "there is no group plancton: only root can drain or snooze; \
                 `groupadd --system plancton` and `usermod -aG plancton USER` change that";
     (seen.context.is_root && !is_there).then(|| vec![(Note, text.to_owned())])
@@ -218,12 +218,12 @@ fn protection(seen: &Seen) -> Option<Vec<Finding>> {
 
 fn room(seen: &Seen) -> Option<Vec<Finding>> {
     let share = &seen.config.share;
-    let cores = cpu::read_topology(&seen.root)?.count_cores(&[]);
+    let (cores, _) = cpu::read_topology(&seen.root)?.count(&BTreeSet::new());
     let cores = match share.cpus {
         Auto::Fixed(cpus) => cpus.min(float(cores as u64)),
         Auto::Auto => float(cores as u64),
     };
-    let memory = memory::read_memory(&seen.root).ok()?.total.0;
+    let memory = host::read_memory(&seen.root)?.0;
     let memory = Bytes(memory.saturating_sub(share.reserve_memory.0));
     let given = format!("this machine gives at most {cores} cores and {memory}");
     let look = |pilot: &PilotClass| {
@@ -240,39 +240,44 @@ fn room(seen: &Seen) -> Option<Vec<Finding>> {
 
 fn disk(seen: &Seen) -> Option<Vec<Finding>> {
     let reserve = seen.config.share.reserve_disk;
-    let look = |place: &PathBuf| match disk::read_disk(place) {
+    let look = |place: &PathBuf| match host::read_disk_free(place) {
         Err(error) if reserve.0 == 0 => (Note, error.to_string()),
         Err(error) => {
             let text = "nothing runs while reserve-disk can't be watched; \"0\" does without";
             (BAD, format!("{error}: {text}"))
         }
-        Ok(disk) if disk.free < reserve => {
-            let text = format!("{}: {} free, {reserve} are", place.display(), disk.free);
+        Ok(free) if free < reserve => {
+            let text = format!("{}: {free} free, {reserve} are", place.display());
             (
                 BAD,
                 format!("{text} reserved; free some space or lower reserve-disk"),
             )
         }
-        Ok(disk) => (Good, format!("{}: {} free", place.display(), disk.free)),
+        Ok(free) => (Good, format!("{}: {free} free", place.display())),
     };
     Some(seen.facts()?.disks.iter().map(look).collect())
 }
 
 /// What the owner's rules go by, and which of them is void without.
 fn sensors(seen: &Seen) -> Option<Vec<Finding>> {
-    let (owner, power) = (&seen.config.owner, power::read_power(&seen.root));
+    let (owner, power) = (&seen.config.owner, sensors::read_power(&seen.root));
     let battery = match (power.has_battery, power.on_battery) {
         (false, _) => "no battery",
         (true, false) => "on mains power",
         (true, true) => "on its battery",
     };
     let mut findings = vec![(Good, battery.to_owned())];
+    let programs = &owner.pause_while_running;
+    if let Err(error) = find_running(&seen.root, programs, &[]) {
+        let text = "pause-while-running does not see the programs of others here";
+        findings.push((Note, format!("{text}: {error}")));
+    }
     if power.has_battery && power.charge_percent.is_none() && owner.on_battery == OnBattery::Run {
         let text = "min-battery is void: the charge can't be read; set on-battery = \"pause\"";
         findings.push((BAD, text.to_owned()));
     }
-    let sensors = thermal::Sensors::discover(&seen.root);
-    if let Some(Reading { celsius, sensor }) = sensors.read() {
+    let sensors = sensors::find_sensors(&seen.root);
+    if let Some((celsius, sensor)) = sensors::read_celsius(&sensors) {
         findings.push((Good, format!("processor at {celsius:.0} °C ({sensor})")));
     } else if owner.max_temperature > 0 {
         let text = "max-temperature is void: no sensor of the processor; load its driver or set 0";

@@ -56,7 +56,7 @@ fn measure(value: &Value) -> Option<f64> {
     match value {
         Value::String(text) => match parse_duration(text) {
             Ok(duration) => Some(duration.as_secs_f64()),
-            Err(_) => Bytes::parse(text).ok().map(|size| float(size.0)),
+            Err(_) => Bytes::parse(text).map(|size| float(size.0)),
         },
         // What is no number is less than any.
         Value::Float(number) => Some(number.max(f64::MIN)),

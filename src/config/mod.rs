@@ -19,6 +19,7 @@ pub use values::{Auto, Device, Image, MissingLimits, Mount, OnBattery, WhenBusy}
 
 use crate::host::files;
 use serde::Serialize;
+use std::io::ErrorKind;
 use std::path::Path;
 
 /// All keys with their explanation, commented out at their defaults.
@@ -52,9 +53,9 @@ pub struct Config {
 /// The configuration in a file; errors: every problem of it, one a line.
 pub fn load(file: &Path) -> Result<Config, String> {
     let write = "; write one (`plancton config --default` is a beginning), or leave --config out";
-    let bytes = files::read(file, MOST_BYTES).map_err(|error| match error.is_missing() {
-        true => format!("{error}{write}"),
-        false => error.to_string(),
+    let bytes = files::read(file, MOST_BYTES).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => format!("{error}{write}"),
+        _ => error.to_string(),
     })?;
     let name = file.display().to_string();
     let text = String::from_utf8(bytes)

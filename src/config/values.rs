@@ -36,7 +36,7 @@ macro_rules! texts {
 
 texts! {
     Period: "a duration such as \"30s\" or \"1h30m\"", |text| parse_duration(text).ok().map(Period), |period| format_duration(period.0);
-    Bytes: "a size such as \"512MiB\" or \"2GiB\"", |text| Bytes::parse(text).ok(), exact_size;
+    Bytes: "a size such as \"512MiB\" or \"2GiB\"", Bytes::parse, exact_size;
     Hours: "a time of the week such as \"Mon-Fri 09:00-18:00; Sat,Sun\"", Hours::parse, |hours| hours.text.clone();
     Image: "\"builtin\" or an image such as \"registry.example.org/pilot:1.2\", in small letters", Image::parse, Image::to_string;
     Mount: "a mount such as \"/data:/data\", \"/scratch:/tmp:rw\" or \"/cvmfs:/cvmfs:ro,rslave\"", Mount::parse, Mount::to_string;
@@ -67,7 +67,7 @@ impl Deref for Period {
 /// The short form where it is exact, else bytes.
 fn exact_size(size: &Bytes) -> String {
     match Bytes::parse(&size.to_string()) {
-        Ok(read) if read == *size => size.to_string(),
+        Some(read) if read == *size => size.to_string(),
         _ => format!("{}B", size.0),
     }
 }
@@ -250,7 +250,7 @@ pub struct Tmpfs {
 impl Tmpfs {
     fn parse(text: &str) -> Option<Tmpfs> {
         let (target, size) = match text.split_once(':') {
-            Some((target, size)) => (target, Some(Bytes::parse(size).ok()?)),
+            Some((target, size)) => (target, Some(Bytes::parse(size)?)),
             None => (text, None),
         };
         let target = absolute(target)?;

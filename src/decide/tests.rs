@@ -6,7 +6,7 @@ mod rules;
 
 use super::*;
 use crate::config;
-use crate::host::cpu::Smoothed;
+use crate::host::cpu::smoothed;
 use crate::units::{Moment, PilotId};
 
 const GIB: u64 = 1 << 30;
@@ -26,7 +26,7 @@ struct World {
     now: f64,
     sampled: f64,
     cpu: Option<CpuUse>,
-    smooth: Smoothed,
+    smooth: Option<f64>,
     pilots: Vec<Pilot>,
     news: Vec<News>,
     control: Control,
@@ -73,7 +73,7 @@ impl World {
             now: 100.0,
             sampled: 0.0,
             cpu: None,
-            smooth: Smoothed::default(),
+            smooth: None,
             pilots: Vec::new(),
             news: Vec::new(),
             control: Control::default(),
@@ -133,12 +133,12 @@ impl World {
         };
         let pilots = pilots.min(self.cores - foreign);
         if self.sampled > 0.0 {
-            self.smooth.update(foreign, window);
+            self.smooth = smoothed(self.smooth, foreign, window);
             self.cpu = Some(CpuUse {
                 busy: foreign + pilots,
                 pilots,
                 foreign,
-                foreign_smooth: self.smooth.value().unwrap_or(foreign),
+                foreign_smooth: self.smooth.unwrap_or(foreign),
                 window,
                 at: self.now,
             });

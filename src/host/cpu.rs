@@ -2,17 +2,13 @@
 //! be used and are threads of one core. The difference of kernel counters is clamped at 0, because hotplugged CPUs may
 //! count backwards. A pilot on the sibling thread slows the owner's thread whatever its priority: so cores are given.
 
-use super::files::{self, ReadError};
+use super::files;
 use crate::units::{float, parse_cpu_list};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// One line a CPU and one number an interrupt: some 20 KiB at 96 CPUs.
 const STAT_LIMIT: usize = 1 << 20;
-/// A load that rises is believed to 86 % after 10 s, one that falls to 28 %: the owner gets room at once, and a
-/// short lull is not taken for the end of their work.
-const RISE_SECONDS: f64 = 5.0;
-const FALL_SECONDS: f64 = 30.0;
 
 /// CPU time of all CPUs since boot, as read at one instant.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,10 +21,9 @@ pub struct CpuSample {
     pub boot_seconds: f64,
 }
 
-pub fn read_sample(root: &Path, boot_seconds: f64) -> Result<CpuSample, ReadError> {
-    let path = root.join("proc/stat");
-    let text = files::read_text_up_to(&path, STAT_LIMIT)?;
-    parse_stat(&text, boot_seconds).ok_or_else(|| ReadError::malformed(&path, "cpu counters"))
+pub fn read_sample(root: &Path, boot_seconds: f64) -> Option<CpuSample> {
+    let text = files::read_text_up_to(&root.join("proc/stat"), STAT_LIMIT).ok()?;
+    parse_stat(&text, boot_seconds)
 }
 
 /// Only the lines that are needed: a kernel or lxcfs may leave out the others.
@@ -38,16 +33,16 @@ fn parse_stat(text: &str, boot_seconds: f64) -> Option<CpuSample> {
     let ticks = ticks.ok().filter(|ticks| ticks.len() >= 4)?;
     // User, nice, system, (idle, iowait,) irq, softirq.
     let busy = [0, 1, 2, 5, 6].iter().filter_map(|at| ticks.get(*at));
-    let ticks_per_second = float(rustix::param::clock_ticks_per_second());
+    let busy: f64 = busy.map(|ticks| float(*ticks)).sum();
     let cpus_online = parse_stat_cpus(text).len();
     (cpus_online > 0).then_some(CpuSample {
-        busy_seconds: busy.map(|ticks| float(*ticks)).sum::<f64>() / ticks_per_second,
+        busy_seconds: busy / float(rustix::param::clock_ticks_per_second()),
         cpus_online,
         boot_seconds,
     })
 }
 
-fn parse_stat_cpus(text: &str) -> Vec<u32> {
+fn parse_stat_cpus(text: &str) -> BTreeSet<u32> {
     let number = |line: &str| line.split(' ').next()?.strip_prefix("cpu")?.parse().ok();
     text.lines().filter_map(number).collect()
 }
@@ -61,27 +56,20 @@ pub fn busy_cores(before: &CpuSample, after: &CpuSample) -> Option<f64> {
     (elapsed > 0.0).then(|| (busy / elapsed).min(float(cpus as u64)))
 }
 
-/// A load with fast rise and slow fall, at any interval: both are time constants, not shares a tick.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Smoothed(Option<f64>);
-
-impl Smoothed {
-    /// `None` before the first update.
-    pub fn value(self) -> Option<f64> {
-        self.0
-    }
-
-    /// The first value is taken as it is; what is not a number, or took no time, changes nothing.
-    pub fn update(&mut self, value: f64, elapsed_seconds: f64) {
-        let current = self.0.unwrap_or(value);
-        let constant = match value > current {
-            true => RISE_SECONDS,
-            false => FALL_SECONDS,
-        };
-        let weight = 1.0 - (-elapsed_seconds.max(0.0) / constant).exp();
-        if value.is_finite() {
-            self.0 = Some(current + weight * (value - current));
-        }
+/// A load with fast rise and slow fall, at any interval: both are time constants, not shares a tick. The first value is
+/// taken as it is; what is not a number, or took no time, changes nothing.
+pub fn smoothed(before: Option<f64>, value: f64, elapsed_seconds: f64) -> Option<f64> {
+    let current = before.unwrap_or(value);
+    // What rises is believed to 86 % after 10 s, what falls to 28 %: the owner gets room at once, and a short lull is not
+    // taken for the end of their work.
+    let constant = match value > current {
+        true => 5.0,
+        false => 30.0,
+    };
+    let weight = 1.0 - (-elapsed_seconds.max(0.0) / constant).exp();
+    match value.is_finite() {
+        true => Some(current + weight * (value - current)),
+        false => before,
     }
 }
 
@@ -107,15 +95,9 @@ pub fn read_topology(root: &Path) -> Option<Topology> {
     let mut status = status.lines();
     let allowed = status.find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
     let allowed = allowed.and_then(parse_cpu_list);
-    let may_use = |cpu: &u32| allowed.as_ref().is_none_or(|cpus| cpus.contains(cpu));
+    let online = online.as_ref().unwrap_or(&in_stat);
     let mut cores: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-    for cpu in online
-        .as_ref()
-        .unwrap_or(&in_stat)
-        .iter()
-        .copied()
-        .filter(may_use)
-    {
+    for cpu in online & allowed.as_ref().unwrap_or(online) {
         let siblings = read_list(&dir.join(format!("cpu{cpu}/topology/thread_siblings_list")));
         // The first thread, which may be offline, stands for the core.
         let siblings = siblings.filter(|list| list.contains(&cpu));
@@ -129,22 +111,15 @@ pub fn read_topology(root: &Path) -> Option<Topology> {
 }
 
 impl Topology {
-    /// Cores of which the cpuset holds at least one thread; all where it is empty.
-    pub fn count_cores(&self, cpuset: &[u32]) -> usize {
-        let inside = |core: &&Vec<u32>| core.iter().any(|cpu| holds(cpuset, *cpu));
-        self.cores.iter().filter(inside).count().min(self.in_stat)
+    /// Cores of which the cpuset holds at least one thread, and all threads that it holds; an empty one holds all.
+    pub fn count(&self, cpuset: &BTreeSet<u32>) -> (usize, usize) {
+        let is_inside = |cpu: &&u32| cpuset.is_empty() || cpuset.contains(cpu);
+        let cores = self.cores.iter();
+        let threads = cores.map(|core| core.iter().filter(is_inside).count());
+        let threads: Vec<usize> = threads.filter(|count| *count > 0).collect();
+        let count = |number: usize| number.min(self.in_stat);
+        (count(threads.len()), count(threads.iter().sum()))
     }
-
-    /// Threads that the cpuset holds; all where it is empty.
-    pub fn count_threads(&self, cpuset: &[u32]) -> usize {
-        let threads = self.cores.iter().flatten();
-        let inside = threads.filter(|cpu| holds(cpuset, **cpu)).count();
-        inside.min(self.in_stat)
-    }
-}
-
-fn holds(cpuset: &[u32], cpu: u32) -> bool {
-    cpuset.is_empty() || cpuset.contains(&cpu)
 }
 
 #[cfg(test)]
@@ -167,7 +142,7 @@ mod tests {
         assert_eq!(ticks("cpu 100 20 30 9\ncpu0 1 2 3 4\n"), 150);
         for content in GARBAGE {
             tree.put("proc/stat", content);
-            assert!(read_sample(tree.root(), 0.0).is_err());
+            assert_eq!(read_sample(tree.root(), 0.0), None);
         }
         let prefixes = (0..STAT.len()).filter_map(|end| parse_stat(&STAT[..end], 0.0));
         assert!(prefixes.count() > 0);
@@ -197,11 +172,8 @@ mod tests {
     #[test]
     fn load_rises_fast_and_falls_slowly_at_any_interval() {
         let after = |updates: &[(f64, f64)]| {
-            let mut load = Smoothed::default();
-            updates
-                .iter()
-                .for_each(|(value, elapsed)| load.update(*value, *elapsed));
-            load.value()
+            let next = |load, (value, elapsed): &(f64, f64)| smoothed(load, *value, *elapsed);
+            updates.iter().fold(None, next)
         };
         for (interval, times) in [(10.0, 1), (5.0, 2), (1.0, 10)] {
             for (from, to, expected) in [(0.0, 1.0, 0.8647), (1.0, 0.0, 0.7165)] {
@@ -252,8 +224,7 @@ mod tests {
                 read_topology(tree.root()).unwrap(),
                 parse_cpu_list(cpuset).unwrap(),
             );
-            let counted = (found.count_cores(&cpuset), found.count_threads(&cpuset));
-            assert_eq!(counted, counts, "{found:?} {cpuset:?}");
+            assert_eq!(found.count(&cpuset), counts, "{found:?} {cpuset:?}");
         }
         let bare = Tree::new(&[("proc/stat", STAT)]);
         for content in GARBAGE {

@@ -3,15 +3,13 @@
 //! name of a thread, and not who merely mentions it. Kernel threads and zombies have no arguments; the pilots' own
 //! processes do not count.
 
-use super::files::{self, ReadError};
+use super::files;
+use std::io::{self, Read};
 use std::path::Path;
 
 /// What runs the program that its arguments name. Versions and the like behind it (python3.11, wine64-preloader) don't matter.
-const INTERPRETERS: [&str; 24] = [
-    "bash", "box", "dash", "deno", "dotnet", "electron", "gjs", "guile", "java", "julia", "ksh",
-    "lua", "mono", "node", "nodejs", "perl", "php", "pypy", "python", "rscript", "ruby", "sh",
-    "wine", "zsh",
-];
+const INTERPRETERS: &str = "bash box dash deno dotnet electron gjs guile java julia ksh lua mono node nodejs perl php pypy \
+    python rscript ruby sh wine zsh";
 /// Their options that have a value of their own, and those behind which there is a text instead of a program.
 const OPTIONS_WITH_VALUE: [&str; 6] = ["-W", "-X", "-cp", "-r", "-O", "-o"];
 const OPTIONS_WITH_TEXT: [&str; 4] = ["-c", "-e", "-E", "--eval"];
@@ -19,38 +17,38 @@ const OPTIONS_WITH_TEXT: [&str; 4] = ["-c", "-e", "-E", "--eval"];
 /// One of `names` that runs. A process whose cgroup path holds one of `own` (the parent group's name, container ids) is a
 /// pilot's: else a pilot that runs the named program would hold itself back for ever. Errors: other users' processes are
 /// hidden, so that it can't be said.
-pub fn find_running(
-    root: &Path,
-    names: &[String],
-    own: &[&str],
-) -> Result<Option<String>, ReadError> {
-    if names.is_empty() {
-        return Ok(None);
-    }
+pub fn find_running(root: &Path, names: &[String], own: &[&str]) -> io::Result<Option<String>> {
     let proc = root.join("proc");
-    let processes = files::read_names(&proc).into_iter();
-    let mut processes = processes.filter(|name| name.parse::<u32>().is_ok());
-    match processes.find_map(|pid| find_name(&proc.join(pid), names, own)) {
+    let mut processes = match names.is_empty() {
+        true => return Ok(None),
+        false => files::read_names(&proc).into_iter(),
+    };
+    let found = processes.find_map(|name| {
+        name.parse::<u32>().ok()?;
+        find_name(&proc.join(name), names, own)
+    });
+    match found {
+        None => files::open(&proc.join("1/cmdline")).map(|_| None),
         Some(name) => Ok(Some(name.clone())),
-        None => files::read_text(&proc.join("1/cmdline")).map(|_| None),
     }
 }
 
 /// The name that this process runs under. One that ended since is no longer running: its missing files are no failure.
 fn find_name<'a>(process: &Path, names: &'a [String], own: &[&str]) -> Option<&'a String> {
-    let cmdline = files::read_beginning(&process.join("cmdline"), 4096).unwrap_or_default();
-    let cmdline = String::from_utf8_lossy(&cmdline);
+    let mut cmdline = [0; 4096];
+    let length = files::open(&process.join("cmdline")).and_then(|mut file| file.read(&mut cmdline));
+    let cmdline = String::from_utf8_lossy(cmdline.get(..length.unwrap_or(0))?);
     let file = std::fs::read_link(process.join("exe")).unwrap_or_default();
     let file = file.to_string_lossy();
     let mut programs = parse_programs(&cmdline);
     programs.push(last_part(file.trim_end_matches(" (deleted)")));
-    let runs = |name: &&String| programs.iter().any(|program| is_named(program, name));
     let cgroup = || files::read_text(&process.join("cgroup")).unwrap_or_default();
-    let is_flatpak = |name: &&String| {
-        name.matches('.').count() > 1 && cgroup().contains(&format!("app-flatpak-{name}-"))
+    let runs = |name: &&String| {
+        let is_flatpak = || cgroup().contains(&format!("app-flatpak-{name}-"));
+        programs.iter().any(|program| is_named(program, name))
+            || (name.matches('.').count() > 1 && is_flatpak())
     };
-    let mut found = names.iter().filter(|name| !name.is_empty());
-    let name = found.find(|name| runs(name) || is_flatpak(name))?;
+    let name = names.iter().filter(|name| !name.is_empty()).find(runs)?;
     let cgroup = cgroup();
     let is_own = own.iter().any(|id| !id.is_empty() && cgroup.contains(id));
     (!is_own).then_some(name)
@@ -66,7 +64,10 @@ fn parse_programs(cmdline: &str) -> Vec<&str> {
             Some(option) if OPTIONS_WITH_TEXT.contains(&option) => break,
             Some(option) if OPTIONS_WITH_VALUE.contains(&option) => drop(arguments.next()),
             Some(option) if option.starts_with('-') => {}
-            Some(program) => programs.push(last_part(program)),
+            Some(program) => {
+                programs.push(last_part(program));
+                programs.extend(program.strip_suffix("/app.asar").map(last_part));
+            }
         }
     }
     programs
@@ -80,9 +81,10 @@ fn last_part(path: &str) -> &str {
 }
 
 fn is_interpreter(program: &str) -> bool {
-    let is_letter = |c: &char| c.is_ascii_alphabetic() || *c == '_';
-    let stem: String = program.chars().take_while(is_letter).collect();
-    INTERPRETERS.contains(&stem.to_lowercase().as_str())
+    let end = program.find(|c: char| !(c.is_ascii_alphabetic() || c == '_'));
+    let stem = program.get(..end.unwrap_or(program.len()));
+    let stem = stem.unwrap_or_default().to_lowercase();
+    INTERPRETERS.split(' ').any(|name| name == stem)
 }
 
 /// With or without its extension; Windows does not know capital letters. `ps` shows the first 15 bytes of a name.
@@ -98,7 +100,8 @@ mod tests {
     use super::*;
     use crate::host::tests::{GARBAGE, Tree};
     /// What is looked for; the executable, and the arguments. The first is shared/cases/program-renamed, the next three what
-    /// its README names; after `not` what must not be taken for it.
+    /// its README names; after `not` what must not be taken for it. The last are Electron's, from a distribution and with its own
+    /// (evilsocket/opensnitch #1442), Minecraft (lihaoyun6/QuickRecorder #217), a flatpak's sandbox, and Proton's wrapper.
     const PROCESSES: &str = r"
         VPinballX_BGFX | /opt/vpx/VPinballX_BGFX | /opt/vpx/VPinballX_BGFX,-play,table.vpx
         pwsh | /opt/microsoft/powershell/7/pwsh | pwsh
@@ -123,7 +126,12 @@ mod tests {
         a-very-long-nam | /usr/bin/a-very-long-name | a-very-long-name
         not a-very-long-na | /usr/bin/a-very-long-name | a-very-long-name
         not Main | /opt/vpx/VPinballX_BGFX | /opt/vpx/VPinballX_BGFX
-        not kworker/0:1 | | ";
+        not kworker/0:1 | |
+        obsidian | /usr/lib/electron37/electron | /usr/lib/electron37/electron,--ozone-platform-hint=auto,/usr/lib/obsidian/app.asar
+        signal-desktop | /usr/lib/signal-desktop/signal-desktop | /usr/lib/signal-desktop/signal-desktop,--type=renderer,--app-path=/usr/lib/signal-desktop/resources/app.asar
+        net.minecraft.client.main.Main | /usr/lib/jvm/java-21/bin/java | java,-Xmx4G,-Djava.library.path=/x,-cp,a.jar:b.jar,net.minecraft.client.main.Main,--username,ann
+        not steam | /usr/bin/bwrap | bwrap,--args,42,--,steam
+        not steam.sh | /usr/bin/python3.12 | python3,/opt/proton/proton,waitforexitandrun,/home/ann/steam.sh";
 
     #[test]
     fn programs() {
@@ -155,12 +163,12 @@ mod tests {
         let names = ["game".to_owned()];
         let tree = Tree::new(&[]);
         assert!(find_running(tree.root(), &names, &[]).is_err());
-        assert_eq!(find_running(tree.root(), &[], &[]), Ok(None));
+        assert_eq!(find_running(tree.root(), &[], &[]).unwrap(), None);
         tree.put("proc/1/cmdline", "init");
         tree.fifo("proc/8/cmdline");
         for content in GARBAGE {
             tree.put("proc/7/cmdline", content);
-            assert_eq!(find_running(tree.root(), &names, &[]), Ok(None));
+            assert_eq!(find_running(tree.root(), &names, &[]).unwrap(), None);
         }
     }
 }

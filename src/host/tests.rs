@@ -99,7 +99,51 @@ fn small_facts() {
     assert_eq!(group_id(tree.root(), "ann"), None);
     assert_eq!(boot_id(tree.root()), "");
     for content in GARBAGE {
-        tree.put("etc/group", content);
+        for file in ["etc/group", "proc/meminfo", "proc/pressure/memory"] {
+            tree.put(file, content);
+        }
         assert_eq!(group_id(tree.root(), "some"), None);
+        assert_eq!(read_memory(tree.root()), None);
+        assert_eq!(read_pressure_percent(tree.root()), None);
+    }
+    assert!(read_disk_free(Path::new("/")).is_ok());
+    let gone = read_disk_free(Path::new("/none/such")).unwrap_err();
+    assert_eq!(gone.kind(), io::ErrorKind::NotFound);
+}
+
+#[test]
+fn memory_pressure_and_disk() {
+    let tree = Tree::new(&[]);
+    for (text, expected) in [
+        (
+            "MemTotal: 9 kB\nMemFree: 1 kB\nMemAvailable: 6 kB\n",
+            Some((9, 6)),
+        ),
+        ("MemTotal: 0 kB\nMemAvailable: 0 kB\n", None),
+        ("MemTotal: 10 kB\nMemAvailable: 600 kB\n", Some((10, 10))),
+    ] {
+        tree.put("proc/meminfo", text);
+        let found = read_memory(tree.root()).map(|(total, free)| (total / 1024, free / 1024));
+        assert_eq!(found, expected, "{text}");
+    }
+    let [user, system] =
+        ["user", "system"].map(|s| format!("sys/fs/cgroup/{s}.slice/memory.pressure"));
+    for (file, text, expected) in [
+        (
+            "proc/pressure/memory",
+            "some avg10=9.50 avg60=0\nfull avg10=8",
+            9.5,
+        ),
+        (&user, "some avg10=1", 1.0),
+        (&system, "some avg10=3 total=1", 3.0),
+        (&system, "some avg10=nan", 1.0),
+        (&system, "full avg10=7", 1.0),
+    ] {
+        tree.put(file, text);
+        assert_eq!(read_pressure_percent(tree.root()), Some(expected), "{text}");
+    }
+    // Blocks or files, whichever are less.
+    for (files_free, files, free) in [(900, 1_000, 50), (10, 1_000, 1), (0, 1_000, 0), (0, 0, 50)] {
+        assert_eq!(least_free(50, 100, files_free, files), Bytes(free));
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::engine::{Engine, Error, Info};
 use crate::host;
-use crate::host::cgroup::{Driver, Group, Layout, parent_group};
+use crate::host::cgroup::{Group, Layout, parent_group};
 use crate::units::Bytes;
 use std::path::{Path, PathBuf};
 
@@ -60,9 +60,9 @@ impl Facts {
     /// The parent group as the engine's `CgroupParent` names it; `None`: the engine's own.
     pub fn parent_name(&self) -> Option<String> {
         let layout = self.layout.filter(|_| self.parent.is_ok())?;
-        Some(match layout.driver {
-            Driver::Cgroupfs => format!("/{}", layout.parent_name()),
-            Driver::Systemd => layout.parent_name().to_owned(),
+        Some(match layout.is_systemd {
+            true => layout.parent_name().to_owned(),
+            false => format!("/{}", layout.parent_name()),
         })
     }
 }
@@ -112,10 +112,10 @@ fn is_rootless(info: &Info) -> bool {
 
 /// The engine must run on this kernel and see this machine's memory: else what the owner uses here is not seen there.
 fn unsupported(info: &Info, layout: Option<Layout>, root: &Path) -> Option<String> {
-    let ours = host::files::read_word(&root.join("proc/sys/kernel/osrelease"));
+    let ours: Option<String> = host::files::read_value(&root.join("proc/sys/kernel/osrelease"));
     let is_other =
         !info.kernel_version.is_empty() && ours.is_some_and(|ours| ours != info.kernel_version);
-    let total = host::memory::read_memory(root).map_or(0, |memory| memory.total.0);
+    let total = host::read_memory(root).map_or(0, |memory| memory.0);
     let is_elsewhere =
         info.mem_total > 0 && total > 0 && info.mem_total.abs_diff(total) > total / 20;
     if is_other || is_elsewhere {
@@ -145,19 +145,18 @@ fn parent(
     is_root: bool,
 ) -> Result<Group, String> {
     let layout = layout.ok_or("the engine has no cgroups on this host")?;
-    let is_packaged = |files: &[&str]| {
-        layout.driver == Driver::Systemd && files.iter().any(|file| root.join(file).exists())
-    };
+    let is_packaged =
+        |files: &[&str]| layout.is_systemd && files.iter().any(|file| root.join(file).exists());
     if is_rootless(info) {
         return match is_packaged(&USER_SLICES) {
-            true => Ok(parent_group(root, layout).below(&user_manager())),
+            true => Ok(parent_group(root, layout, &user_manager())),
             false => Err(
                 "a rootless engine makes no idle group without the package's user slice".to_owned(),
             ),
         };
     }
     match is_root || is_packaged(&SLICES) {
-        true => Ok(parent_group(root, layout)),
+        true => Ok(parent_group(root, layout, "")),
         false => Err(
             "only root, or the package's plancton.slice, makes an idle group beside the owner's; \
              pilots run in the engine's own"

@@ -5,7 +5,7 @@ use super::SHORTEST_WINDOW;
 use super::facts::Facts;
 use crate::decide::{Pilot, PilotState, Protection};
 use crate::host::cgroup::{Group, Limits};
-use crate::units::{Bytes, PilotId};
+use crate::units::{Bytes, PilotId, float, whole};
 use std::collections::BTreeMap;
 
 /// A running pilot whose group is in no known place after this long is somewhere else, in seconds.
@@ -145,13 +145,12 @@ impl Groups {
         }
         let parent = self.parent(Some(facts)).filter(|parent| parent.exists());
         match parent.map(Group::read_cpu_idle) {
-            Some(Ok(Some(true))) => {}
-            Some(Ok(Some(false))) => return Protection::Lost,
-            Some(Ok(None)) => {
+            Some(Some(true)) => {}
+            Some(Some(false)) => return Protection::Lost,
+            Some(None) => {
                 let why = "this kernel has no idle groups (Linux 5.15 and newer have), or they are not delegated";
                 return Protection::None(why.to_owned());
             }
-            Some(Err(error)) => return Protection::None(error.to_string()),
             None if facts.is_ours => return Protection::Lost,
             // The engine makes it with the first pilot.
             None => return Protection::Prepared,
@@ -186,7 +185,7 @@ impl Groups {
         // Without facts it is not known yet who counts: what comes later must not look like a leap.
         facts?;
         match self.parent(facts) {
-            Some(parent) if parent.exists() => return parent.read_usage_seconds().ok(),
+            Some(parent) if parent.exists() => return parent.read_usage_seconds(),
             Some(_) => return Some(0.0),
             None => {}
         }
@@ -204,10 +203,10 @@ impl Groups {
     /// Bytes that pilots use, without page cache.
     pub fn used_memory(&self, facts: Option<&Facts>) -> Option<u64> {
         match self.parent(facts) {
-            Some(parent) if parent.exists() => parent.read_memory_used().ok(),
+            Some(parent) if parent.exists() => parent.read_memory_used(),
             Some(_) => Some(0),
             None => {
-                let read = |running: &Running| running.group.as_ref()?.read_memory_used().ok();
+                let read = |running: &Running| running.group.as_ref()?.read_memory_used();
                 Some(self.running.values().filter_map(read).sum())
             }
         }
@@ -218,25 +217,28 @@ impl Running {
     fn read_limits(&mut self, pilot: &Pilot) {
         self.counted = self.used_seconds().unwrap_or(0.0);
         let Some(group) = &self.group else { return };
-        if let Ok(limits) = group.read_limits() {
+        if let Some(limits) = group.read_limits() {
             self.unlimited = unlimited(&limits, pilot).filter(|_| group.has_processes());
+            let Limits {
+                cpus,
+                memory_bytes,
+                pids,
+            } = limits;
+            let shown = |limit: f64, text: String| match limit.is_finite() {
+                true => text,
+                false => "no limit".to_owned(),
+            };
             self.limits = format!(
                 "{} cores, {} of memory, {} processes",
-                limits
-                    .cpus
-                    .map_or(NO_LIMIT.to_owned(), |cpus| cpus.to_string()),
-                limits
-                    .memory_bytes
-                    .map_or(NO_LIMIT.to_owned(), |bytes| Bytes(bytes).to_string()),
-                limits
-                    .pids
-                    .map_or(NO_LIMIT.to_owned(), |pids| pids.to_string()),
+                shown(cpus, cpus.to_string()),
+                shown(memory_bytes, Bytes(whole(memory_bytes)).to_string()),
+                shown(pids, pids.to_string()),
             );
         }
     }
 
     fn used_seconds(&self) -> Option<f64> {
-        self.group.as_ref()?.read_usage_seconds().ok()
+        self.group.as_ref()?.read_usage_seconds()
     }
 
     fn cores_used(&mut self, now: f64) -> Option<f64> {
@@ -246,28 +248,26 @@ impl Running {
     }
 }
 
-const NO_LIMIT: &str = "no limit";
-
 /// Names the first limit that was asked for and does not hold. Swap accounting alone is often off, and then the memory
 /// limit holds all the same.
 fn unlimited(limits: &Limits, pilot: &Pilot) -> Option<String> {
-    let (cpus, memory, pids) = (limits.cpus, limits.memory_bytes, limits.pids);
+    let wanted = float(pilot.memory);
     let checks = [
-        (
-            "CPU",
-            matches!(cpus, Some(cores) if cores <= pilot.cpus * 1.02 + 0.01),
-            format!("{cpus:?}"),
-        ),
+        ("CPU", limits.cpus, pilot.cpus * 1.02 + 0.01),
         (
             "memory",
-            pilot.memory == 0 || matches!(memory, Some(bytes) if bytes <= pilot.memory),
-            format!("{memory:?}"),
+            limits.memory_bytes,
+            if pilot.memory == 0 {
+                f64::INFINITY
+            } else {
+                wanted
+            },
         ),
-        ("pids", pids.is_some(), format!("{pids:?}")),
+        ("pids", limits.pids, f64::MAX),
     ];
-    let (what, _, found) = checks.iter().find(|(_, holds, _)| !holds)?;
+    let (what, found, _) = checks.iter().find(|(_, found, most)| found > most)?;
+    let name = &pilot.name;
     Some(format!(
-        "the {what} limit of {} does not hold (it is {found})",
-        pilot.name
+        "the {what} limit of {name} does not hold (it is {found})"
     ))
 }

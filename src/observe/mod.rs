@@ -11,11 +11,12 @@ use crate::config::{Config, Owner, Share};
 use crate::decide::{CpuUse, MemoryUse, Observation, Pilot};
 use crate::engine::Listed;
 use crate::host::cpu::Topology;
-use crate::host::{cpu, disk, files, memory, power, programs, thermal};
+use crate::host::{self, cpu, files, programs, sensors};
 use crate::site::Site;
 use crate::units::{clean_line, float};
 use facts::Facts;
 use groups::Groups;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -29,12 +30,12 @@ const LONGEST_HOLD: usize = 120;
 /// What is kept from reading to reading.
 pub struct Observer {
     site: Arc<Site>,
-    sensors: thermal::Sensors,
+    sensors: Vec<sensors::Sensor>,
     topology: Option<Topology>,
     /// The sample before, and the CPU seconds that pilots had used by then.
     before: Option<(cpu::CpuSample, Option<f64>)>,
     cpu: Option<CpuUse>,
-    smooth: cpu::Smoothed,
+    smooth: Option<f64>,
     given_seconds: f64,
     pub groups: Groups,
     /// The owner is short of CPU: it matters what each pilot gets.
@@ -44,12 +45,12 @@ pub struct Observer {
 impl Observer {
     pub fn new(site: Arc<Site>) -> Observer {
         Observer {
-            sensors: thermal::Sensors::discover(&site.root),
+            sensors: sensors::find_sensors(&site.root),
             topology: cpu::read_topology(&site.root),
             site,
             before: None,
             cpu: None,
-            smooth: cpu::Smoothed::default(),
+            smooth: None,
             given_seconds: 0.0,
             groups: Groups::default(),
             contended: false,
@@ -87,12 +88,12 @@ impl Observer {
         seen.memory = self.read_memory(facts);
         (seen.cores, seen.threads) = self.count_cores(&share, facts);
         seen.disk_free = facts.and_then(read_disks);
-        let power = power::read_power(&self.site.root);
+        let power = sensors::read_power(&self.site.root);
         seen.has_battery = power.has_battery;
         seen.on_battery = power.on_battery;
         seen.charge = power.charge_percent;
-        seen.temperature = self.sensors.read().map(|found| found.celsius);
-        seen.memory_pressure = memory::read_pressure_percent(&self.site.root);
+        seen.temperature = sensors::read_celsius(&self.sensors).map(|(celsius, _)| celsius);
+        seen.memory_pressure = host::read_pressure_percent(&self.site.root);
         seen.program = self.read_program(&owner);
         seen.hold = self.read_hold();
         seen
@@ -104,13 +105,12 @@ impl Observer {
             return (0.0, 0.0);
         };
         let cpuset = crate::units::parse_cpu_list(&share.cpuset).unwrap_or_default();
-        let cores = match share.smt {
-            true => topology.count_threads(&cpuset),
-            false => topology.count_cores(&cpuset),
-        };
+        let (cores, threads) = topology.count(&cpuset);
+        let cores = if share.smt { threads } else { cores };
         let of_engine = facts.map(|facts| facts.cpus).filter(|cpus| *cpus > 0);
         let cores = (cores as u64).min(of_engine.unwrap_or(u64::MAX));
-        (float(cores), float(topology.count_threads(&[]) as u64))
+        let (_, online) = topology.count(&BTreeSet::new());
+        (float(cores), float(online as u64))
     }
 
     /// Between regular ticks the last rate stands, unless the owner's need is being watched: what the engine itself needs
@@ -123,7 +123,7 @@ impl Observer {
         {
             return;
         }
-        let Ok(sample) = cpu::read_sample(&self.site.root, now) else {
+        let Some(sample) = cpu::read_sample(&self.site.root, now) else {
             self.cpu = None;
             return;
         };
@@ -134,9 +134,9 @@ impl Observer {
             let window = now - before.boot_seconds;
             let pilots = (used / window).min(busy);
             let foreign = (busy - pilots).max(0.0);
-            self.smooth.update(foreign, window);
+            self.smooth = cpu::smoothed(self.smooth, foreign, window);
             self.given_seconds += used;
-            let foreign_smooth = self.smooth.value().unwrap_or(foreign);
+            let foreign_smooth = self.smooth.unwrap_or(foreign);
             Some(CpuUse {
                 busy,
                 pilots,
@@ -156,8 +156,7 @@ impl Observer {
     }
 
     fn read_memory(&self, facts: Option<&Facts>) -> Option<MemoryUse> {
-        let read = memory::read_memory(&self.site.root).ok()?;
-        let (total, available) = (read.total.0, read.available.0);
+        let (total, available) = host::read_memory(&self.site.root)?;
         let pilots = self.groups.used_memory(facts);
         let foreign = total
             .saturating_sub(available)
@@ -201,6 +200,6 @@ fn read_disks(facts: &Facts) -> Option<u64> {
     let free = facts
         .disks
         .iter()
-        .map(|disk| Some(disk::read_disk(disk).ok()?.free.0));
+        .map(|disk| Some(host::read_disk_free(disk).ok()?.0));
     free.collect::<Option<Vec<u64>>>()?.into_iter().min()
 }

@@ -24,7 +24,7 @@ pub fn read_pilot(listed: &Listed, instance: &str, boot_id: &str) -> Pilot {
     Pilot {
         id: listed.id.clone(),
         name: if name.is_empty() {
-            listed.id.short().to_owned()
+            listed.id.to_string()
         } else {
             name.to_owned()
         },
