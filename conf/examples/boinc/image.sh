@@ -33,8 +33,10 @@ END
 
 # shellcheck disable=SC2016 # what is quoted is for apt-get and mmdebstrap to expand
 apt-get indextargets --format 'deb $(SITE) $(RELEASE) $(COMPONENT)' 'Identifier: Packages' | sort -u >"$work/sources"
+# Packages that are only unpacked: the links to /usr that their places stand on are made here.
 # shellcheck disable=SC2016
 mmdebstrap -q --variant=extract --format=null --include=boinc-client,busybox-static,ca-certificates \
+  --setup-hook='for name in bin sbin lib lib64; do mkdir -p "$1/usr/$name"; ln -s "usr/$name" "$1/$name"; done' \
   --extract-hook="cp '$here/pilot' '$work/pick' \"\$1\"" \
   --extract-hook="chroot \"\$1\" /bin/busybox sh /pick >'$work/root.tar'" \
   '' /dev/null - <"$work/sources"
