@@ -4,7 +4,7 @@
 #![allow(clippy::cast_possible_truncation)]
 
 use crate::act::credentials;
-use crate::config::{self, Config, ImageRef, PilotClass, parse, read_remote};
+use crate::config::{self, Config, Image, PilotClass, parse, read_remote};
 use crate::decide::{Observation, PolicyState, decide};
 use crate::engine::Engine;
 use crate::host::tests::Tree;
@@ -146,7 +146,7 @@ fn configuration() {
             let _ = parse(&config.to_toml(), "again");
         }
         let words = clean_text(&text(input), random.below(100));
-        let _ = (ImageRef::parse(&words), parse_cpu_list(&words));
+        let _ = (Image::parse(&words), parse_cpu_list(&words));
     });
     let local = parse(
         "[allow]\nmounts = [\"/cvmfs\"]\nfiles = [\"/etc/token\"]\n",
@@ -313,10 +313,11 @@ fn small_files() {
     }
     let dirs = dirs(&tree);
     let registry = r#"{"auths": {"https://index.docker.io/v1/": {"auth": "YTpi"}, "reg.example:5000/a": {"username": "u", "password": "p"}}, "credsStore": "x"}"#;
-    let image = ImageRef::parse("reg.example:5000/a/p:1").unwrap();
+    let image = Image::parse("reg.example:5000/a/p:1").unwrap();
     let auth_file = tree.path("auth.json").display().to_string();
     let class = PilotClass {
         auth_file,
+        image,
         ..PilotClass::default()
     };
     tree.put("auth.json", "");
@@ -324,7 +325,7 @@ fn small_files() {
     std::fs::set_permissions(tree.path("auth.json"), ours).unwrap();
     fuzz("registry credentials", 4, &[registry], |input, _| {
         tree.put("auth.json", input);
-        let _ = credentials::read(&class, &image);
+        let _ = credentials::read(&class);
     });
     let drain = r#"{"since":1700000000.5,"by":1700009999.0,"stop":true,"boot_id":"b","at":{"awake":1.0,"boot":2.0,"epoch":1700000000.0}}"#;
     let snooze = r#"{"until":1700009999.0,"boot_id":"b","at":{"awake":1.0,"boot":2.0,"epoch":1700000000.0}}"#;

@@ -6,7 +6,7 @@ use crate::config::{Allow, Config, RemoteConfig, read_remote, read_serial};
 use crate::host::files;
 use crate::report;
 use crate::state::{self, Durable, StateError};
-use crate::units::draw;
+use crate::units::{clean_line, draw};
 use crate::{clock, web};
 use minisign_verify::{PublicKey, Signature};
 use ring::digest::{SHA256, digest};
@@ -14,17 +14,14 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A class has some hundred bytes.
-const MOST_BYTES: u64 = files::LIMIT as u64;
 /// For the whole of a request: a server that sends a byte a second is not waited for.
 const LIMIT: Duration = Duration::from_secs(30);
-const REDIRECTS: u32 = 4;
 /// At the start it is looked at within so many seconds: machines that start together do not ask together.
 const FIRST: f64 = 30.0;
 /// As long as nothing is in force a node has nothing to do, and looks this often, in seconds.
 const AGAIN: f64 = 60.0;
-/// A broken text may have a problem in each line.
-const SHOWN: usize = 3;
+/// Of what is wrong with a text: there may be a problem in each line.
+const SHOWN: usize = 500;
 
 /// Their files in STATE/remote.
 const JOINED: &str = "joined.json";
@@ -51,42 +48,23 @@ impl Joined {
 
     /// What it asks for that was not permitted.
     pub fn beyond(&self, remote: &RemoteConfig) -> Vec<String> {
-        match self.is_trusted {
-            true => Vec::new(),
-            false => remote.beyond(&self.accepted),
-        }
+        let mut lines = remote.permissions.clone();
+        lines.retain(|line| !self.is_trusted && !self.accepted.contains(line));
+        lines
     }
-}
-
-/// What is known of the server: its own word for the text in force, when (seconds since 1970) it was looked at and had
-/// changed, and what a newer text asks for that was not permitted.
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(default)]
-struct Seen {
-    etag: String,
-    looked: f64,
-    changed: f64,
-    waiting: Vec<String>,
-}
-
-/// A text as it was fetched, and what it comes to here.
-pub struct Fetched {
-    pub text: String,
-    pub remote: RemoteConfig,
-    etag: String,
 }
 
 fn path(state: &Path, name: &str) -> PathBuf {
     state.join("remote").join(name)
 }
 
-fn read_text(state: &Path, name: &str) -> Option<String> {
-    files::read_text(&path(state, name)).ok()
+fn read_text(state: &Path, name: &str) -> String {
+    files::read_text(&path(state, name)).unwrap_or_default()
 }
 
-fn read_seen(state: &Path) -> Seen {
-    let text = read_text(state, SEEN).unwrap_or_default();
-    serde_json::from_str(&text).unwrap_or_default()
+/// What was known of the server when it was asked last.
+fn read_seen(state: &Path) -> report::Remote {
+    serde_json::from_str(&read_text(state, SEEN)).unwrap_or_default()
 }
 
 /// For nobody else to read: a token may be in it.
@@ -95,9 +73,14 @@ fn write(state: &Path, name: &str, content: &str) -> Result<(), StateError> {
     state::write_file(&path, content.as_bytes(), 0o600, Durable::Yes)
 }
 
+fn write_json(state: &Path, name: &str, value: &impl Serialize) -> Result<(), StateError> {
+    let json = serde_json::to_string(value).unwrap_or_default();
+    write(state, name, &json)
+}
+
 /// `None`: nothing was joined, or the file is broken and with it the consent.
 pub fn read_joined(state: &Path) -> Option<Joined> {
-    let joined: Joined = serde_json::from_str(&read_text(state, JOINED)?).ok()?;
+    let joined: Joined = serde_json::from_str(&read_text(state, JOINED)).ok()?;
     (!joined.url.is_empty()).then_some(joined)
 }
 
@@ -107,8 +90,7 @@ pub fn write_joined(state: &Path, joined: &Joined) -> Result<(), StateError> {
         let _ = leave(state);
     }
     state::make_directory(&path(state, ""), 0o700)?;
-    let json = serde_json::to_string(joined).unwrap_or_default();
-    write(state, JOINED, &json)
+    write_json(state, JOINED, joined)
 }
 
 /// Nothing of it is left.
@@ -117,24 +99,15 @@ pub fn leave(state: &Path) -> std::io::Result<()> {
 }
 
 /// What was permitted holds from now on.
-pub fn put_in_force(state: &Path, fetched: Fetched) -> Result<(), StateError> {
-    write(state, IN_FORCE, &fetched.text)?;
+pub fn put_in_force(state: &Path, text: &str) -> Result<(), StateError> {
+    write(state, IN_FORCE, text)?;
     let now = clock::now().epoch;
-    let seen = Seen {
-        etag: fetched.etag,
+    let seen = report::Remote {
         looked: now,
         changed: now,
-        waiting: Vec::new(),
+        ..report::Remote::default()
     };
-    note(state, &seen)
-}
-
-fn note(state: &Path, seen: &Seen) -> Result<(), StateError> {
-    write(
-        state,
-        SEEN,
-        &serde_json::to_string(seen).unwrap_or_default(),
-    )
+    write_json(state, SEEN, &seen)
 }
 
 /// The first digits of its SHA-256.
@@ -147,10 +120,7 @@ pub fn hash(text: &str) -> String {
 /// What a text of that url comes to here. Its targets get a name for this machine that says nothing, and that no other url
 /// knows: figures of many nodes would be one heap without.
 fn read(text: &str, url: &str, local: &Config) -> Result<RemoteConfig, String> {
-    let shorten = |problems: Vec<String>| match problems.get(..SHOWN) {
-        Some(first) => format!("{}; and {} in all", first.join("; "), problems.len()),
-        None => problems.join("; "),
-    };
+    let shorten = |problems: Vec<String>| clean_line(&problems.join("; "), SHOWN);
     let mut remote = read_remote(text, url, local).map_err(shorten)?;
     let machine = files::read_value(Path::new("/etc/machine-id"));
     let machine = machine.unwrap_or_else(crate::host::name);
@@ -185,103 +155,84 @@ fn verify(key: &str, text: &str, signature: &str) -> Result<(), minisign_verify:
     PublicKey::from_base64(key)?.verify(text.as_bytes(), &signature, false)
 }
 
-/// What was joined, or is to be. Errors: no address, no (whole) answer, no text of a sensible size, no good signature, an
-/// old text, a text with problems.
-pub fn fetch(state: &Path, joined: &Joined, local: &Config) -> Result<Fetched, String> {
-    let fetched = fetch_if_new(state, joined, local, "")?;
-    fetched.ok_or_else(|| "status 304 without having asked for it".to_owned())
-}
-
-/// `None`: it is as it was with that etag.
-fn fetch_if_new(
+/// What was joined, or is to be: its text, and what that comes to here. Errors: no address, no (whole) answer, no text of a
+/// sensible size, no good signature, an old text, a text with problems.
+pub fn fetch(
     state: &Path,
     joined: &Joined,
     local: &Config,
-    etag: &str,
-) -> Result<Option<Fetched>, String> {
-    let Some((text, etag)) = get(&joined.url, &local.allow, etag)? else {
-        return Ok(None);
-    };
+) -> Result<(String, RemoteConfig), String> {
+    let text = get(&joined.url, &local.allow)?;
     if !joined.key.is_empty() {
         let place = format!("{}.minisig", joined.url);
         let why = |why: String| format!("its signature {place}: {why}");
-        let signature = get(&place, &local.allow, "").map_err(why)?;
-        let (signature, _) = signature.unwrap_or_default();
+        let signature = get(&place, &local.allow).map_err(why)?;
         verify(&joined.key, &text, &signature).map_err(|error| why(error.to_string()))?;
     }
     let remote = read(&text, &joined.url, local)?;
-    let is_same = read_joined(state).is_some_and(|before| before.is_from_where(joined));
-    let last = read_text(state, IN_FORCE).filter(|_| is_same);
-    let last = last.unwrap_or_default();
+    let last = match read_joined(state) {
+        Some(before) if before.is_from_where(joined) => read_text(state, IN_FORCE),
+        _ => String::new(),
+    };
     let (serial, before) = (read_serial(&text), read_serial(&last));
     if !joined.key.is_empty() && last != text && serial <= before {
         let why = "an old text is refused, and each signed one counts `serial` up";
         return Err(format!("its serial {serial} is not above {before}: {why}"));
     }
-    Ok(Some(Fetched { text, remote, etag }))
+    Ok((text, remote))
 }
 
-/// The text and its etag; `None`: it has not changed.
-fn get(url: &str, allow: &Allow, etag: &str) -> Result<Option<(String, String)>, String> {
+fn get(url: &str, allow: &Allow) -> Result<String, String> {
     check_url(url, allow)?;
     let is_safe = url.starts_with("https://");
     let config = web::config(url, &allow.ca_file, false)?
         .https_only(is_safe)
-        .max_redirects(if is_safe { REDIRECTS } else { 0 })
+        .max_redirects(if is_safe { 4 } else { 0 })
         .max_redirects_will_error(is_safe)
         .timeout_global(Some(LIMIT));
-    let mut request = config.build().new_agent().get(url);
-    if !etag.is_empty() {
-        request = request.header("if-none-match", etag);
-    }
-    let mut response = request.call().map_err(|error| web::explain(url, &error))?;
+    let response = config.build().new_agent().get(url).call();
+    let mut response = response.map_err(|error| web::explain(url, &error))?;
     let redirects = "redirects are followed between https addresses only";
     match response.status().as_u16() {
         200 => {}
-        304 => return Ok(None),
         code @ 301..=308 => return Err(format!("status {code}: {redirects}")),
         code => return Err(format!("status {code}")),
     }
     let headers = response.headers();
-    let has = |name: &str| headers.contains_key(name);
-    if !has("content-length") && !has("transfer-encoding") {
-        return Err(
-            "the server does not say how long its answer is: a cut one would pass".to_owned(),
-        );
+    if !headers.contains_key("content-length") && !headers.contains_key("transfer-encoding") {
+        let why = "the server does not say how long its answer is: a cut one would pass";
+        return Err(why.to_owned());
     }
-    let etag = headers.get("etag").and_then(|etag| etag.to_str().ok());
-    let etag = etag.unwrap_or_default().to_owned();
-    let body = response.body_mut().with_config().limit(MOST_BYTES);
+    // A class has some hundred bytes.
+    let body = response.body_mut().with_config().limit(64 << 10);
     let body = body.read_to_vec();
     let body = body.map_err(|error| format!("{error}; no more than 64 KiB are taken"))?;
-    let text = String::from_utf8(body).map_err(|_| "the answer is no UTF-8 text".to_owned())?;
-    Ok(Some((text, etag)))
+    String::from_utf8(body).map_err(|_| "the answer is no UTF-8 text".to_owned())
 }
 
 /// Fetches what was joined, checks it whole, and puts it in force where it asks for nothing new. Blocks its thread.
 /// `true`: something has changed on disk.
 fn look(state: &Path, joined: &Joined, local: &Config) -> Result<bool, String> {
     let failed = |error: StateError| error.to_string();
-    let mut seen = read_seen(state);
-    let waited = std::mem::take(&mut seen.waiting);
-    let fetched = fetch_if_new(state, joined, local, &seen.etag)?;
-    seen.looked = clock::now().epoch;
-    if let Some(fetched) = fetched {
-        seen.waiting = joined.beyond(&fetched.remote);
-        if read_text(state, IN_FORCE).as_ref() == Some(&fetched.text) {
-            seen.etag = fetched.etag;
-        } else if seen.waiting.is_empty() {
-            return put_in_force(state, fetched).map(|()| true).map_err(failed);
-        }
+    let (text, remote) = fetch(state, joined, local)?;
+    let waiting = joined.beyond(&remote);
+    if waiting.is_empty() && text != read_text(state, IN_FORCE) {
+        return put_in_force(state, &text).map(|()| true).map_err(failed);
     }
-    note(state, &seen).map_err(failed)?;
-    Ok(seen.waiting != waited)
+    let before = read_seen(state);
+    let has_changed = before.waiting != waiting;
+    let seen = report::Remote {
+        looked: clock::now().epoch,
+        waiting,
+        ..before
+    };
+    write_json(state, SEEN, &seen).map_err(failed)?;
+    Ok(has_changed)
 }
 
 /// The daemon's side.
 #[derive(Default)]
 pub struct Remote {
-    joined: Option<Joined>,
     /// Boot second at which it is fetched next; `None`: nothing is joined, or it is being fetched.
     pub due: Option<f64>,
     pub told: Option<report::Remote>,
@@ -290,27 +241,19 @@ pub struct Remote {
 impl Remote {
     /// The local configuration with what is in force on disk. Another url is looked at soon.
     pub fn adopt(&mut self, state: &Path, local: &Config) -> Config {
-        let before = self.joined.take();
-        self.joined = read_joined(state);
-        self.told = None;
-        let Some(joined) = &self.joined else {
+        let before = self.told.take().map(|told| told.url);
+        let Some(joined) = read_joined(state) else {
             self.due = None;
             return local.clone();
         };
-        if before.is_none_or(|before| before.url != joined.url) {
+        if before.as_ref() != Some(&joined.url) {
             let (now, refresh) = (clock::now().boot, local.allow.refresh.as_secs_f64());
             self.due = Some(now + FIRST.min(refresh) * draw(now));
         }
-        let seen = read_seen(state);
-        let mut told = report::Remote {
-            url: joined.url.clone(),
-            looked: seen.looked,
-            changed: seen.changed,
-            waiting: seen.waiting,
-            ..report::Remote::default()
-        };
         let mut config = local.clone();
-        let text = read_text(state, IN_FORCE).unwrap_or_default();
+        let mut told = read_seen(state);
+        told.url.clone_from(&joined.url);
+        let text = read_text(state, IN_FORCE);
         match read(&text, &joined.url, local) {
             _ if text.is_empty() => {}
             Ok(remote) if joined.beyond(&remote).is_empty() => {
@@ -333,7 +276,7 @@ impl Remote {
         now: f64,
     ) -> Option<impl FnOnce() -> Result<bool, String> + Send + use<>> {
         self.due.take_if(|due| now >= *due)?;
-        let (state, joined, local) = (state.to_owned(), self.joined.clone()?, local.clone());
+        let (state, joined, local) = (state.to_owned(), read_joined(state)?, local.clone());
         let next = "what was accepted last stays in force; it is looked at again";
         Some(move || {
             look(&state, &joined, &local).map_err(|why| format!("{}: {why}; {next}", joined.url))
@@ -344,11 +287,9 @@ impl Remote {
     pub fn looked(&mut self, state: &Path, local: &Config) {
         let (now, refresh) = (clock::now().boot, local.allow.refresh.as_secs_f64());
         let Some(told) = &mut self.told else { return };
-        let has_none = told.hash.is_empty();
-        let wait = if has_none {
-            refresh.min(AGAIN)
-        } else {
-            refresh
+        let wait = match told.hash.as_str() {
+            "" => refresh.min(AGAIN),
+            _ => refresh,
         };
         self.due = Some(now + wait * (0.8 + 0.2 * draw(now)));
         let seen = read_seen(state);
@@ -373,7 +314,6 @@ mod tests {
                 ..report::Remote::default()
             };
             let mut remote = Remote {
-                joined: Some(Joined::default()),
                 due: None,
                 told: Some(told),
             };

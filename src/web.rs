@@ -19,6 +19,16 @@ const BODY: Duration = Duration::from_secs(30);
 /// More certificates than anybody has.
 const CA_LIMIT: usize = 1 << 20;
 
+/// A word of an error, and what to do about it.
+const ADVICE: &str = "\
+UnknownIssuer: nobody who is trusted here has signed its certificate; let ca-file be the certificate of the CA that did
+CaUsedAsEndEntity: its certificate is one of a CA; make it anew with -addext basicConstraints=critical,CA:FALSE
+NotValidForName: its certificate is for another name; use that in the url
+NotValidYet: its certificate is not valid yet; see to the clocks
+Expired: its certificate has expired; see to it, or to the clock
+InvalidContentType: it does not speak TLS there; use http://, or another port
+timeout: no answer in time";
+
 /// For requests to `url`. Every status is an answer, and no redirect is followed. Errors: what is wrong with the file of
 /// certificates to trust (empty: the public ones).
 pub fn config(
@@ -55,24 +65,9 @@ pub fn config(
 /// What went wrong on the way to `url`, with the way out, and which proxy is in between.
 pub fn explain(url: &str, error: &ureq::Error) -> String {
     let text = error.to_string();
-    let says = |word| text.contains(word);
-    let why = match text.as_str() {
-        _ if says("UnknownIssuer") => {
-            "nobody who is trusted here has signed its certificate; let ca-file be the certificate of the CA that did"
-        }
-        _ if says("CaUsedAsEndEntity") => {
-            "its certificate is one of a CA, which can't be a server's too; make it anew with -addext \
-             basicConstraints=critical,CA:FALSE, or let a CA sign another one"
-        }
-        _ if says("NotValidForName") => "its certificate is for another name; use that in the url",
-        _ if says("NotValidYet") => "its certificate is not valid yet; see to the clocks",
-        _ if says("Expired") => "its certificate has expired; see to it, or to the clock",
-        _ if says("InvalidContentType") => {
-            "it does not speak TLS there; use http://, or another port"
-        }
-        _ if says("timeout") => "no answer in time",
-        other => other.trim_start_matches("io: "),
-    };
+    let mut advice = ADVICE.lines().filter_map(|line| line.split_once(": "));
+    let known = advice.find(|(word, _)| text.contains(word));
+    let why = known.map_or(text.trim_start_matches("io: "), |(_, advice)| advice);
     match proxy(url, |name| std::env::var(name).ok()) {
         Ok(Some(proxy)) => format!("by the proxy {}:{}: {why}", proxy.host(), proxy.port()),
         _ => why.to_owned(),
@@ -125,19 +120,17 @@ pub fn hide(text: &str, secrets: &[&str], limit: usize) -> String {
 fn read_certificates(file: &str) -> Result<Vec<Certificate<'static>>, String> {
     let text = files::read_text_up_to(Path::new(file), CA_LIMIT)
         .map_err(|error| format!("ca-file {error}"))?;
-    let items = parse_pem(text.as_bytes());
-    let found: Vec<_> = items
-        .filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(certificate),
-            _ => None,
-        })
-        .collect();
-    if found.is_empty() {
-        return Err(format!(
+    let items = parse_pem(text.as_bytes()).filter_map(|item| match item {
+        Ok(PemItem::Certificate(certificate)) => Some(certificate),
+        _ => None,
+    });
+    let found: Vec<_> = items.collect();
+    match found.is_empty() {
+        true => Err(format!(
             "ca-file {file}: no certificate in it; it must be PEM text"
-        ));
+        )),
+        false => Ok(found),
     }
-    Ok(found)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Credentials for a registry, as the engine's own command line would send them for an image: read when they are needed,
 //! for one call, and told to nobody but the engine.
 
-use crate::config::{ImageRef, PilotClass};
+use crate::config::{Image, PilotClass};
 use crate::host::files;
 use crate::web;
 use base64::Engine as _;
@@ -17,7 +17,7 @@ const LIMIT: usize = 1 << 20;
 
 /// The value of X-Registry-Auth; `None`: the registry is asked without. A file that nobody named never stops an image that
 /// may need no credentials. Errors: the `auth-file` of the class can't be used.
-pub fn read(class: &PilotClass, image: &ImageRef) -> Result<Option<String>, String> {
+pub fn read(class: &PilotClass) -> Result<Option<String>, String> {
     if !class.auth_file.is_empty() {
         let file = Path::new(&class.auth_file);
         let failed = |why: String| format!("{}: {why}", file.display());
@@ -26,7 +26,7 @@ pub fn read(class: &PilotClass, image: &ImageRef) -> Result<Option<String>, Stri
             let why = "everybody on this machine may read these credentials; chmod 600 it";
             return Err(failed(why.to_owned()));
         }
-        return find(&read_file(file)?, image).map_err(failed);
+        return find(&read_file(file)?, &class.image).map_err(failed);
     }
     let directory = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker"));
@@ -34,7 +34,7 @@ pub fn read(class: &PilotClass, image: &ImageRef) -> Result<Option<String>, Stri
     let Some(file) = file.filter(|file| file.exists()) else {
         return Ok(None);
     };
-    let found = read_file(&file).and_then(|config| find(&config, image));
+    let found = read_file(&file).and_then(|config| find(&config, &class.image));
     Ok(found.unwrap_or_else(|why| {
         warn_once(format!(
             "{}: {why}; images are pulled without credentials",
@@ -79,7 +79,7 @@ fn place_of(key: &str) -> String {
 }
 
 /// The entry that says most about this image. Errors: it can't be read.
-fn find(config: &Value, image: &ImageRef) -> Result<Option<String>, String> {
+fn find(config: &Value, image: &Image) -> Result<Option<String>, String> {
     let path = match image.name.strip_prefix(image.registry()) {
         Some(path) => path.trim_start_matches('/'),
         None => image.name.as_str(),
@@ -193,7 +193,7 @@ mod tests {
             ("ghcr.example/org/pub:1", None),
             ("elsewhere.example/x", None),
         ] {
-            let sent = find(&config, &ImageRef::parse(image).unwrap()).unwrap();
+            let sent = find(&config, &Image::parse(image).unwrap()).unwrap();
             let sent = sent.map(|auth| {
                 serde_json::from_slice::<Value>(&URL_SAFE.decode(auth).unwrap()).unwrap()
             });
@@ -203,11 +203,11 @@ mod tests {
             });
             assert_eq!(secret, expected, "{image}");
         }
-        let sent = find(&config, &ImageRef::parse("127.0.0.1:5000/x").unwrap()).unwrap();
+        let sent = find(&config, &Image::parse("127.0.0.1:5000/x").unwrap()).unwrap();
         let echo = "401: Basic dTpwOnc= is wrong (p:w)";
         let told = hide(echo, sent.as_deref());
         assert_eq!(told, "401: Basic *** is wrong (***)");
-        let bad = ImageRef::parse("bad.example/x").unwrap();
+        let bad = Image::parse("bad.example/x").unwrap();
         assert!(find(&config, &bad).unwrap_err().contains("bad.example"));
     }
 }

@@ -1,7 +1,7 @@
 //! Brings images here, and takes away those that were replaced: what came with us goes with us, as soon as nobody uses it.
 
 use super::{builtin, credentials};
-use crate::config::{Config, Image, ImageRef, PilotClass};
+use crate::config::{Config, PilotClass};
 use crate::engine::Outcome;
 use crate::host::files;
 use crate::site::{Pull, Site};
@@ -12,9 +12,9 @@ use std::path::Path;
 
 /// What containers of a class are created from.
 pub fn name(class: &PilotClass, builtin_tag: &str) -> String {
-    match &class.image {
-        Image::Builtin => builtin::name(builtin_tag),
-        Image::Named(image) => image.to_string(),
+    match class.image.is_builtin() {
+        true => builtin::name(builtin_tag),
+        false => class.image.to_string(),
     }
 }
 
@@ -26,7 +26,7 @@ pub fn fetch(site: &Site, config: &Config, class: &PilotClass) -> Result<(), Str
     let image = name(class, &site.builtin_tag);
     let remember = |image: &str| state::add_image(state, image).map_err(|error| error.to_string());
     let before = engine.image(&image).map_err(text)?;
-    if before.is_some() && class.image == Image::Builtin {
+    if before.is_some() && class.image.is_builtin() {
         return Ok(());
     }
     let known = state::read_images(state).map_err(|error| error.to_string())?;
@@ -52,34 +52,30 @@ pub fn fetch(site: &Site, config: &Config, class: &PilotClass) -> Result<(), Str
 
 fn bring(site: &Site, config: &Config, class: &PilotClass, name: &str) -> Result<(), String> {
     let engine = &site.engine;
-    match &class.image {
-        Image::Builtin => {
-            let tar = builtin::archive()
-                .map_err(|error| format!("our own binary can't be read: {error}"))?;
-            let tag = &site.builtin_tag;
-            let made = engine.import(builtin::REPOSITORY, tag, &builtin::CHANGES, &tar);
-            made.map_err(|error| error.to_string())
-        }
-        Image::Named(_) if !class.image_archive.is_empty() => {
-            let archive = Path::new(&class.image_archive);
-            let file = files::open(archive).map_err(|error| format!("image-archive {error}"))?;
-            let length = file.metadata().map_or(0, |found| found.len());
-            let loaded = engine.load(&file, length);
-            loaded.map_err(|error| error.to_string())
-        }
-        Image::Named(image) => {
-            let auth = credentials::read(class, image)?;
-            let pulled = pull(site, config, image, name, auth.as_deref());
-            site.set_pull(None);
-            pulled
-        }
+    if class.image.is_builtin() {
+        let tar =
+            builtin::archive().map_err(|why| format!("our own binary can't be read: {why}"))?;
+        let tag = &site.builtin_tag;
+        let made = engine.import(builtin::REPOSITORY, tag, &builtin::CHANGES, &tar);
+        return made.map_err(|error| error.to_string());
     }
+    if !class.image_archive.is_empty() {
+        let archive = Path::new(&class.image_archive);
+        let file = files::open(archive).map_err(|error| format!("image-archive {error}"))?;
+        let length = file.metadata().map_or(0, |found| found.len());
+        let loaded = engine.load(&file, length);
+        return loaded.map_err(|error| error.to_string());
+    }
+    let auth = credentials::read(class)?;
+    let pulled = pull(site, config, class, name, auth.as_deref());
+    site.set_pull(None);
+    pulled
 }
 
 fn pull(
     site: &Site,
     config: &Config,
-    image: &ImageRef,
+    class: &PilotClass,
     name: &str,
     auth: Option<&str>,
 ) -> Result<(), String> {
@@ -106,9 +102,10 @@ fn pull(
         }));
         bounded(today + bytes)
     };
+    let image = &class.image;
     let pulled = site
         .engine
-        .pull(&image.name, image.pull_tag(), auth, &mut on_progress);
+        .pull(&image.name, &image.tag, auth, &mut on_progress);
     if bytes > 0
         && let Err(error) = state::write_pulled(&site.dirs.state, day, today + bytes)
     {

@@ -319,7 +319,7 @@ fn joined(seen: &Seen) -> Option<Vec<Finding>> {
     let joined = remote::read_joined(state)?;
     let url = &joined.url;
     let remote = match remote::fetch(state, &joined, &seen.config) {
-        Ok(fetched) => fetched.remote,
+        Ok((_, remote)) => remote,
         Err(why) => {
             let text = "what was accepted last stays in force";
             return Some(vec![(BAD, format!("{url}: {why}; {text}"))]);

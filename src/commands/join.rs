@@ -4,7 +4,7 @@
 use super::context::{Context, Done, Failure, say};
 use super::run;
 use crate::config::RemoteConfig;
-use crate::remote::{self, Fetched, Joined};
+use crate::remote::{self, Joined};
 use crate::units::{Exit, clean_line};
 use rustix::process::Signal;
 use std::io::IsTerminal;
@@ -17,8 +17,7 @@ pub fn join(context: &Context) -> Done {
     let url = context.argument().unwrap_or_default();
     let before = remote::read_joined(state).filter(|before| before.url == url);
     let before = before.unwrap_or_default();
-    let given = context.options.key.as_ref();
-    let key = given.unwrap_or(&before.key).clone();
+    let key = context.options.key.as_ref().unwrap_or(&before.key).clone();
     let usage = |why| Failure(Exit::Usage, why);
     remote::check_url(&url, &config.allow).map_err(usage)?;
     if !key.is_empty() {
@@ -30,33 +29,28 @@ pub fn join(context: &Context) -> Done {
         ..Joined::default()
     };
     let url = &joined.url;
-    let fetched = remote::fetch(state, &joined, &config);
-    let fetched = fetched.map_err(|why| {
-        let why = clean_line(&why, LINE);
-        format!("{url}: {why}; nothing was joined")
-    })?;
-    say(&format!("{url} ({})\n", remote::hash(&fetched.text)))?;
-    describe(&fetched.remote)?;
+    let (text, remote) = remote::fetch(state, &joined, &config)
+        .map_err(|why| format!("{url}: {}; nothing was joined", clean_line(&why, LINE)))?;
+    say(&format!("{url} ({})\n", remote::hash(&text)))?;
+    describe(&remote)?;
     if !before.accepted.is_empty() {
-        list("New in it", &before.beyond(&fetched.remote))?;
+        list("New in it", &before.beyond(&remote))?;
     }
     if !context.options.yes {
         ask()?;
     }
-    joined.accepted.clone_from(&fetched.remote.permissions);
-    consent(context, &joined, fetched)
-}
-
-fn consent(context: &Context, joined: &Joined, fetched: Fetched) -> Done {
+    joined.accepted = remote.permissions;
     context.prepare()?;
-    remote::write_joined(&context.dirs.state, joined)?;
-    remote::put_in_force(&context.dirs.state, fetched)?;
+    remote::write_joined(state, &joined)?;
+    remote::put_in_force(state, &text)?;
     let daemon = match run::send(&context.dirs.run, Signal::HUP) {
         true => "the daemon takes it over now",
         false => "`plancton start` starts the daemon",
     };
-    say(&format!("{} is joined; {daemon}\n", joined.url))?;
-    say("`plancton leave` ends it, at any time\n")
+    let url = &joined.url;
+    say(&format!(
+        "{url} is joined; {daemon}\n`plancton leave` ends it, at any time\n"
+    ))
 }
 
 pub fn leave(context: &Context) -> Done {
@@ -66,8 +60,10 @@ pub fn leave(context: &Context) -> Done {
     remote::leave(&context.dirs.state)
         .map_err(|error| format!("{url}: {error}; it is still joined"))?;
     run::send(&context.dirs.run, Signal::HUP);
-    say(&format!("{url} is left: nothing more is started for it\n"))?;
-    say("Its pilots that run go on to their end; `plancton kill PILOT` ends one\n")
+    let pilots = "its pilots that run go on to their end; `plancton kill PILOT` ends one";
+    say(&format!(
+        "{url} is left: nothing more is started for it, and {pilots}\n"
+    ))
 }
 
 /// Errors: the owner does not want it, or is not there.
@@ -102,12 +98,11 @@ fn describe(remote: &RemoteConfig) -> Done {
 }
 
 fn list(title: &str, lines: &[String]) -> Done {
-    if lines.is_empty() {
-        return Ok(());
+    let lines = lines
+        .iter()
+        .map(|line| format!("  - {}\n", clean_line(line, LINE)));
+    match lines.collect::<String>().as_str() {
+        "" => Ok(()),
+        lines => say(&format!("\n{title}:\n{lines}")),
     }
-    say(&format!("\n{title}:\n"))?;
-    for line in lines {
-        say(&format!("  - {}\n", clean_line(line, LINE)))?;
-    }
-    Ok(())
 }

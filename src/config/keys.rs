@@ -1,12 +1,12 @@
-//! Every key of the configuration, declared once: its type and its default. What is allowed is in `check`, what it means
-//! for people in conf/plancton.toml; a test holds both together.
+//! Every key of the configuration, declared once: its type and its default. What is allowed is in `read`, what it means
+//! for people in conf/plancton.toml; a test holds both together. No text here repeats a url or a secret.
 
 use super::values::{
-    Auto, Device, Handed, Image, MissingLimits, Mount, OnBattery, Period, Secret, Tmpfs, WhenBusy,
-    plain_number,
+    Auto, Device, Handed, Hours, Image, MissingLimits, Mount, OnBattery, Period, Secret, Tmpfs,
+    WhenBusy, plain_number,
 };
-use super::when::Hours;
 use crate::units::Bytes;
+use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use smart_default::SmartDefault;
@@ -229,7 +229,7 @@ impl When {
 impl PilotClass {
     /// Whether its image can become another one under the same name.
     pub fn is_refreshable(&self) -> bool {
-        matches!(&self.image, Image::Named(image) if image.digest.is_none())
+        !self.image.is_builtin() && !self.image.tag.contains(':')
     }
 
     /// Seconds between two looks for a newer image; infinite: only when asked to.
@@ -238,5 +238,64 @@ impl PilotClass {
             true => f64::INFINITY,
             false => self.image_refresh.as_secs_f64(),
         }
+    }
+}
+
+impl Influx {
+    /// What it is called: `http://host:8086#plancton`. Nothing of it is secret.
+    pub fn title(&self) -> String {
+        format!("{}#{}{}", self.url, self.database, self.bucket)
+    }
+
+    /// What the url says goes to the keys for it: `[insecure_]http[s]://[USER[:PASSWORD]@]HOST[:PORT][/PATH][#DATABASE]`.
+    pub(super) fn settle(&mut self) -> Result<(), String> {
+        let url = std::mem::take(&mut self.url);
+        let (url, database) = url.split_once('#').unwrap_or((&url, ""));
+        let safe = url.strip_prefix("insecure_");
+        let (scheme, rest) = safe.unwrap_or(url).split_once("://").unwrap_or_default();
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let (login, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+        let (user, password) = login.split_once(':').unwrap_or((login, ""));
+        let is_plain = |c: char| c.is_ascii_graphic() && !"\"<>\\^`{|}?".contains(c);
+        let is_host = !host.is_empty() && !host.starts_with(':') && host.chars().all(is_plain);
+        if !is_host || !path.chars().all(is_plain) || !["http", "https"].contains(&scheme) {
+            return Err("url: expects http://HOST:PORT or https://HOST:PORT".to_owned());
+        }
+        self.url = format!("{scheme}://{host}{}", path.trim_end_matches('/'));
+        self.insecure |= safe.is_some();
+        let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        if self.user.is_empty() {
+            self.user = decode(user);
+        }
+        if self.password.expose().is_empty() {
+            self.password = Secret::parse(&decode(password)).unwrap_or_default();
+        }
+        if self.database.is_empty() {
+            self.database = database.to_owned();
+        }
+        self.contradiction()
+            .map_or(Ok(()), |why| Err(why.to_owned()))
+    }
+
+    fn contradiction(&self) -> Option<&'static str> {
+        let given = |text: &str| !text.is_empty();
+        let passwords = [self.password.expose(), &self.password_file].map(given);
+        let tokens = [self.token.expose(), &self.token_file].map(given);
+        let (has_password, has_token) = (passwords != [false; 2], tokens != [false; 2]);
+        let (has_user, has_org) = (given(&self.user), given(&self.org));
+        let of_v1 = has_user || has_password || given(&self.retention_policy);
+        Some(match (given(&self.database), given(&self.bucket)) {
+            (true, true) => {
+                "a database is of version 1 and a bucket of version 2; write one of them"
+            }
+            (false, false) => "nowhere to write to; give a database (version 1) or a bucket (2)",
+            _ if passwords == [true; 2] => "password and password-file; write one of them",
+            _ if tokens == [true; 2] => "token and token-file; write one of them",
+            (_, true) if of_v1 => "user, password and retention-policy go with a database",
+            (true, _) if has_org || has_token => "org and token go with a bucket",
+            _ if has_password && !has_user => "a password without a user; add user",
+            _ if self.insecure && given(&self.ca_file) => "ca-file is void when insecure",
+            _ => return None,
+        })
     }
 }

@@ -1,24 +1,19 @@
 //! Text to `Config`, with every problem listed at once at its line and column; and the effective configuration as text.
-//! Keys and defaults are in `keys`, what their values may be in `check`, what they mean for people in conf/plancton.toml.
-//! Pure but for `load`, which reads the file.
+//! Keys and defaults are in `keys`, how they are read and what they may be in `read`, what they mean for people in
+//! conf/plancton.toml. Pure but for `load`, which reads the file.
 
-mod check;
-mod image;
-mod influx;
 mod keys;
 mod read;
 mod remote;
 mod values;
-mod when;
 
-pub use image::ImageRef;
 pub use keys::{Allow, EngineKeys, Influx, Loop, Owner, PilotClass, Share, When};
 pub use read::parse;
 pub use remote::{RemoteConfig, read_remote, read_serial};
 pub use values::{Auto, Device, Image, MissingLimits, Mount, OnBattery, WhenBusy};
 
 use crate::host::files;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -31,7 +26,8 @@ const LINE: usize = 1_000;
 const MOST_BYTES: usize = 256 << 10;
 
 /// A whole configuration; the default one has no pilots.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Config {
     #[serde(rename = "loop")]
     pub loop_: Loop,
@@ -64,18 +60,38 @@ pub fn load(file: &Path) -> Result<Config, String> {
 }
 
 impl Config {
+    /// If its keys go together.
+    fn settle(mut self) -> Result<Config, String> {
+        // Of the whole time 0 says "as many as fit", because a share of nothing is a drain; at some hours it means none.
+        if self.share.max_pilots == Auto::Fixed(0) {
+            self.share.max_pilots = Auto::Auto;
+        }
+        let is_number = |id: &str| id.parse::<u32>().is_ok();
+        let mut with_files = self.pilots.iter().filter(|pilot| !pilot.files.is_empty());
+        if !with_files.all(|pilot| pilot.user.split(':').all(is_number)) {
+            return Err(
+                "files are copied for its user; write user as numbers, \"UID:GID\"".to_owned(),
+            );
+        }
+        self.influxdb.iter_mut().try_for_each(Influx::settle)?;
+        Ok(self)
+    }
+
     /// What holds at a local weekday (0 is Monday) and minute of the day, and the index of the last [[when]] that matches;
     /// later tables win, key by key.
     pub fn effective(&self, weekday: u8, minute_of_day: u16) -> (Share, Owner, Option<usize>) {
-        let (mut share, mut owner, mut last) = (self.share.clone(), self.owner.clone(), None);
-        for (index, when) in self.when.iter().enumerate() {
-            if when.hours.contains(weekday, minute_of_day) {
-                (share, owner) = (when.over(&share), when.over(&owner));
-                last = Some(index);
-            }
+        let holds = |when: &When| when.hours.contains(weekday, minute_of_day);
+        let (mut share, mut owner) = (self.share.clone(), self.owner.clone());
+        for when in self.when.iter().filter(|when| holds(when)) {
+            (share, owner) = (when.over(&share), when.over(&owner));
         }
-        self.lower(&mut share, &mut owner, weekday, minute_of_day);
-        (share, owner, last)
+        let (mut other, mut asked) = (share.clone(), owner.clone());
+        for rule in self.lowered.iter().filter(|rule| holds(rule)) {
+            (other, asked) = (rule.over(&other), rule.over(&asked));
+        }
+        share.lower(&other);
+        owner.lower(&asked);
+        (share, owner, self.when.iter().rposition(holds))
     }
 
     /// Every key with its value in force, as TOML that parses to an equal configuration; secrets are not shown.

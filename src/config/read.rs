@@ -1,28 +1,33 @@
-//! A text to a `Config`, with every problem in it at its line and column. serde tells the first problem of a table: its
-//! key is taken out then, and the rest is read again. Says nothing of what values may be: that is in `check`.
+//! A text to a `Config`, with every problem in it at its line and column: each key is read alone first, so that no problem
+//! hides another one. What the keys are is in `keys`, what their values may be here.
 
-use super::check::judge;
-use super::keys::{Influx, PilotClass};
-use super::{Auto, Config, LINE};
-use crate::units::{clean_line, nearest};
+use super::values::is_path;
+use super::{Config, LINE};
+use crate::units::{Bytes, clean_line, float, nearest, parse_cpu_list, parse_duration};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use toml::de::{DeString, DeTable, DeValue, Deserializer, ValueDeserializer};
-use toml::{Spanned, Value};
+use toml::Spanned;
+use toml::de::{DeArray, DeString, DeTable, DeValue, Deserializer, Error, ValueDeserializer};
 
-/// Each costs one more reading of its table.
 const MOST_PROBLEMS: usize = 100;
 
-/// As they are written; in double brackets where there can be several.
-const TABLES: &str = "[loop] [share] [owner] [[when]] [engine] [[pilot]] [[influxdb]] [allow]";
+/// There can be several of these tables.
+const LISTS: [&str; 3] = ["when", "pilot", "influxdb"];
 
 /// Keys that must be there, each with an example.
 const REQUIRED: [(&str, &str, &str); 4] = [
-    ("[[when]]", "hours", "\"Mon-Fri 09:00-18:00\""),
-    ("[[pilot]]", "name", "\"science\""),
-    ("[[pilot]]", "image", "\"builtin\" or \"busybox:1.36\""),
-    ("[[influxdb]]", "url", "\"http://127.0.0.1:8086\""),
+    ("when", "hours", "\"Mon-Fri 09:00-18:00\""),
+    ("pilot", "name", "\"science\""),
+    ("pilot", "image", "\"builtin\" or \"busybox:1.36\""),
+    ("influxdb", "url", "\"http://127.0.0.1:8086\""),
 ];
+
+/// Fields of the engine's HostConfig that Plancton sets itself.
+const OWN_FIELDS: &str = "NanoCpus CpuQuota CpuPeriod CpuShares CpusetCpus Memory MemorySwap PidsLimit CgroupParent \
+    OomScoreAdj OomKillDisable RestartPolicy AutoRemove Labels LogConfig Init Binds Mounts Tmpfs Devices CapAdd CapDrop \
+    Privileged NetworkMode ReadonlyRootfs";
+
+type Key<'t> = Spanned<DeString<'t>>;
+type Value<'t> = Spanned<DeValue<'t>>;
 
 struct Reader<'t> {
     text: &'t str,
@@ -32,26 +37,27 @@ struct Reader<'t> {
     is_whole: bool,
 }
 
-/// A table as written: what it is called, where it begins, and its keys.
-type Entry<'t> = (String, usize, DeTable<'t>);
-
 /// What is wrong comes as `file:line:column: text`, in the order of the text.
 pub fn parse(text: &str, file: &str) -> Result<Config, Vec<String>> {
     let (document, errors) = DeTable::parse_recoverable(text);
+    let mut document = document.into_inner();
+    // Of a text that is published, for those who join it: see `read_serial`.
+    document.remove("serial");
     let mut reader = Reader {
         text,
         problems: Vec::new(),
         is_whole: errors.is_empty(),
     };
-    let config = reader.read(document.into_inner());
     for error in errors {
-        let (line, column) = place(text, error.span().map_or(0, |span| span.start));
-        let what = format!("not valid TOML: {}", error.message());
-        reader.problems.push((line, false, column, what));
+        let at = error.span().map_or(0, |span| span.start);
+        reader.add(at, false, format!("not valid TOML: {}", error.message()));
+    }
+    for (name, value) in &document {
+        reader.check(name, value);
     }
     let mut problems = reader.problems;
     if problems.is_empty() {
-        return Ok(config);
+        return read(document).map_err(|why| vec![format!("{file}: {why}")]);
     }
     problems.sort();
     // What follows a syntax error in its line may come from it.
@@ -64,146 +70,105 @@ pub fn parse(text: &str, file: &str) -> Result<Config, Vec<String>> {
     Err(lines.take(MOST_PROBLEMS).collect())
 }
 
-/// Byte offset to line and column, both counted from 1; columns in characters.
-fn place(text: &str, at: usize) -> (usize, usize) {
-    let before = text.get(..at).unwrap_or(text);
-    let line = before.rsplit('\n').next().unwrap_or_default();
-    (before.matches('\n').count() + 1, line.chars().count() + 1)
+fn read(document: DeTable<'_>) -> Result<Config, String> {
+    let config = deserialize(document).map_err(|error| error.message().to_owned());
+    config?.settle()
+}
+
+fn deserialize(document: DeTable<'_>) -> Result<Config, Error> {
+    Config::deserialize(Deserializer::from(Spanned::new(0..0, document)))
 }
 
 impl<'t> Reader<'t> {
-    fn add(&mut self, at: usize, what: String) {
-        let (line, column) = place(self.text, at);
-        self.problems.push((line, true, column, what));
+    /// Of a place in bytes; lines and columns are counted from 1, columns in characters.
+    fn add(&mut self, at: usize, is_about_meaning: bool, what: String) {
+        let before = self.text.get(..at).unwrap_or(self.text);
+        let line = before.rsplit('\n').next().unwrap_or_default();
+        let (line, column) = (before.matches('\n').count(), line.chars().count());
+        let problem = (line + 1, is_about_meaning, column + 1, what);
+        self.problems.push(problem);
     }
 
-    fn read(&mut self, document: DeTable<'t>) -> Config {
-        let mut config = Config::default();
-        for (name, value) in document {
-            // Of a text that is published, for those who join it: see `read_serial`.
-            if name.get_ref() == "serial" {
-                continue;
+    /// All the tables of one name.
+    fn check(&mut self, name: &Key<'t>, value: &Value<'t>) {
+        let (at, title) = (name.span().start, name.get_ref());
+        let is_list = LISTS.contains(&title.as_ref());
+        let in_document = |table| {
+            let mut value = Spanned::new(0..0, DeValue::Table(table));
+            if is_list {
+                value = Spanned::new(0..0, DeValue::Array(DeArray::from_iter([value])));
             }
-            for entry in self.tables(&name, value) {
-                match name.get_ref().as_ref() {
-                    "loop" => config.loop_ = self.table(entry, Ok),
-                    "share" => config.share = self.table(entry, Ok),
-                    "owner" => config.owner = self.table(entry, Ok),
-                    "when" => config.when.push(self.table(entry, Ok)),
-                    "engine" => config.engine = self.table(entry, Ok),
-                    "pilot" => config.pilots.push(self.table(entry, PilotClass::settle)),
-                    "influxdb" => config.influxdb.push(self.table(entry, Influx::settle)),
-                    _ => config.allow = self.table(entry, Ok),
-                }
-            }
-        }
-        // Of the whole time 0 says "as many as fit", because a share of nothing is a drain; at some hours it means none.
-        if config.share.max_pilots == Auto::Fixed(0) {
-            config.share.max_pilots = Auto::Auto;
-        }
-        config
-    }
-
-    /// The tables of that name.
-    fn tables(
-        &mut self,
-        name: &Spanned<DeString<'t>>,
-        value: Spanned<DeValue<'t>>,
-    ) -> Vec<Entry<'t>> {
-        let (at, name) = (name.span().start, name.get_ref().as_ref());
-        let bare = |header: &'static str| header.trim_matches(['[', ']']);
-        let header = |name| TABLES.split(' ').find(|header| bare(header) == name);
-        let Some(header) = header(name) else {
-            let near = nearest(name, TABLES.split(' ').map(bare)).and_then(header);
-            let way_out = way_out(near.map(str::to_owned));
-            self.add(at, format!("unknown table '{name}'; {way_out}"));
-            return Vec::new();
+            DeTable::from_iter([(name.clone(), value)])
         };
-        let elements = match (value.get_ref(), header.starts_with("[[")) {
-            (DeValue::Array(list), true) => list.to_vec(),
-            (DeValue::Table(_), false) => vec![value],
-            _ => vec![Spanned::new(value.span(), DeValue::Boolean(false))],
+        if let Err(error) = deserialize(in_document(DeTable::new())) {
+            return self.add(at, true, explain(error.message(), "the file", title));
+        }
+        let header = match is_list {
+            true => format!("[[{title}]]"),
+            false => format!("[{title}]"),
         };
-        let mut tables: Vec<Entry<'t>> = Vec::new();
+        let elements = match value.get_ref() {
+            DeValue::Array(list) if is_list => list,
+            DeValue::Table(_) if !is_list => std::slice::from_ref(value),
+            _ => &[Spanned::new(value.span(), DeValue::Boolean(false))],
+        };
+        let mut places = Vec::new();
         for element in elements {
             let at = element.span().start;
-            let DeValue::Table(table) = element.into_inner() else {
+            let DeValue::Table(table) = element.get_ref() else {
                 let write = "stands in a line of its own, with its keys below it";
-                self.add(at, format!("{header} {write}"));
+                self.add(at, true, format!("{header} {write}"));
                 continue;
             };
             // Not by its url: a password may be in it.
             let title = table.get("name").or_else(|| table.get("hours"));
             let place = match title.and_then(|title| title.get_ref().as_str()) {
-                Some(title) => format!("{header} {}", Value::from(title)),
-                None if header.starts_with("[[") => format!("{header} #{}", tables.len() + 1),
-                None => header.to_owned(),
+                Some(title) => format!("{header} \"{title}\""),
+                None if is_list => format!("{header} #{}", places.len() + 1),
+                None => header.clone(),
             };
-            if header == "[[pilot]]" && tables.iter().any(|(other, ..)| *other == place) {
+            if table.contains_key("name") && places.contains(&place) {
                 let write = "an earlier one has this name; give each its own";
-                self.add(at, format!("{place}: {write}"));
+                self.add(at, true, format!("{place}: {write}"));
             }
             for (of, key, example) in REQUIRED {
-                if self.is_whole && of == header && !table.contains_key(key) {
+                if self.is_whole && name.get_ref() == of && !table.contains_key(key) {
                     let write = format!("write one such as {key} = {example}");
-                    self.add(at, format!("{place} has no {key}; {write}"));
+                    self.add(at, true, format!("{place} has no {key}; {write}"));
                 }
             }
-            tables.push((place, at, table));
+            self.check_keys(table, &place, in_document);
+            if self.problems.is_empty()
+                && let Err(why) = read(in_document(table.clone()))
+            {
+                self.add(at, true, format!("{place}: {why}"));
+            }
+            places.push(place);
         }
-        tables
     }
 
-    /// The keys that could be read, the others at their defaults, and if all could, what they say together.
-    fn table<T, S>(&mut self, (place, start, mut table): Entry<'t>, settle: S) -> T
-    where
-        T: Default + DeserializeOwned,
-        S: Fn(T) -> Result<T, String>,
-    {
-        for (key, value) in &table {
-            let (at, key) = (value.span().start, key.get_ref());
-            let value = Value::deserialize(ValueDeserializer::from(value.clone())).ok();
-            if let Some(why) = value.and_then(|value| judge(key, &value)) {
-                self.add(at, format!("{place} {key}: {why}"));
+    fn check_keys(
+        &mut self,
+        table: &DeTable<'t>,
+        place: &str,
+        in_document: impl Fn(DeTable<'t>) -> DeTable<'t>,
+    ) {
+        for (key, value) in table {
+            if self.problems.len() > MOST_PROBLEMS {
+                return;
+            }
+            let (at, name) = (value.span(), key.get_ref());
+            let written = self.text.get(at.clone()).unwrap_or_default();
+            if let Some(why) = judge(name, value, written) {
+                self.add(at.start, true, format!("{place} {name}: {why}"));
+            }
+            let alone = DeTable::from_iter([(key.clone(), value.clone())]);
+            if let Err(error) = deserialize(in_document(alone)) {
+                let at = error.span().map_or(at.start, |span| span.start);
+                self.add(at, true, explain(error.message(), place, name));
             }
         }
-        while self.problems.len() <= MOST_PROBLEMS {
-            let spanned = Spanned::new(start..start, table.clone());
-            let error = match T::deserialize(Deserializer::from(spanned)) {
-                Ok(read) if !self.is_whole || !self.problems.is_empty() => return read,
-                Ok(read) => match settle(read) {
-                    Ok(read) => return read,
-                    Err(why) => {
-                        self.add(start, format!("{place}: {why}"));
-                        break;
-                    }
-                },
-                Err(error) => error,
-            };
-            let at = error.span().map_or(start, |span| span.start);
-            let mut keys = table.iter();
-            let at_fault = keys.find(|(key, value)| key.span().contains(&at) || covers(value, at));
-            let Some(key) = at_fault.map(|(key, _)| key.clone()) else {
-                self.add(at, format!("{place}: {}", error.message()));
-                break;
-            };
-            self.add(at, explain(error.message(), &place, key.get_ref()));
-            table.remove(&key);
-        }
-        T::default()
     }
-}
-
-/// Whether that byte is in the value. A table has its parts elsewhere in the text.
-fn covers(value: &Spanned<DeValue<'_>>, at: usize) -> bool {
-    let inside = match value.get_ref() {
-        DeValue::Table(table) => table
-            .iter()
-            .any(|(key, value)| key.span().contains(&at) || covers(value, at)),
-        DeValue::Array(list) => list.iter().any(|value| covers(value, at)),
-        _ => false,
-    };
-    inside || value.span().contains(&at)
 }
 
 /// serde's message, with the nearest of the keys that it lists. What is given for a secret is not repeated.
@@ -211,20 +176,103 @@ fn explain(message: &str, place: &str, key: &str) -> String {
     if message.starts_with("unknown field") {
         let mut names = message.split('`').skip(1).step_by(2);
         let unknown = names.next().unwrap_or_default();
-        let way_out = way_out(nearest(unknown, names).map(|near| format!("'{near}'")));
+        let way_out = match nearest(unknown, names) {
+            Some(near) => format!("did you mean '{near}'?"),
+            None => "'plancton config --default' explains all there are".to_owned(),
+        };
         return format!("unknown key '{unknown}' in {place}; {way_out}");
     }
     if ["password", "token"].contains(&key) {
         return format!("{place} {key}: write the secret itself, in quotes");
     }
     let message = message.replace("u32", "a whole number of 0 or more");
+    let message = message.replace("a string", "a text in quotes, such as \"30s\" or \"2GiB\"");
     format!("{place} {key}: {}", message.replace("f64", "a number"))
 }
 
-/// What to write instead of a name that is not known.
-fn way_out(near: Option<String>) -> String {
-    match near {
-        Some(near) => format!("did you mean {near}?"),
-        None => "'plancton config --default' explains all there are".to_owned(),
+/// What is wrong with a value for that key, and what to write. What is of another type is left to serde.
+fn judge(key: &str, value: &Value, written: &str) -> Option<String> {
+    let text = value.get_ref().as_str();
+    let within = |low: &str, high: &str| {
+        let quote = if text.is_some() { "\"" } else { "" };
+        // What is no number is less than any.
+        let number = measure(value)?.max(f64::MIN);
+        let (too, bound, or) = match (measure_text(low)?, measure_text(high)?) {
+            (least, _) if number < least => ("little", low, "more"),
+            (_, most) if number > most => ("much", high, "less"),
+            _ => return None,
+        };
+        let write = format!("write {quote}{bound}{quote} or {or}");
+        Some(format!("{written} is too {too}; {write}"))
+    };
+    let (is_fine, write) = match (key, text.unwrap_or_default()) {
+        ("interval" | "flush", _) => return within("1s", "1h"),
+        ("launches-per-tick", _) => return within("1", "64"),
+        ("cpus", _) => return within("0.01", "8192"),
+        ("reserve-cpus", _) => return within("0", "8192"),
+        ("min-battery", _) => return within("0", "100"),
+        ("max-temperature", _) => return within("0", "150"),
+        ("timeout", _) => return within("1s", "10m"),
+        ("memory", _) => return within("6MiB", "1000000TiB"),
+        ("pids", _) => return within("8", "4194304"),
+        ("ttl", _) => return within("1s", "36500d"),
+        ("stop-grace", _) => return within("0s", "10m"),
+        ("weight", _) => return within("1", "1000"),
+        ("refresh", _) => return within("1s", "168h"),
+        ("host-config", _) => {
+            let own = OWN_FIELDS.to_lowercase();
+            let mut fields = value.get_ref().as_table()?.keys().map(Spanned::get_ref);
+            let is_own = |field: &str| own.split(' ').any(|own| own == field.to_lowercase());
+            let field = fields.find(|field| is_own(field))?;
+            return Some(format!("'{field}' is set by Plancton itself; leave it out"));
+        }
+        ("pause-while-running", _) => {
+            let mut names = value.get_ref().as_array()?.iter();
+            let is_path = |name: &Value| {
+                name.get_ref()
+                    .as_str()
+                    .is_some_and(|name| name.contains('/'))
+            };
+            (!names.any(is_path), "programs without their folders")
+        }
+        ("name", name) => (is_label(name), "1 to 32 of a-z, 0-9 and '-'"),
+        (_, "") => return None,
+        ("instance", name) => (is_label(name), "1 to 32 of a-z, 0-9 and '-'"),
+        ("image-archive" | "auth-file" | "ca-file", path) => {
+            (is_path(path), "a path from the root")
+        }
+        ("socket", path) => {
+            let path = path.trim_start_matches("unix://");
+            (is_path(path), "\"/path\" or \"unix:///path\"")
+        }
+        ("cpuset", list) => {
+            let is_list = parse_cpu_list(list).is_some() && !list.contains(['+', ' ']);
+            (is_list, "a list of CPUs such as \"4-7,9\"")
+        }
+        _ => return None,
+    };
+    (!is_fine).then(|| format!("{written} can't be; write {write}"))
+}
+
+fn measure(value: &Value) -> Option<f64> {
+    match value.get_ref().as_str() {
+        Some(text) => measure_text(text),
+        None => f64::deserialize(ValueDeserializer::from(value.clone())).ok(),
     }
+}
+
+/// Seconds of a duration, bytes of a size, or the number.
+fn measure_text(text: &str) -> Option<f64> {
+    match (parse_duration(text), Bytes::parse(text)) {
+        (Ok(duration), _) => Some(duration.as_secs_f64()),
+        (_, Some(size)) => Some(float(size.0)),
+        _ => text.parse().ok(),
+    }
+}
+
+/// Names of instances and classes: they go into labels, container names and paths.
+fn is_label(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let all = text.chars().all(|c| plain(c) || c == '-');
+    text.starts_with(plain) && text.len() <= 32 && all
 }

@@ -2,7 +2,7 @@
 //! what is refused. It adds pilots and metrics targets and can make the machine give less, never more. Pure.
 
 use super::keys::{Allow, Influx, Owner, PilotClass, Share, When};
-use super::values::{Auto, Image, Mount};
+use super::values::{Auto, Mount};
 use super::{Config, LINE, parse};
 use crate::units::clean_line;
 use toml::{Table, Value};
@@ -46,8 +46,9 @@ pub fn read_remote(text: &str, url: &str, local: &Config) -> Result<RemoteConfig
         remote.add_target(target);
     }
     for list in [&mut remote.permissions, &mut remote.refused] {
-        let lines = list.iter_mut();
-        lines.for_each(|line| *line = clean_line(line, LINE));
+        for line in list.iter_mut() {
+            *line = clean_line(line, LINE);
+        }
         list.sort();
         list.dedup();
     }
@@ -62,63 +63,55 @@ pub fn read_serial(text: &str) -> u64 {
 }
 
 impl RemoteConfig {
-    /// What was not permitted yet.
-    pub fn beyond(&self, permitted: &[String]) -> Vec<String> {
-        let new = self.permissions.iter();
-        new.filter(|line| !permitted.contains(line))
-            .cloned()
-            .collect()
-    }
-
-    fn add_rules(&mut self, mut written: Table) {
-        let mut always = Table::new();
-        for name in ["loop", "share", "owner", "engine", "allow"] {
-            if let Some(Value::Table(table)) = written.remove(name) {
-                always.extend(table);
+    fn add_rules(&mut self, written: Table) {
+        let (mut always, mut rules) = (Table::new(), Vec::new());
+        for (name, value) in written {
+            match value {
+                Value::Table(table) => always.extend(table),
+                Value::Array(tables) if name == "when" => rules = tables,
+                _ => {}
             }
         }
         // There it means "as many as fit".
         always.retain(|key, value| key != "max-pilots" || *value != Value::Integer(0));
-        let when = written.remove("when").and_then(|when| when.try_into().ok());
-        let when: Vec<Table> = when.unwrap_or_default();
-        for rule in std::iter::once(always).chain(when) {
-            let hours = rule
-                .get("hours")
-                .and_then(Value::as_str)
-                .unwrap_or("always");
-            let (mut lowering, hours) = (Table::new(), hours.to_owned());
-            for (key, value) in rule {
-                if LOWERED.split(' ').any(|known| known == key) {
+        rules.insert(0, Value::Table(always));
+        for rule in rules.iter_mut().filter_map(Value::as_table_mut) {
+            let hours = rule.get("hours").and_then(Value::as_str);
+            let hours = hours.unwrap_or("always").to_owned();
+            rule.retain(|key, value| {
+                let is_lowering = LOWERED.split(' ').any(|known| known == key);
+                if is_lowering {
                     self.lowered.push(format!("{key} = {value} ({hours})"));
-                    lowering.insert(key, value);
                 } else if key != "hours" {
                     let text = format!("{key}: that is the owner's alone; ignored");
                     self.refused.push(text);
                 }
-            }
-            lowering.insert("hours".to_owned(), hours.into());
-            self.rules.push(lowering.try_into().unwrap_or_default());
+                is_lowering
+            });
+            rule.insert("hours".to_owned(), hours.into());
         }
+        let document = Table::from_iter([("when".to_owned(), Value::Array(rules))]);
+        self.rules = parse(&document.to_string(), "").unwrap_or_default().when;
     }
 
     fn add_pilot(&mut self, pilot: PilotClass, local: &Config) {
         let wishes = pilot.wishes(&local.allow);
-        let is_taken = local.pilots.iter().any(|own| own.name == pilot.name);
-        let why = match wishes.iter().find(|(_, allowed, _)| !allowed) {
-            _ if is_taken => "a class of this machine's owner has that name".to_owned(),
+        let name = &pilot.name;
+        let why = match wishes.iter().find(|(_, is_allowed, _)| !is_allowed) {
+            _ if local.pilots.iter().any(|own| own.name == *name) => {
+                "a class of this machine's owner has that name".to_owned()
+            }
             Some((key, _, what)) => {
                 format!("it asks for {what}, which [allow] {key} does not name")
             }
             None => {
                 self.permissions.extend(pilot.permissions(&local.allow));
                 self.granted.extend(pilot.granted());
-                self.pilots.push(pilot);
-                return;
+                return self.pilots.push(pilot);
             }
         };
-        let name = &pilot.name;
-        self.refused
-            .push(format!("[[pilot]] '{name}': {why}; the class is left out"));
+        let what = format!("[[pilot]] '{name}': {why}; the class is left out");
+        self.refused.push(what);
     }
 
     fn add_target(&mut self, mut target: Influx) {
@@ -126,8 +119,7 @@ impl RemoteConfig {
         let files = [&target.password_file, &target.token_file, &target.ca_file];
         if let Some(file) = files.into_iter().find(|file| !file.is_empty()) {
             let what = format!("[[influxdb]] {title}: it names {file} of this machine; left out");
-            self.refused.push(what);
-            return;
+            return self.refused.push(what);
         }
         let what = format!("metrics to {title}: figures of its pilots, none of the owner");
         self.permissions.push(what);
@@ -145,36 +137,38 @@ impl PilotClass {
 
     /// The same, each with the key of [allow] for it, and whether that names it.
     fn wishes(&self, allow: &Allow) -> Vec<(&'static str, bool, String)> {
-        let listed =
-            |list: &[String], name: &str| list.iter().any(|one| one.eq_ignore_ascii_case(name));
         let mut wishes = Vec::new();
-        let mut wish = |key, allowed, what| wishes.push((key, allowed, what));
+        let mut wish = |key, is_allowed, what| wishes.push((key, is_allowed, what));
         if self.privileged {
             let what = "every power over this machine (privileged)";
             wish("privileged", allow.privileged, what.to_owned());
         }
+        let mut names = |key, list: &[String], what: &str, name: &str| {
+            let is_allowed = list.iter().any(|known| known.eq_ignore_ascii_case(name));
+            wish(key, is_allowed, format!("{what} {name}"));
+        };
         for name in &self.cap_add {
-            let allowed = listed(&allow.cap_add, name);
-            wish("cap-add", allowed, format!("the capability {name}"));
-        }
-        for device in &self.devices {
-            let allowed = allow.devices.contains(&device.host);
-            wish("devices", allowed, format!("the device {device}"));
-        }
-        for mount in &self.mounts {
-            let allowed = allow.mounts.iter().any(|known| is_below(mount, known));
-            wish("mounts", allowed, format!("the mount {mount}"));
-        }
-        let handed = self.files.iter().map(|file| &file.source);
-        for file in handed.chain([&self.auth_file, &self.image_archive]) {
-            let allowed = allow.files.contains(file);
-            if !file.is_empty() {
-                wish("files", allowed, format!("the file {file}"));
-            }
+            names("cap-add", &allow.cap_add, "the capability", name);
         }
         if !["bridge", "none"].contains(&self.network.as_str()) {
-            let allowed = listed(&allow.networks, &self.network);
-            wish("networks", allowed, format!("the network {}", self.network));
+            names("networks", &allow.networks, "the network", &self.network);
+        }
+        for device in &self.devices {
+            let is_allowed = allow.devices.contains(&device.host);
+            wish("devices", is_allowed, format!("the device {device}"));
+        }
+        for mount in &self.mounts {
+            let is_allowed = allow.mounts.iter().any(|known| is_below(mount, known));
+            wish("mounts", is_allowed, format!("the mount {mount}"));
+        }
+        let files = self.files.iter().map(|file| &file.source);
+        let files = files.chain([&self.auth_file, &self.image_archive]);
+        for file in files.filter(|file| !file.is_empty()) {
+            wish(
+                "files",
+                allow.files.contains(file),
+                format!("the file {file}"),
+            );
         }
         for (field, value) in &self.host_config {
             let what = format!("the engine's field {field} = {value}");
@@ -184,31 +178,32 @@ impl PilotClass {
     }
 
     /// What [allow] leaves to the owner's consent.
-    fn permissions(&self, allow: &Allow) -> Vec<String> {
-        let mut lines = Vec::new();
-        if let Image::Named(image) = &self.image {
-            let (name, registry) = (&image.name, image.registry());
-            if !allow.registries.iter().any(|known| known == registry) {
-                lines.push(format!(
-                    "containers of {name}, from the registry {registry}"
-                ));
-            }
-        }
+    fn permissions(&self, allow: &Allow) -> impl Iterator<Item = String> {
         let user = self.user.split(':').next().unwrap_or_default();
-        if ["", "0", "root"].contains(&user) {
-            lines.push("containers whose user is root inside".to_owned());
-        }
-        if self.network == "bridge" {
-            lines.push("access to the network for them".to_owned());
-        }
-        // The room of [share] counts neither.
-        if self.swap.0 > 0 {
-            lines.push(format!("{} of swap space for each of them", self.swap));
-        }
-        if self.pids > PilotClass::default().pids {
-            lines.push(format!("{} processes in each of them", self.pids));
+        let is_root = ["", "0", "root"].contains(&user);
+        let is_many = self.pids > PilotClass::default().pids;
+        let mut lines = vec![
+            (is_root, "containers whose user is root inside".to_owned()),
+            (
+                self.network == "bridge",
+                "access to the network for them".to_owned(),
+            ),
+            // The room of [share] counts neither.
+            (
+                self.swap.0 > 0,
+                format!("{} of swap space for each of them", self.swap),
+            ),
+            (is_many, format!("{} processes in each of them", self.pids)),
+        ];
+        if !self.image.is_builtin() {
+            let (name, registry) = (&self.image.name, self.image.registry());
+            let is_known = allow.registries.iter().any(|known| known == registry);
+            let line = format!("containers of {name}, from the registry {registry}");
+            lines.push((!is_known, line));
         }
         lines
+            .into_iter()
+            .filter_map(|(is_asked, line)| is_asked.then_some(line))
     }
 }
 
@@ -229,34 +224,32 @@ impl Config {
         config.lowered.clone_from(&remote.rules);
         config
     }
+}
 
-    /// Rule by rule the stricter one of the owner's and of what was joined, in which later tables win key by key.
-    pub(super) fn lower(&self, share: &mut Share, owner: &mut Owner, weekday: u8, minute: u16) {
-        let (mut other, mut asked) = (share.clone(), owner.clone());
-        for rule in &self.lowered {
-            if rule.hours.contains(weekday, minute) {
-                (other, asked) = (rule.over(&other), rule.over(&asked));
-            }
-        }
-        share.max_pilots = match (share.max_pilots, other.max_pilots) {
-            (Auto::Fixed(own), Auto::Fixed(other)) => Auto::Fixed(own.min(other)),
-            (Auto::Auto, any) | (any, Auto::Auto) => any,
-        };
-        share.reserve_cpus = match (share.reserve_cpus, other.reserve_cpus) {
+impl Share {
+    /// Key by key the stricter one.
+    pub(super) fn lower(&mut self, other: &Share) {
+        self.max_pilots = self.max_pilots.min(other.max_pilots);
+        self.reserve_cpus = match (self.reserve_cpus, other.reserve_cpus) {
             (Auto::Fixed(own), Auto::Fixed(other)) => Auto::Fixed(own.max(other)),
             // "auto" is one core at most.
             (Auto::Auto, Auto::Fixed(other)) if other > 0.0 => Auto::Fixed(other.max(1.0)),
             (own, _) => own,
         };
-        share.reserve_memory = share.reserve_memory.max(other.reserve_memory);
-        share.reserve_disk = share.reserve_disk.max(other.reserve_disk);
-        owner.calm_for = owner.calm_for.max(asked.calm_for);
-        owner.on_battery = owner.on_battery.max(asked.on_battery);
-        owner.min_battery = owner.min_battery.max(asked.min_battery);
-        owner.max_temperature = match (owner.max_temperature, asked.max_temperature) {
-            (0, any) | (any, 0) => any,
-            (own, other) => own.min(other),
-        };
+        self.reserve_memory = self.reserve_memory.max(other.reserve_memory);
+        self.reserve_disk = self.reserve_disk.max(other.reserve_disk);
+    }
+}
+
+impl Owner {
+    /// Key by key the stricter one.
+    pub(super) fn lower(&mut self, other: &Owner) {
+        self.calm_for = self.calm_for.max(other.calm_for);
+        self.on_battery = self.on_battery.max(other.on_battery);
+        self.min_battery = self.min_battery.max(other.min_battery);
+        let limits = [self.max_temperature, other.max_temperature];
+        let limits = limits.into_iter().filter(|limit| *limit > 0);
+        self.max_temperature = limits.min().unwrap_or(0);
     }
 }
 
@@ -348,7 +341,9 @@ mod tests {
             ),
         ] {
             let newer = read(&text.replace(from, to), "");
-            assert_eq!(newer.beyond(&found.permissions).join(";"), new);
+            let is_new = |line: &String| !found.permissions.contains(line);
+            let lines: Vec<String> = newer.permissions.into_iter().filter(is_new).collect();
+            assert_eq!(lines.join(";"), new);
         }
         let plain = pilot("network = \"none\"");
         let plain = read(&plain, "[allow]\nregistries = [\"reg.example\"]");

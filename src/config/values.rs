@@ -1,8 +1,6 @@
 //! The types that a key can have beside those that everybody knows. Most are one text in the file, which is judged where
 //! it stands, so that what is wrong with it has its line and column. Pure: whether a path exists is looked at later.
 
-use super::image::ImageRef;
-use super::when::Hours;
 use crate::units::{Bytes, format_duration, parse_duration};
 use serde::de::{DeserializeOwned, Deserializer, Error};
 use serde::{Deserialize, Serialize, Serializer};
@@ -16,12 +14,9 @@ macro_rules! texts {
     ($($name:ty: $what:literal, $parse:expr, $write:expr;)+) => {$(
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let value = toml::Value::deserialize(deserializer)?;
-                value.as_str().and_then($parse).ok_or_else(|| {
-                    let text = value.as_str().map(|text| format!("'{text}'"));
-                    let shown = text.unwrap_or_else(|| value.to_string());
-                    D::Error::custom(format!("{shown} is not {}", $what))
-                })
+                let text = String::deserialize(deserializer)?;
+                let parse: fn(&str) -> Option<Self> = $parse;
+                parse(&text).ok_or_else(|| D::Error::custom(format!("'{text}' is not {}", $what)))
             }
         }
 
@@ -72,12 +67,12 @@ fn exact_size(size: &Bytes) -> String {
     }
 }
 
-/// A number, or left to Plancton.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+/// A number, or left to Plancton, which counts as more than any.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Auto<T> {
+    Fixed(T),
     #[default]
     Auto,
-    Fixed(T),
 }
 
 impl<'de, T: DeserializeOwned> Deserialize<'de> for Auto<T> {
@@ -109,30 +104,83 @@ pub fn plain_number<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok,
     }
 }
 
-/// Where a pilot's image comes from.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub enum Image {
-    /// Made from Plancton's own binary, without a registry.
-    #[default]
-    Builtin,
-    Named(ImageRef),
+/// An image as the distribution project's reference grammar has them: `[registry[:port]/]path[:tag][@digest]`; an engine
+/// completes a name without a registry by itself. Or `builtin`, made from Plancton's own binary without a registry.
+#[derive(Clone, Debug, PartialEq, SmartDefault)]
+pub struct Image {
+    /// With the registry.
+    #[default("builtin".to_owned())]
+    pub name: String,
+    /// What a pull sends as `tag` beside `name` as `fromImage`: engines take a digest there too, which decides. Empty
+    /// for the built-in one only, because an engine that is asked for no tag pulls all of them.
+    pub tag: String,
+    #[default("builtin".to_owned())]
+    text: String,
 }
 
 impl Image {
-    fn parse(text: &str) -> Option<Image> {
-        match text {
-            "builtin" => Some(Image::Builtin),
-            _ => ImageRef::parse(text).map(Image::Named),
+    pub fn parse(text: &str) -> Option<Image> {
+        if text == "builtin" {
+            return Some(Image::default());
         }
+        let (rest, digest) = match text.split_once('@') {
+            Some((rest, digest)) => (rest, Some(digest)),
+            None => (text, None),
+        };
+        // After the last slash only, so that a registry's port is never taken for a tag.
+        let (name, tag) = match rest.rsplit_once(':') {
+            Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
+            _ => (rest, None),
+        };
+        // What else there is to say against a name the engine says.
+        let all = |text: &str, more: &str| {
+            let is_known =
+                |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || more.contains(c);
+            !text.starts_with(['.', '-']) && text.chars().all(is_known) && !text.is_empty()
+        };
+        let is_part = |part: &str| {
+            all(part, "._-") && !part.starts_with('_') && !part.ends_with(['.', '_', '-'])
+        };
+        let is_tag = |tag: &str| all(&tag.to_ascii_lowercase(), "._-") && tag.len() <= 128;
+        let is_digest = |digest: &str| {
+            let hex = digest.strip_prefix("sha256:").unwrap_or_default();
+            hex.len() == 64 && all(hex, "") && !hex.contains(|c| c > 'f')
+        };
+        let is_name = split_registry(name).1.split('/').all(is_part) && name.len() <= 255;
+        let is_fine = is_name && tag.is_none_or(is_tag) && digest.is_none_or(is_digest);
+        let given = digest.or(tag);
+        let usual = if given.is_none() { ":latest" } else { "" };
+        is_fine.then(|| Image {
+            name: name.to_owned(),
+            tag: given.unwrap_or("latest").to_owned(),
+            text: format!("{text}{usual}"),
+        })
+    }
+
+    pub fn is_builtin(&self) -> bool {
+        self.tag.is_empty()
+    }
+
+    /// Who keeps it; `docker.io` where the name does not say.
+    pub fn registry(&self) -> &str {
+        split_registry(&self.name).0.unwrap_or("docker.io")
     }
 }
 
 impl fmt::Display for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Image::Builtin => f.write_str("builtin"),
-            Image::Named(image) => image.fmt(f),
-        }
+        f.write_str(&self.text)
+    }
+}
+
+/// The first part is a registry when a path could not look like it: so engines decide. They also judge it.
+fn split_registry(name: &str) -> (Option<&str>, &str) {
+    let is_registry = |first: &str| {
+        first == "localhost" || first.contains(|c: char| ".:".contains(c) || c.is_ascii_uppercase())
+    };
+    match name.split_once('/') {
+        Some((first, path)) if is_registry(first) => (Some(first), path),
+        _ => (None, name),
     }
 }
 
@@ -209,21 +257,19 @@ impl Mount {
     fn parse(text: &str) -> Option<Mount> {
         let (source, rest) = text.split_once(':')?;
         let (target, options) = rest.split_once(':').unwrap_or((rest, "ro"));
-        let (source, target) = (absolute(source)?, absolute(target)?);
-        let (mut read_only, mut propagation) = (true, "rprivate".to_owned());
+        let (mut read_only, mut propagation) = (true, "rprivate");
         for option in options.split(',') {
-            let is_propagation = PROPAGATIONS.split(' ').any(|word| word == option);
             match option {
                 "ro" | "rw" => read_only = option == "ro",
-                _ if is_propagation => propagation = option.to_owned(),
+                word if PROPAGATIONS.split(' ').any(|known| known == word) => propagation = word,
                 _ => return None,
             }
         }
-        Some(Mount {
-            source,
-            target,
+        (is_path(source) && is_path(target)).then(|| Mount {
+            source: source.to_owned(),
+            target: target.to_owned(),
             read_only,
-            propagation,
+            propagation: propagation.to_owned(),
         })
     }
 }
@@ -253,8 +299,10 @@ impl Tmpfs {
             Some((target, size)) => (target, Some(Bytes::parse(size)?)),
             None => (text, None),
         };
-        let target = absolute(target)?;
-        Some(Tmpfs { target, size })
+        is_path(target).then(|| Tmpfs {
+            target: target.to_owned(),
+            size,
+        })
     }
 
     fn write(&self) -> String {
@@ -276,11 +324,11 @@ impl Device {
     fn parse(text: &str) -> Option<Device> {
         let (host, rest) = text.split_once(':').unwrap_or((text, text));
         let (container, permissions) = rest.split_once(':').unwrap_or((rest, "rwm"));
-        let is_fine = !permissions.is_empty() && permissions.chars().all(|c| "rwm".contains(c));
-        Some(Device {
-            host: absolute(host)?,
-            container: absolute(container)?,
-            permissions: is_fine.then(|| permissions.to_owned())?,
+        let is_known = !permissions.is_empty() && permissions.chars().all(|c| "rwm".contains(c));
+        (is_known && is_path(host) && is_path(container)).then(|| Device {
+            host: host.to_owned(),
+            container: container.to_owned(),
+            permissions: permissions.to_owned(),
         })
     }
 }
@@ -296,7 +344,9 @@ impl fmt::Display for Device {
 #[serde(deny_unknown_fields)]
 #[serde(expecting = "a table such as { source = \"/a\", target = \"/b\" }")]
 pub struct Handed {
+    #[serde(deserialize_with = "from_root")]
     pub source: String,
+    #[serde(deserialize_with = "from_root")]
     pub target: String,
     #[serde(default)]
     pub mode: Mode,
@@ -313,8 +363,92 @@ impl Mode {
     }
 }
 
-/// A path from the root without `..`.
-pub fn absolute(path: &str) -> Option<String> {
-    let is_fine = path.starts_with('/') && path.split('/').all(|part| part != "..");
-    is_fine.then(|| path.to_owned())
+fn from_root<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let path = String::deserialize(deserializer)?;
+    match is_path(&path) {
+        true => Ok(path),
+        false => Err(D::Error::custom(format!(
+            "'{path}' is no path from the root"
+        ))),
+    }
+}
+
+/// From the root, without `..`.
+pub fn is_path(path: &str) -> bool {
+    path.starts_with('/') && path.split('/').all(|part| part != "..")
+}
+
+const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
+const DAY: usize = 24 * 60;
+
+/// Hours of the week as written: `Mon-Fri 09:00-18:00; Sat,Sun`.
+#[derive(Clone, Debug, PartialEq, SmartDefault)]
+pub struct Hours {
+    #[default("always".to_owned())]
+    pub text: String,
+}
+
+impl Hours {
+    pub fn parse(text: &str) -> Option<Hours> {
+        let text = in_hours(text, 0).map(|_| text.trim().to_owned());
+        text.map(|text| Hours { text })
+    }
+
+    /// `weekday` 0 is Monday, in local time.
+    pub fn contains(&self, weekday: u8, minute_of_day: u16) -> bool {
+        let day = usize::from(weekday % 7) * DAY;
+        in_hours(&self.text, day + usize::from(minute_of_day)) == Some(true)
+    }
+}
+
+/// Whether a minute of the week is in a text of stretches `[DAYS] [HH:MM-HH:MM]`; without days every day, without times
+/// the whole day. One over midnight belongs to the day it starts on.
+fn in_hours(text: &str, minute: usize) -> Option<bool> {
+    let mut is_in = false;
+    for stretch in text.split(';') {
+        let words: Vec<&str> = stretch.split_whitespace().collect();
+        let (days, times) = match *words {
+            ["always"] => ("Mon-Sun", "00:00-24:00"),
+            [times] if times.contains(':') => ("Mon-Sun", times),
+            [days] => (days, "00:00-24:00"),
+            [days, times] => (days, times),
+            _ => return None,
+        };
+        let (from, to) = times.split_once('-')?;
+        let (from, mut to) = (parse_minute(from)?, parse_minute(to)?);
+        if from == to || from == DAY {
+            return None;
+        }
+        if to < from {
+            to += DAY;
+        }
+        for day in parse_days(days)? {
+            let range = day * DAY + from..day * DAY + to;
+            is_in |= range.contains(&minute) || range.contains(&(minute + 7 * DAY));
+        }
+    }
+    Some(is_in)
+}
+
+/// `Mon`, `Mon-Fri`, `Sat,Sun`, `Fri-Mon`.
+fn parse_days(text: &str) -> Option<Vec<usize>> {
+    let number = |name: &str| DAYS.iter().position(|day| day.eq_ignore_ascii_case(name));
+    let mut days = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (number(first)?, number(last)?);
+        let last = if last < first { last + 7 } else { last };
+        days.extend((first..=last).map(|day| day % 7));
+    }
+    Some(days)
+}
+
+/// `H:MM` or `HH:MM` up to 24:00, as minutes of the day.
+fn parse_minute(text: &str) -> Option<usize> {
+    let (hours, minutes) = text.split_once(':')?;
+    if hours.len() > 2 || minutes.len() != 2 || text.contains('+') {
+        return None;
+    }
+    let (hours, minutes): (usize, usize) = (hours.parse().ok()?, minutes.parse().ok()?);
+    Some(hours * 60 + minutes).filter(|minute| minutes < 60 && *minute <= DAY)
 }

@@ -181,14 +181,9 @@ impl WebServer {
         lock(&self.shared).judge = Box::new(judge);
     }
 
-    /// As a good server does: with a tag, by which it is not sent again.
     pub fn publish(&self, text: &str) {
-        let (text, sum) = (text.to_owned(), text.bytes().map(u64::from).sum::<u64>());
-        let tag = format!("\"{}-{sum:x}\"", text.len());
-        self.answer(move |request| match request.header("if-none-match") {
-            Some(known) if known == tag => reply(304, "", ""),
-            _ => reply(200, &format!("ETag: {tag}\r\n"), &text),
-        });
+        let text = text.to_owned();
+        self.answer(move |_| reply(200, "", &text));
     }
 
     pub fn requests(&self) -> Vec<Request> {
