@@ -1,9 +1,10 @@
 //! From the words of the command line to [`Options`]. Pure: nothing is read or printed here.
-//! Commands and the options of each are declared in the help text, a page a command; this file gives the options their
-//! types, and refuses what a command's page does not name.
+//! Commands and their options are declared in the help text, a page a command: what stands behind the name of an option is
+//! the kind of its value, and what a command's page does not name is refused.
 
 use crate::units::{clean_line, nearest, parse_duration};
-use lexopt::{Arg, Parser, ValueExt};
+use lexopt::{Arg, Error, Parser, ValueExt};
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,38 +15,15 @@ const BREAK: &str = "%%\n";
 /// So many characters of what was typed are shown again.
 const SHOWN: usize = 40;
 
-/// A command with its argument, and every option there is; only those of the command are set.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Options {
     /// The name of a page of the help text, or `version`.
     pub command: &'static str,
-    pub argument: Option<OsString>,
-    pub config: Option<PathBuf>,
-    /// As given, not yet checked: `unix://PATH` or a path.
-    pub engine: Option<String>,
-    pub instance: Option<String>,
-    pub run_dir: Option<PathBuf>,
-    pub state_dir: Option<PathBuf>,
     /// The number of `-v` less the number of `-q`.
-    pub verbosity: i8,
-    /// `--for`, or the argument of a command that takes a DURATION; never zero.
-    pub duration: Option<Duration>,
-    pub by: Option<String>,
-    pub days: Option<u64>,
-    pub from: Option<u64>,
-    pub to: Option<u64>,
-    pub key: Option<String>,
-    pub record: Option<PathBuf>,
-    pub default: bool,
-    pub drain: bool,
-    pub dry_run: bool,
-    pub json: bool,
-    pub keep_state: bool,
-    pub offline: bool,
-    pub once: bool,
-    pub stop: bool,
-    pub watch: bool,
-    pub yes: bool,
+    pub verbosity: i32,
+    /// By the option's name without its dashes, and the argument by its kind (`FILE`); each is good for its kind, and a
+    /// switch has an empty value.
+    pub given: BTreeMap<String, OsString>,
 }
 
 /// Reads the arguments *after* the program's name; options may stand before or after the command. Errors: a sentence
@@ -62,145 +40,153 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Options, S
 }
 
 /// The help of one command; of "" the overview.
-pub fn help(command: &str) -> Option<&'static str> {
-    pages().find_map(|(name, page)| (name == command).then_some(page))
+pub fn help(command: &str) -> &'static str {
+    let mut pages = pages();
+    let page = pages.find_map(|(name, page)| (name == command).then_some(page));
+    page.unwrap_or_default()
 }
 
 /// In the order of the overview.
 pub fn commands() -> impl Iterator<Item = &'static str> + Clone {
-    pages()
-        .map(|(name, _)| name)
-        .filter(|name| !name.is_empty())
+    pages().skip(1).map(|(name, _)| name)
 }
 
 /// Each page with the name of its command.
 fn pages() -> impl Iterator<Item = (&'static str, &'static str)> + Clone {
     HELP.split(BREAK).map(|page| {
         let words = page.strip_prefix("plancton ").unwrap_or_default();
-        let end = words.find([' ', '\n']).unwrap_or_default();
-        (words.get(..end).unwrap_or_default(), page)
+        (words.split([' ', '\n']).next().unwrap_or_default(), page)
     })
 }
 
 impl Options {
-    fn read(&mut self, mut parser: Parser) -> Result<(), lexopt::Error> {
-        let mut given = Vec::new();
-        let (mut help, mut version) = (false, false);
+    pub fn has(&self, name: &str) -> bool {
+        self.given.contains_key(name)
+    }
+
+    pub fn text(&self, name: &str) -> Option<String> {
+        let value = self.given.get(name)?;
+        Some(value.to_string_lossy().into_owned())
+    }
+
+    pub fn path(&self, name: &str) -> Option<PathBuf> {
+        self.given.get(name).map(PathBuf::from)
+    }
+
+    pub fn number(&self, name: &str) -> Option<u64> {
+        number(self.given.get(name)?).ok()
+    }
+
+    /// Never zero.
+    pub fn duration(&self, name: &str) -> Option<Duration> {
+        duration(self.given.get(name)?).ok()
+    }
+
+    fn read(&mut self, mut parser: Parser) -> Result<(), Error> {
+        let (mut argument, mut help, mut version) = (None, false, false);
         while let Some(word) = parser.next()? {
             match word {
                 Arg::Short('h') | Arg::Long("help") => help = true,
                 Arg::Short('V') | Arg::Long("version") => version = true,
-                Arg::Short('v') | Arg::Long("verbose") => {
-                    self.verbosity = self.verbosity.saturating_add(1)
-                }
-                Arg::Short('q') | Arg::Long("quiet") => {
-                    self.verbosity = self.verbosity.saturating_sub(1)
-                }
-                Arg::Long("config") => self.config = Some(parser.value()?.into()),
-                Arg::Long("engine") => self.engine = Some(parser.value()?.string()?),
-                Arg::Long("instance") => self.instance = Some(parser.value()?.string()?),
-                Arg::Long("run-dir") => self.run_dir = Some(parser.value()?.into()),
-                Arg::Long("state-dir") => self.state_dir = Some(parser.value()?.into()),
+                Arg::Short('v') | Arg::Long("verbose") => self.verbosity += 1,
+                Arg::Short('q') | Arg::Long("quiet") => self.verbosity -= 1,
                 Arg::Long(name) => {
                     let name = name.to_owned();
-                    self.read_option(&name, &mut parser)?;
-                    given.push(name);
+                    let kind = find_option(HELP, &name).ok_or_else(|| unknown_option(&name))?;
+                    let value = (!kind.is_empty()).then(|| parser.value()).transpose()?;
+                    let value = value.unwrap_or_default();
+                    check_value(kind, &value)?;
+                    self.given.insert(name, value);
                 }
                 Arg::Value(name) if self.command.is_empty() => self.command = find_command(&name)?,
-                Arg::Value(argument) if self.argument.is_none() => self.argument = Some(argument),
+                Arg::Value(word) if argument.is_none() => argument = Some(word),
                 unexpected => return Err(unexpected.unexpected()),
             }
         }
-        if help {
-            self.argument = Some(self.command.into());
+        if help || (*self == Options::default() && !version) {
+            self.given.insert("COMMAND".to_owned(), self.command.into());
             self.command = "help";
         } else if version {
             self.command = "version";
-        } else if self.command.is_empty() && *self == Options::default() {
-            self.command = "help";
         } else {
-            self.check(&given)?;
-        }
-        Ok(())
-    }
-
-    /// An option that not every command has.
-    fn read_option(&mut self, name: &str, parser: &mut Parser) -> Result<(), lexopt::Error> {
-        match name {
-            "by" => self.by = Some(parser.value()?.string()?),
-            "days" => self.days = Some(number(&parser.value()?)?),
-            "for" => self.duration = Some(duration(&parser.value()?)?),
-            "from" => self.from = Some(number(&parser.value()?)?),
-            "key" => self.key = Some(parser.value()?.string()?),
-            "record" => self.record = Some(parser.value()?.into()),
-            "to" => self.to = Some(number(&parser.value()?)?),
-            "default" => self.default = true,
-            "drain" => self.drain = true,
-            "dry-run" => self.dry_run = true,
-            "json" => self.json = true,
-            "keep-state" => self.keep_state = true,
-            "offline" => self.offline = true,
-            "once" => self.once = true,
-            "stop" => self.stop = true,
-            "watch" => self.watch = true,
-            "yes" => self.yes = true,
-            _ => {
-                let words = HELP.split([' ', '[', ']', '\n']);
-                let known = words.filter(|word| word.starts_with("--"));
-                return Err(unknown("option", &format!("--{name}"), known));
-            }
+            self.check(argument)?;
         }
         Ok(())
     }
 
     /// Nothing but what the command's page declares, and what it must have.
-    fn check(&mut self, given: &[String]) -> Result<(), lexopt::Error> {
+    fn check(&mut self, argument: Option<OsString>) -> Result<(), Error> {
         if self.command.is_empty() {
             return Err("the command is missing".into());
         }
-        let page = help(self.command).unwrap_or_default();
-        let synopsis = page.lines().next().unwrap_or_default();
-        let declared: Vec<&str> = synopsis.split([' ', '[', ']']).collect();
-        let is_declared = |name: &&String| declared.contains(&format!("--{name}").as_str());
-        if let Some(name) = given.iter().find(|name| !is_declared(name)) {
+        let synopsis = help(self.command).lines().next().unwrap_or_default();
+        let mut given = self.given.keys();
+        let is_declared = |name| {
+            [synopsis, help("")]
+                .iter()
+                .any(|text| find_option(text, name).is_some())
+        };
+        if let Some(name) = given.find(|name| !is_declared(name)) {
             return Err(format!("`{}` has no option --{name}", self.command).into());
         }
         let last = synopsis.rsplit(' ').next().unwrap_or_default();
-        let is_required = last.chars().all(|c| c.is_ascii_uppercase());
-        let is_optional = last.starts_with('[') && !last.starts_with("[--");
-        match &self.argument {
-            None if is_required => Err(format!("{last} is missing").into()),
-            Some(extra) if !is_required && !is_optional => {
-                Err(Arg::Value(extra.clone()).unexpected())
-            }
-            Some(text) if last == "DURATION" => {
-                self.duration = Some(duration(text)?);
+        let optional = last
+            .strip_prefix('[')
+            .and_then(|last| last.strip_suffix(']'));
+        let kind = optional.unwrap_or(last);
+        let takes_one = kind.chars().all(|c| c.is_ascii_uppercase());
+        match argument {
+            Some(word) if takes_one => {
+                check_value(kind, &word)?;
+                self.given.insert(kind.to_owned(), word);
                 Ok(())
             }
-            Some(name) if self.command == "help" => find_command(name).map(drop),
-            _ => Ok(()),
+            Some(extra) => Err(Arg::Value(extra).unexpected()),
+            None if takes_one && optional.is_none() => Err(format!("{kind} is missing").into()),
+            None => Ok(()),
         }
     }
 }
 
-fn find_command(name: &OsStr) -> Result<&'static str, lexopt::Error> {
+/// The kind of its value, by the first place where a text declares it; "": it is a switch.
+fn find_option(text: &'static str, name: &str) -> Option<&'static str> {
+    let option = format!("--{name}");
+    let mut words = text.split([' ', '\n']);
+    let word = words.find(|word| word.trim_matches(['[', ']']) == option)?;
+    let kind = words.next().filter(|_| !word.ends_with(']'));
+    Some(kind.unwrap_or_default().trim_end_matches(']'))
+}
+
+fn unknown_option(name: &str) -> Error {
+    let words = HELP.split([' ', '[', ']', '\n']);
+    let known = words.filter(|word| word.starts_with("--"));
+    unknown("option", &format!("--{name}"), known)
+}
+
+fn find_command(name: &OsStr) -> Result<&'static str, Error> {
     let name = name.to_string_lossy();
     commands()
         .find(|known| *known == name)
         .ok_or_else(|| unknown("command", &name, commands()))
 }
 
-fn unknown<'a>(
-    what: &str,
-    name: &str,
-    known: impl Iterator<Item = &'a str> + Clone,
-) -> lexopt::Error {
+fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> Error {
     let near = nearest(name, known).map(|near| format!("; did you mean {near}?"));
     let name = clean_line(name, SHOWN);
     format!("unknown {what} '{name}'{}", near.unwrap_or_default()).into()
 }
 
-fn duration(text: &OsStr) -> Result<Duration, lexopt::Error> {
+fn check_value(kind: &str, value: &OsStr) -> Result<(), Error> {
+    match kind {
+        "" | "FILE" | "DIR" => Ok(()),
+        "COMMAND" => find_command(value).map(drop),
+        "DURATION" => duration(value).map(drop),
+        "N" => number(value).map(drop),
+        _ => value.to_owned().string().map(drop),
+    }
+}
+
+fn duration(text: &OsStr) -> Result<Duration, Error> {
     match parse_duration(&clean_line(&text.to_string_lossy(), SHOWN))? {
         Duration::ZERO => Err("a duration of zero does nothing".into()),
         duration => Ok(duration),
@@ -208,12 +194,10 @@ fn duration(text: &OsStr) -> Result<Duration, lexopt::Error> {
 }
 
 /// Digits may be grouped: 10_000.
-fn number(text: &OsStr) -> Result<u64, lexopt::Error> {
+fn number(text: &OsStr) -> Result<u64, Error> {
     let text = clean_line(&text.to_string_lossy(), SHOWN);
-    let digits = text.replace('_', "");
-    digits
-        .parse()
-        .map_err(|_| format!("'{text}' is not a whole number").into())
+    let number = text.replace('_', "").parse();
+    number.map_err(|_| format!("'{text}' is not a whole number").into())
 }
 
 #[cfg(test)]

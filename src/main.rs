@@ -38,7 +38,7 @@ fn main() -> ExitCode {
             commands::dispatch(options)
         }
         Err(usage) => {
-            commands::context::complain(&usage);
+            commands::complain(&usage);
             units::Exit::Usage
         }
     };
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
 
 /// To standard error, without time where somebody else (systemd) writes it. `RUST_LOG` overrides -v and -q. Of libraries
 /// only warnings are of use here.
-fn start_log(verbosity: i8) {
+fn start_log(verbosity: i32) {
     let level = match verbosity {
         ..=-2 => log::LevelFilter::Error,
         -1 => log::LevelFilter::Warn,

@@ -1,331 +1,239 @@
-//! `check`: looks at everything that a daemon here will need, and names a fix for each problem. Changes nothing.
-//! Each row of the table is one look; the last line is what to do first.
+//! `check`: looks at everything that a daemon here will need, and names a way out of each problem. Changes nothing. What
+//! holds on this machine is what an observation and a decision say, the same that a daemon goes by; the last line is what
+//! to do first.
 
-use super::context::{Context, Done, Failure, is_running, no_engine, say};
-use crate::config::{Auto, Config, Influx, MissingLimits, OnBattery, PilotClass};
-use crate::host::{self, cpu, programs::find_running, sensors};
+use super::{Context, Done, Failure, no_engine, say};
+use crate::config::{Config, Influx, MissingLimits};
+use crate::decide::{EngineState, Observation, PolicyState, decide};
 use crate::metrics::{Answer, write};
+use crate::observe::Observer;
 use crate::observe::facts::{Facts, not_delegated, read_facts};
-use crate::remote;
+use crate::remote::Remote;
 use crate::report::Status;
-use crate::site::machine_root;
-use crate::units::{Bytes, Exit, float, word};
-use Verdict::{Bad, Good, Note};
-use rustix::fs::{Access, access, stat};
-use std::collections::BTreeSet;
-use std::path::{Display, Path, PathBuf};
+use crate::site::Site;
+use crate::units::{Bytes, Exit, word};
+use crate::{clock, host, host::programs::find_running};
+use rustix::fs::stat;
+use std::path::Path;
+use std::sync::Arc;
 
-enum Verdict {
-    Good,
-    /// Works, but not as well as it could, or gives away more than usual.
-    Note,
-    Bad(Exit),
+/// What is found, as it is marked.
+const GOOD: &str = "ok  ";
+/// Works, but not as well as it could, or gives away more than usual.
+const NOTE: &str = "note";
+const BAD: &str = "BAD ";
+
+/// Of what is not good: what to do about it, or what it leads to.
+fn way_out(topic: &str) -> &'static str {
+    match topic {
+        "configuration" => "; it is missing, the defaults hold",
+        "rights" => "; trust their image as you trust yourself",
+        "group" => "; `groupadd --system plancton` and `usermod -aG plancton USER` change that",
+        "init" => "; install docker-init, or live with pilots that have no init program",
+        "limits" => "; enable the kernel's cgroup controllers, or set missing-limits = \"warn\"",
+        "swap" => "; boot with swapaccount=1 to change that",
+        "protection" => "; one core is kept free instead",
+        "delegation" => {
+            "; as root write \"[Service]\" and \"Delegate=cpu cpuset io memory pids\" as two lines \
+             into /etc/systemd/system/user@.service.d/delegate.conf, then log in again"
+        }
+        "room" => "; make it smaller, or lower the reserves in [share]",
+        "disk" => "; free some space, or lower reserve-disk",
+        "programs" => "; pause-while-running does not see the programs of others here",
+        "sensors" => ", so max-temperature has no effect; load its driver, or set 0",
+        _ => "",
+    }
 }
 
-const BAD: Verdict = Bad(Exit::Failed);
+/// Says what is found, one line each, and keeps the first problem.
+#[derive(Default)]
+struct Findings(Option<String>);
 
-type Finding = (Verdict, String);
-
-/// What is looked at.
-struct Seen<'a> {
-    context: &'a Context,
-    config: Config,
-    /// The engine's socket and what it says about itself; offline it is not asked.
-    engine: Result<(PathBuf, Facts), Failure>,
-    root: PathBuf,
+impl Findings {
+    fn add(&mut self, mark: &str, topic: &str, text: &str) -> Done {
+        let way_out = if mark == GOOD { "" } else { way_out(topic) };
+        if mark == BAD && self.0.is_none() {
+            self.0 = Some(format!("first {topic}: {text}{way_out}\n"));
+        }
+        say(&format!("{mark} {topic:<14} {text}{way_out}\n"))
+    }
 }
-
-/// `None`: there is nothing to say.
-type Look = fn(&Seen) -> Option<Vec<Finding>>;
-
-const LOOKS: [(&str, Look); 14] = [
-    ("configuration", configuration),
-    ("rights", rights),
-    ("directories", directories),
-    ("group", group),
-    ("engine", engine),
-    ("mounts", mounts),
-    ("limits", limits),
-    ("protection", protection),
-    ("room", room),
-    ("disk", disk),
-    ("sensors", sensors),
-    ("daemon", daemon),
-    ("metrics", metrics),
-    ("joined", joined),
-];
-/// So many of them are about the text of the configuration alone.
-const OFFLINE: usize = 2;
 
 pub fn check(context: &Context) -> Done {
-    let (config, root) = (context.config()?, machine_root());
-    let (engine, looks) = match context.options.offline {
-        true => (Err("not asked".into()), OFFLINE),
-        false => (ask(context, &config, &root), LOOKS.len()),
-    };
-    let seen = Seen {
-        context,
-        config,
-        engine,
-        root,
-    };
-    let mut first_bad = None;
-    for (subject, look) in LOOKS.iter().take(looks) {
-        for (verdict, text) in look(&seen).unwrap_or_default() {
-            let mark = match verdict {
-                Good => "ok  ",
-                Note => "note",
-                Bad(_) => "BAD ",
-            };
-            say(&format!("{mark} {subject:<14} {text}\n"))?;
-            if let (Bad(exit), None) = (verdict, &first_bad) {
-                first_bad = Some((exit, format!("first {subject}: {text}\n")));
-            }
+    let (local, mut found, mut exit) = (context.config()?, Findings::default(), Exit::Failed);
+    let (file, is_there) = (&context.dirs.config, context.config_file().is_some());
+    let text = format!("{}, pilot classes: {}", file.display(), local.pilots.len());
+    found.add(if is_there { GOOD } else { NOTE }, "configuration", &text)?;
+    let mut remote = Remote::default();
+    let config = remote.adopt(&context.dirs.state, &local);
+    if let Some(told) = &remote.told {
+        let classes = config.pilots.len() - local.pilots.len();
+        let text = format!("{}, pilot classes: {classes}", told.url);
+        found.add(GOOD, "joined", &text)?;
+        let mut refused = told.waiting.iter().chain(&told.refused);
+        refused.try_for_each(|why| found.add(NOTE, "joined", why))?;
+    }
+    for pilot in &config.pilots {
+        let (name, granted) = (&pilot.name, pilot.granted().join(", "));
+        if !granted.is_empty() {
+            let text = format!("pilots of '{name}' get {granted}");
+            found.add(NOTE, "rights", &text)?;
         }
     }
-    if let Some((exit, text)) = first_bad {
-        say(&text)?;
-        return Err(Failure(exit, String::new()));
-    }
-    match seen.config.pilots.is_empty() {
-        true => say("first add a [[pilot]]: nothing will run without\n"),
-        false => say("ready\n"),
-    }
-}
-
-impl Seen<'_> {
-    fn facts(&self) -> Option<&Facts> {
-        Some(&self.engine.as_ref().ok()?.1)
-    }
-}
-
-fn ask(context: &Context, config: &Config, root: &Path) -> Result<(PathBuf, Facts), Failure> {
-    let engine = context.engine(config)?;
-    let facts = read_facts(&engine, root, context.is_root).map_err(no_engine)?;
-    Ok((engine.socket().to_owned(), facts))
-}
-
-fn configuration(seen: &Seen) -> Option<Vec<Finding>> {
-    let (file, classes) = (seen.context.dirs.config.display(), seen.config.pilots.len());
-    Some(vec![match seen.context.config_file() {
-        None => (Note, format!("{file} is not there; the defaults hold")),
-        Some(_) => (Good, format!("{file}, pilot classes: {classes}")),
-    }])
-}
-
-/// What takes an image out of its box.
-fn rights(seen: &Seen) -> Option<Vec<Finding>> {
-    let pilots = seen.config.pilots.iter();
-    let pilots = pilots.map(|pilot| (&pilot.name, pilot.granted().join(", ")));
-    let pilots = pilots.filter(|(_, granted)| !granted.is_empty());
-    let advice = "trust their image as you trust yourself";
-    let text = |(name, granted)| format!("pilots of '{name}' get {granted}: {advice}");
-    Some(pilots.map(|pilot| (Note, text(pilot))).collect())
-}
-
-/// Only what keeps a daemon from starting here.
-fn directories(seen: &Seen) -> Option<Vec<Finding>> {
-    let dirs = &seen.context.dirs;
-    let mut findings = Vec::new();
-    for directory in [&dirs.run, &dirs.state] {
-        let mut above = directory.ancestors();
-        let nearest = above.find(|path| path.exists())?;
-        if let Err(error) = access(nearest, Access::WRITE_OK) {
-            let way_out = "run as its owner, or give another --run-dir and --state-dir";
-            findings.push((BAD, format!("{}: {error}; {way_out}", nearest.display())));
+    if !context.options.has("offline") {
+        if let Err(Failure(code, why)) = engine(context, &config, &mut found) {
+            exit = if found.0.is_none() { code } else { exit };
+            found.add(BAD, "engine", &why)?;
         }
+        let mut targets = config.influxdb.iter();
+        targets.try_for_each(|target| metrics(target, &mut found))?;
     }
-    (!is_running(&dirs.run)).then_some(findings)
+    match found.0 {
+        None if config.pilots.is_empty() => say("first add a [[pilot]]: nothing runs without\n"),
+        None => say("ready\n"),
+        Some(first) => say(&first).and(Err(Failure(exit, String::new()))),
+    }
 }
 
-fn group(seen: &Seen) -> Option<Vec<Finding>> {
-    let is_there = host::group_id(&seen.root, "plancton").is_some();
-    let text = "there is no group plancton: only root can drain or snooze; \
-                `groupadd --system plancton` and `usermod -aG plancton USER` change that";
-    (seen.context.is_root && !is_there).then(|| vec![(Note, text.to_owned())])
-}
-
-fn engine(seen: &Seen) -> Option<Vec<Finding>> {
-    let (socket, facts) = match &seen.engine {
-        Ok((socket, facts)) => (socket.display(), facts),
-        Err(Failure(exit, text)) => return Some(vec![(Bad(*exit), text.clone())]),
+/// The engine, and the machine as a daemon would see it at its first tick. Errors: there is no engine.
+fn engine(context: &Context, config: &Config, found: &mut Findings) -> Done {
+    let site = Arc::new(context.site(config)?);
+    let facts = read_facts(&site.engine, &site.root, context.is_root).map_err(no_engine)?;
+    let list = site.engine.list().map_err(no_engine)?;
+    if let Some(why) = &facts.unsupported {
+        return Err(no_engine(why));
+    }
+    let seen = Observation {
+        at: clock::now(),
+        local: clock::local(),
+        engine: EngineState::Up,
+        ..Observation::default()
     };
+    let mut observer = Observer::new(Arc::clone(&site));
+    let seen = observer.observe(seen, Some(&list), Some(&facts), config);
+    let socket = site.engine.socket();
+    let is_its = |status: &Status| socket == Path::new(&status.engine.socket);
+    let daemon = context.status().filter(is_its);
     let (name, version, api) = (&facts.name, &facts.version, &facts.api);
-    let text = format!("{name} {version} (API {api}) at {socket}");
-    let lack = "without an init program (docker-init): pilots run without one";
-    Some(vec![match &facts.unsupported {
-        Some(why) => (Bad(Exit::EngineUnavailable), why.clone()),
-        None if facts.lacks_init => (Note, format!("{text}, {lack}")),
-        None => (Good, text),
-    }])
-}
-
-/// In a container of its own the daemon sees of the machine only what is mounted: all else is the container's, ends with
-/// it, and says nothing about the machine.
-fn mounts(seen: &Seen) -> Option<Vec<Finding>> {
-    let mut marks = ["/.dockerenv", "/run/.containerenv"].iter();
-    marks.find(|mark| Path::new(mark).exists())?;
-    let (own, dirs) = (stat("/").ok()?.st_dev, &seen.context.dirs);
-    let places = [&dirs.run, &dirs.state].into_iter();
-    let places = places.chain(&seen.facts()?.disks);
-    let is_mounted = |path: &Path| stat(path).is_ok_and(|found| found.st_dev != own);
-    let text = |path: Display| format!("{path} is not the machine's; mount it: -v {path}:{path}");
-    let missing = places.filter(|path| !is_mounted(path));
-    Some(missing.map(|path| (BAD, text(path.display()))).collect())
-}
-
-fn limits(seen: &Seen) -> Option<Vec<Finding>> {
-    let facts = seen.facts()?;
-    let missing = facts.missing.join(", ");
-    let way_out = "see to the kernel's cgroup controllers, or set missing-limits = \"warn\"";
-    let text = format!("the engine cannot hold these limits: {missing}; {way_out}");
-    let mut findings = vec![match seen.config.share.missing_limits {
-        _ if missing.is_empty() => (Good, "CPU, memory and number of processes".to_owned()),
-        MissingLimits::Warn => (Note, text),
-        MissingLimits::Refuse => (BAD, text),
-    }];
-    if !facts.swap_limit {
-        let text = "a pilot may swap beyond its memory; boot with swapaccount=1 to change that";
-        findings.push((Note, text.to_owned()));
+    let text = format!("{name} {version} (API {api}) at {}", socket.display());
+    found.add(GOOD, "engine", &text)?;
+    if context.is_root && host::group_id(&site.root, "plancton").is_none() {
+        let text = "there is no group plancton, so only root can drain or snooze";
+        found.add(NOTE, "group", text)?;
     }
-    Some(findings)
+    if let Err(error) = find_running(&site.root, &config.owner.pause_while_running, &[]) {
+        found.add(NOTE, "programs", &error.to_string())?;
+    }
+    limits(context, config, &facts, found)?;
+    protection(&site, &facts, daemon.as_ref(), found)?;
+    rules(config, &seen, daemon.as_ref(), found)?;
+    // It sees more than a command does, and from inside of its service manager's walls.
+    let Some(status) = daemon else { return Ok(()) };
+    let text = format!("{}: {}", word(status.state), status.reason.text);
+    found.add(GOOD, "daemon", &text)?;
+    let mut problems = status.problems.iter();
+    problems.try_for_each(|problem| found.add(BAD, "daemon", problem))
+}
+
+/// What the engine can't do, or can't be seen to do.
+fn limits(context: &Context, config: &Config, facts: &Facts, found: &mut Findings) -> Done {
+    let missing = facts.missing.join(", ");
+    let (mark, text) = match config.share.missing_limits {
+        _ if missing.is_empty() => (GOOD, "CPU, memory and number of processes".to_owned()),
+        MissingLimits::Warn => (NOTE, format!("the engine cannot limit {missing}")),
+        MissingLimits::Refuse => (BAD, format!("the engine cannot limit {missing}")),
+    };
+    found.add(mark, "limits", &text)?;
+    if !facts.swap_limit {
+        found.add(NOTE, "swap", "a pilot may swap beyond its memory")?;
+    }
+    if facts.lacks_init {
+        found.add(NOTE, "init", "the engine has no init program for pilots")?;
+    }
+    // In a container of its own the daemon sees of the machine only what is mounted: all else is the container's, ends
+    // with it, and says nothing about the machine.
+    let mut marks = ["/.dockerenv", "/run/.containerenv"].iter();
+    let is_contained = marks.any(|mark| Path::new(mark).exists());
+    let device = |path: &Path| stat(path).ok().map(|found| found.st_dev);
+    let inside = [None, device(Path::new("/"))];
+    let places = [&context.dirs.run, &context.dirs.state].into_iter();
+    for path in places.chain(&facts.disks).filter(|_| is_contained) {
+        if inside.contains(&device(path)) {
+            let path = path.display();
+            let text = format!("{path} is not the machine's; mount it: -v {path}:{path}");
+            found.add(BAD, "mounts", &text)?;
+        }
+    }
+    Ok(())
 }
 
 /// What can be said before a pilot has run; after that the daemon knows.
-fn protection(seen: &Seen) -> Option<Vec<Finding>> {
-    let facts = seen.facts()?;
-    // A daemon that runs on this engine has looked at a pilot; nothing else is proof.
-    let (socket, _) = seen.engine.as_ref().ok()?;
-    let is_its = |status: &Status| socket == Path::new(&status.engine.socket);
-    let known = seen.context.status().filter(is_its);
-    let known = known.map(|status| status.protection);
-    let mut findings = vec![match (known, &facts.parent) {
-        (Some(known), _) if known.level == "none" => (Note, known.text),
-        (Some(known), _) => (Good, known.text),
-        (None, Ok(_)) => (Good, "possible; the first pilot proves it".to_owned()),
-        (None, Err(why)) => (Note, format!("none: {why}; one core is kept free instead")),
-    }];
-    let missing = not_delegated(&seen.root).join(", ");
+fn protection(site: &Site, facts: &Facts, daemon: Option<&Status>, found: &mut Findings) -> Done {
+    let known = daemon.map(|status| &status.protection);
+    let (mark, text) = match (known, &facts.parent) {
+        (Some(known), _) if known.level == "none" => (NOTE, known.text.as_str()),
+        (Some(known), _) => (GOOD, known.text.as_str()),
+        (None, Ok(_)) => (GOOD, "possible; the first pilot proves it"),
+        (None, Err(why)) => (NOTE, why.as_str()),
+    };
+    found.add(mark, "protection", text)?;
+    let missing = not_delegated(&site.root).join(", ");
     if facts.is_rootless && !missing.is_empty() {
-        let file = "/etc/systemd/system/user@.service.d/delegate.conf";
-        let lines = "\"[Service]\" and \"Delegate=cpu cpuset io memory pids\" as two lines";
         let text = format!("your own manager may not use the controllers {missing}");
-        let way_out = format!("as root write {lines} into {file}, then log in again");
-        findings.push((BAD, format!("{text}; {way_out}")));
+        found.add(BAD, "delegation", &text)?;
     }
-    Some(findings)
+    Ok(())
 }
 
-fn room(seen: &Seen) -> Option<Vec<Finding>> {
-    let share = &seen.config.share;
-    let (cores, _) = cpu::read_topology(&seen.root)?.count(&BTreeSet::new());
-    let cores = match share.cpus {
-        Auto::Fixed(cpus) => cpus.min(float(cores as u64)),
-        Auto::Auto => float(cores as u64),
-    };
-    let memory = host::read_memory(&seen.root)?.0;
-    let memory = Bytes(memory.saturating_sub(share.reserve_memory.0));
-    let given = format!("this machine gives at most {cores} cores and {memory}");
-    let look = |pilot: &PilotClass| {
-        let (name, wanted, most) = (&pilot.name, pilot.cpus, pilot.memory);
-        let text = format!("'{name}' takes {wanted} cores and {most}; {given}");
-        let way_out = "it never fits; make it smaller, or lower the reserves in [share]";
-        match wanted <= cores && most <= memory {
-            true => (Good, text),
-            false => (Note, format!("{text}: {way_out}")),
-        }
-    };
-    Some(seen.config.pilots.iter().map(look).collect())
-}
-
-fn disk(seen: &Seen) -> Option<Vec<Finding>> {
-    let reserve = seen.config.share.reserve_disk;
-    let look = |place: &PathBuf| match host::read_disk_free(place) {
-        Err(error) if reserve.0 == 0 => (Note, error.to_string()),
-        Err(error) => {
-            let text = "nothing runs while reserve-disk can't be watched; \"0\" does without";
-            (BAD, format!("{error}: {text}"))
-        }
-        Ok(free) if free < reserve => {
-            let text = format!("{}: {free} free, {reserve} are", place.display());
-            (
-                BAD,
-                format!("{text} reserved; free some space or lower reserve-disk"),
-            )
-        }
-        Ok(free) => (Good, format!("{}: {free} free", place.display())),
-    };
-    Some(seen.facts()?.disks.iter().map(look).collect())
-}
-
-/// What the owner's rules go by, and which of them is void without.
-fn sensors(seen: &Seen) -> Option<Vec<Finding>> {
-    let (owner, power) = (&seen.config.owner, sensors::read_power(&seen.root));
-    let battery = match (power.has_battery, power.on_battery) {
+/// What pilots and the owner's rules find here.
+fn rules(
+    config: &Config,
+    seen: &Observation,
+    daemon: Option<&Status>,
+    found: &mut Findings,
+) -> Done {
+    let decision = decide(config, &mut PolicyState::new(1), seen);
+    let cores = decision.capacity.cap.min(seen.cores);
+    let memory = seen.memory.unwrap_or_default().total;
+    let memory = Bytes(memory.saturating_sub(config.share.reserve_memory.0));
+    for pilot in &config.pilots {
+        let (name, cpus, needed) = (&pilot.name, pilot.cpus, pilot.memory);
+        let fits = cpus <= cores && needed <= memory;
+        let given = format!("{cores} cores and {memory} can be given");
+        let text = format!("'{name}' needs {cpus} cores and {needed}; {given}");
+        found.add(if fits { GOOD } else { NOTE }, "room", &text)?;
+    }
+    let free = daemon.map_or(seen.disk_free, |status| Some(status.disk.as_ref()?.free));
+    if let Some(free) = free.map(Bytes) {
+        let reserve = config.share.reserve_disk;
+        let text = format!("{free} free, {reserve} reserved");
+        found.add(if free < reserve { BAD } else { GOOD }, "disk", &text)?;
+    }
+    let battery = match (seen.has_battery, seen.on_battery) {
         (false, _) => "no battery",
         (true, false) => "on mains power",
         (true, true) => "on its battery",
     };
-    let mut findings = vec![(Good, battery.to_owned())];
-    let programs = &owner.pause_while_running;
-    if let Err(error) = find_running(&seen.root, programs, &[]) {
-        let text = "pause-while-running does not see the programs of others here";
-        findings.push((Note, format!("{text}: {error}")));
+    found.add(GOOD, "sensors", battery)?;
+    match seen.temperature {
+        Some(celsius) => found.add(GOOD, "sensors", &format!("processor at {celsius:.0} °C"))?,
+        None if config.owner.max_temperature == 0 => {}
+        None => found.add(NOTE, "sensors", "the processor has no sensor")?,
     }
-    if power.has_battery && power.charge_percent.is_none() && owner.on_battery == OnBattery::Run {
-        let text = "min-battery is void: the charge can't be read; set on-battery = \"pause\"";
-        findings.push((BAD, text.to_owned()));
-    }
-    let sensors = sensors::find_sensors(&seen.root);
-    if let Some((celsius, sensor)) = sensors::read_celsius(&sensors) {
-        findings.push((Good, format!("processor at {celsius:.0} °C ({sensor})")));
-    } else if owner.max_temperature > 0 {
-        let text = "max-temperature is void: no sensor of the processor; load its driver or set 0";
-        findings.push((Note, text.to_owned()));
-    }
-    Some(findings)
-}
-
-/// What a daemon that runs sees: more than a command does, and from inside of its service manager's walls.
-fn daemon(seen: &Seen) -> Option<Vec<Finding>> {
-    let status = seen.context.status()?;
-    let text = format!("{}: {}", word(status.state), status.reason.text);
-    let problems = status.problems.into_iter().map(|problem| (BAD, problem));
-    Some(std::iter::once((Good, text)).chain(problems).collect())
-}
-
-fn metrics(seen: &Seen) -> Option<Vec<Finding>> {
-    Some(seen.config.influxdb.iter().map(target).collect())
+    let mut void = decision.void.iter().filter(|_| daemon.is_none());
+    void.try_for_each(|rule| found.add(BAD, "rules", rule))
 }
 
 /// Asks a target to take nothing at all: that shows address, certificate, credentials and database.
-fn target(target: &Influx) -> Finding {
-    let title = target.title();
-    match write(target, "", None) {
+fn metrics(target: &Influx, found: &mut Findings) -> Done {
+    let way_out = "check the server, the user and password or token, and their rights";
+    let (mark, text) = match write(target, "", None) {
         // There are servers that call an empty batch a bad one.
-        Answer::Taken | Answer::BadLines(..) => (Good, format!("{title}: it takes them")),
+        Answer::Taken | Answer::BadLines(..) => (GOOD, "it takes points".to_owned()),
         Answer::Failed(404, why, _) if target.bucket.is_empty() => {
-            (Note, format!("{title}: {why}; the first points create it"))
+            (NOTE, why + "; the first points create it")
         }
-        Answer::TooLarge(why) | Answer::Failed(_, why, _) => {
-            let way_out = "see to its server, and to user and password or token and rights";
-            (BAD, format!("{title}: {why}; {way_out}"))
-        }
-    }
-}
-
-fn joined(seen: &Seen) -> Option<Vec<Finding>> {
-    let state = &seen.context.dirs.state;
-    let joined = remote::read_joined(state)?;
-    let url = &joined.url;
-    let remote = match remote::fetch(state, &joined, &seen.config) {
-        Ok((_, remote)) => remote,
-        Err(why) => {
-            let text = "what was accepted last stays in force";
-            return Some(vec![(BAD, format!("{url}: {why}; {text}"))]);
-        }
+        Answer::TooLarge(why) | Answer::Failed(_, why, _) => (BAD, format!("{why}; {way_out}")),
     };
-    let text = format!("{url}: classes for this machine: {}", remote.pilots.len());
-    let refused = remote.refused.into_iter().map(|why| (Note, why));
-    Some(std::iter::once((Good, text)).chain(refused).collect())
+    found.add(mark, "metrics", &format!("{}: {text}", target.title()))
 }

@@ -1,18 +1,16 @@
 //! `history` and `report`: what this machine gave, by day, as text with small bars, as JSON, and as a page that draws
 //! itself from that JSON.
 
-use super::context::{Context, Done, Failure, complain, say};
-use super::view::{Screen, cells, ink, number, rough};
+use super::view::{GOOD, Page, number, rough};
+use super::{Context, Done, Failure, complain, say};
 use crate::history::{self, Hours, Sums, by_day, local, total};
-use crate::state::{self, Durable};
-use crate::units::{clean_line, float, whole, word};
+use crate::units::{clean_line, count_pilots, float, whole, word};
 use jiff::ToSpan;
 use jiff::civil::Date;
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
 
-/// Each day, the oldest first, whether anything is known of it or not.
-type Days = Vec<(Date, Option<Sums>)>;
+/// Each day, the oldest first; empty: nothing is known of it.
+type Days = Vec<(Date, Sums)>;
 
 /// History goes back no further.
 const MOST_DAYS: u64 = 396;
@@ -21,134 +19,116 @@ const PAGE_HOURS: u64 = 14 * 24;
 const LONGEST_LABEL: usize = 18;
 
 pub fn history(context: &Context) -> Done {
-    let hours = read(context)?;
-    let screen = Screen::of_terminal();
-    let days = last_days(&hours, context.options.days.unwrap_or(14), &screen);
-    if context.options.json {
-        return say(&(serde_json::to_string_pretty(&json_of(&days)).unwrap_or_default() + "\n"));
+    let (hours, page) = (read(context)?, Page::of_terminal());
+    let days = context.options.number("days").unwrap_or(14);
+    let days = last_days(&hours, days, &page);
+    match context.options.has("json") {
+        true => say(&(serde_json::to_string_pretty(&json_of(&days))? + "\n")),
+        false => say(&render(&days, page)),
     }
-    say(&render(&days, &screen))
 }
 
 pub fn report(context: &Context) -> Done {
-    let file = context.options.argument.clone();
-    let file = file.map_or("plancton-report.html".into(), PathBuf::from);
-    let page = page(
-        &read(context)?,
-        &crate::host::name(),
-        &Screen::of_terminal(),
-    );
-    if file == Path::new("-") {
+    let file = context.options.path("FILE");
+    let file = file.unwrap_or("plancton-report.html".into());
+    let page = html(&read(context)?, &crate::host::name(), &Page::of_terminal());
+    if file.as_os_str() == "-" {
         return say(&page);
     }
-    // Whole or not at all, but a terminal or a pipe is no file to replace.
-    let written = match file.is_file() || !file.exists() {
-        true => state::replace(&file, page.as_bytes(), 0o644, Durable::No),
-        false => std::fs::write(&file, page),
-    };
-    written.map_err(|error| format!("{}: {error}; name another file", file.display()))?;
-    say(&format!(
-        "{} is written; open it in a browser\n",
-        file.display()
-    ))
+    let shown = file.display();
+    std::fs::write(&file, page).map_err(|error| format!("{shown}: {error}; name another file"))?;
+    say(&format!("{shown} is written; open it in a browser\n"))
 }
 
 fn read(context: &Context) -> Result<Hours, Failure> {
     let (hours, bad) = history::read(&context.addressed().state)?;
     if bad > 0 {
-        complain(&format!("{bad} damaged lines of the history were left out"));
+        complain(&format!("damaged lines of the history, left out: {bad}"));
     }
-    if hours.is_empty() {
-        return Err(Failure::from(
-            "nothing is known yet; the daemon writes down every ten minutes what it gives: `plancton start`",
-        ));
-    }
-    Ok(hours)
+    let none = "there is no history yet; the daemon writes it every ten minutes: `plancton start`";
+    Some(hours)
+        .filter(|hours| !hours.is_empty())
+        .ok_or(none.into())
 }
 
 /// Back from today.
-fn last_days(hours: &Hours, days: u64, screen: &Screen) -> Days {
-    let mut known = by_day(hours, &screen.zone);
-    let today = local(whole(screen.now.epoch), &screen.zone).date();
-    (0..days.clamp(1, MOST_DAYS))
-        .rev()
-        .filter_map(|back| today.checked_sub(i64::try_from(back).ok()?.days()).ok())
-        .map(|date| (date, known.remove(&date)))
+fn last_days(hours: &Hours, days: u64, page: &Page) -> Days {
+    let mut known = by_day(hours, &page.zone);
+    let today = local(whole(page.now.epoch), &page.zone).date();
+    let back = (0..days.clamp(1, MOST_DAYS).cast_signed()).rev();
+    let dates = back.filter_map(|back| today.checked_sub(back.days()).ok());
+    dates
+        .map(|date| (date, known.remove(&date).unwrap_or_default()))
         .collect()
 }
 
 fn json_of(days: &Days) -> Value {
-    let known = days
-        .iter()
-        .filter_map(|(date, sums)| Some((date, sums.as_ref()?)));
-    let total = total(known.clone().map(|(_, sums)| sums));
-    let days: Vec<Value> = known
-        .map(|(date, sums)| json!({"date": date.to_string(), "sums": sums}))
-        .collect();
-    json!({"days": days, "total": total})
+    let known = days.iter().filter(|(_, sums)| *sums != Sums::default());
+    let known = known.map(|(date, sums)| json!({"date": date.to_string(), "sums": sums}));
+    let total = total(days.iter().map(|(_, sums)| sums));
+    json!({"days": known.collect::<Vec<_>>(), "total": total})
 }
 
 /// A file of its own: style, script and data are in it. The hours are those of the clock on the wall, whatever the clock
 /// of the reader says.
-fn page(hours: &Hours, host: &str, screen: &Screen) -> String {
+fn html(hours: &Hours, host: &str, page: &Page) -> String {
     let time = |hour: u64| {
-        local(hour * 3600, &screen.zone)
+        local(hour * 3600, &page.zone)
             .strftime("%Y-%m-%dT%H:%M")
             .to_string()
     };
-    let this = whole(screen.now.epoch / 3600.0).min(history::HOURS.end);
+    let this = whole(page.now.epoch / 3600.0).min(history::HOURS.end);
     let last = hours.range(this.saturating_sub(PAGE_HOURS)..);
-    let last: Vec<Value> = last
-        .map(|(hour, sums)| json!({"time": time(*hour), "sums": sums}))
-        .collect();
+    let last = last.map(|(hour, sums)| json!({"time": time(*hour), "sums": sums}));
     let data = json!({
         "host": clean_line(host, 64),
         "version": env!("CARGO_PKG_VERSION"),
         "now": time(this),
-        "history": json_of(&last_days(hours, MOST_DAYS, screen)),
-        "hours": last,
+        "history": json_of(&last_days(hours, MOST_DAYS, page)),
+        "hours": last.collect::<Vec<_>>(),
     });
     // The one place where anything is escaped: no text can end the element that it stands in, and the script sets texts only.
     let data = data.to_string().replace('<', "\\u003c");
     include_str!("page.html").replacen("DATA", &data, 1)
 }
 
-/// What it is, how much, and how that is said.
-type Row = (String, f64, String);
-
-fn render(days: &Days, screen: &Screen) -> String {
-    let sums = total(days.iter().filter_map(|(_, sums)| sums.as_ref()));
+fn render(days: &Days, mut page: Page) -> String {
+    let sums = total(days.iter().map(|(_, sums)| sums));
     let [given, owner] = [sums.given_cpu_seconds.0, sums.owner_cpu_seconds.0].map(cpu_time);
-    let (watched, held) = (rough(sums.observed_seconds.0), rough(sums.held_back()));
+    let [watched, held] = [sums.observed_seconds.0, sums.held_back()].map(rough);
     let ended: u64 = sums.ended().values().sum();
-    let text = format!(
-        "{given} of CPU in {ended} pilots; used by the owner {owner}, watched for {watched}, held back for {held}"
+    let pilots = count_pilots(usize::try_from(ended).unwrap_or(usize::MAX));
+    let text = format!("{given} of CPU time in {pilots}; the owner used {owner}");
+    page.row(
+        "Together",
+        format!("{text}; watched for {watched}, held back for {held}"),
     );
-    let mut lines = screen.row(&format!("{} days", days.len()), ink::PLAIN, &text);
     let by_day = days.iter().map(|(date, sums)| {
-        let given = sums.as_ref().map(|sums| sums.given_cpu_seconds.0);
-        let text = given.map_or("-".to_owned(), cpu_time);
+        let given = sums.given_cpu_seconds.0;
         (
             date.strftime("%a %e %b").to_string(),
-            given.unwrap_or(0.0),
-            text,
+            given,
+            cpu_time(given),
         )
     });
-    lines.extend(chart("CPU time given by day", by_day.collect(), screen));
+    chart("CPU time given by day", by_day.collect(), &mut page);
     let ended = sums.ended().into_iter();
     let ended = ended.map(|(kind, count)| (word(kind), float(count), count.to_string()));
-    lines.extend(chart("Pilots by end", sorted(ended), screen));
+    chart("Pilots by end", sorted(ended), &mut page);
     let classes = sums.classes.iter().map(|(name, class)| {
         let (seconds, pilots) = (class.core_seconds.0, class.ended.values().sum::<u64>());
         let text = format!("{}, pilots: {pilots}", cpu_time(seconds));
         (clean_line(name, LONGEST_LABEL), seconds, text)
     });
-    lines.extend(chart("Core time by class", sorted(classes), screen));
+    chart("Core time by class", sorted(classes), &mut page);
     let held = sums.held_back_seconds.iter();
     let held = held.map(|(code, time)| (word(code), time.0, rough(time.0)));
-    lines.extend(chart("Held back by", sorted(held), screen));
-    lines.join("\n") + "\n"
+    chart("Held back by", sorted(held), &mut page);
+    page.text()
 }
+
+/// What it is, how much, and how that is said.
+type Row = (String, f64, String);
 
 /// The largest first.
 fn sorted(rows: impl Iterator<Item = Row>) -> Vec<Row> {
@@ -157,28 +137,21 @@ fn sorted(rows: impl Iterator<Item = Row>) -> Vec<Row> {
     rows
 }
 
-/// Label, bar, text; the longest bar is the largest value. Nothing without rows.
-fn chart(title: &str, rows: Vec<Row>, screen: &Screen) -> Vec<String> {
-    let Some(widest) = rows.iter().map(|row| row.2.chars().count()).max() else {
-        return Vec::new();
-    };
-    let width = screen.width.saturating_sub(LONGEST_LABEL + widest + 4);
+/// Label, bar, text; the longest bar is the largest value, and what is more than nothing shows. Nothing without rows.
+fn chart(title: &str, rows: Vec<Row>, page: &mut Page) {
+    let widths = rows.iter().map(|row| row.2.chars().count());
+    let Some(widest) = widths.max() else { return };
+    page.title(title);
+    let width = page.width.saturating_sub(LONGEST_LABEL + widest + 4);
     let width = width.clamp(4, 50);
-    let largest = rows
-        .iter()
-        .map(|row| row.1)
-        .fold(f64::MIN_POSITIVE, f64::max);
-    let mut lines = vec![String::new(), screen.paint(ink::STRONG, title)];
+    let values = rows.iter().map(|row| row.1);
+    let largest = values.fold(f64::MIN_POSITIVE, f64::max);
     for (label, value, text) in rows {
-        // What is more than nothing shows.
-        let filled = cells(value / largest, width).max(usize::from(value > 0.0));
-        let bar = screen.paint(ink::GOOD, &"█".repeat(filled));
-        let rest = " ".repeat(width - filled);
-        lines.push(format!(
-            "{label:<LONGEST_LABEL$}  {bar}{rest}  {text:>widest$}"
-        ));
+        let least = largest / float(width as u64) * f64::from(u8::from(value > 0.0));
+        let bar = page.bar(&[("█", GOOD, value.max(least))], largest, width);
+        let line = format!("{label:<LONGEST_LABEL$}  {bar}  {text:>widest$}");
+        page.lines.push(line);
     }
-    lines
 }
 
 /// `31.2 h`, and minutes where that would be little.
@@ -188,5 +161,6 @@ fn cpu_time(seconds: f64) -> String {
         _ => rough(seconds),
     }
 }
+
 #[cfg(test)]
 mod tests;

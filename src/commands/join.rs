@@ -1,23 +1,23 @@
 //! `join` and `leave`: a configuration from elsewhere, under the owner's consent. What it asks for is shown before anything
 //! is written down, and the daemon learns of it at once. Joining the same address again consents to what it asks by now.
 
-use super::context::{Context, Done, Failure, say};
-use super::run;
+use super::{Context, Done, Failure, run, say};
 use crate::config::RemoteConfig;
 use crate::remote::{self, Joined};
 use crate::units::{Exit, clean_line};
 use rustix::process::Signal;
 use std::io::IsTerminal;
+use std::path::Path;
 
 /// Of the lines that somebody else wrote.
 const LINE: usize = 500;
 
 pub fn join(context: &Context) -> Done {
     let (config, state) = (context.config()?, &context.dirs.state);
-    let url = context.argument().unwrap_or_default();
+    let url = context.options.text("URL").unwrap_or_default();
     let before = remote::read_joined(state).filter(|before| before.url == url);
     let before = before.unwrap_or_default();
-    let key = context.options.key.as_ref().unwrap_or(&before.key).clone();
+    let key = context.options.text("key").unwrap_or(before.key.clone());
     let usage = |why| Failure(Exit::Usage, why);
     remote::check_url(&url, &config.allow).map_err(usage)?;
     if !key.is_empty() {
@@ -36,11 +36,11 @@ pub fn join(context: &Context) -> Done {
     if !before.accepted.is_empty() {
         list("New in it", &before.beyond(&remote))?;
     }
-    if !context.options.yes {
+    if !context.options.has("yes") {
         ask()?;
     }
     joined.accepted = remote.permissions;
-    context.prepare()?;
+    context.dirs.prepare(Path::new("/"))?;
     remote::write_joined(state, &joined)?;
     remote::put_in_force(state, &text)?;
     let daemon = match run::send(&context.dirs.run, Signal::HUP) {

@@ -1,78 +1,82 @@
-//! One file or function a command; the only rooms that print. This file knows which command is carried out where, and
-//! ends each of them with its exit code.
+//! One function a command; the only rooms that print. This file knows which command is carried out where, ends each of them
+//! with its exit code, and holds what all of them work with: the options, where the directories, the configuration and the
+//! engine are, and the way out to the terminal.
 
 mod check;
-pub mod context;
-mod control;
 mod history;
 mod join;
-mod pilot;
 mod pilots;
-mod replay;
 mod run;
-mod status;
 mod try_out;
 mod view;
 
+use crate::act::builtin;
 use crate::cli::{self, Options};
+use crate::config::{self, Config};
+use crate::engine::Engine;
 use crate::remote::Remote;
+use crate::report::Status;
+use crate::site::Site;
+use crate::state::{self, Dirs, Probe};
 use crate::units::Exit;
-use context::{Context, Done, complain, say};
-
-type CarryOut = fn(&Context) -> Done;
-
-/// Each command of the help text with what carries it out.
-const COMMANDS: [(&str, CarryOut); 26] = [
-    ("try", try_out::try_out),
-    ("check", check::check),
-    ("config", config),
-    ("status", status::status),
-    ("why", status::why),
-    ("health", status::health),
-    ("history", history::history),
-    ("report", history::report),
-    ("drain", control::drain),
-    ("snooze", control::snooze),
-    ("resume", control::resume),
-    ("kill", pilots::kill),
-    ("log", pilots::log),
-    ("pull", control::pull),
-    ("force-stop", control::force_stop),
-    ("join", join::join),
-    ("leave", join::leave),
-    ("run", run::run),
-    ("start", run::start),
-    ("stop", run::stop),
-    ("replay", replay::replay),
-    ("reap", pilots::reap),
-    ("purge", pilots::purge),
-    ("pilot", pilot::pilot),
-    ("help", help),
-    ("version", version),
-];
+use rustix::fs::{Access, access};
+use std::env;
+use std::fmt::Display;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Carries a command out, and says what went wrong.
 pub fn dispatch(options: Options) -> Exit {
-    let context = Context::new(options);
-    let is_wanted = |name: &str| name == context.options.command;
-    let command = COMMANDS.iter().find(|(name, _)| is_wanted(name));
-    match command.map_or(Ok(()), |(_, carry_out)| carry_out(&context)) {
+    match carry_out(&Context::new(options)) {
         Ok(()) => Exit::Done,
-        Err(failure) => {
-            complain(&failure.1);
-            failure.0
+        Err(Failure(exit, text)) => {
+            complain(&text);
+            exit
         }
     }
 }
 
-fn config(context: &Context) -> Done {
-    if context.options.default {
-        return say(crate::config::DEFAULT_TEXT);
+fn carry_out(context: &Context) -> Done {
+    match context.options.command {
+        "try" => try_out::try_out(context),
+        "check" => check::check(context),
+        "config" => show_config(context),
+        "status" => view::status(context),
+        "why" => view::why(context),
+        "health" => view::health(context),
+        "history" => history::history(context),
+        "report" => history::report(context),
+        "drain" => run::drain(context),
+        "snooze" => run::snooze(context),
+        "resume" => run::resume(context),
+        "kill" => pilots::kill(context),
+        "log" => pilots::log(context),
+        "pull" => run::pull(context),
+        "force-stop" => run::force_stop(context),
+        "join" => join::join(context),
+        "leave" => join::leave(context),
+        "run" => run::run(context),
+        "start" => run::start(context),
+        "stop" => run::stop(context),
+        "replay" => run::replay(context),
+        "reap" => pilots::reap(context),
+        "purge" => pilots::purge(context),
+        "pilot" => try_out::pilot(context),
+        "version" => say(concat!("plancton ", env!("CARGO_PKG_VERSION"), "\n")),
+        _ => say(cli::help(
+            &context.options.text("COMMAND").unwrap_or_default(),
+        )),
     }
-    let mut from = match context.config_file() {
-        Some(file) => file.display().to_string(),
-        None => "built-in defaults".to_owned(),
-    };
+}
+
+fn show_config(context: &Context) -> Done {
+    if context.options.has("default") {
+        return say(config::DEFAULT_TEXT);
+    }
+    let file = context.config_file().map(|file| file.display().to_string());
+    let mut from = file.unwrap_or("built-in defaults".to_owned());
     let mut remote = Remote::default();
     let config = remote.adopt(&context.dirs.state, &context.config()?);
     if let Some(told) = remote.told {
@@ -81,13 +85,152 @@ fn config(context: &Context) -> Done {
     say(&format!("# in force, from {from}\n{}", config.to_toml()))
 }
 
-fn help(context: &Context) -> Done {
-    let topic = context.argument().unwrap_or_default();
-    say(cli::help(&topic).unwrap_or_default())
+/// Why a command does not end with 0, and what is said about it; empty: it was said already.
+#[derive(Debug)]
+pub struct Failure(pub Exit, pub String);
+
+pub type Done = Result<(), Failure>;
+
+impl<E: Display> From<E> for Failure {
+    fn from(error: E) -> Failure {
+        Failure(Exit::Failed, error.to_string())
+    }
 }
 
-fn version(_: &Context) -> Done {
-    say(concat!("plancton ", env!("CARGO_PKG_VERSION"), "\n"))
+/// For what only an engine that answers could have done.
+pub fn no_engine(error: impl Display) -> Failure {
+    Failure(Exit::EngineUnavailable, error.to_string())
+}
+
+/// To standard output. A command ends with its reader, without a word.
+pub fn say(text: &str) -> Done {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err("".into()),
+        Err(error) => Err(format!("standard output: {error}").into()),
+    }
+}
+
+/// To standard error, each line as `plancton: …`.
+pub fn complain(text: &str) {
+    let mut out = std::io::stderr().lock();
+    for line in text.lines() {
+        // There is nobody left who could be told.
+        let _ = writeln!(out, "plancton: {line}");
+    }
+}
+
+/// Polls until something is so, or the time is over: for commands that wait for a daemon or an engine.
+pub fn wait_until(limit: Duration, mut is_so: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + limit;
+    while !is_so() {
+        if Instant::now() >= end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    true
+}
+
+/// True while a daemon holds the run directory.
+pub fn is_running(run: &Path) -> bool {
+    match state::probe_lock(run) {
+        Probe::Held(_) => true,
+        Probe::Free => false,
+        // A user looking at root's: its status file goes away with it.
+        Probe::Unknown => state::has_status(run),
+    }
+}
+
+pub struct Context {
+    pub options: Options,
+    pub dirs: Dirs,
+    pub is_root: bool,
+}
+
+impl Context {
+    pub fn new(options: Options) -> Context {
+        let uid = rustix::process::geteuid();
+        let given = ["run-dir", "state-dir", "config"].map(|name| options.path(name));
+        let [run, state, config] = given;
+        Context {
+            options,
+            dirs: Dirs::usual(uid.as_raw(), |name| env::var_os(name)).given(run, state, config),
+            is_root: uid.is_root(),
+        }
+    }
+
+    /// The file given, which must exist, or the usual one, which need not.
+    pub fn config_file(&self) -> Option<&Path> {
+        let file = self.dirs.config.as_path();
+        (self.options.has("config") || file.exists()).then_some(file)
+    }
+
+    pub fn config(&self) -> Result<Config, Failure> {
+        let loaded = self.config_file().map(config::load).transpose();
+        let hint = "`plancton config --default` shows every key";
+        let failed = |problems| Failure(Exit::Configuration, format!("{problems}\n{hint}"));
+        let config = loaded.map_err(failed)?;
+        Ok(config.unwrap_or_default())
+    }
+
+    /// Errors: no Unix socket is named, or our own binary can't be read.
+    pub fn site(&self, config: &Config) -> Result<Site, Failure> {
+        let engine = Arc::new(Engine::new(self.socket(config)?, *config.engine.timeout));
+        let configured = Some(&config.engine.instance).filter(|name| !name.is_empty());
+        let usual = || match self.is_root {
+            true => "system".to_owned(),
+            false => format!("user-{}", rustix::process::geteuid().as_raw()),
+        };
+        let given = self.options.text("instance").or(configured.cloned());
+        let (instance, dirs) = (given.unwrap_or_else(usual), self.dirs.clone());
+        Ok(Site::new(engine, dirs, instance, builtin::tag()?))
+    }
+
+    /// --engine, then the configuration, then DOCKER_HOST, then the first of the usual sockets that may be used: a user's
+    /// own, then the machine's. Where none may be used, the first one will say so.
+    fn socket(&self, config: &Config) -> Result<PathBuf, Failure> {
+        let (given, configured) = (self.options.text("engine"), &config.engine.socket);
+        let host = env::var("DOCKER_HOST").ok();
+        let mut named = given.iter().chain([configured]).chain(&host);
+        if let Some(text) = named.find(|text| !text.is_empty()) {
+            let path = Path::new(text.strip_prefix("unix://").unwrap_or(text));
+            let hint = "write --engine or DOCKER_HOST as unix:///PATH (it must be this machine's)";
+            let wrong = || {
+                Failure(
+                    Exit::Usage,
+                    format!("'{text}' is not a Unix socket; {hint}"),
+                )
+            };
+            return path.has_root().then(|| path.to_owned()).ok_or_else(wrong);
+        }
+        let own = env::var("XDG_RUNTIME_DIR").ok().filter(|_| !self.is_root);
+        let own = own.unwrap_or("/run".to_owned());
+        let usual = [
+            Path::new(&own).join("docker.sock"),
+            Path::new(&own).join("podman/podman.sock"),
+            PathBuf::from("/var/run/docker.sock"),
+            PathBuf::from("/run/podman/podman.sock"),
+        ];
+        let is_usable = |socket: &&PathBuf| access(*socket, Access::WRITE_OK).is_ok();
+        let [.., docker, _] = &usual;
+        let found = usual.iter().find(is_usable);
+        let found = found.or_else(|| usual.iter().find(|socket| socket.exists()));
+        Ok(found.unwrap_or(docker).clone())
+    }
+
+    /// Directories of the daemon that a command speaks to: one's own, else the machine's.
+    pub fn addressed(&self) -> Dirs {
+        self.dirs.clone().addressed(Dirs::machine())
+    }
+
+    /// What that daemon says about itself, if it runs.
+    pub fn status(&self) -> Option<Status> {
+        let run = self.addressed().run;
+        let status = Status::read(&run).ok()??;
+        is_running(&run).then_some(status)
+    }
 }
 
 #[cfg(test)]
@@ -96,8 +239,9 @@ mod tests {
 
     #[test]
     fn every_command_of_the_help_is_carried_out() {
-        let declared: Vec<&str> = cli::commands().collect();
-        let carried_out: Vec<&str> = COMMANDS.iter().map(|(name, _)| *name).collect();
-        assert_eq!(carried_out, [declared, vec!["version"]].concat());
+        let source = include_str!("mod.rs");
+        for command in cli::commands().filter(|command| *command != "help") {
+            assert!(source.contains(&format!("\"{command}\" => ")), "{command}");
+        }
     }
 }

@@ -1,20 +1,18 @@
 //! Commands about pilots that ask the engine without the loop: `kill`, `log`, `reap`, `purge`, and `force-stop` where no
 //! daemon does it. Only pilots are touched, and other instances' only by root where the machine's owner was promised an end.
 
-use super::context::{Context, Done, Failure, all_well, complain, no_engine, say, wait_until};
-use super::run;
+use super::{Context, Done, Failure, complain, no_engine, run, say, wait_until};
 use crate::act::{files, group};
 use crate::clock;
 use crate::config::Config;
 use crate::decide::{Pilot, PilotState};
-use crate::engine::{Engine, Outcome};
+use crate::engine::Outcome;
 use crate::observe::{facts::read_facts, read_pilot};
 use crate::report::Status;
 use crate::site::Site;
 use crate::state::{self, Scope};
 use crate::units::{Exit, clean_text, count_pilots, word};
 use rustix::process::Signal;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -43,7 +41,7 @@ fn find_all(context: &Context) -> Result<(Site, Vec<Pilot>), Failure> {
 }
 
 /// One pilot of ours, by name or the beginning of its id.
-pub fn find(context: &Context, wanted: &str) -> Result<(Site, Pilot), Failure> {
+fn find(context: &Context, wanted: &str) -> Result<(Site, Pilot), Failure> {
     let (site, mut pilots) = find_all(context)?;
     let is_begin = |pilot: &Pilot| wanted.len() >= 4 && pilot.id.as_str().starts_with(wanted);
     pilots.retain(|pilot| pilot.own && (pilot.name == wanted || is_begin(pilot)));
@@ -54,43 +52,44 @@ pub fn find(context: &Context, wanted: &str) -> Result<(Site, Pilot), Failure> {
             Err(Failure(Exit::Usage, text))
         }
         (None, _) => {
-            let text = format!("'{wanted}' is no pilot of '{}'", site.instance);
+            let text = format!("no pilot of '{}' is called '{wanted}'", site.instance);
             Err(format!("{text}; `plancton status` lists them").into())
         }
     }
 }
 
 pub fn kill(context: &Context) -> Done {
-    let (site, pilot) = find(context, &context.argument().unwrap_or_default())?;
+    let wanted = context.options.text("PILOT").unwrap_or_default();
+    let (site, pilot) = find(context, &wanted)?;
     site.engine.kill(&pilot.id, "KILL")?;
     say(&format!("{} was killed\n", pilot.name))
 }
 
 /// The last words of one pilot, or of the one that failed last.
 pub fn log(context: &Context) -> Done {
-    let wanted = context.argument();
+    let wanted = context.options.text("PILOT");
     let status = Status::read(&context.addressed().run)?;
     let mut finished = status.unwrap_or_default().gone.into_iter();
     let finished = finished.find(|finished| match &wanted {
         Some(wanted) => finished.name == *wanted,
         None => !finished.kind.is_well(),
     });
-    let words = if let Some(finished) = finished {
-        let (name, kind) = (finished.name, word(finished.kind));
-        let (lived, code) = (finished.lived, finished.exit_code);
-        let after = format!("after {lived:.0} s, exit code {code}");
-        say(&format!("{name}: {kind} {after}\n"))?;
-        finished.log_tail
-    } else if let Some(wanted) = wanted {
-        let (site, pilot) = find(context, &wanted)?;
-        let words = site.engine.logs(&pilot.id, LOG.0, LOG.1);
-        words.map_err(no_engine)?
-    } else {
-        return say("no pilot has failed since the daemon started, as far as it remembers\n");
+    let words = match (finished, wanted) {
+        (Some(finished), _) => {
+            let (name, kind, code) = (finished.name, word(finished.kind), finished.exit_code);
+            let after = format!("after {:.0} s, exit code {code}", finished.lived);
+            say(&format!("{name}: {kind} {after}\n"))?;
+            finished.log_tail
+        }
+        (None, Some(wanted)) => {
+            let (site, pilot) = find(context, &wanted)?;
+            let words = site.engine.logs(&pilot.id, LOG.0, LOG.1);
+            words.map_err(no_engine)?
+        }
+        (None, None) => return say("no pilot has failed since the daemon started\n"),
     };
-    let words = clean_text(&words, LOG.1);
-    match words.trim_end() {
-        "" => say("(it left no words that were kept)\n"),
+    match clean_text(&words, LOG.1).trim_end() {
+        "" => say("(nothing of what it said was kept)\n"),
         words => say(&format!("{words}\n")),
     }
 }
@@ -99,24 +98,30 @@ pub fn log(context: &Context) -> Done {
 /// keeps it for every instance: a user's daemon may have died with their session.
 pub fn reap(context: &Context) -> Done {
     let now = clock::now();
-    let (site, mut pilots) = find_all(context)?;
-    pilots.retain(|pilot| speaks_for(context, pilot) && pilot.expiry.left(now) <= 0.0);
-    say_removed(&site, pilots, LONGEST)
+    let is_due = |pilot: &Pilot| speaks_for(context, pilot) && pilot.expiry.left(now) <= 0.0;
+    remove(context, is_due, LONGEST)
 }
 
 /// Every pilot of this instance, at once.
 pub fn remove_own(context: &Context) -> Done {
-    let (site, mut pilots) = find_all(context)?;
-    pilots.retain(|pilot| pilot.own);
-    say_removed(&site, pilots, Duration::ZERO)
+    remove(context, |pilot| pilot.own, Duration::ZERO)
 }
 
-fn say_removed(site: &Site, pilots: Vec<Pilot>, longest: Duration) -> Done {
-    let all = pilots.len();
-    let problems = remove_pilots(site, pilots, longest);
-    let removed = count_pilots(all.saturating_sub(problems.len()));
+fn remove(context: &Context, which: impl Fn(&Pilot) -> bool, longest: Duration) -> Done {
+    let (site, mut pilots) = find_all(context)?;
+    pilots.retain(which);
+    let problems = remove_pilots(&site, &pilots, longest);
+    let removed = count_pilots(pilots.len().saturating_sub(problems.len()));
     say(&format!("removed: {removed}\n"))?;
     all_well(&problems)
+}
+
+/// What went wrong one by one.
+fn all_well(problems: &[String]) -> Done {
+    match problems {
+        [] => Ok(()),
+        problems => Err(problems.join("\n").into()),
+    }
 }
 
 /// With its own directories an instance speaks for itself alone; the machine's daemon for the machine.
@@ -126,8 +131,18 @@ fn speaks_for(context: &Context, pilot: &Pilot) -> bool {
 
 /// Everything that Plancton made: pilots (as root of every instance), images it brought, groups, its own files.
 pub fn purge(context: &Context) -> Done {
-    if context.options.dry_run {
-        return show_purge(context);
+    let images = state::read_images(&context.dirs.state).unwrap_or_default();
+    let directories = purged_directories(context);
+    if context.options.has("dry-run") {
+        let (_, mut pilots) = find_all(context)?;
+        pilots.retain(|pilot| speaks_for(context, pilot));
+        let pilots = pilots
+            .iter()
+            .map(|pilot| format!("the pilot {}", pilot.name));
+        let images = images.iter().map(|image| format!("the image {image}"));
+        let directories = directories.iter().map(|path| path.display().to_string());
+        let mut all = pilots.chain(images).chain(directories);
+        return all.try_for_each(|what| say(&format!("would remove {what}\n")));
     }
     // A daemon that lives on would start pilots again, and be out of reach without its directories.
     run::end_daemon(context, &[Signal::TERM, Signal::KILL])?;
@@ -138,11 +153,10 @@ pub fn purge(context: &Context) -> Done {
     // Not to be run again: the program may be about to go.
     let list = "`docker ps -a --filter label=io.plancton.instance`";
     let mut left = format!("what is left: {list} and `docker rm -fv` of what it shows");
-    let images = state::read_images(&context.dirs.state).unwrap_or_default();
     if !images.is_empty() {
         left += &format!(", `docker rmi {}`", images.join(" "));
     }
-    for directory in purged_directories(context) {
+    for directory in directories {
         left += &format!(", `rm -r {}`", directory.display());
     }
     Err(Failure(exit, format!("{text}\n{left}")))
@@ -150,13 +164,13 @@ pub fn purge(context: &Context) -> Done {
 
 /// What pilots wrote to folders of the owner's stays the owner's.
 fn name_work(context: &Context) -> Done {
-    let config = context.config().unwrap_or_default();
-    for pilot in &config.pilots {
+    for pilot in &context.config().unwrap_or_default().pilots {
         let written = pilot.mounts.iter().filter(|mount| !mount.read_only);
         for mount in written.filter(|mount| Path::new(&mount.source).exists()) {
             let (source, name) = (&mount.source, &pilot.name);
+            let text = format!("{source} stays: pilots of '{name}' wrote to it");
             say(&format!(
-                "{source} stays: pilots of '{name}' wrote to it, and it may hold unfinished work; `rm -r {source}` removes it\n"
+                "{text}, and it may hold unfinished work; `rm -r {source}` removes it\n"
             ))?;
         }
     }
@@ -168,7 +182,7 @@ pub fn purge_everything(context: &Context) -> Done {
     let start = Instant::now();
     let (site, mut pilots) = find_all(context)?;
     pilots.retain(|pilot| speaks_for(context, pilot));
-    let mut problems = remove_pilots(&site, pilots, LONGEST);
+    let mut problems = remove_pilots(&site, &pilots, LONGEST);
     for image in state::read_images(&site.dirs.state).unwrap_or_default() {
         let removed = match start.elapsed() > TIME_LIMIT {
             true => Err(TOO_LATE.into()),
@@ -176,38 +190,28 @@ pub fn purge_everything(context: &Context) -> Done {
         };
         problems.extend(removed.err().map(|why| format!("{image}: {}", why.1)));
     }
-    let facts = read_facts(&site.engine, &site.root, context.is_root);
-    if let Ok(facts) = facts {
+    if let Ok(facts) = read_facts(&site.engine, &site.root, context.is_root) {
         group::remove(&site.root, &facts, GROUP_PATIENCE);
     }
     all_well(&problems)?;
-    for directory in purged_directories(context) {
-        match std::fs::remove_dir_all(&directory) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            removed => removed.map_err(|error| format!("{}: {error}", directory.display()))?,
-        }
-    }
-    Ok(())
-}
-
-fn show_purge(context: &Context) -> Done {
-    let (site, pilots) = find_all(context)?;
-    for pilot in pilots.iter().filter(|pilot| speaks_for(context, pilot)) {
-        say(&format!("would remove the pilot {}\n", pilot.name))?;
-    }
-    for image in state::read_images(&site.dirs.state).unwrap_or_default() {
-        say(&format!("would remove the image {image}\n"))?;
-    }
-    for directory in purged_directories(context) {
-        say(&format!("would remove {}\n", directory.display()))?;
+    for directory in purged_directories(context)
+        .iter()
+        .filter(|path| path.exists())
+    {
+        let removed = std::fs::remove_dir_all(directory);
+        removed.map_err(|error| format!("{}: {error}", directory.display()))?;
     }
     Ok(())
 }
 
 /// With --keep-state drains and logs stay, for packages that may come back.
-fn purged_directories(context: &Context) -> impl Iterator<Item = PathBuf> {
-    let state = (!context.options.keep_state).then(|| context.dirs.state.clone());
-    std::iter::once(context.dirs.run.clone()).chain(state)
+fn purged_directories(context: &Context) -> Vec<PathBuf> {
+    let (run, state) = (&context.dirs.run, &context.dirs.state);
+    let purged = [(run, true), (state, !context.options.has("keep-state"))].into_iter();
+    purged
+        .filter(|(_, goes)| *goes)
+        .map(|(path, _)| path.clone())
+        .collect()
 }
 
 /// An engine may take a moment to learn that the last container of an image is gone.
@@ -226,14 +230,19 @@ fn remove_image(site: &Site, image: &str) -> Done {
 
 /// SIGTERM to all, then SIGKILL to each when its grace (at most `longest`) is over, then removal with volumes. What could
 /// not be removed, one line each.
-fn remove_pilots(site: &Site, pilots: Vec<Pilot>, longest: Duration) -> Vec<String> {
+fn remove_pilots(site: &Site, pilots: &[Pilot], longest: Duration) -> Vec<String> {
     let (start, engine) = (Instant::now(), &site.engine);
-    let runs = |pilot: &Pilot| matches!(pilot.state, PilotState::Running | PilotState::Paused);
-    for pilot in pilots.iter().filter(|pilot| runs(pilot)) {
-        if !longest.is_zero() {
-            signal(engine, pilot, "TERM");
+    let is_paused = |pilot: &Pilot| pilot.state == PilotState::Paused;
+    let runs = |pilot: &&Pilot| is_paused(pilot) || pilot.state == PilotState::Running;
+    // What is paused has to be woken for a signal.
+    let signal = |pilot: &Pilot, signal| {
+        let _ = engine.kill(&pilot.id, signal);
+        if is_paused(pilot) {
+            let _ = engine.unpause(&pilot.id);
         }
-    }
+    };
+    let asked = pilots.iter().filter(runs).filter(|_| !longest.is_zero());
+    asked.for_each(|pilot| signal(pilot, "TERM"));
     let mut problems = Vec::new();
     for pilot in pilots {
         let grace = Duration::from_secs_f64(pilot.grace).min(longest);
@@ -241,26 +250,18 @@ fn remove_pilots(site: &Site, pilots: Vec<Pilot>, longest: Duration) -> Vec<Stri
             let seen = engine.inspect(&pilot.id);
             !runs(&pilot) || !matches!(seen, Ok(Some(seen)) if seen.state.running)
         });
-        if pilot.state == PilotState::Paused {
-            signal(engine, &pilot, "KILL");
+        if is_paused(pilot) {
+            signal(pilot, "KILL");
         }
-        let outcome = match start.elapsed() > TIME_LIMIT {
+        let removed = match start.elapsed() > TIME_LIMIT {
             true => Ok(Outcome::Busy(TOO_LATE.to_owned())),
             false => engine.remove(&pilot.id),
         };
-        match outcome {
+        match removed {
             Ok(Outcome::Done | Outcome::Gone) => files::take_back(&site.dirs.run, &pilot.name),
             Ok(Outcome::Busy(why)) => problems.push(format!("{}: {why}", pilot.name)),
             Err(error) => problems.push(format!("{}: {error}", pilot.name)),
         }
     }
     problems
-}
-
-/// What is paused has to be woken for a signal.
-fn signal(engine: &Engine, pilot: &Pilot, signal: &'static str) {
-    let _ = engine.kill(&pilot.id, signal);
-    if pilot.state == PilotState::Paused {
-        let _ = engine.unpause(&pilot.id);
-    }
 }

@@ -1,72 +1,67 @@
-//! `run`, and the loop in the background where there is no systemd: `start`, `stop`.
+//! The loop in the foreground (`run`) and in the background where there is no systemd (`start`, `stop`), what the owner asks
+//! of it while it runs, as files in its control directory by which it is woken at once, and its decisions over again
+//! (`replay`).
 
-use super::context::{Context, Done, Failure, complain, is_running, say, wait_until};
-use crate::cli::Options;
+use super::{Context, Done, Failure, complain, is_running, pilots, say, wait_until};
+use crate::act::describe;
 use crate::clock;
 use crate::config::Config;
 use crate::daemon::{self, Start};
-use crate::decide::Drain;
+use crate::decide::{Drain, Observation, PolicyState, Snooze, decide};
+use crate::host::files;
 use crate::remote::{self, Joined};
-use crate::state::{self, Probe, Scope, control};
-use crate::units::{Exit, count_pilots};
+use crate::state::control::{self, Kept};
+use crate::state::{self, Dirs, Probe, Scope, StateError};
+use crate::units::{Exit, clean_line, count_pilots, format_rough, parse_duration, word};
+use jiff::Zoned;
+use jiff::civil::Time;
 use rustix::process::{Pid, Signal, kill_process};
-use std::fs::{File, OpenOptions};
+use std::env;
+use std::fs::File;
+use std::io::BufReader;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, absolute};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
-use std::{env, io};
 
-/// How long `start` waits for the first turn, and `stop` for the end.
+/// How long is waited for the first turn, and for the end.
 const PATIENCE: Duration = Duration::from_secs(10);
 const UNIT: &str = "plancton.service";
 
 /// The loop in the foreground.
 pub fn run(context: &Context) -> Done {
-    let start = prepare(context)?;
-    if context.options.drain {
-        let since = clock::now().epoch;
-        let (stop, by) = (false, None);
-        control::request(&start.site.dirs, control::DRAIN, &Drain { stop, by, since })?;
-    }
-    let socket = start.site.engine.socket().display();
-    log::info!("plancton {} on {socket}", env!("CARGO_PKG_VERSION"));
-    match daemon::run(start) {
-        Ok(Exit::Done) => Ok(()),
-        Ok(exit) => Err(Failure(exit, String::new())),
-        Err(error) => Err(format!("the loop can't start: {error}").into()),
-    }
-}
-
-fn prepare(context: &Context) -> Result<Start, Failure> {
-    let config = context.config().map_err(nothing_started)?;
+    let (dirs, options) = (&context.dirs, &context.options);
+    let config = context.config()?;
     let site = Arc::new(context.site(&config)?);
-    context.prepare()?;
-    let lock = state::take_lock(&context.dirs.run, site.engine.socket(), &site.instance)?;
-    join_deployed(&context.dirs.state, &config)?;
-    let recording = context.options.record.as_ref().map(|file| {
-        let (opened, shown) = (append(file), file.display());
-        opened.map_err(|error| format!("{shown}: {error}; nothing is recorded there"))
-    });
-    Ok(Start {
-        site,
+    context.dirs.prepare(Path::new("/"))?;
+    let lock = state::take_lock(&dirs.run, site.engine.socket(), &site.instance)?;
+    join_deployed(&dirs.state, &config)?;
+    let recording = options.path("record").map(|file| append(&file));
+    let recording = recording.transpose()?;
+    if options.has("drain") {
+        control::request(dirs, control::DRAIN, &Drain::default())?;
+    }
+    let (socket, version) = (site.engine.socket().display(), env!("CARGO_PKG_VERSION"));
+    log::info!("plancton {version} on {socket}");
+    let ended = daemon::run(Start {
         config,
         config_file: context.config_file().map(Path::to_owned),
-        once: context.options.once,
-        dry_run: context.options.dry_run,
-        recording: recording.transpose()?,
+        once: options.has("once"),
+        dry_run: options.has("dry-run"),
+        recording,
         lock,
-    })
+        site,
+    });
+    match ended.map_err(|error| format!("the loop cannot start: {error}"))? {
+        Exit::Done => Ok(()),
+        exit => Err(Failure(exit, String::new())),
+    }
 }
 
-fn append(file: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).open(file)
-}
-
-fn nothing_started(Failure(exit, text): Failure) -> Failure {
-    let hint = "nothing was started; `plancton config --default` shows every key";
-    Failure(exit, format!("{text}\n{hint}"))
+fn append(file: &Path) -> Result<File, String> {
+    let opened = File::options().create(true).append(true).open(file);
+    opened.map_err(|error| format!("{}: {error}; nothing was started", file.display()))
 }
 
 /// The url that came with this daemon's deployment, as in a container; the first look at it is the loop's.
@@ -90,45 +85,41 @@ fn join_deployed(state: &Path, config: &Config) -> Done {
 
 /// The loop in the background. With the unit loaded systemd has it; without, it is ours.
 pub fn start(context: &Context) -> Done {
+    let dirs = &context.dirs;
     if has_unit(context) {
         return systemctl("start");
     }
-    let dirs = &context.dirs;
     if is_running(&dirs.run) {
         return say(&format!("{} is already running\n", daemon_of(&dirs.run)));
     }
-    context.config().map_err(nothing_started)?;
-    context.prepare()?;
+    context.config()?;
+    context.dirs.prepare(Path::new("/"))?;
     let log = dirs.state.join("plancton.log");
-    let shown = log.display();
-    spawn(context, &log).map_err(|error| format!("{shown}: {error}; nothing was started"))?;
-    if !wait_until(PATIENCE, || context.status().is_some()) {
-        let seconds = PATIENCE.as_secs();
-        return Err(format!("the loop has not turned within {seconds} s; {shown} says why").into());
+    spawn(context, &log)?;
+    let (log, hint) = (log.display(), "`plancton status` shows what it does");
+    match wait_until(PATIENCE, || context.status().is_some()) {
+        true => say(&format!("plancton is running; {hint}, its log is {log}\n")),
+        false => Err(format!("the daemon has not started; {log} says why").into()),
     }
-    let hint = "`plancton status` shows what it does";
-    say(&format!("plancton runs; {hint}, {shown} is its log\n"))
 }
 
 /// `plancton run` in the same place as this command; what it says goes to the file.
-pub fn spawn(context: &Context, log: &Path) -> io::Result<Child> {
-    let (dirs, options) = (&context.dirs, &context.options);
-    let out = append(log)?;
+pub fn spawn(context: &Context, log: &Path) -> Result<Child, Failure> {
+    let (dirs, out) = (&context.dirs, append(log)?);
     let mut command = Command::new(env::current_exe()?);
     command.arg("--run-dir").arg(absolute(&dirs.run)?);
     command.arg("--state-dir").arg(absolute(&dirs.state)?);
     if let Some(file) = context.config_file() {
         command.arg("--config").arg(absolute(file)?);
     }
-    let Options {
-        engine, instance, ..
-    } = options;
-    command.args(engine.iter().flat_map(|value| ["--engine", value]));
-    command.args(instance.iter().flat_map(|value| ["--instance", value]));
+    for name in ["engine", "instance"] {
+        let given = context.options.given.get(name);
+        command.args(given.map(|_| format!("--{name}"))).args(given);
+    }
     command.arg("run").stdin(Stdio::null());
     command.stdout(out.try_clone()?).stderr(out);
     // A group of its own: the terminal's Ctrl-C and hang-up are not for it.
-    command.current_dir("/").process_group(0).spawn()
+    Ok(command.current_dir("/").process_group(0).spawn()?)
 }
 
 /// Ends the loop. Pilots outlive it.
@@ -138,12 +129,14 @@ pub fn stop(context: &Context) -> Done {
     }
     let left = context.status().map_or(0, |status| status.pilots.len());
     end_daemon(context, &[Signal::TERM])?;
-    if left == 0 {
-        return say("plancton has ended; no pilot is left\n");
+    let pilots = count_pilots(left);
+    say(&format!(
+        "plancton has ended; {pilots} left, to run until done or past their ttl\n"
+    ))?;
+    match left {
+        0 => Ok(()),
+        _ => say("`plancton start` takes them over again, `plancton force-stop` removes them\n"),
     }
-    let left = count_pilots(left) + " go on until done or past their ttl";
-    say(&format!("plancton has ended; {left}\n"))?;
-    say("`plancton start` takes them over again, `plancton force-stop` removes them now\n")
 }
 
 /// By systemd if that has it, and by one signal after the other. Errors: it runs on.
@@ -157,10 +150,10 @@ pub fn end_daemon(context: &Context, signals: &[Signal]) -> Done {
             wait_until(PATIENCE, || !is_running(run));
         }
     }
-    if is_running(run) {
-        return Err(format!("{} runs on and could not be ended", daemon_of(run)).into());
+    match is_running(run) {
+        true => Err(format!("{} could not be ended, it is still running", daemon_of(run)).into()),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 /// `the daemon (pid 7)`
@@ -182,9 +175,9 @@ pub fn send(run: &Path, signal: Signal) -> bool {
 
 /// Whether the machine's daemon is meant, and systemd has it.
 fn has_unit(context: &Context) -> bool {
-    let options = &context.options;
-    let is_elsewhere = options.config.is_some() || context.dirs.scope != Scope::Machine;
-    if is_elsewhere || options.engine.is_some() || options.instance.is_some() {
+    let elsewhere = ["config", "engine", "instance"];
+    let is_elsewhere = elsewhere.iter().any(|name| context.options.has(name));
+    if is_elsewhere || context.dirs.scope != Scope::Machine {
         return false;
     }
     let mut show = Command::new("systemctl");
@@ -199,5 +192,179 @@ fn systemctl(verb: &str) -> Done {
     match command.args([verb, UNIT]).status()?.success() {
         true => Ok(()),
         false => Err("systemctl failed; `journalctl -u plancton` says why".into()),
+    }
+}
+
+pub fn drain(context: &Context) -> Done {
+    let (now, stop) = (Zoned::now(), context.options.has("stop"));
+    let by = context.options.text("by");
+    let by = by.map(|text| parse_by(&clean_line(&text, 40), &now));
+    let by = by.transpose().map_err(|why| Failure(Exit::Usage, why))?;
+    let since = now.timestamp().as_duration().as_secs_f64();
+    let mut text = "draining: no pilots are started, running ones may finish".to_owned();
+    if let Some(by) = by {
+        let left = format_rough(Duration::from_secs_f64(by - since));
+        text += &format!("; what still runs in {left} is stopped");
+    }
+    if stop {
+        text += "; the daemon ends after the last one";
+    }
+    text += "\n`plancton resume` ends the drain\n";
+    let drain = Drain { stop, by, since };
+    let put = |dirs: &Dirs| control::request(dirs, control::DRAIN, &drain);
+    ask(context, &text, put)
+}
+
+pub fn snooze(context: &Context) -> Done {
+    let duration = context.options.duration("DURATION").unwrap_or_default();
+    let until = clock::now().epoch + duration.as_secs_f64();
+    let put = |dirs: &Dirs| control::request(dirs, control::SNOOZE, &Snooze { until });
+    let text = "pilots are paused, none are started\n`plancton resume` ends it sooner\n";
+    ask(
+        context,
+        &format!("snoozing for {}: {text}", format_rough(duration)),
+        put,
+    )
+}
+
+pub fn resume(context: &Context) -> Done {
+    ask(context, "no drain or snooze is in force\n", |dirs| {
+        control::clear(dirs, control::DRAIN)?;
+        control::clear(dirs, control::SNOOZE)?;
+        Ok(Kept::Always)
+    })
+}
+
+/// `put` leaves the request in the directories of the daemon that is asked.
+fn ask(context: &Context, text: &str, put: impl FnOnce(&Dirs) -> Result<Kept, StateError>) -> Done {
+    let dirs = context.addressed();
+    // One that never ran has no control directory yet.
+    if dirs == context.dirs && !control::directories(&dirs).iter().any(|path| path.is_dir()) {
+        context.dirs.prepare(Path::new("/"))?;
+    }
+    let kept = put(&dirs)?;
+    say(text)?;
+    if kept == Kept::UntilReboot {
+        say("(the disk of the state directory does not take it, so it ends with the next boot)\n")?;
+    }
+    match is_running(&dirs.run) {
+        true => Ok(()),
+        false => say("(the daemon is not running; it holds for the next one)\n"),
+    }
+}
+
+pub fn pull(context: &Context) -> Done {
+    let dirs = context.addressed();
+    if !is_running(&dirs.run) {
+        return Err("plancton is not running; it pulls images once it is: `plancton start`".into());
+    }
+    control::request(&dirs, control::PULL, &())?;
+    say("the daemon looks for newer images now, unless a rule of yours holds pilots back\n")
+}
+
+/// Every pilot goes now, and the daemon ends. Where no daemon carries it out, this command does.
+pub fn force_stop(context: &Context) -> Done {
+    let dirs = context.addressed();
+    if is_running(&dirs.run) {
+        let told = control::request(&dirs, control::FORCE_STOP, &());
+        if told.is_ok() && wait_until(PATIENCE, || !is_running(&dirs.run)) {
+            return say("plancton has removed its pilots and ended\n");
+        }
+        let why = told.err().map(|error| error.to_string());
+        let why = why.unwrap_or("the daemon has not done it in time".to_owned());
+        if dirs != context.dirs {
+            return Err(format!("{why}; root can end it").into());
+        }
+        complain(&format!("{why}; ending it and removing the pilots here"));
+        end_daemon(context, &[Signal::TERM, Signal::KILL])?;
+    }
+    pilots::remove_own(context)?;
+    // What is left of the request would end the next daemon; where it could not be written, nothing is.
+    let _ = control::clear(&dirs, control::FORCE_STOP);
+    Ok(())
+}
+
+/// The TIME of `drain --by`, in seconds since 1970: `18:00` (its next occurrence where `now` is), a duration from now, or
+/// RFC 3339. Errors: a sentence.
+fn parse_by(text: &str, now: &Zoned) -> Result<f64, String> {
+    let hint = "write 18:00, a duration such as 2h, or 2030-01-31T18:00:00+01:00";
+    let hint = |_| format!("'{text}' is not a time; {hint}");
+    let at = if let Ok(duration) = parse_duration(text) {
+        now.timestamp() + duration
+    } else if let Ok(time) = text.parse::<Time>() {
+        let today = now.with().time(time).build().map_err(hint)?;
+        match today > *now {
+            true => today.timestamp(),
+            false => today.tomorrow().map_err(hint)?.timestamp(),
+        }
+    } else {
+        text.parse().map_err(hint)?
+    };
+    match at < now.timestamp() {
+        true => Err(format!("'{text}' is over already")),
+        false => Ok(at.as_duration().as_secs_f64()),
+    }
+}
+
+/// What the decision would do with recorded observations. One line a change: the second since the first observation, the
+/// state, the actions, the reason.
+pub fn replay(context: &Context) -> Done {
+    let config = context.config()?;
+    let file = context.options.path("FILE").unwrap_or_default();
+    let hint = "`plancton run --record FILE` writes a recording";
+    let opened = files::open(&file).map_err(|error| format!("{error}; {hint}"))?;
+    let (mut policy, mut first, mut last) = (PolicyState::new(1), None, None);
+    let recording = serde_json::Deserializer::from_reader(BufReader::new(opened));
+    for observation in recording.into_iter::<Observation>() {
+        let broken = |error| format!("{}: {error}; the replay ends here", file.display());
+        let observation = observation.map_err(broken)?;
+        let seconds = observation.at.boot - *first.get_or_insert(observation.at.boot);
+        let decision = decide(&config, &mut policy, &observation);
+        policy.forget_launches();
+        let now = (decision.state, decision.reason.code);
+        if last.replace(now) == Some(now) && decision.actions.is_empty() {
+            continue;
+        }
+        let actions = decision.actions.iter().map(describe);
+        let actions = actions.reduce(|all, action| format!("{all}, {action}"));
+        let actions = actions.unwrap_or("nothing".to_owned());
+        let (state, reason) = (word(decision.state), &decision.reason.text);
+        say(&format!("{seconds:9.1} s  {state}: {actions} ({reason})\n"))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::Timestamp;
+
+    #[test]
+    fn times() {
+        let now: Zoned = "2026-03-28T20:00:00+01:00[+01:00]".parse().unwrap();
+        for (text, expected) in [
+            ("21:30", "2026-03-28T21:30:00+01:00"),
+            ("18:00", "2026-03-29T18:00:00+01:00"),
+            ("20:00", "2026-03-29T20:00:00+01:00"),
+            ("06:05", "2026-03-29T06:05:00+01:00"),
+            ("2h", "2026-03-28T22:00:00+01:00"),
+            ("0", "2026-03-28T20:00:00+01:00"),
+            ("2026-04-01T00:00:00Z", "2026-04-01T00:00:00Z"),
+        ] {
+            let expected: Timestamp = expected.parse().unwrap();
+            let expected = expected.as_duration().as_secs_f64();
+            assert_eq!(parse_by(text, &now), Ok(expected), "{text}");
+        }
+        for bad in [
+            "",
+            "tomorrow",
+            "24:00",
+            "12:60",
+            "12:5",
+            "-1:00",
+            "2026-01-01T00:00:00Z",
+        ] {
+            assert!(parse_by(bad, &now).is_err(), "{bad}");
+        }
     }
 }

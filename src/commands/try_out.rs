@@ -1,154 +1,250 @@
-//! `try`: the loop with the built-in pilot for a while, in directories of its own, then every trace of it removed. What
-//! it starts is `plancton run`; what it shows is what `status --watch` shows.
+//! `try` and its `pilot`. `try` is the loop with the built-in pilot for a while, in directories of its own, then every trace
+//! of it removed: what it starts is `plancton run`, what it shows is what `status --watch` shows. The pilot counts the primes
+//! of a window by a plain segmented sieve, and checks itself first, so that a machine that computes wrongly says nothing;
+//! everything it did stands in the line `result:` and can be computed again anywhere.
 
-use super::context::{Context, Done, Failure, no_engine, say};
-use super::pilot::RESULT;
-use super::status::redraw;
-use super::view::{self, Screen};
-use super::{pilots, run};
-use crate::cli::Options;
+use super::view::{Page, redraw, render};
+use super::{Context, Done, Failure, no_engine, pilots, run, say};
+use crate::host::files;
 use crate::report::Status;
 use crate::units::{count_pilots, format_rough};
-use crate::wait::{Signals, wait};
 use rustix::process::Signal;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::Child;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-const TIME: Duration = Duration::from_secs(60);
+const TRY_TIME: Duration = Duration::from_secs(60);
 /// Where no terminal can be redrawn, a line this often.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 const CONFIGURATION: &str = include_str!("try.toml");
 
+const PILOT_TIME: Duration = Duration::from_secs(20);
+const BEGIN: u64 = 1_000_000_000_000;
+/// Up to here the sieving primes take 2 MB.
+const LIMIT: u64 = 10_000_000_000_000;
+/// Numbers that are sieved at once; their marks fit into a second-level cache.
+const SEGMENT: u64 = 1 << 19;
+/// What a line with a result begins with.
+const RESULT: &str = "result: kind=primes";
+/// From, to, and how many primes are known to be between.
+const KNOWN: [(u64, u64, u64); 2] = [
+    (0, 1_000_000, 78_498),
+    (1_000_000_000_000, 1_000_001_000_000, 36_249),
+];
+
+/// What was seen while it ran: the last status, and by pilot what it computed.
+type Seen = (Status, BTreeMap<String, String>);
+
 pub fn try_out(context: &Context) -> Done {
     let name = format!("try-{}", std::process::id());
     let base = std::env::temp_dir().join(format!("plancton-{name}"));
-    let given = context.options.clone();
-    let own = Context::new(Options {
-        config: given.config.or(Some(base.join("config.toml"))),
-        instance: Some(name),
-        run_dir: Some(base.join("run")),
-        state_dir: Some(base.join("state")),
-        ..given
-    });
-    // Before anything is there that a signal could leave behind.
-    let mut signals = Signals::catch()?;
-    let seen = show(&own, &base, &mut signals);
+    let [run, state, config] = ["run", "state", "config.toml"].map(|name| base.join(name).into());
+    let mut options = context.options.clone();
+    let config = options.given.remove("config").unwrap_or(config);
+    let own = ["run-dir", "state-dir", "config", "instance"].map(str::to_owned);
+    let own = own.into_iter().zip([run, state, config, name.into()]);
+    options.given.extend(own);
+    let own = Context::new(options);
+    // Before anything is there that a signal could leave behind; it ends with its terminal, too.
+    let is_over = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&is_over))?;
+    }
+    let seen = show(&own, &base, &is_over);
     let purged = pilots::purge_everything(&own);
     let removed = fs::remove_dir_all(&base);
-    let seen = seen?;
+    let (status, results) = seen?;
     if purged.is_err() || (removed.is_err() && base.exists()) {
         let why = purged.err().map_or(String::new(), |failure| failure.1);
         let hint = "not everything could be removed; `plancton purge` removes what is left";
         return Err(format!("{why}\n{hint}").into());
     }
-    say(&seen.summary())?;
-    seen.outcome()
+    say(&sum_up(&status, &results))?;
+    let others = "another daemon's pilots have the cores; `plancton snooze 5m` lends them";
+    match status.others.pilots {
+        _ if status.counts.contains_key("done") => Ok(()),
+        0 => Err(format!("no pilot finished: {}", status.reason.text).into()),
+        _ => Err(format!("no pilot finished: {others}").into()),
+    }
 }
 
 /// Starts the loop, and draws until the time is over, a signal comes or the loop ends.
-fn show(context: &Context, base: &Path, signals: &mut Signals) -> Result<Seen, Failure> {
+fn show(context: &Context, base: &Path, is_over: &AtomicBool) -> Result<Seen, Failure> {
     let nothing = |error| format!("{}: {error}; nothing was started", base.display());
     fs::create_dir(base).map_err(nothing)?;
     fs::write(base.join("config.toml"), CONFIGURATION).map_err(nothing)?;
     // A missing engine is said at once, not shown as a state for a minute.
-    let engine = context.engine(&context.config()?)?;
-    engine.ping().map_err(no_engine)?;
+    let site = context.site(&context.config()?)?;
+    site.engine.ping().map_err(no_engine)?;
     let log = base.join("log");
-    let mut child = run::spawn(context, &log).map_err(nothing)?;
-    let seen = follow(context, &mut child, signals);
+    let mut child = run::spawn(context, &log)?;
+    let seen = follow(context, &mut child, is_over);
     if matches!(child.try_wait(), Ok(None)) {
         let _ = run::end_daemon(context, &[Signal::TERM]);
         // It may not have got as far as its lock.
         let _ = child.kill();
     } else if child.wait().is_ok_and(|status| !status.success()) {
-        let text = crate::host::files::read_text_up_to(&log, 1 << 20).unwrap_or_default();
+        let text = files::read_text_up_to(&log, 1 << 20).unwrap_or_default();
         let last = text.lines().last().unwrap_or("it said nothing");
-        return Err(format!("the loop has ended by itself: {last}").into());
+        return Err(format!("the daemon has ended by itself: {last}").into());
     }
     let _ = child.wait();
     seen
 }
 
-fn follow(context: &Context, child: &mut Child, signals: &mut Signals) -> Result<Seen, Failure> {
-    let (start, duration) = (Instant::now(), context.options.duration.unwrap_or(TIME));
-    let mut seen = Seen::default();
+fn follow(context: &Context, child: &mut Child, is_over: &AtomicBool) -> Result<Seen, Failure> {
+    let time = context.options.duration("for").unwrap_or(TRY_TIME);
+    let (start, mut next_line, mut seen) = (Instant::now(), Duration::ZERO, Seen::default());
     let is_terminal = std::io::stdout().is_terminal();
-    let mut next_line = Duration::ZERO;
-    // It ends with its terminal: there is nothing to reload here.
-    let is_over = |signals: &Signals| signals.wants_end() || signals.take_reload();
-    while seen.lasted < duration && !is_over(signals) && matches!(child.try_wait(), Ok(None)) {
-        if let Some(status) = context.status() {
-            let left = format_rough(duration.saturating_sub(seen.lasted));
-            if is_terminal {
-                let text = view::render(&status, &Screen::of_terminal());
-                let head = format!("plancton try: {left} left, Ctrl-C ends it sooner");
-                redraw(&format!("{head}\n\n{text}"))?;
-            } else if seen.lasted >= next_line {
-                next_line += LINE_EVERY;
-                let (running, reason) = (count_pilots(status.pilots.len()), &status.reason.text);
-                say(&format!("{left} left: {running} running; {reason}\n"))?;
-            }
-            seen.take(status);
+    while start.elapsed() < time && !is_over.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(250));
+        if !matches!(child.try_wait(), Ok(None)) {
+            break;
         }
-        wait(Some(0.5), signals, None, None);
-        seen.lasted = start.elapsed();
+        let Some(status) = context.status() else {
+            continue;
+        };
+        let left = format_rough(time.saturating_sub(start.elapsed()));
+        if is_terminal {
+            let text = render(&status, Page::of_terminal());
+            let head = format!("plancton try: {left} left, Ctrl-C ends it sooner");
+            redraw(&format!("{head}\n\n{text}"))?;
+        } else if start.elapsed() >= next_line {
+            next_line += LINE_EVERY;
+            let (pilots, reason) = (count_pilots(status.pilots.len()), &status.reason.text);
+            say(&format!("{left} left: {pilots} running; {reason}\n"))?;
+        }
+        for finished in &status.gone {
+            let mut lines = finished.log_tail.lines();
+            let result = lines.find(|line| line.starts_with(RESULT));
+            let result = result.map(|line| (finished.name.clone(), line.to_owned()));
+            seen.1.extend(result);
+        }
+        seen.0 = status;
     }
     Ok(seen)
 }
 
-/// What was seen while it ran.
-#[derive(Default)]
-struct Seen {
-    lasted: Duration,
-    last: Status,
-    /// By pilot: what it computed.
-    results: BTreeMap<String, String>,
+fn sum_up(status: &Status, results: &BTreeMap<String, String>) -> String {
+    let (seconds, given) = (status.tick - status.since, status.given_seconds);
+    let done = status.counts.get("done").unwrap_or(&0);
+    let mut text = format!("\nIn {seconds:.0} s, pilots got {given:.0} s of CPU time");
+    text += &format!("; pilots that did their work: {done}.\n");
+    if let Some(one) = results.values().next() {
+        let primes = |line: &String| line.split("primes=").nth(1)?.parse::<u64>().ok();
+        let primes: u64 = results.values().filter_map(primes).sum();
+        let again = "count again with `plancton pilot --from … --to …`";
+        text += &format!("They found {primes} primes; {again}:\n  {one}\n");
+    }
+    if status.protection.level == "verified" {
+        text += "The kernel gave them only what nobody else wanted (an idle group).\n";
+    }
+    text + "Every trace of it was removed from the engine and from this machine.\n"
 }
 
-impl Seen {
-    fn take(&mut self, status: Status) {
-        for finished in &status.gone {
-            let mut lines = finished.log_tail.lines();
-            if let Some(line) = lines.find(|line| line.starts_with(RESULT)) {
-                self.results.insert(finished.name.clone(), line.to_owned());
+/// Counts until the time or the window is over.
+pub fn pilot(context: &Context) -> Done {
+    let (options, hint) = (
+        &context.options,
+        "the end must be above the start and at most",
+    );
+    let [from, end] =
+        [("from", BEGIN), ("to", LIMIT)].map(|(name, usual)| options.number(name).unwrap_or(usual));
+    if from >= end || end > LIMIT {
+        return Err(format!("cannot count from {from} to {end}: {hint} {LIMIT}").into());
+    }
+    say(&format!("pilot: counting primes from {from}\n"))?;
+    let strikers = strikers();
+    for (from, to, known) in KNOWN {
+        let (_, found) = count(&strikers, from, to, None);
+        if found != known {
+            let text = format!("it found {found} primes from {from} to {to} instead of {known}");
+            return Err(format!("this machine computes wrongly: {text}; stopping").into());
+        }
+    }
+    say("pilot: self-check passed, both counts as known\n")?;
+    let time = options.duration("for").unwrap_or(PILOT_TIME);
+    let time = (!options.has("to")).then_some(time);
+    let (to, primes) = count(&strikers, from, end, time);
+    say(&format!("{RESULT} from={from} to={to} primes={primes}\n"))
+}
+
+/// The primes up to the root of [`LIMIT`], whose multiples are struck out.
+fn strikers() -> Vec<u64> {
+    let root = LIMIT.isqrt();
+    let mut is_composite = vec![false; index(root) + 1];
+    let mut primes = Vec::new();
+    for number in 2..=root {
+        if is_composite.get(index(number)) == Some(&false) {
+            primes.push(number);
+            strike(&mut is_composite, number * number, number);
+        }
+    }
+    primes
+}
+
+/// Until the end or the time is reached: the first number that was not looked at, and how many were primes.
+fn count(strikers: &[u64], from: u64, end: u64, time: Option<Duration>) -> (u64, u64) {
+    let (start, mut low, mut primes) = (Instant::now(), from, 0);
+    while low < end && time.is_none_or(|time| start.elapsed() < time) {
+        let high = (low + SEGMENT).min(end);
+        let mut is_composite = vec![false; index(high - low)];
+        for prime in strikers.iter().take_while(|prime| *prime * *prime < high) {
+            let first = low.next_multiple_of(*prime).max(prime * prime);
+            strike(&mut is_composite, first - low, *prime);
+        }
+        let left = is_composite.iter().filter(|is_composite| !**is_composite);
+        // 0 and 1 are neither.
+        primes += left.count() as u64 - 2.min(high).saturating_sub(low);
+        low = high;
+    }
+    (low, primes)
+}
+
+fn strike(is_composite: &mut [bool], first: u64, step: u64) {
+    let multiples = is_composite.iter_mut().skip(index(first));
+    let multiples = multiples.step_by(index(step));
+    multiples.for_each(|is_composite| *is_composite = true);
+}
+
+fn index(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts() {
+        let strikers = strikers();
+        let is_prime = |n: u64| n > 1 && (2..=n.isqrt()).all(|d| !n.is_multiple_of(d));
+        for from in (0..30).chain([120, 121, 127, SEGMENT - 20]) {
+            for to in (from + 1..from + 40).chain([from + 700]) {
+                let expected = (from..to).filter(|n| is_prime(*n)).count() as u64;
+                assert_eq!(
+                    count(&strikers, from, to, None),
+                    (to, expected),
+                    "{from}..{to}"
+                );
             }
         }
-        self.last = status;
-    }
-
-    /// Errors: why no pilot was done.
-    fn outcome(&self) -> Done {
-        let others = "another daemon's pilots have the cores; `plancton snooze 5m` lends them";
-        let why = match self.last.others.pilots {
-            _ if self.done() > 0 => return Ok(()),
-            0 => &self.last.reason.text,
-            _ => others,
-        };
-        Err(format!("no pilot was done: {why}").into())
-    }
-
-    fn done(&self) -> u64 {
-        self.last.counts.get("done").copied().unwrap_or(0)
-    }
-
-    fn summary(&self) -> String {
-        let (seconds, given) = (self.lasted.as_secs(), self.last.given_seconds);
-        let done = self.done();
-        let mut text = format!("\nIn {seconds} s, {given:.0} CPU seconds were given");
-        text += &format!(", and pilots that did their work: {done}.\n");
-        if let Some(one) = self.results.values().next() {
-            let primes = |line: &String| line.split("primes=").nth(1)?.parse::<u64>().ok();
-            let primes: u64 = self.results.values().filter_map(primes).sum();
-            let again = "count again with `plancton pilot --from … --to …`";
-            text += &format!("They found {primes} primes; {again}:\n  {one}\n");
+        for (from, to, primes) in [
+            (0, 10_000_000, 664_579),
+            (LIMIT - 1_000, LIMIT, 26),
+            KNOWN[1],
+        ] {
+            assert_eq!(
+                count(&strikers, from, to, None),
+                (to, primes),
+                "{from}..{to}"
+            );
         }
-        if self.last.protection.level == "verified" {
-            text += "The kernel gave them only what nobody else wanted (an idle group).\n";
-        }
-        text + "Every trace of it was removed from the engine and from this machine.\n"
     }
 }

@@ -1,40 +1,55 @@
-//! The status for people: from a [`Status`] to the text of `plancton status`. Nothing is printed here. Everything is
-//! readable without colour, and whatever comes from outside is cleaned once more where it is laid out.
+//! What people see: `status`, `why` and `health`, from what the daemon wrote about itself at its last turn to a text, and
+//! what other texts for a terminal are made with. Everything is readable without colour, and whatever comes from outside is
+//! cleaned once more where it is laid out.
 
+use super::{Context, Done, Failure, is_running, say};
 use crate::clock;
 use crate::decide::Code;
 use crate::history::local;
-use crate::report::{Cpus, State, Status};
-use crate::units::{Bytes, Moment, clean_line, float, format_rough, whole, word};
+use crate::host::boot_id;
+use crate::report::{Drain, Snooze, State, Status};
+use crate::state::control;
+use crate::units::{
+    Bytes, Exit, Moment, clean_line, count_pilots, float, format_rough, whole, word,
+};
 use jiff::tz::TimeZone;
 use std::io::IsTerminal;
+use std::mem::take;
+use std::path::Path;
 use std::time::Duration;
 
-/// What a text is made for, and when.
+/// A text in the making, line by line, and what it is made for.
 #[derive(Clone, Debug)]
-pub struct Screen {
+pub struct Page {
     pub width: usize,
     /// So many lines at most, by leaving out pilots; `None`: all of them.
     pub height: Option<usize>,
     pub is_coloured: bool,
     pub zone: TimeZone,
     pub now: Moment,
+    pub lines: Vec<String>,
 }
 
 /// Colours by what they mean, as ANSI numbers; all of them are readable on light and dark terminals.
-pub mod ink {
-    pub const PLAIN: &str = "0";
-    pub const STRONG: &str = "1";
-    pub const FAINT: &str = "2";
-    pub const GOOD: &str = "32";
-    pub const CAREFUL: &str = "33";
-    pub const BAD: &str = "31";
-    pub const OWNER: &str = "34";
+const STRONG: u8 = 1;
+const FAINT: u8 = 2;
+pub const GOOD: u8 = 32;
+const OWNER: u8 = 34;
+
+/// The colour of a row's text; 0: the terminal's own.
+fn colour(label: &str) -> u8 {
+    match label {
+        "● active" => GOOD,
+        "◐ draining" | "‖ snoozed" | "‖ paused" => 33,
+        "Draining" | "Snoozing" | "Problem" => 33,
+        "Silent" => 31,
+        _ => 0,
+    }
 }
 
 /// The narrowest screen that is drawn for; beyond the widest, lines are hard to read.
-const NARROWEST: usize = 40;
-const WIDEST: usize = 120;
+const NARROWEST: u16 = 40;
+const WIDEST: u16 = 120;
 /// The column at which texts begin.
 const LABEL: usize = 12;
 /// More than any line of a status has.
@@ -42,27 +57,107 @@ const LONGEST_TEXT: usize = 2000;
 /// So many pilots are shown however low the screen is.
 const FEWEST_PILOTS: usize = 3;
 
-impl Screen {
-    /// The terminal's size, and colour where it is wanted (`NO_COLOR`).
-    pub fn of_terminal() -> Screen {
-        let out = std::io::stdout();
-        let size = rustix::termios::tcgetwinsize(&out).ok();
-        let size = size.filter(|size| out.is_terminal() && size.ws_col > 0);
-        let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
-            || std::env::var_os("TERM").is_some_and(|term| term == *"dumb");
-        let width = size.map_or(80, |size| usize::from(size.ws_col));
-        Screen {
-            width: width.clamp(NARROWEST, WIDEST),
-            height: size.map(|size| usize::from(size.ws_row)),
-            is_coloured: size.is_some() && !is_plain,
+/// The status of a daemon that runs, else the exit code for it with a sentence that says what now.
+fn read(context: &Context) -> Result<Status, Failure> {
+    let dirs = context.addressed();
+    let status = Status::read(&dirs.run)?;
+    if let Some(status) = status.filter(|_| is_running(&dirs.run)) {
+        return Ok(status);
+    }
+    let requests = control::read(&dirs, clock::now(), &boot_id(Path::new("/")));
+    if requests.asked.drain.is_some() {
+        say("draining: the next daemon starts no pilots until `plancton resume`\n")?;
+    }
+    say("plancton is not running; `plancton start` starts it, `plancton try` shows it at work\n")?;
+    Err(Failure(Exit::NotRunning, String::new()))
+}
+
+pub fn status(context: &Context) -> Done {
+    let mut status = read(context)?;
+    if context.options.has("json") {
+        return say(&(serde_json::to_string_pretty(&status)? + "\n"));
+    }
+    // In place once a second, until a signal, its terminal or its reader ends it.
+    while context.options.has("watch") {
+        redraw(&render(&status, Page::of_terminal()))?;
+        std::thread::sleep(Duration::from_secs(1));
+        status = read(context)?;
+    }
+    let mut page = Page::of_terminal();
+    page.height = None;
+    say(&render(&status, page))
+}
+
+pub fn why(context: &Context) -> Done {
+    let mut page = Page::of_terminal();
+    page.headline(&read(context)?);
+    say(&page.text())
+}
+
+/// Whether the loop turns, whatever the engine does.
+pub fn health(context: &Context) -> Done {
+    let status = read(context).map_err(|failure| Failure(Exit::Failed, failure.1))?;
+    let (now, pid) = (clock::now(), status.pid);
+    let late = now.awake - status.turning.awake;
+    match status.is_stuck(now) {
+        true => Err(format!("the daemon (pid {pid}) has made no progress for {late:.0} s").into()),
+        false => Ok(()),
+    }
+}
+
+/// Draws a text over the last one on a terminal, and below it elsewhere.
+pub fn redraw(text: &str) -> Done {
+    match std::io::stdout().is_terminal() {
+        // Each line clears what was behind it, so that nothing flickers.
+        true => say(&format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"))),
+        false => say(&format!("{text}\n")),
+    }
+}
+
+/// `plancton status`: at most `height` lines, unless that leaves no room for three pilots.
+pub fn render(status: &Status, mut page: Page) -> String {
+    page.headline(status);
+    let (cpus, memory) = (&status.cpus, &status.memory);
+    let sums = [cpus.total, cpus.given, cpus.reserve];
+    page.shares("CPU", "cores", sums, [cpus.foreign, cpus.pilots]);
+    let gib = |bytes: u64| float(bytes) / float(1 << 30);
+    let sums = [memory.total, memory.given, memory.reserve].map(gib);
+    let used = [memory.foreign, memory.pilots].map(|bytes| bytes.map(gib));
+    page.shares("Memory", "GiB", sums, used);
+    let top = page.lines.len();
+    page.lines.push(String::new());
+    page.surroundings(status);
+    let room = page.height.unwrap_or(usize::MAX);
+    let pilots = page.pilots(status, room.saturating_sub(page.lines.len()));
+    page.lines.splice(top..top, pilots);
+    page.text()
+}
+
+impl Page {
+    /// Of the terminal's size, and with colour where it is wanted (`NO_COLOR`).
+    pub fn of_terminal() -> Page {
+        let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok();
+        let size = size.filter(|size| size.ws_col > 0);
+        let is_set = |name, to: &str| std::env::var(name).is_ok_and(|value| value == to);
+        let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let width = size.map_or(80, |size| size.ws_col.clamp(NARROWEST, WIDEST));
+        Page {
+            width: width.into(),
+            height: size.map(|size| size.ws_row.into()),
+            is_coloured: size.is_some() && !is_plain && !is_set("TERM", "dumb"),
             zone: TimeZone::system(),
             now: clock::now(),
+            lines: Vec::new(),
         }
     }
 
-    pub fn paint(&self, ink: &str, text: &str) -> String {
+    pub fn text(&self) -> String {
+        self.lines.join("\n") + "\n"
+    }
+
+    fn paint(&self, colour: u8, text: &str) -> String {
         match self.is_coloured {
-            true => format!("\x1b[{ink}m{text}\x1b[0m"),
+            true => format!("\x1b[{colour}m{text}\x1b[0m"),
             false => text.to_owned(),
         }
     }
@@ -75,327 +170,174 @@ impl Screen {
         at.strftime(format).to_string()
     }
 
-    fn since(&self, epoch: f64) -> String {
-        rough(self.now.epoch - epoch)
+    /// `Engine      text`, wrapped below itself.
+    pub fn row(&mut self, label: &str, text: impl AsRef<str>) {
+        let (colour, mut label, mut line) = (colour(label), label, String::new());
+        let text = clean_line(text.as_ref(), LONGEST_TEXT);
+        // The empty word at the end is wider than any line: what stands before it is put down.
+        for word in text.split_whitespace().chain([""]) {
+            let width = LABEL + length(&line) + 1 + length(word);
+            if word.is_empty() || (width > self.width && !line.is_empty()) {
+                let label = self.paint(STRONG, &format!("{:<LABEL$}", take(&mut label)));
+                self.lines
+                    .push(label + &self.paint(colour, &take(&mut line)));
+            }
+            line += if line.is_empty() { "" } else { " " };
+            line += word;
+        }
     }
 
-    /// `Engine      text`, wrapped below itself.
-    pub fn row(&self, label: &str, ink: &str, text: &str) -> Vec<String> {
-        let mut lines = vec![String::new()];
-        for word in clean_line(text, LONGEST_TEXT).split_whitespace() {
-            match lines.last_mut() {
-                Some(line) if line.is_empty() => line.push_str(word),
-                Some(line) if LABEL + length(line) + 1 + length(word) <= self.width => {
-                    line.push(' ');
-                    line.push_str(word);
-                }
-                _ => lines.push(word.to_owned()),
-            }
+    /// After an empty line.
+    pub fn title(&mut self, text: &str) {
+        self.lines.extend([String::new(), self.paint(STRONG, text)]);
+    }
+
+    /// Parts of a whole, each with its mark and its colour; what does not fit any more is cut.
+    pub fn bar(&self, parts: &[(&str, u8, f64)], total: f64, width: usize) -> String {
+        let (mut line, mut reached, mut drawn) = (String::new(), 0.0, 0);
+        for (mark, colour, part) in parts {
+            reached += part;
+            let cells = (reached / total).clamp(0.0, 1.0) * float(width as u64);
+            let cells = usize::try_from(whole(cells.round())).unwrap_or(width);
+            line += &self.paint(*colour, &mark.repeat(cells.saturating_sub(drawn)));
+            drawn = drawn.max(cells);
         }
-        let labels = std::iter::once(label).chain(std::iter::repeat(""));
-        let lines = lines.iter().zip(labels);
-        let row = |(line, label): (&String, &str)| {
-            self.paint(ink::STRONG, &pad(label)) + &self.paint(ink, line)
+        line + &" ".repeat(width - drawn)
+    }
+
+    /// Who uses of a resource how much, what is promised, what is left. A kind of part differs from the others by its
+    /// character as well as by its colour.
+    fn shares(&mut self, name: &str, unit: &str, sums: [f64; 3], used: [Option<f64>; 2]) {
+        let ([total, given, reserve], [owner, pilots]) = (sums, used);
+        let amount = |value: Option<f64>| value.filter(|value| *value > 0.0).unwrap_or(0.0);
+        let promised = (given - amount(pilots)).max(0.0);
+        let taken = amount(owner) + amount(pilots) + promised + reserve;
+        let parts = [
+            ("█", OWNER, "owner", owner),
+            ("▒", GOOD, "pilots", pilots),
+            ("░", GOOD, "promised", Some(promised)),
+            ("·", FAINT, "free", owner.map(|_| (total - taken).max(0.0))),
+            ("╱", FAINT, "reserve", Some(reserve)),
+        ];
+        let title = format!("{} {unit}", number(total));
+        let width = self.width.saturating_sub(LABEL + length(&title) + 2);
+        let drawn = parts.map(|(mark, colour, _, value)| (mark, colour, amount(value)));
+        let bar = self.bar(&drawn, total, width.min(64));
+        let line = self.paint(STRONG, &format!("{name:<LABEL$}")) + &bar + "  " + &title;
+        self.lines.extend([String::new(), line]);
+        let shown = |value: Option<f64>| value.map_or("?".to_owned(), number);
+        let legend = parts.map(|(mark, _, part, value)| format!("{mark} {part} {}", shown(value)));
+        self.row("", legend.join(", "));
+    }
+
+    /// A drain or snooze and how to end it, whether the daemon answers, the state and its reason.
+    fn headline(&mut self, status: &Status) {
+        if let Some(Drain { by, stop, since }) = status.drain {
+            let by = by.map(|by| format!("; what still runs at {} is stopped", self.clock(by)));
+            let (since, by) = (self.clock(since), by.unwrap_or_default());
+            let end = "; the daemon ends after the last pilot".repeat(usize::from(stop));
+            let text = format!("since {since}{by}{end}. To go on: plancton resume");
+            self.row("Draining", text);
+        }
+        if let Some(Snooze { until }) = status.snooze {
+            let (at, left) = (self.clock(until), rough(until - self.now.epoch));
+            let text = format!("until {at} ({left} left). To go on: plancton resume");
+            self.row("Snoozing", text);
+        }
+        if status.is_stale(self.now) {
+            let (pid, since) = (status.pid, self.clock(status.tick));
+            let daemon = format!("the daemon (pid {pid}) is not responding since {since}");
+            self.row("Silent", daemon + "; last known status below");
+        }
+        let label = match status.state {
+            State::Active => "● active",
+            State::Draining => "◐ draining",
+            State::Snoozed => "‖ snoozed",
+            State::Paused => "‖ paused",
+            State::Waiting => "○ waiting",
         };
-        lines.map(row).collect()
+        self.row(label, &status.reason.text);
+        if matches!(status.reason.code, Code::BackOff | Code::NoWork) {
+            // In its pilot's own words, to who may read them.
+            let mut tails = status.gone.iter().map(|gone| gone.log_tail.trim_end());
+            let tail = tails.find(|tail| !tail.is_empty()).unwrap_or_default();
+            let last = tail.lines().last().map(|last| clean_line(last, 200));
+            last.into_iter().for_each(|last| self.row("It said", last));
+        }
+    }
+
+    /// At most `room` lines, with an empty one before; nothing at all without pilots.
+    fn pilots(&self, status: &Status, room: usize) -> Vec<String> {
+        let names = status.pilots.iter().map(|pilot| length(&pilot.name));
+        let Some(width) = names.max() else {
+            return Vec::new();
+        };
+        let line = |cells: [&str; 5]| {
+            let [name, state, age, left, image] = cells.map(|cell| clean_line(cell, LONGEST_TEXT));
+            format!("{name:<width$}  {state:<8} {age:>7} {left:>7}  {image}")
+        };
+        let head = line(["PILOT", "STATE", "FOR", "LEFT", "IMAGE"]);
+        let rows = status.pilots.iter().map(|pilot| {
+            let age = pilot.started.map(|at| rough(self.now.epoch - at));
+            let left = pilot.deadline.map(|at| match at > self.now.epoch {
+                true => rough(at - self.now.epoch),
+                false => "over".to_owned(),
+            });
+            let [age, left] = [age, left].map(|time| time.unwrap_or("-".to_owned()));
+            let image = pilot.image.rsplit('/').next().unwrap_or_default();
+            line([&pilot.name, &word(pilot.state), &age, &left, image])
+        });
+        let most = room.saturating_sub(3).max(FEWEST_PILOTS);
+        let more = status.pilots.len().saturating_sub(most);
+        let more = (more > 0).then(|| format!("+ {more} more"));
+        let top = [String::new(), self.paint(STRONG, &head)];
+        top.into_iter().chain(rows.take(most)).chain(more).collect()
+    }
+
+    /// What is known of the machine around the pilots, and of the daemon.
+    fn surroundings(&mut self, status: &Status) {
+        let (others, engine, protection) = (&status.others, &status.engine, &status.protection);
+        if others.pilots > 0 {
+            let (pilots, cpus) = (count_pilots(others.pilots as usize), number(others.cpus));
+            let text = format!("{pilots} of other instances on this engine, cores: {cpus}");
+            self.row("Others", text);
+        }
+        let text = format!("{}: {}", protection.level, protection.text);
+        self.row("Protection", text);
+        let (name, version, api, socket) =
+            (&engine.name, &engine.version, &engine.api, &engine.socket);
+        let text = match version.is_empty() {
+            true => format!("{socket} does not answer"),
+            false => format!("{name} {version}, API {api}, {socket}"),
+        };
+        self.row("Engine", text);
+        if let Some(pull) = &status.pull {
+            let (bytes, total) = (Bytes(pull.bytes), Bytes(pull.total.max(pull.bytes)));
+            self.row("Pulling", format!("{}: {bytes} of {total}", pull.image));
+        }
+        if let Some(remote) = &status.remote {
+            let [changed, looked] = [remote.changed, remote.looked].map(|at| self.clock(at));
+            let (url, hash) = (&remote.url, &remote.hash);
+            let text = format!("{url} {hash}, changed {changed}, looked at {looked}");
+            self.row("Joined", text);
+        }
+        let (version, pid, instance) = (&status.version, status.pid, &status.instance);
+        let up = rough(self.now.epoch - status.since);
+        let text = format!("{version}, pid {pid}, instance {instance}, up {up}");
+        self.row("Daemon", text);
+        let counts = status.counts.iter();
+        let counts = counts.map(|(what, count)| format!("{count} {what}"));
+        if let Some(counts) = counts.reduce(|all, one| all + ", " + &one) {
+            self.row("So far", counts);
+        }
+        for problem in &status.problems {
+            self.row("Problem", problem);
+        }
     }
 }
 
 fn length(text: &str) -> usize {
     text.chars().count()
-}
-
-fn pad(label: &str) -> String {
-    format!("{label:<LABEL$}")
-}
-
-/// `plancton status`: at most `screen.height` lines, unless that leaves no room for three pilots.
-pub fn render(status: &Status, screen: &Screen) -> String {
-    let top = [headline(status, screen), bars(status, screen)].concat();
-    let bottom = footer(status, screen);
-    let others = top.len() + bottom.len();
-    let room = screen.height.unwrap_or(usize::MAX).saturating_sub(others);
-    [top, table(status, screen, room), bottom]
-        .concat()
-        .join("\n")
-        + "\n"
-}
-
-/// `plancton why`: the first lines of the status alone.
-pub fn render_why(status: &Status, screen: &Screen) -> String {
-    headline(status, screen).join("\n") + "\n"
-}
-
-/// A drain or snooze and how to end it, whether the daemon answers, the state and its reason.
-fn headline(status: &Status, screen: &Screen) -> Vec<String> {
-    [requests(status, screen), verdict(status, screen)].concat()
-}
-
-fn requests(status: &Status, screen: &Screen) -> Vec<String> {
-    let mut lines = Vec::new();
-    let mut row = |label, ink, text: String| lines.extend(screen.row(label, ink, &text));
-    if let Some(drain) = &status.drain {
-        let by = drain
-            .by
-            .map(|by| format!("; what still runs at {} is stopped", screen.clock(by)));
-        let (since, by) = (screen.clock(drain.since), by.unwrap_or_default());
-        let end = if drain.stop {
-            "; the daemon ends after the last pilot"
-        } else {
-            ""
-        };
-        row(
-            "Draining",
-            ink::CAREFUL,
-            format!("since {since}{by}{end}. To go on: plancton resume"),
-        );
-    }
-    if let Some(snooze) = status.snooze {
-        let (until, left) = (
-            screen.clock(snooze.until),
-            rough(snooze.until - screen.now.epoch),
-        );
-        row(
-            "Snoozing",
-            ink::CAREFUL,
-            format!("until {until} ({left} left). To go on: plancton resume"),
-        );
-    }
-    lines
-}
-
-fn verdict(status: &Status, screen: &Screen) -> Vec<String> {
-    let mut lines = Vec::new();
-    let mut row = |label, ink, text: String| lines.extend(screen.row(label, ink, &text));
-    let is_stale = status.is_stale(screen.now);
-    if is_stale {
-        let (pid, since) = (status.pid, screen.clock(status.tick));
-        let text = format!(
-            "the daemon (pid {pid}) is not responding since {since}; last known status below"
-        );
-        row("Silent", ink::BAD, text);
-    }
-    let (label, ink) = match status.state {
-        State::Active => ("● active", ink::GOOD),
-        State::Draining => ("◐ draining", ink::CAREFUL),
-        State::Snoozed => ("‖ snoozed", ink::CAREFUL),
-        State::Paused => ("‖ paused", ink::CAREFUL),
-        State::Waiting => ("○ waiting", ink::PLAIN),
-    };
-    // A green light beside a silent daemon would mislead.
-    let ink = if is_stale { ink::FAINT } else { ink };
-    row(label, ink, status.reason.text.clone());
-    if matches!(status.reason.code, Code::BackOff | Code::NoWork) {
-        // In its own words, to who may read them.
-        let last = |text: &str| {
-            text.lines()
-                .rfind(|line| !line.trim().is_empty())
-                .map(str::to_owned)
-        };
-        let mut tails = status.gone.iter().filter_map(|gone| last(&gone.log_tail));
-        if let Some(line) = tails.next() {
-            row("It said", ink::PLAIN, clean_line(&line, LONGEST_WORDS));
-        }
-    }
-    lines
-}
-
-/// Characters of a pilot's last line.
-const LONGEST_WORDS: usize = 200;
-
-/// Who uses the processors and the memory, what is promised, what is left.
-fn bars(status: &Status, screen: &Screen) -> Vec<String> {
-    let gib = |bytes: u64| float(bytes) / float(1 << 30);
-    let memory = &status.memory;
-    let memory = Cpus {
-        total: gib(memory.total),
-        given: gib(memory.given),
-        foreign: memory.foreign.map(gib),
-        pilots: memory.pilots.map(gib),
-        idle: None,
-        reserve: gib(memory.reserve),
-    };
-    [
-        bar("CPU", "cores", &status.cpus, screen),
-        bar("Memory", "GiB", &memory, screen),
-    ]
-    .concat()
-}
-
-/// The parts fill the total: what does not fit any more is cut, the reserve first. A kind of part differs from the others
-/// by its character as well as by its colour.
-fn bar(name: &str, unit: &str, of: &Cpus, screen: &Screen) -> Vec<String> {
-    let amount = |value: Option<f64>| value.filter(|value| *value > 0.0).unwrap_or(0.0);
-    let promised = (of.given - amount(of.pilots)).max(0.0);
-    let taken = amount(of.foreign) + amount(of.pilots) + promised + of.reserve;
-    let free = of.foreign.map(|_| (of.total - taken).max(0.0));
-    let parts = [
-        ("█", ink::OWNER, "owner", of.foreign),
-        ("▒", ink::GOOD, "pilots", of.pilots),
-        ("░", ink::GOOD, "promised", Some(promised)),
-        ("·", ink::FAINT, "free", free),
-        ("╱", ink::FAINT, "reserve", Some(of.reserve)),
-    ];
-    let title = format!("{} {unit}", number(of.total));
-    let width = screen
-        .width
-        .saturating_sub(LABEL + length(&title) + 2)
-        .min(64);
-    let mut line = screen.paint(ink::STRONG, &pad(name));
-    let (mut reached, mut drawn) = (0.0, 0);
-    for (mark, ink, _, value) in parts {
-        reached += amount(value);
-        let end = cells(reached / of.total, width).max(drawn);
-        line += &screen.paint(ink, &mark.repeat(end - drawn));
-        drawn = end;
-    }
-    let legend = parts.map(|(mark, _, part, value)| {
-        format!("{mark} {part} {}", value.map_or("?".to_owned(), number))
-    });
-    let line = format!("{line}{}  {title}", " ".repeat(width - drawn));
-    let mut lines = vec![String::new(), line];
-    lines.extend(screen.row("", ink::PLAIN, &legend.join(", ")));
-    lines
-}
-
-/// How many of the cells a part of the whole fills.
-pub fn cells(part: f64, of: usize) -> usize {
-    let cells = whole((part.clamp(0.0, 1.0) * float(of as u64)).round());
-    usize::try_from(cells).unwrap_or(of)
-}
-
-/// At most `room` lines, with an empty one before; nothing at all without pilots. Of an image that is too long for what is
-/// left of its line only the last part is shown.
-fn table(status: &Status, screen: &Screen, room: usize) -> Vec<String> {
-    if status.pilots.is_empty() {
-        return Vec::new();
-    }
-    let rows = room.saturating_sub(3).max(FEWEST_PILOTS);
-    let name = status.pilots.iter().map(|pilot| length(&pilot.name)).max();
-    let name = name.unwrap_or(0);
-    let line = |cells: [&str; 5]| {
-        let [a, b, c, d, e] = cells.map(|cell| clean_line(cell, LONGEST_TEXT));
-        format!("{a:<name$}  {b:<8} {c:>7} {d:>7}  {e}")
-    };
-    let heads = line(["PILOT", "STATE", "FOR", "LEFT", "IMAGE"]);
-    let mut lines = vec![String::new(), screen.paint(ink::STRONG, &heads)];
-    for pilot in status.pilots.iter().take(rows) {
-        let age = pilot.started.map(|started| screen.since(started));
-        let left = pilot.deadline.map(|deadline| deadline - screen.now.epoch);
-        let left = left.map(|left| match left > 0.0 {
-            true => rough(left),
-            false => "over".to_owned(),
-        });
-        let [age, left] = [age, left].map(|time| time.unwrap_or("-".to_owned()));
-        let image = match length(&pilot.image) + name + 28 <= screen.width {
-            true => pilot.image.as_str(),
-            false => pilot.image.rsplit('/').next().unwrap_or_default(),
-        };
-        lines.push(line([&pilot.name, &word(pilot.state), &age, &left, image]));
-    }
-    if status.pilots.len() > rows {
-        lines.push(format!("+ {} more", status.pilots.len() - rows));
-    }
-    lines
-}
-
-/// Everything below the pilots.
-fn footer(status: &Status, screen: &Screen) -> Vec<String> {
-    let rows = [surroundings, work_under_way, daemon_rows];
-    let rows = rows.iter().flat_map(|rows| rows(status, screen));
-    std::iter::once(String::new()).chain(rows).collect()
-}
-
-fn surroundings(status: &Status, screen: &Screen) -> Vec<String> {
-    let mut lines = Vec::new();
-    let mut row = |label, ink, text: String| lines.extend(screen.row(label, ink, &text));
-    let (others, protection) = (&status.others, &status.protection);
-    if others.pilots > 0 {
-        let (count, cpus) = (others.pilots, number(others.cpus));
-        row(
-            "Others",
-            ink::PLAIN,
-            format!("pilots of other instances on this engine: {count}, cores: {cpus}"),
-        );
-    }
-    let ink = if protection.level == "none" {
-        ink::CAREFUL
-    } else {
-        ink::PLAIN
-    };
-    row(
-        "Protection",
-        ink,
-        format!("{}: {}", protection.level, protection.text),
-    );
-    let engine = &status.engine;
-    if engine.version.is_empty() {
-        row(
-            "Engine",
-            ink::CAREFUL,
-            format!("{} does not answer", engine.socket),
-        );
-    } else {
-        let text = format!(
-            "{} {}, API {}, {}",
-            engine.name, engine.version, engine.api, engine.socket
-        );
-        row("Engine", ink::PLAIN, text);
-    }
-    lines
-}
-
-fn work_under_way(status: &Status, screen: &Screen) -> Vec<String> {
-    let mut lines = Vec::new();
-    let mut row = |label, ink, text: String| lines.extend(screen.row(label, ink, &text));
-    if let Some(pull) = &status.pull {
-        let (bytes, total) = (Bytes(pull.bytes), Bytes(pull.total.max(pull.bytes)));
-        row(
-            "Pulling",
-            ink::PLAIN,
-            format!("{}: {bytes} of {total}", pull.image),
-        );
-    }
-    if let Some(remote) = &status.remote {
-        let (changed, looked) = (screen.clock(remote.changed), screen.clock(remote.looked));
-        let text = format!(
-            "{} {}, changed {changed}, looked at {looked}",
-            remote.url, remote.hash
-        );
-        row("Joined", ink::PLAIN, text);
-    }
-    if let Some(disk) = status.disk.as_ref().filter(|disk| disk.free < disk.reserve) {
-        let (free, reserve) = (Bytes(disk.free), Bytes(disk.reserve));
-        row(
-            "Disk",
-            ink::CAREFUL,
-            format!("{free} free, less than the reserve of {reserve}"),
-        );
-    }
-    lines
-}
-
-fn daemon_rows(status: &Status, screen: &Screen) -> Vec<String> {
-    let mut lines = Vec::new();
-    let mut row = |label, ink, text: String| lines.extend(screen.row(label, ink, &text));
-    let (version, pid, instance) = (&status.version, status.pid, &status.instance);
-    let up = screen.since(status.since);
-    row(
-        "Daemon",
-        ink::PLAIN,
-        format!("{version}, pid {pid}, instance {instance}, up {up}"),
-    );
-    let counts = status.counts.iter();
-    let counts: Vec<String> = counts
-        .map(|(what, count)| format!("{count} {what}"))
-        .collect();
-    if !counts.is_empty() {
-        row("So far", ink::PLAIN, counts.join(", "));
-    }
-    for problem in &status.problems {
-        row("Problem", ink::CAREFUL, problem.clone());
-    }
-    lines
 }
 
 /// `1`, `0.5`, `12`: one decimal where it says something; `?` for what no machine has.
@@ -409,5 +351,6 @@ pub fn number(value: f64) -> String {
 pub fn rough(seconds: f64) -> String {
     format_rough(Duration::from_secs(whole(seconds)))
 }
+
 #[cfg(test)]
 mod tests;

@@ -279,8 +279,8 @@ fn void_rules_are_named() {
     let rules = "[owner]\non-battery = \"run\"\nmax-temperature = 80\n";
     machine.configure(&(good() + rules));
     let [battery, heat] = [
-        "BAD  sensors        min-battery",
-        "note sensors        max-temperature",
+        "BAD  rules          min-battery",
+        "BAD  rules          max-temperature",
     ];
     let said = machine.say("check").must(FAILED, &[battery, heat]);
     assert!(said.out.lines().last().unwrap().starts_with("first "));
@@ -290,7 +290,9 @@ fn void_rules_are_named() {
 #[test]
 fn the_owner_is_obeyed_by_a_daemon_that_hangs() {
     at_once(["purge", "force-stop"], |command| {
-        let mut machine = Machine::running(&good(), 1);
+        let written = env!("CARGO_TARGET_TMPDIR");
+        let mounts = format!("mounts = [\"{written}:/data:rw\", \"/proc:/p\"]\n");
+        let mut machine = Machine::running(&(good() + &mounts), 1);
         if command == "purge" {
             machine.signal(Signal::STOP);
         } else {
@@ -299,9 +301,13 @@ fn the_owner_is_obeyed_by_a_daemon_that_hangs() {
                 machine.file(control, "no directory");
             }
         }
-        machine.done(command);
+        let said = machine.done(command).out;
         machine.wait_end();
         assert_eq!(machine.engine.number(), 0);
+        // What pilots wrote to is named, and left alone.
+        let stays = format!("{written} stays: pilots of 'p' wrote to it");
+        assert_eq!(said.contains(&stays), command == "purge", "{said}");
+        assert!(!said.contains("/proc"), "{said}");
     });
 }
 
