@@ -4,7 +4,6 @@
 
 use super::files;
 use crate::units::{PilotId, float};
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 const TOP: &str = "sys/fs/cgroup";
@@ -98,19 +97,15 @@ pub fn group_of_pid(root: &Path, pid: u32, id: &PilotId) -> Option<Group> {
     let place = cut_behind(place, |name| name.contains(id.as_str()))?;
     // Within a namespace of groups the way begins with as many `..` as lead to the top; in a container without one it is
     // the machine's, of which a part is mounted.
-    let mut way = place.as_str();
-    while let Some((_, below)) = way.split_once('/') {
-        let group = Group {
-            is_v2: on_v1.is_none(),
-            top: root.join(TOP),
-            place: below.to_owned(),
-        };
-        if group.exists() {
-            return Some(group);
-        }
-        way = below;
-    }
-    None
+    let group = Group {
+        is_v2: on_v1.is_none(),
+        top: root.join(TOP),
+        place: String::new(),
+    };
+    let slashes = place.match_indices('/');
+    let ways = slashes.filter_map(|(at, _)| place.get(at + 1..));
+    let mut groups = ways.map(|way| group.at(way.to_owned()));
+    groups.find(Group::exists)
 }
 
 /// `path` up to the first name that is the wanted one.
@@ -215,12 +210,11 @@ impl Group {
     /// The number at that place in a file. Without a limit it is "max", or what v1 writes for it: -1, or the largest
     /// multiple of the page size.
     fn read_limit(&self, file: File, place: usize) -> Option<f64> {
-        let text = match files::read_text(&self.file(file)) {
-            Err(error) if error.kind() == ErrorKind::NotFound && self.exists() => {
-                return Some(f64::INFINITY);
-            }
-            text => text.ok()?,
-        };
+        let path = self.file(file);
+        if path.try_exists().is_ok_and(|is_there| !is_there) && self.exists() {
+            return Some(f64::INFINITY);
+        }
+        let text = files::read_text(&path).ok()?;
         let word = text.split_whitespace().nth(place)?;
         let number = word.replace("max", "-1").parse::<i64>().ok()?;
         let limit = u64::try_from(number).ok().filter(|n| *n < 1 << 62);

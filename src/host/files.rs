@@ -38,10 +38,9 @@ pub fn read_secret(path: &Path) -> io::Result<String> {
 
 /// A plain file, opened without waiting for anything: what is to be streamed (archives, recordings).
 pub fn open(path: &Path) -> io::Result<File> {
-    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-    let mut options = File::options();
-    let options = options.read(true).custom_flags(flags.bits().cast_signed());
-    let file = options.open(path).map_err(|error| failed(path, error))?;
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+    let file = File::options().read(true).custom_flags(flags).open(path);
+    let file = file.map_err(|error| failed(path, error))?;
     match file.metadata().is_ok_and(|found| found.is_file()) {
         true => Ok(file),
         false => Err(failed(path, io::Error::other("not a regular file"))),

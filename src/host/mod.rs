@@ -18,8 +18,7 @@ use std::path::Path;
 
 /// The machine's own name.
 pub fn name() -> String {
-    let names = rustix::system::uname();
-    names.nodename().to_string_lossy().into_owned()
+    rustix::system::uname().nodename().to_string_lossy().into()
 }
 
 /// Tells one boot from the next, so that a ttl in awake seconds is never read on another boot's clock. Empty when it

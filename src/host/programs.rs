@@ -81,9 +81,8 @@ fn last_part(path: &str) -> &str {
 }
 
 fn is_interpreter(program: &str) -> bool {
-    let end = program.find(|c: char| !(c.is_ascii_alphabetic() || c == '_'));
-    let stem = program.get(..end.unwrap_or(program.len()));
-    let stem = stem.unwrap_or_default().to_lowercase();
+    let mut stems = program.split(|c: char| !(c.is_ascii_alphabetic() || c == '_'));
+    let stem = stems.next().unwrap_or_default().to_lowercase();
     INTERPRETERS.split(' ').any(|name| name == stem)
 }
 

@@ -26,9 +26,7 @@ pub struct Sensor {
 pub fn find_sensors(root: &Path) -> Vec<Sensor> {
     let mut found = Vec::new();
     for class in ["hwmon", "thermal"].map(|class| root.join("sys/class").join(class)) {
-        let mut names = read_names(&class);
-        names.retain(|name| !name.starts_with("cooling_device"));
-        for device in names.iter().map(|name| class.join(name)) {
+        for device in read_names(&class).iter().map(|name| class.join(name)) {
             // Its own directory: the number in hwmon3 may be another device's after a module was loaded again.
             let device = std::fs::canonicalize(&device).unwrap_or(device);
             // A monitor has a name and inputs with labels, a zone a type and one temperature.
@@ -105,14 +103,14 @@ pub fn read_power(root: &Path) -> Power {
     let (mut on_mains, mut batteries) = (false, Vec::new());
     for name in read_names(&class) {
         let supply = class.join(&name);
-        let kind = read_word(&supply, "type");
-        let is_device = read_word(&supply, "scope") == "Device";
-        let is_empty_slot = read_word(&supply, "present") == "0";
+        let says = |file| read_word(&supply, file);
+        let kind = says("type");
         match kind.as_str() {
-            _ if kind.is_empty() || is_device || is_empty_slot => {}
+            "" => {}
+            _ if says("scope") == "Device" || says("present") == "0" => {}
             "Battery" | "UPS" => batteries.push(read_battery(&supply, kind == "UPS")),
             _ => {
-                let is_online = read_value(&supply.join("online")).is_some_and(|on: u64| on > 0);
+                let is_online = says("online").parse().is_ok_and(|on: u64| on > 0);
                 on_mains |= is_online && !(kind.starts_with("USB") && gives_power(&supply, &name));
             }
         }
@@ -204,7 +202,7 @@ mod tests {
         48 cpu0-thermal | NVME; RADIO; BOARD; ZONE; thermal/thermal_zone3 type=gpu-thermal temp=58000
         48 cpu0-thermal | hwmon/hwmon0 name=coretemp temp1_input=255; ZONE
         55 x86_pkg_temp | thermal/thermal_zone0 type=x86_pkg_temp temp=55000; BOARD
-        - | NVME; hwmon/hwmon3 name=drivetemp temp1_input=80000; AMD; RADIO; BOARD; thermal/cooling_device0 type=cpufreq-cpu0 temp=9000
+        - | NVME; hwmon/hwmon3 name=drivetemp temp1_input=80000; AMD; RADIO; BOARD; thermal/cooling_device0 type=cpufreq-cpu0 cur_state=9000
         - | hwmon/hwmon0 name=coretemp
         92.5 bigcore0-thermal | hwmon/hwmon0 name=package_thermal temp1_input=91000; thermal/thermal_zone1 type=bigcore0-thermal temp=92500; thermal/thermal_zone0 type=package-thermal temp=91000; hwmon/hwmon3 name=gpu_thermal temp1_input=98000
         88 soc_thermal | thermal/thermal_zone0 type=soc-thermal temp=88000; hwmon/hwmon0 name=soc_thermal temp1_input=88000
