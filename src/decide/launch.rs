@@ -45,7 +45,7 @@ impl Tick<'_> {
     /// Adds launches until something stands in the way; returns what does.
     pub(super) fn launch(&mut self) -> Reason {
         if self.config.pilots.is_empty() {
-            return Reason::of(Code::NoPilot, 0.0, 0.0, reason::HOW_TO_ADD);
+            return Reason::of(Code::NoPilot, 0.0, 0.0, "");
         }
         if self.state.need.is_none() && self.is_calm() {
             self.refresh();
@@ -64,7 +64,6 @@ impl Tick<'_> {
                 class: Arc::clone(&class),
                 asked: self.now,
                 answered: None,
-                listed: None,
             });
             self.out.actions.push(Action::Launch(class, name));
         }
@@ -137,7 +136,7 @@ impl Tick<'_> {
             // Paused ones go first.
             _ if has_paused || in_flight >= most => self.starting(),
             _ if is_prepared && !(self.own.is_empty() && self.state.launching.is_empty()) => {
-                Reason::of(Code::Probing, 0.0, 0.0, reason::PROBING_PROTECTION)
+                Reason::of(Code::Probing, 0.0, 0.0, reason::PROBING)
             }
             Auto::Fixed(most) if holding as u64 >= u64::from(most) => {
                 Reason::of(Code::MaxPilots, float(holding as u64), most.into(), "")
@@ -170,7 +169,7 @@ impl Tick<'_> {
             }
             Stage::New if is_probed => {
                 self.wake_at(known.proves_at);
-                Reason::of(Code::Probing, 1.0, 1.0, name)
+                reason::probing(name)
             }
             _ if is_alone && self.is_launching(name) => self.starting(),
             _ if known.image == Image::Missing => Reason::of(Code::Image, 0.0, 0.0, &class.image),
@@ -184,8 +183,8 @@ impl Tick<'_> {
         let (left, least) = (room.cap - room.given, class.cpus + room.launch_floor);
         let (free, memory) = (room.free.unwrap_or(0.0), room.free_memory.unwrap_or(0.0));
         match () {
-            () if left < class.cpus - 1e-6 => Err(self.full(class.cpus, left, class.cpus)),
-            () if free < least - 1e-6 => Err(self.full(class.cpus, free, least)),
+            () if left < class.cpus - 1e-6 => Err(self.full_of_cores(class.cpus, left, class.cpus)),
+            () if free < least - 1e-6 => Err(self.full_of_cores(class.cpus, free, least)),
             () if memory < float(class.memory.0) => Err(self.full_of_memory(memory, class)),
             () => Ok(()),
         }

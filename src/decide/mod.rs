@@ -9,14 +9,11 @@ mod owner;
 mod reason;
 mod state;
 
-pub use observation::{
-    Control, CpuUse, Drain, EndKind, Ended, EngineState, Expiry, Finished, LaunchResult, MemoryUse,
-    News, Observation, Pilot, PilotState, Protection, Snooze,
-};
+pub use observation::*;
 pub use reason::{Code, Reason, State};
 pub use state::PolicyState;
 
-use crate::config::{Auto, Config, MissingLimits, Owner, PilotClass, Share};
+use crate::config::{Auto, Config, MissingLimits, Owner, PilotClass, Share, When};
 use crate::units::float;
 use owner::Rule;
 use state::{Handled, LIVES};
@@ -115,8 +112,8 @@ struct Tick<'a> {
     now: f64,
     share: Share,
     owner: Owner,
-    /// The `[[when]]` in force.
-    when: Option<usize>,
+    /// In force.
+    when: Option<&'a When>,
     /// All that the list shows.
     pilots: &'a [Pilot],
     /// Own ones that run, are paused or are being started, the oldest first.
@@ -139,7 +136,7 @@ pub fn decide(config: &Config, state: &mut PolicyState, seen: &Observation) -> D
         now: seen.at.boot,
         share,
         owner,
-        when,
+        when: when.and_then(|index| config.when.get(index)),
         pilots: seen.pilots.as_deref().unwrap_or_default(),
         own: Vec::new(),
         slots: BTreeMap::new(),
@@ -260,8 +257,9 @@ impl<'a> Tick<'a> {
 
     /// Launches under way that the list does not show yet.
     fn unlisted(&self) -> Vec<Arc<PilotClass>> {
+        let is_listed = |name: &str| self.pilots.iter().any(|pilot| pilot.name == name);
         let launching = self.state.launching.iter();
-        let unlisted = launching.filter(|launch| launch.listed.is_none());
+        let unlisted = launching.filter(|launch| !is_listed(&launch.name));
         unlisted.map(|launch| launch.class.clone()).collect()
     }
 
@@ -309,10 +307,9 @@ impl<'a> Tick<'a> {
 
     /// The rule that binds first, else what stopped launching, or that everything that fits is running.
     fn launch_and_explain(&mut self) -> Reason {
-        if self.seen.control.pull {
-            for class in self.state.classes.values_mut() {
-                class.refresh_at = Some(self.now);
-            }
+        let asked_for = self.seen.control.pull;
+        for class in self.state.classes.values_mut().filter(|_| asked_for) {
+            class.refresh_at = Some(self.now);
         }
         let is_new = |(_, since): (Code, f64)| self.seen.at.epoch - since < FIRST_RATE;
         if self.seen.cpu.is_none() && self.state.reason.is_none_or(is_new) {

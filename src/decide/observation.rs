@@ -132,10 +132,8 @@ pub enum PilotState {
 impl PilotState {
     /// CPU and memory are taken by it, or will be in a moment.
     pub fn holds_room(self) -> bool {
-        !matches!(
-            self,
-            PilotState::Exited | PilotState::Dead | PilotState::Removing
-        )
+        let gone = [PilotState::Exited, PilotState::Dead, PilotState::Removing];
+        !gone.contains(&self)
     }
 }
 

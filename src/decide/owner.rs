@@ -150,8 +150,7 @@ impl Tick<'_> {
         let own = self.own.len();
         if own > most as usize || most == 0 {
             let is_usual = self.share.max_pilots == self.config.share.max_pilots;
-            let when = self.when.and_then(|index| self.config.when.get(index));
-            let (code, hours) = match when.filter(|_| !is_usual) {
+            let (code, hours) = match self.when.filter(|_| !is_usual) {
                 Some(when) => (Code::Hours, when.hours.text.as_str()),
                 None => (Code::MaxPilots, ""),
             };

@@ -75,17 +75,7 @@ pub struct Reason {
 }
 
 impl Reason {
-    fn new(code: Code, value: f64, threshold: f64, text: String) -> Reason {
-        Reason {
-            code,
-            value,
-            threshold,
-            since: 0.0,
-            text,
-        }
-    }
-
-    /// Of a code that has one sentence. `what`: who or what it is about, where the numbers do not say it.
+    /// `what`: who or what it is about, where the numbers do not say it; of a code that has several sentences, the one.
     pub fn of(code: Code, value: f64, threshold: f64, what: impl Display) -> Reason {
         let pilots = count_pilots(usize::try_from(whole(value)).unwrap_or(0));
         let text = match code {
@@ -108,59 +98,59 @@ impl Reason {
             Code::MemoryPressure => {
                 format!("memory is short: somebody waited for it {value:.0} % of the time")
             }
-            Code::NoPilot => format!("no [[pilot]] is configured; {what}"),
+            Code::NoPilot => NO_PILOT.to_owned(),
             Code::Image => format!("waiting for the image {what}"),
-            Code::Probing => {
-                format!("one pilot of '{what}' shows whether it runs before more are started")
-            }
             Code::ClassMax => format!("'{what}' has its {pilots} (max)"),
             _ => what.to_string(),
         };
-        Reason::new(code, value, threshold, text)
+        Reason {
+            code,
+            value,
+            threshold,
+            since: 0.0,
+            text,
+        }
     }
 }
 
-pub(super) const HOW_TO_ADD: &str =
-    "`plancton config --default` shows how to add one, `plancton check` names the file";
-pub(super) const ASKING: &str = "asking the container engine what it is running";
+const NO_PILOT: &str = "no [[pilot]] is configured; `plancton config --default` shows how to add \
+                        one, `plancton check` names the file";
 pub(super) const FIRST_LOOK: &str = "taking a first look at what the owner and the pilots use";
-pub(super) const PROBING_PROTECTION: &str =
+pub(super) const PROBING: &str =
     "reading back from the first pilot that protection and limits hold";
 /// Why a class waits.
 pub(super) const IMAGE_GONE: &str = "its image was here, and the engine does not find it";
 
 /// Without a list.
 pub(super) fn of_engine(engine: &EngineState) -> Reason {
-    let (code, what) = match engine {
-        EngineState::Down(why) => (Code::EngineDown, why.as_str()),
-        EngineState::Unsupported(why) => (Code::EngineUnsupported, why.as_str()),
-        _ => (Code::Starting, ASKING),
-    };
-    Reason::of(code, 0.0, 0.0, what)
+    let asking = "asking the container engine what it is running";
+    match engine {
+        EngineState::Down(why) => Reason::of(Code::EngineDown, 0.0, 0.0, why),
+        EngineState::Unsupported(why) => Reason::of(Code::EngineUnsupported, 0.0, 0.0, why),
+        EngineState::Unknown | EngineState::Up => Reason::of(Code::Starting, 0.0, 0.0, asking),
+    }
 }
 
 /// `left`: seconds until what still runs is stopped; `None`: it may finish.
 pub(super) fn drain(left: Option<f64>, running: usize) -> Reason {
-    let pilots = count_pilots(running);
+    let (pilots, time) = (count_pilots(running), rough(left.unwrap_or(0.0)));
     let text = match left {
-        Some(left) if left > 0.0 => format!(
-            "{} more for {pilots} to finish, then they are stopped",
-            rough(left)
-        ),
+        Some(left) if left > 0.0 => {
+            format!("{time} more for {pilots} to finish, then they are stopped")
+        }
         Some(_) => format!("the time is over, stopping {pilots}"),
         None => format!("nothing is started, {pilots} may finish"),
     };
-    Reason::new(Code::Drain, float(running as u64), 0.0, text)
+    Reason::of(Code::Drain, float(running as u64), 0.0, text)
 }
 
 /// Percent.
 pub(super) fn battery(charge: Option<f64>, limit: f64) -> Reason {
-    let charged = charge.map(|charge| format!(", at {charge:.0} % (min-battery {limit:.0} %)"));
-    let text = format!(
-        "the machine runs on its battery{}",
-        charged.unwrap_or_default()
-    );
-    Reason::new(Code::Battery, charge.unwrap_or(0.0), limit, text)
+    let mut text = "the machine runs on its battery".to_owned();
+    if let Some(charge) = charge {
+        text += &format!(", at {charge:.0} % (min-battery {limit:.0} %)");
+    }
+    Reason::of(Code::Battery, charge.unwrap_or(0.0), limit, text)
 }
 
 /// Seconds for which the use of pilots could not be read, and for which that is borne.
@@ -168,7 +158,7 @@ pub(super) fn unread(seconds: f64, limit: f64) -> Reason {
     let text = format!(
         "how much CPU the pilots use can't be read (for {seconds:.0} s), so they are paused"
     );
-    Reason::new(Code::Busy, seconds, limit, text)
+    Reason::of(Code::Busy, seconds, limit, text)
 }
 
 fn no_disk(reserve: Bytes) -> String {
@@ -181,7 +171,7 @@ pub(super) fn disk(free: Option<u64>, reserve: Bytes) -> Reason {
         let free = Bytes(free);
         format!("{free} are free on the engine's disk, {reserve} are reserved")
     });
-    Reason::new(Code::Disk, float(free.unwrap_or(0)), float(reserve.0), text)
+    Reason::of(Code::Disk, float(free.unwrap_or(0)), float(reserve.0), text)
 }
 
 /// The owner's rules that can't be kept, because what they go by is not known.
@@ -192,17 +182,22 @@ pub(super) fn void(seen: &Observation, owner: &Owner, disk: Bytes) -> Vec<String
     let is_watched = owner.on_battery == OnBattery::Run && charge > 0 && seen.has_battery;
     let mut void = Vec::new();
     if is_limited && seen.temperature.is_none() {
-        void.push(format!("max-temperature = {heat}: no sensor of the processor can be read, so heat does not hold pilots back"));
+        let what = "no sensor of the processor can be read, so heat does not hold pilots back";
+        void.push(format!("max-temperature = {heat}: {what}"));
     }
     if is_watched && seen.charge.is_none() {
-        void.push(format!(
-            "min-battery = {charge}: the charge can't be read, so pilots are paused on battery"
-        ));
+        let what = "the charge can't be read, so pilots are paused on battery";
+        void.push(format!("min-battery = {charge}: {what}"));
     }
     if disk.0 > 0 && seen.disk_free.is_none() {
         void.push(no_disk(disk));
     }
     void
+}
+
+pub(super) fn probing(class: &str) -> Reason {
+    let text = format!("one pilot of '{class}' shows whether it runs before more are started");
+    Reason::of(Code::Probing, 1.0, 1.0, text)
 }
 
 /// `left`: seconds until a pilot is tried; `None`: one is being tried.
@@ -212,7 +207,7 @@ pub(super) fn waiting(class: &str, wait: &Wait, left: Option<f64>) -> Reason {
         Some(left) => format!("'{class}' is tried again in {left:.0} s: {why}"),
         None => format!("one pilot of '{class}' shows whether it goes better now: {why}"),
     };
-    Reason::new(wait.code, numbers.0, numbers.1, text)
+    Reason::of(wait.code, numbers.0, numbers.1, text)
 }
 
 impl Tick<'_> {
@@ -229,7 +224,7 @@ impl Tick<'_> {
             false => "nothing is started",
         };
         let (text, free) = (format!("{numbers}; {what}"), room.free_now.unwrap_or(0.0));
-        Reason::new(Code::Busy, free, room.give_floor, text)
+        Reason::of(Code::Busy, free, room.give_floor, text)
     }
 
     /// What pilots need to go on is not free: `least` cores.
@@ -237,7 +232,7 @@ impl Tick<'_> {
         let (numbers, free) = (self.owner_use(), self.out.capacity.free_now.unwrap_or(0.0));
         let text =
             format!("{numbers}; pilots go on once {least:.1} cores are free, now {free:.1} are");
-        Reason::new(Code::Busy, free, least, text)
+        Reason::of(Code::Busy, free, least, text)
     }
 
     /// For `left` seconds more.
@@ -247,51 +242,53 @@ impl Tick<'_> {
             _ => (self.owner_use(), "paused pilots go on"),
         };
         let text = format!("{numbers}; {what} after {left:.0} s more of calm");
-        Reason::new(Code::Calming, left, 0.0, text)
+        Reason::of(Code::Calming, left, 0.0, text)
     }
 
     pub(super) fn starting(&self) -> Reason {
         let (pilots, under_way) = (count_pilots(self.holding()), self.unlisted().len());
         let text = format!("{pilots}, {under_way} of them being started");
-        Reason::new(Code::Starting, float(under_way as u64), 0.0, text)
+        Reason::of(Code::Starting, float(under_way as u64), 0.0, text)
     }
 
-    /// Nothing running is a problem to explain; a full machine is not.
-    fn full_code(&self) -> Code {
-        match self.holding() {
+    /// `free`, and the `least` that is enough for the next pilot. Nothing running is a problem to explain; a full machine is
+    /// not.
+    fn full(&self, free: f64, least: f64, text: &str) -> Reason {
+        let pilots = count_pilots(self.holding());
+        let code = match self.holding() {
             0 => Code::NothingFits,
             _ => Code::Full,
-        }
+        };
+        Reason::of(code, free, least, format!("{pilots}; {text}"))
     }
 
-    /// The next pilot takes `next` cores; `free` of them and the least that is enough.
-    pub(super) fn full(&self, next: f64, free: f64, least: f64) -> Reason {
-        let (seen, room, pilots) = (self.seen, &self.out.capacity, count_pilots(self.holding()));
+    /// The next pilot takes `next` cores.
+    pub(super) fn full_of_cores(&self, next: f64, free: f64, least: f64) -> Reason {
+        let (seen, room) = (self.seen, &self.out.capacity);
         let (cores, reserve, given) = (seen.cores, room.reserve, room.given);
         let foreign = |cpu: CpuUse| cpu.foreign.max(cpu.foreign_smooth);
         let foreign = seen.cpu.map_or(0.0, foreign);
-        let mut text = format!(
-            "{pilots}; of {cores:.0} cores {foreign:.1} are the owner's, {reserve:.1} reserved and {given:.1} promised \
-             to pilots, the next one takes {next:.1}"
+        let text = format!(
+            "of {cores:.0} cores {foreign:.1} are the owner's, {reserve:.1} reserved and {given:.1} promised to pilots, \
+             the next one takes {next:.1}"
         );
-        let code = self.full_code();
-        // That is what keeps a small machine from running anything.
-        if let Protection::None(why) = &seen.protection
-            && code == Code::NothingFits
-            && reserve > 0.0
-        {
-            text += &format!("; cores are reserved because pilots are not protected: {why}");
+        match &seen.protection {
+            // That is what keeps a small machine from running anything.
+            Protection::None(why) if self.holding() == 0 && reserve > 0.0 => {
+                let because = "cores are reserved because pilots are not protected";
+                self.full(free, least, &format!("{text}; {because}: {why}"))
+            }
+            _ => self.full(free, least, &text),
         }
-        Reason::new(code, free, least, text)
     }
 
     pub(super) fn full_of_memory(&self, free: f64, class: &PilotClass) -> Reason {
-        let (pilots, left) = (count_pilots(self.holding()), Bytes(whole(free)));
-        let (reserve, name, wanted) = (self.share.reserve_memory, &class.name, class.memory);
+        let (left, reserve) = (Bytes(whole(free)), self.share.reserve_memory);
+        let (name, wanted) = (&class.name, class.memory);
         let text = format!(
-            "{pilots}; {left} of memory may still be given (with {reserve} reserved), the next '{name}' takes {wanted}"
+            "{left} of memory may still be given (with {reserve} reserved), the next '{name}' takes {wanted}"
         );
-        Reason::new(self.full_code(), free, float(wanted.0), text)
+        self.full(free, float(wanted.0), &text)
     }
 }
 

@@ -8,7 +8,7 @@ use super::{Tick, find};
 use crate::config::{Config, PilotClass};
 use crate::units::{Moment, PilotId, float, word};
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::mem::replace;
+use std::mem::{replace, take};
 use std::sync::Arc;
 
 /// First wait after a failure, in seconds; doubled with each further one, up to [`BACK_OFF_MOST`].
@@ -129,8 +129,6 @@ pub(super) struct Launching {
     pub asked: f64,
     /// Boot-clock second of its answer; `None` while it is in flight.
     pub answered: Option<f64>,
-    /// As the last list shows it.
-    pub listed: Option<PilotState>,
 }
 
 /// What is being done about one pilot.
@@ -232,8 +230,9 @@ impl PolicyState {
 }
 
 impl Tick<'_> {
-    /// Waits longer with each failure, up to `most` seconds. One failure counts once: those of pilots that were under way
-    /// together do not multiply. `lives`: seconds for which a pilot has to live to show that it goes better.
+    /// Waits longer with each failure, up to `most` seconds; for a mount always as long. One failure counts once: those of
+    /// pilots that were under way together do not multiply. `lives`: seconds for which a pilot has to live to show that it
+    /// goes better.
     fn back_off(&mut self, class: &str, code: Code, most: f64, lives: f64, why: String) {
         let (at, jitter) = (self.seen.at, self.state.jitter());
         let class = self.state.class(class);
@@ -247,11 +246,13 @@ impl Tick<'_> {
             Stage::Waiting(wait) => wait.times,
             _ => 0,
         };
-        let wait = BACK_OFF_FIRST * 2f64.powi(times.min(16).cast_signed());
-        let until = at.boot + wait.min(most) * jitter;
-        let times = times.saturating_add(1);
+        let doubled = BACK_OFF_FIRST * 2f64.powi(times.min(16).cast_signed());
+        let (seconds, times) = match code {
+            Code::MountMissing => (most, 0),
+            _ => (doubled.min(most) * jitter, times.saturating_add(1)),
+        };
         class.stage = Stage::Waiting(Wait {
-            until,
+            until: at.boot + seconds,
             times,
             code,
             why,
@@ -284,14 +285,12 @@ impl Tick<'_> {
             }
             News::Fetched { class, result } => self.fetched(class, result),
             News::Removed(pilot, ended) => {
-                let handled = Handled {
-                    busy_until,
-                    ..Handled::default()
-                };
-                let before = self.state.handled.insert(pilot.id.clone(), handled);
+                let handled = self.state.handled.entry(pilot.id.clone()).or_default();
+                let cause = take(handled).cause;
+                handled.busy_until = busy_until;
                 let is_known = self.state.gone.iter().any(|gone| gone.name == pilot.name);
                 if let Some(ended) = ended.as_ref().filter(|_| !is_known) {
-                    self.ended(pilot, ended, before.and_then(|handled| handled.cause));
+                    self.ended(pilot, ended, cause);
                 }
             }
             // The list shows whether it did; until then the pilot stays busy.
@@ -312,15 +311,8 @@ impl Tick<'_> {
                 return self.state.count("launches".to_owned());
             }
             LaunchResult::MountMissing(source) => {
-                let wait = Wait {
-                    until: self.now + MOUNT_AGAIN,
-                    times: 0,
-                    code: Code::MountMissing,
-                    why: reason::mount_missing(source),
-                    lives: RUNS,
-                };
-                known.stage = Stage::Waiting(wait);
-                return;
+                let why = reason::mount_missing(source);
+                return self.back_off(class, Code::MountMissing, MOUNT_AGAIN, RUNS, why);
             }
             LaunchResult::NoImage => match replace(&mut known.image, Image::Missing) {
                 // Brought again it may be gone again: without a wait that would never end.
@@ -398,12 +390,11 @@ impl Tick<'_> {
     pub(super) fn match_list(&mut self) {
         let (now, pilots, listed_at) = (self.now, self.pilots, self.seen.listed_at);
         self.state.launching.retain_mut(|launch| {
-            let listed = pilots.iter().find(|pilot| pilot.name == launch.name);
-            launch.listed = listed.map(|pilot| pilot.state);
             if launch.answered.is_none() && now - launch.asked > ANSWERED_WITHIN {
                 launch.answered = Some(now);
             }
-            let is_created = launch.listed == Some(PilotState::Created);
+            let mut listed = pilots.iter().filter(|pilot| pilot.name == launch.name);
+            let is_created = listed.any(|pilot| pilot.state == PilotState::Created);
             let is_open = |at: f64| at >= listed_at || is_created && now - at < CREATED_GRACE;
             launch.answered.is_none_or(is_open)
         });
