@@ -10,10 +10,10 @@ pub use crate::decide::{Drain, Finished, Reason, Snooze, State};
 
 use crate::config::Config;
 use crate::decide::{self, Decision, Expiry, Observation, PilotState};
-use crate::engine::Listed;
+pub use crate::site::EngineName as Engine;
 use crate::site::Pull;
 use crate::state::{self, StateError};
-use crate::units::{Moment, PilotId};
+use crate::units::Moment;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -165,15 +165,6 @@ pub struct Others {
     pub cpus: f64,
 }
 
-/// Empty strings while it cannot be reached.
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-pub struct Engine {
-    pub name: String,
-    pub version: String,
-    pub api: String,
-    pub socket: String,
-}
-
 /// One target of metrics since the daemon started, or since it is configured; counts are points.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 pub struct Sink {
@@ -231,10 +222,6 @@ impl Loop {
         }
     }
 
-    pub fn woke(&mut self, now: f64) {
-        self.woken = now;
-    }
-
     /// The loop goes to wait: what lay between is a gap in which nothing would have been noticed.
     pub fn turned(&mut self, now: f64, cpu_seconds: f64) {
         self.turns += 1;
@@ -255,7 +242,6 @@ impl Status {
         config: &Config,
         observation: &Observation,
         decision: &Decision,
-        list: &[Listed],
         last: &[Pilot],
     ) -> Status {
         let now = observation.at.epoch;
@@ -278,7 +264,7 @@ impl Status {
                 reserve: config.share.reserve_disk.0,
             }),
             pilots: match &observation.pilots {
-                Some(pilots) => rows(observation.at, pilots, list),
+                Some(pilots) => rows(observation.at, pilots),
                 None => last.to_vec(),
             },
             others: others(observation),
@@ -299,11 +285,7 @@ fn protection(observation: &Observation) -> Protection {
         decide::Protection::Lost => ("none", "their group is not idle; it is being set again"),
         decide::Protection::None(why) => ("none", why.as_str()),
     };
-    let mut text = text.to_owned();
-    if !observation.limits.is_empty() {
-        text += &format!("; limits read back from one: {}", observation.limits);
-    }
-    let level = level.to_owned();
+    let (level, text) = (level.to_owned(), text.to_owned());
     Protection { level, text }
 }
 
@@ -331,9 +313,7 @@ fn memory(config: &Config, observation: &Observation, decision: &Decision) -> Me
     }
 }
 
-fn rows(now: Moment, pilots: &[decide::Pilot], list: &[Listed]) -> Vec<Pilot> {
-    let images = list.iter().map(|listed| (&listed.id, &listed.image));
-    let images: BTreeMap<&PilotId, &String> = images.collect();
+fn rows(now: Moment, pilots: &[decide::Pilot]) -> Vec<Pilot> {
     let row = |pilot: &decide::Pilot| Pilot {
         id: pilot.id.as_str().to_owned(),
         name: pilot.name.clone(),
@@ -344,9 +324,7 @@ fn rows(now: Moment, pilots: &[decide::Pilot], list: &[Listed]) -> Vec<Pilot> {
             Expiry::Awake(_) => now.epoch + pilot.expiry.left(now),
             Expiry::Epoch(second) => second,
         }),
-        image: images
-            .get(&pilot.id)
-            .map_or(String::new(), |image| image.to_string()),
+        image: pilot.image.clone(),
         cpus: pilot.cpus,
         memory: pilot.memory,
     };

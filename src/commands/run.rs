@@ -46,7 +46,6 @@ pub fn run(context: &Context) -> Done {
     log::info!("plancton {version} on {socket}");
     let ended = daemon::run(Start {
         config,
-        config_file: context.config_file().map(Path::to_owned),
         once: options.has("once"),
         dry_run: options.has("dry-run"),
         recording,
@@ -60,8 +59,7 @@ pub fn run(context: &Context) -> Done {
 }
 
 fn append(file: &Path) -> Result<File, String> {
-    let opened = File::options().create(true).append(true).open(file);
-    opened.map_err(|error| format!("{}: {error}; nothing was started", file.display()))
+    files::open_to_append(file).map_err(|error| format!("{error}; nothing was started"))
 }
 
 /// The url that came with this daemon's deployment, as in a container; the first look at it is the loop's.

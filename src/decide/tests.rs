@@ -265,6 +265,7 @@ fn pilot(number: u64, class: &PilotClass, name: &str, now: f64) -> Pilot {
         grace: class.stop_grace.as_secs_f64(),
         used: None,
         unlimited: None,
+        image: String::new(),
     }
 }
 

@@ -17,9 +17,9 @@ pub struct Changes {
 
 impl Changes {
     /// `None`: the subject is well again.
-    pub fn problem(&mut self, subject: &'static str, text: Option<String>) {
+    pub fn problem(&mut self, subject: &'static str, text: Option<impl ToString>) {
         let (before, count) = self.problems.remove(subject).unwrap_or_default();
-        match text {
+        match text.map(|text| text.to_string()) {
             Some(text) => {
                 if text != before {
                     log::warn!("{subject}: {text}");
