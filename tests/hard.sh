@@ -4,7 +4,7 @@
 #   tests/hard.sh crash ROUNDS   the crash loop, as long as asked for
 #   tests/hard.sh fuzz MINUTES   the fuzzers of src/fuzz_tests.rs, with new seeds until the time is over
 # A line a check, "ok" or "FAILED"; the last line counts them. PLANCTON_BINARY: a binary that is built already.
-# Not part of tests/run.sh, which has a short form of each (tests/hard.rs, tests/faulty.rs, tests/bad_input.rs).
+# Not part of tests/run.sh, which has a short form of each (tests/made_up/).
 set -euo pipefail
 
 # What is mounted here is seen by nobody else and gone at the end; processors look idle, whatever else is running.

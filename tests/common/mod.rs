@@ -191,7 +191,8 @@ fn can_show_stat() -> bool {
 pub fn as_user(user: u32, scratch: &Scratch, plain: &Command) -> Command {
     let binary = scratch.0.join("plancton");
     if !binary.exists() {
-        fs::copy(PLANCTON, &binary).unwrap();
+        // By another process: one that is forked here meanwhile would hold it open for writing.
+        scratch.tool(&format!("cp {PLANCTON} plancton"));
     }
     set_mode(&scratch.0, 0o777);
     let mut command = Command::new("setpriv");
