@@ -80,8 +80,8 @@ fn rows(server: &Server, database: &str, query: &str) -> Vec<(String, Value)> {
 /// `series.key`, and what is in the second column.
 fn keys(server: &Server, database: &str, query: &str) -> BTreeMap<String, String> {
     let rows = rows(server, database, query).into_iter();
-    rows.map(|(name, row)| (format!("{name}.{}", text(&row[0])), text(&row[1])))
-        .collect()
+    let key = |(name, row): (String, Value)| (format!("{name}.{}", text(&row[0])), text(&row[1]));
+    rows.map(key).collect()
 }
 
 #[test]
@@ -102,10 +102,8 @@ fn types_and_a_hundred_ends_at_once() {
         let part = part.split("\n.SH ").next().unwrap();
         for list in part.split(".TP\n.B ").skip(1) {
             let (kind, keys) = list.split_once('\n').unwrap();
-            let names = keys
-                .split(", ")
-                .filter_map(|key| key.split_whitespace().next());
-            let names = names.map(|key| format!("{series}.{key}"));
+            let name = |key: &str| format!("{series}.{}", key.split_whitespace().next().unwrap());
+            let names = keys.split(", ").map(name);
             match kind {
                 "tags" => told_tags.extend(names),
                 kind => told_types.extend(names.map(|name| (name, kind.to_owned()))),
@@ -159,9 +157,8 @@ fn https_with_an_own_certificate_and_without_any_check() {
     let refused = [false, false, false, true, true];
     machine.wait_status(|status| {
         let targets = members(&status["sinks"]).iter();
-        targets
-            .map(|target| target["error"].is_string())
-            .eq(refused)
+        let is_refused = targets.map(|target| target["error"].is_string());
+        is_refused.eq(refused)
     });
     for database in ["d1", "d2", "d3"] {
         machine.until(|| count(&server, database, "daemon") >= 1);

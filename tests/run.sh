@@ -58,6 +58,7 @@ check() { # check NAME COMMAND…: one check, which passes or fails as a whole
 begin() {
   local name=$1
   shift
+  : >"$TEST_TMP/$name.log"
   PLANCTON_TEST_SKIPPED=$TEST_TMP/$name.skipped timeout -k 10 "$limit" cargo test --locked "$@" >"$TEST_TMP/$name.log" 2>&1 &
   running[$name]=$!
 }

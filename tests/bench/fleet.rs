@@ -140,13 +140,8 @@ impl Fleet {
 
     /// Every daemon tells what is in force.
     fn wait_for_all(&self) {
-        let silent = || {
-            self.nodes
-                .iter()
-                .filter(|node| hash(node).is_empty())
-                .count()
-        };
-        let is_so = becomes(seconds(2.0 * FLUSH), || silent() == 0);
+        let silent = || self.sum(|node| f64::from(u8::from(hash(node).is_empty())));
+        let is_so = becomes(seconds(2.0 * FLUSH), || silent() == 0.0);
         assert!(is_so, "{} daemons say nothing", silent());
     }
 

@@ -1,10 +1,10 @@
 //! A container engine that is none: a little store of containers behind a Unix socket in the test's own process. It
 //! behaves like an engine until a fault is switched on for a call, and writes down every call it gets.
 
-use super::web::{HttpServer, Request, Then, lock, reply};
+use super::web::{HttpServer, Request, lock, reply};
 use super::*;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// What goes wrong with a call: one of these, or a status with a message, which is refused and not carried out.
 /// - garbage: bytes that are no HTTP
@@ -45,7 +45,6 @@ pub struct Call {
     pub what: &'static str,
     /// Id or name in the path.
     pub object: String,
-    is_head: bool,
     /// As sent, without the API version.
     pub path: String,
 }
@@ -75,42 +74,38 @@ pub struct World {
 
 pub type Labels<'a> = &'a [(&'a str, &'a str)];
 
-#[derive(Default)]
-struct Shared {
-    world: Mutex<World>,
-    changed: Condvar,
-}
-
 pub struct FakeEngine {
     socket: PathBuf,
-    shared: Arc<Shared>,
+    world: Arc<Mutex<World>>,
     server: Option<HttpServer>,
 }
 
 impl FakeEngine {
     /// `root` is the machine that the daemon is shown. Not yet to be reached.
     pub fn new(socket: &Path, root: &Path) -> FakeEngine {
-        let (socket, shared) = (socket.to_owned(), Arc::<Shared>::default());
-        let world = &mut *lock(&shared.world);
-        (world.api, world.root, world.next_id) = ("1.41", root.to_owned(), 1);
+        let world = World {
+            api: "1.41",
+            root: root.to_owned(),
+            ..World::default()
+        };
         FakeEngine {
-            socket,
-            shared: shared.clone(),
+            socket: socket.to_owned(),
+            world: Arc::new(Mutex::new(world)),
             server: None,
         }
     }
 
     pub fn world(&self) -> MutexGuard<'_, World> {
-        lock(&self.shared.world)
+        lock(&self.world)
     }
 
     /// Comes (back), with the containers it had.
     pub fn up(&mut self) {
         let _ = fs::remove_file(&self.socket);
         let listener = UnixListener::bind(&self.socket).unwrap();
-        let shared = self.shared.clone();
+        let world = self.world.clone();
         self.server = Some(HttpServer::new(listener, move |request, stream| {
-            serve(&shared, request, stream).unwrap_or(Then::Close)
+            serve(&world, request, stream)
         }));
     }
 
@@ -130,7 +125,6 @@ impl FakeEngine {
     /// Every call is well again.
     pub fn mend(&self) {
         self.world().faults.clear();
-        self.shared.changed.notify_all();
     }
 
     /// A container's process exits.
@@ -151,16 +145,14 @@ impl FakeEngine {
     /// A container that is there already, since `age` seconds; the name may be empty.
     pub fn add(&self, name: &str, state: &'static str, age: f64, labels: Labels) -> String {
         let mut world = self.world();
-        let labels = labels
-            .iter()
-            .map(|(key, value)| ((*key).into(), (*value).into()));
+        let label = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
         let created = epoch() - age;
         let was_started = !["created", "configured"].contains(&state);
         let has_ended = ["exited", "dead"].contains(&state);
         let limits = json!({"NanoCpus": 1_000_000_000u64, "Memory": 1u64 << 30, "PidsLimit": 512});
         let id = world.push(Container {
             name: Some(name.to_owned()).filter(|name| !name.is_empty()),
-            labels: labels.collect(),
+            labels: labels.iter().map(label).collect(),
             state,
             created,
             started: was_started.then_some(created),
@@ -229,6 +221,11 @@ impl World {
 
     pub fn find(&self, id: &str) -> Option<&Container> {
         Some(&self.containers[self.place(id)?])
+    }
+
+    fn fault_of(&self, what: &str) -> &'static str {
+        let fault = self.faults.get(what).or(self.faults.get("any"));
+        fault.copied().unwrap_or_default()
     }
 
     /// As the kernel would show it, below the daemon's root.
@@ -338,7 +335,7 @@ impl World {
         let Ok(body) = serde_json::from_str::<Value>(body) else {
             return message(400, "bad body");
         };
-        let fault = self.faults.get("create").copied().unwrap_or_default();
+        let fault = self.fault_of("create");
         let warnings: Vec<&str> = fault.strip_prefix("warning ").into_iter().collect();
         let id = self.push(Container {
             name: Some(name.to_owned()),
@@ -421,58 +418,53 @@ fn no_container(id: &str) -> Answer {
     message(404, &format!("No such container: {id}"))
 }
 
-/// One call. `None`: the connection is to be closed.
-fn serve(shared: &Shared, request: &Request, stream: &mut UnixStream) -> Option<Then> {
+/// One call; whether the connection stays open.
+fn serve(world: &Mutex<World>, request: &Request, stream: &mut UnixStream) -> bool {
     let call = name_call(&request.line);
-    let (fault, api) = {
-        let mut world = lock(&shared.world);
-        world.calls.push(call.clone());
-        let fault = world.faults.get(call.what).or(world.faults.get("any"));
-        (fault.copied().unwrap_or_default(), world.api)
+    lock(world).calls.push(call.clone());
+    let fault = lock(world).fault_of(call.what);
+    let api = lock(world).api;
+    let carry_out = || encode(api, lock(world).carry_out(&call, &request.body));
+    // Until the call is well again, or the time is over.
+    let wait = |most| {
+        becomes(seconds(most), || lock(world).fault_of(call.what).is_empty());
     };
-    let carry_out = || {
-        let answer = lock(&shared.world).carry_out(&call, &request.body);
-        encode(&call, api, answer)
-    };
-    let wait = |most| wait_while(shared, call.what, seconds(most));
-    let mut send = |bytes: &[u8]| stream.write_all(bytes).ok().map(|()| Then::Next);
+    // The daemon may well hang up.
+    let mut send = |bytes: &[u8]| stream.write_all(bytes).is_ok();
     let (kind, text) = fault.split_once(' ').unwrap_or((fault, ""));
     match kind {
         "" if call.what == "events" => {
-            send(ENDLESS)?;
+            send(ENDLESS);
             let listener = stream.try_clone().unwrap();
-            lock(&shared.world).listeners.push(listener);
-            return Some(Then::Hold);
+            lock(world).listeners.push(listener);
+            return true;
         }
-        "" | "warning" => return send(&carry_out()),
-        "pretend" => return send(&encode(&call, api, (text.parse().unwrap(), Value::Null))),
-        "body" => return send(&reply(200, "", text).unwrap()),
+        "" | "warning" => drop(send(&carry_out())),
+        "pretend" => drop(send(&encode(api, (text.parse().unwrap(), Value::Null)))),
+        "body" => drop(send(&reply(200, "", text).unwrap())),
         "drip" => {
-            for byte in carry_out() {
-                send(&[byte])?;
+            let mut bytes = carry_out().into_iter();
+            while bytes.next().is_some_and(|byte| send(&[byte])) {
                 wait(0.3);
             }
-            return Some(Then::Next);
         }
         "truncated" => {
             let bytes = carry_out();
-            send(&bytes[..bytes.len() - 2])?;
+            send(&bytes[..bytes.len() - 2]);
         }
         "garbage" => {
             carry_out();
-            send(b"SSH-2.0-nothing here speaks HTTP\r\n\r\n")?;
+            send(b"SSH-2.0-nothing here speaks HTTP\r\n\r\n");
         }
         "huge" => {
             carry_out();
-            send(ENDLESS)?;
-            loop {
-                send(&chunk(&" ".repeat(0x10000)))?;
-            }
+            send(ENDLESS);
+            while send(&chunk(&" ".repeat(0x10000))) {}
         }
         "steps" => {
-            send(ENDLESS)?;
+            send(ENDLESS);
             for line in text.lines() {
-                send(&chunk(line))?;
+                send(&chunk(line));
                 wait(1.0);
             }
             wait(60.0);
@@ -487,9 +479,9 @@ fn serve(shared: &Shared, request: &Request, stream: &mut UnixStream) -> Option<
             std::thread::sleep(seconds(3.0));
             carry_out();
         }
-        code => return send(&encode(&call, api, message(code.parse().unwrap(), text))),
+        code => drop(send(&encode(api, message(code.parse().unwrap(), text)))),
     }
-    None
+    false
 }
 
 const ENDLESS: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -498,18 +490,7 @@ fn chunk(text: &str) -> Vec<u8> {
     format!("{:x}\r\n{text}\r\n", text.len()).into_bytes()
 }
 
-/// Until the call is well again, or the time is over.
-fn wait_while(shared: &Shared, what: &str, most: Duration) {
-    let is_faulty = |world: &mut World| {
-        ["any", what]
-            .iter()
-            .any(|what| world.faults.contains_key(what))
-    };
-    let world = lock(&shared.world);
-    drop(shared.changed.wait_timeout_while(world, most, is_faulty));
-}
-
-fn encode(call: &Call, api: &str, (status, body): Answer) -> Vec<u8> {
+fn encode(api: &str, (status, body): Answer) -> Vec<u8> {
     let body = match body {
         Value::Null => String::new(),
         body => body.to_string(),
@@ -521,16 +502,13 @@ fn encode(call: &Call, api: &str, (status, body): Answer) -> Vec<u8> {
             body.len()
         ),
     };
-    let body = if call.is_head { "" } else { &body };
     format!("HTTP/1.1 {status} Status\r\nApi-Version: {api}\r\nServer: Fake/1 (linux)\r\n{length}\r\n{body}").into_bytes()
 }
 
 fn name_call(line: &str) -> Call {
     let (method, path) = line.split_once(' ').unwrap();
-    let versioned = path
-        .strip_prefix("/v")
-        .and_then(|rest| rest.find('/').map(|at| &rest[at..]));
-    let path = versioned.unwrap_or(path);
+    let versioned = path.strip_prefix("/v");
+    let path = versioned.map_or(path, |rest| &rest[rest.find('/').unwrap()..]);
     let (plain, query) = path.split_once('?').unwrap_or((path, ""));
     let parts: Vec<&str> = plain.trim_start_matches('/').split('/').collect();
     let (what, object) = match (method, parts.as_slice()) {
@@ -553,7 +531,6 @@ fn name_call(line: &str) -> Call {
     Call {
         what,
         object: object.to_owned(),
-        is_head: method == "HEAD",
         path: path.to_owned(),
     }
 }

@@ -58,15 +58,17 @@ impl Server {
              [http]\nbind-address = \"127.0.0.1:{port}\"\nlog-enabled = false\nauth-enabled = {has_users}\n{secure}"
         );
         let file = scratch.file("influxdb.toml", config);
-        let program = given("PLANCTON_TEST_INFLUXD");
-        let mut server = Server {
+        let command = format!(
+            "{} -config {}",
+            given("PLANCTON_TEST_INFLUXD"),
+            file.display()
+        );
+        let server = Server::start(
             scratch,
-            command: format!("{program} -config {}", file.display()),
-            url: format!("{scheme}://127.0.0.1:{port}"),
+            command,
+            format!("{scheme}://127.0.0.1:{port}"),
             login,
-            child: None,
-        };
-        server.up();
+        );
         if let Some((name, password)) = login.split_once(':') {
             let user = format!("CREATE USER \"{name}\" WITH PASSWORD '{password}'");
             server.query("", &(user + " WITH ALL PRIVILEGES"));
@@ -76,21 +78,23 @@ impl Server {
 
     pub fn victoriametrics() -> Server {
         let (scratch, port) = (Scratch::new(), free_port());
-        let (program, data) = (
-            given("PLANCTON_TEST_VICTORIAMETRICS"),
-            scratch.0.join("data"),
-        );
+        let program = given("PLANCTON_TEST_VICTORIAMETRICS");
+        let data = scratch.0.join("data");
         // Without the last two what came last is seen only later.
         let command = format!(
             "{program} -storageDataPath={} -httpListenAddr=127.0.0.1:{port} -loggerLevel=ERROR \
              -search.latencyOffset=0s -search.disableCache",
             data.display()
         );
+        Server::start(scratch, command, format!("http://127.0.0.1:{port}"), "")
+    }
+
+    fn start(scratch: Scratch, command: String, url: String, login: &'static str) -> Server {
         let mut server = Server {
             scratch,
             command,
-            url: format!("http://127.0.0.1:{port}"),
-            login: "",
+            url,
+            login,
             child: None,
         };
         server.up();

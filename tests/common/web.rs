@@ -3,7 +3,7 @@
 
 use super::*;
 use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -25,39 +25,24 @@ impl Request {
         found.map(|(_, value)| value.trim())
     }
 
-    fn read(stream: &mut impl Read) -> Option<Request> {
-        let (mut bytes, mut buffer) = (Vec::new(), [0; 16384]);
-        loop {
-            if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
-                let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
-                let mut lines = head.lines().map(str::to_owned);
-                let mut request = Request {
-                    at: Instant::now(),
-                    line: lines.next()?.trim_end_matches(" HTTP/1.1").to_owned(),
-                    headers: lines.collect(),
-                    body: String::new(),
-                };
-                let length = request.header("content-length");
-                let whole = end + 4 + length.map_or(0, |length| length.parse().unwrap());
-                if bytes.len() >= whole {
-                    assert_eq!(bytes.len(), whole, "more than was announced");
-                    request.body = String::from_utf8(bytes.split_off(end + 4)).unwrap();
-                    return Some(request);
-                }
-            }
-            match stream.read(&mut buffer) {
-                Ok(0) | Err(_) => return None,
-                Ok(count) => bytes.extend(&buffer[..count]),
-            }
-        }
+    /// `None`: it ended before its end.
+    fn read(stream: impl Read) -> Option<Request> {
+        let mut reader = BufReader::new(stream);
+        let lines = reader.by_ref().lines().map_while(Result::ok);
+        let mut head = lines.take_while(|line| !line.is_empty());
+        let mut request = Request {
+            at: Instant::now(),
+            line: head.next()?.trim_end_matches(" HTTP/1.1").to_owned(),
+            headers: head.collect(),
+            body: String::new(),
+        };
+        let length = request.header("content-length");
+        let length = length.map_or(0, |length| length.parse().unwrap());
+        let mut body = reader.by_ref().take(length);
+        body.read_to_string(&mut request.body).ok()?;
+        assert!(reader.buffer().is_empty(), "more than was announced");
+        Some(request).filter(|request| request.body.len() as u64 == length)
     }
-}
-
-/// What becomes of a connection after a request.
-pub enum Then {
-    Next,
-    Close,
-    Hold,
 }
 
 /// A test that failed must not take others along.
@@ -65,7 +50,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Accepts until it is dropped, and closes all connections then. Each has a thread of its own.
+/// Accepts until it is dropped, and closes all connections then. Each has one request, and a thread of its own.
 pub struct HttpServer {
     listener: Arc<OwnedFd>,
     open: Arc<Mutex<BTreeMap<usize, UnixStream>>>,
@@ -73,9 +58,10 @@ pub struct HttpServer {
 }
 
 impl HttpServer {
+    /// `answer` writes it, and says whether the connection stays open.
     pub fn new(
         listener: impl Into<OwnedFd>,
-        answer: impl Fn(&Request, &mut UnixStream) -> Then + Send + Sync + 'static,
+        answer: impl Fn(&Request, &mut UnixStream) -> bool + Send + Sync + 'static,
     ) -> HttpServer {
         let listener: Arc<OwnedFd> = Arc::new(listener.into());
         let open: Arc<Mutex<BTreeMap<usize, UnixStream>>> = Arc::default();
@@ -90,15 +76,11 @@ impl HttpServer {
                 lock(&opened).insert(number, stream.try_clone().unwrap());
                 let (opened, answer) = (opened.clone(), answer.clone());
                 std::thread::spawn(move || {
-                    while let Some(request) = Request::read(&mut stream) {
-                        match answer(&request, &mut stream) {
-                            Then::Next => {}
-                            Then::Close => break,
-                            Then::Hold => return,
-                        }
+                    let request = Request::read(&stream);
+                    if !request.is_some_and(|request| answer(&request, &mut stream)) {
+                        let _ = stream.shutdown(std::net::Shutdown::Both);
+                        lock(&opened).remove(&number);
                     }
-                    let _ = stream.shutdown(std::net::Shutdown::Both);
-                    lock(&opened).remove(&number);
                 });
             }
         };
@@ -212,14 +194,14 @@ impl WebServer {
             let shared = &mut *lock(&shared);
             shared.requests.push(request.clone());
             let Some(answer) = (shared.judge)(request) else {
-                return Then::Hold;
+                return true;
             };
             if answer.starts_with(b"HTTP/1.1 204") {
                 shared.taken.push_str(&request.body);
             }
             // The client may well hang up on what comes.
             let _ = stream.write_all(&answer);
-            Then::Close
+            false
         }));
     }
 

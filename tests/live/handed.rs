@@ -24,11 +24,9 @@ fn with_secret() -> Option<(Instance, PathBuf)> {
 }
 
 fn copies(instance: &Instance) -> Vec<PathBuf> {
-    let entries = fs::read_dir(instance.path("run/files")).into_iter();
-    entries
-        .flatten()
-        .map(|entry| entry.unwrap().path())
-        .collect()
+    let entries = fs::read_dir(instance.path("run/files"));
+    let entries = entries.into_iter().flatten();
+    entries.map(|entry| entry.unwrap().path()).collect()
 }
 
 #[test]

@@ -211,9 +211,8 @@ fn a_second_daemon() {
     machine.say("start").must(DONE, &[&pid]);
     machine.assert_well();
     let nobody = "plancton-p-nobody";
-    machine
-        .say(&format!("kill {nobody}"))
-        .must(FAILED, &[nobody]);
+    let kill = format!("kill {nobody}");
+    machine.say(&kill).must(FAILED, &[nobody]);
     assert_eq!(machine.engine.count_calls("kill"), 0);
     machine.end();
     // The lock went with its holder. One turn ends where nothing is configured, too.
@@ -262,9 +261,8 @@ fn whose_engine() {
         let is_other = |word: &&std::ffi::OsStr| !word.to_string_lossy().contains("engine");
         let mut command = Command::new(told.get_program());
         command.args(told.get_args().filter(is_other));
-        command
-            .env("HOME", &machine.scratch.0)
-            .env_remove("DOCKER_HOST");
+        command.env_remove("DOCKER_HOST");
+        command.env("HOME", &machine.scratch.0);
         command.env("XDG_RUNTIME_DIR", &machine.scratch.0);
         say(&mut command).must(NO_ENGINE, &[machine.path(used).to_str().unwrap()]);
     }
@@ -376,9 +374,8 @@ fn on_small_disk(machine: &Machine, script: &str) -> Command {
     let mount = "mount -t tmpfs -o size=64k,mode=755 small \"$0\"";
     let script = format!("{mount} && {script} exec \"$@\"");
     let mut command = Command::new("unshare");
-    command
-        .args(["-m", "sh", "-c", &script])
-        .arg(machine.path("run"));
+    command.args(["-m", "sh", "-c", &script]);
+    command.arg(machine.path("run"));
     command.arg(plain.get_program()).args(plain.get_args());
     let given = plain.get_envs();
     command.envs(given.filter_map(|(key, value)| Some((key, value?))));

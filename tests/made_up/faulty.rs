@@ -31,19 +31,38 @@ fn bounded(calls: &[Call], all: usize, what: &str, most: usize) {
     assert!(is_bounded, "{} calls: {calls:?}", calls.len());
 }
 
+/// So many pilots run when this begins to go wrong: a call, and its fault.
+fn running_with(pilots: usize, what: &'static str, fault: &'static str) -> Machine {
+    let machine = Machine::running(&of(pilots as u32), pilots);
+    machine.engine.fault(what, fault);
+    machine
+}
+
+/// It goes wrong from the start.
+fn started_with(most: u32, what: &'static str, fault: &'static str) -> Machine {
+    let mut machine = Machine::new();
+    machine.engine.fault(what, fault);
+    machine.start(&of(most));
+    machine
+}
+
+/// A table of calls and their faults.
+fn each(faults: &'static str, test: impl Fn(&'static str, &'static str) + Sync) {
+    let cases = faults.split('|').map(|case| case.split_once(' ').unwrap());
+    at_once(cases, |(what, fault)| test(what, fault));
+}
+
 #[test]
 fn a_list_that_fails_changes_nothing() {
     const FAULTS: &str = "garbage|truncated|stall|lost-reply|huge|drip|500 server error|404 page not found|204|\
         400 client version 1.41 is too new. Maximum supported API version is 1.40|body {oops|body null|body {}|body |\
         body [{\"Names\":[\"/plancton-p-000000\"],\"State\":\"running\"}]|body [{\"Id\":\"../../etc\",\"State\":\"running\"}]";
     at_once(FAULTS.split('|'), |fault| {
-        let mut machine = Machine::running(&of(3), 3);
+        let mut machine = running_with(3, "list", fault);
         // There would be much to do: one to remove and replace, one too old to have been forgotten by us.
-        machine.engine.fault("list", fault);
         machine.end_one(0);
-        machine
-            .engine
-            .add("plancton-p-old", "created", 600.0, &[(LABEL, "t1")]);
+        let old = [(LABEL, "t1")];
+        machine.engine.add("plancton-p-old", "created", 600.0, &old);
         machine.wait_reason("engine-down");
         let calls = machine.engine.calls_during(3.0);
         assert_eq!(changes(&calls), []);
@@ -150,11 +169,8 @@ fn a_failed_launch_backs_off() {
         start 500 OCI runtime create failed|start 409 it is being removed|start 404 No such container: x|\
         start 400 exec: \"nope\": executable file not found|\
         create warning Your kernel does not support CPU CFS scheduler. Limitation discarded.";
-    at_once(FAULTS.split('|'), |case| {
-        let (what, fault) = case.split_once(' ').unwrap();
-        let mut machine = Machine::new();
-        machine.engine.fault(what, fault);
-        machine.start(&of(8));
+    each(FAULTS, |what, fault| {
+        let mut machine = started_with(8, what, fault);
         machine.until(|| machine.engine.count_calls(what) > 0);
         bounded(&machine.engine.calls_during(3.5), 1000, "create", 1);
         machine.wait_reason("back-off");
@@ -208,8 +224,7 @@ fn a_pull_is_told_as_it_goes_on_and_given_up_when_it_stands_still() {
 /// A class that has proved itself starts several at a time; when they fail, no more follow.
 #[test]
 fn failures_of_one_tick_count_once() {
-    let machine = Machine::running(&of(8), 8);
-    machine.engine.fault("create", "500 no");
+    let machine = running_with(8, "create", "500 no");
     machine.engine.ends(&machine.pilots(), 0);
     machine.until(|| machine.engine.number() == 0);
     machine.wait_reason("back-off");
@@ -222,10 +237,8 @@ fn failures_of_one_tick_count_once() {
 fn lost_replies_never_fill_a_slot_twice() {
     const FAULTS: &str = "create lost-reply|create truncated|create stall-after|create late|start lost-reply|\
         start truncated|start stall-after|start late|any lost-reply";
-    at_once(FAULTS.split('|'), |case| {
-        let (what, fault) = case.split_once(' ').unwrap();
-        let mut machine = Machine::running(&of(2), 2);
-        machine.engine.fault(what, fault);
+    each(FAULTS, |what, fault| {
+        let mut machine = running_with(2, what, fault);
         machine.end_one(0);
         bounded(&machine.engine.calls_during(9.0), 1000, "create", 3);
         machine.assert_well();
@@ -331,11 +344,8 @@ fn an_engine_that_is_too_old() {
 fn an_engine_that_stumbles_at_the_greeting() {
     const FAULTS: &str = "ping garbage|ping 500 starting|ping 404 not found|ping stall|info body {oops|info body null|\
         info huge|info stall|info truncated|any stall|any lost-reply";
-    at_once(FAULTS.split('|'), |case| {
-        let (what, fault) = case.split_once(' ').unwrap();
-        let mut machine = Machine::new();
-        machine.engine.fault(what, fault);
-        machine.start(&of(2));
+    each(FAULTS, |what, fault| {
+        let mut machine = started_with(2, what, fault);
         machine.wait_reason("engine-down");
         let calls = machine.engine.calls_during(2.0);
         bounded(&calls, 12, "", 0);
@@ -406,11 +416,8 @@ fn a_paused_pilot_is_told_woken_and_killed() {
     machine.until(|| !machine.engine.has(&id));
     let calls = machine.engine.world().calls.clone();
     let is_change = |call: &&Call| call.object == id && CHANGES.contains(&call.what);
-    let said = calls
-        .iter()
-        .filter(is_change)
-        .map(|call| call.path.replace(&id, ""));
-    let said: Vec<String> = said.map(|path| path.replace("/containers/", "")).collect();
+    let path = |call: &Call| call.path.replace(&id, "").replace("/containers/", "");
+    let said: Vec<String> = calls.iter().filter(is_change).map(path).collect();
     let told = "/start /pause /kill?signal=TERM /unpause /kill?signal=KILL";
     assert_eq!(said[..5].join(" "), told);
     assert!(said.last().unwrap().starts_with("?v=1"), "with its volumes");
@@ -421,8 +428,7 @@ fn a_paused_pilot_is_told_woken_and_killed() {
 fn pauses_that_fail_are_asked_again_and_do_not_spin() {
     let faults = "500 freezer is busy|409 Container x is not running|stall|lost-reply|pretend 204";
     at_once(faults.split('|'), |fault| {
-        let mut machine = Machine::running(&of(1), 1);
-        machine.engine.fault("pause", fault);
+        let mut machine = running_with(1, "pause", fault);
         machine.done("snooze 1h");
         machine.until(|| machine.engine.count_calls("pause") > 0);
         bounded(&machine.engine.calls_during(4.0), 30, "pause", 8);
@@ -437,8 +443,7 @@ fn removals_that_fail_are_tried_again_and_do_not_spin() {
     const FAULTS: &str = "409 cannot remove: device is busy|500 driver failed to remove root filesystem: device busy|\
         409 removal of container x is already in progress|pretend 204|stall|garbage|404 page not found";
     at_once(FAULTS.split('|'), |fault| {
-        let mut machine = Machine::running(&of(2), 2);
-        machine.engine.fault("remove", fault);
+        let mut machine = running_with(2, "remove", fault);
         let first = machine.end_one(0);
         machine.until(|| machine.engine.count_calls("remove") > 0);
         bounded(&machine.engine.calls_during(4.0), 30, "remove", 5);
@@ -456,8 +461,7 @@ fn removals_that_fail_are_tried_again_and_do_not_spin() {
 fn inspects_that_fail_lose_no_pilot() {
     let faults = "500 no|404 page not found|stall|garbage|body {}|body null";
     at_once(faults.split('|'), |fault| {
-        let machine = Machine::running(&of(2), 2);
-        machine.engine.fault("inspect", fault);
+        let machine = running_with(2, "inspect", fault);
         let (first, before) = (machine.end_one(0), machine.engine.count_calls("inspect"));
         machine.until(|| machine.engine.count_calls("inspect") > before);
         let calls = machine.engine.calls_during(3.0);
@@ -474,9 +478,7 @@ fn inspects_that_fail_lose_no_pilot() {
 fn event_streams_that_hang_or_end() {
     const FAULTS: &str = "stall|lost-reply|garbage|500 no events today|404 page not found|body |body {oops|body [1]|huge";
     at_once(FAULTS.split('|'), |fault| {
-        let mut machine = Machine::new();
-        machine.engine.fault("events", fault);
-        machine.start(&of(3));
+        let mut machine = started_with(3, "events", fault);
         machine.wait_for_pilots(3);
         let calls = machine.engine.calls_during(4.0);
         bounded(&calls, 40, "events", 6);

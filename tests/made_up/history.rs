@@ -93,9 +93,8 @@ fn a_year_is_one_small_page() {
         assert!(shown.matches(" h\n").count() >= days, "{shown}");
     }
     let nowhere = "/dev/null/x.html";
-    machine
-        .say(&format!("report {nowhere}"))
-        .must(1, &[nowhere]);
+    let report = format!("report {nowhere}");
+    machine.say(&report).must(1, &[nowhere]);
 }
 
 #[test]

@@ -54,9 +54,8 @@ fn nobody_joins_unasked() {
     // Nobody is there to be asked, and nothing happens.
     let shown = "fake docker.io http://127.0.0.1:9#d 'sci' 64MiB --yes";
     let shown: Vec<&str> = shown.split(' ').collect();
-    machine
-        .say(&format!("join {}", page(&site)))
-        .must(64, &shown);
+    let join_it = format!("join {}", page(&site));
+    machine.say(&join_it).must(64, &shown);
     machine.configure(OWNER);
     for url in "http://127.0.0.1/x https://u:p@h/x file:///etc/passwd https://".split(' ') {
         join(&machine, url).must(64, &[]);
@@ -124,10 +123,10 @@ fn hostile_texts() {
         [allow]; privileged = true | privileged: 
         max = 10000; [engine]; socket = "/tmp/evil" | socket: 
         unheard-of = 1 | unheard-of"#;
-    let lines = LINES
-        .lines()
-        .map(|line| line.trim_start().split_once(" | ").unwrap());
-    let lines = lines.map(|(text, named)| (project(&text.replace("; ", "\n")), named));
+    let lines = LINES.lines().map(|line| {
+        let (text, named) = line.trim_start().split_once(" | ").unwrap();
+        (project(&text.replace("; ", "\n")), named)
+    });
     let other = project("").replace("fake:1", "evil.example/fake:1");
     let cases = lines.chain([
         (other, "evil.example/fake"),
