@@ -517,11 +517,11 @@ impl Instance {
         self.wait_status(|status| status["counts"][kind].as_u64().unwrap_or(0) >= number)
     }
 
-    /// The loop was never away for this long.
+    /// The loop was never away for longer than a busy machine makes it.
     #[track_caller]
-    pub fn assert_no_gap(&self, most: f64) {
+    pub fn assert_no_gap(&self) {
         let gap = self.status()["loop"]["longest_gap_ms"].as_f64().unwrap();
-        assert!(gap < most, "the loop was away for {gap} ms");
+        assert!(gap < 3_000.0, "the loop was away for {gap} ms");
     }
 }
 

@@ -66,19 +66,22 @@ fn command_lines() {
 /// Each kind of thing in a socket's place, and each command that needs one.
 #[test]
 fn sockets_that_are_none() {
+    let long = format!("/{}", "x".repeat(300));
+    at_once(
+        ["none.sock", "plain", "root", "dead.sock", &long],
+        |socket| {
+            let mut machine = configured();
+            machine.file("plain", "");
+            drop(UnixListener::bind(machine.path("dead.sock")).unwrap());
+            machine.socket = machine.path(socket);
+            let shown = machine.socket.display().to_string();
+            let lines = "run --once|check|reap|kill x|purge --dry-run|purge|force-stop";
+            for line in lines.split('|') {
+                machine.say(line).must(NO_ENGINE, &[&shown[..20]]);
+            }
+        },
+    );
     let machine = configured();
-    let dead = machine.path("dead.sock");
-    drop(UnixListener::bind(&dead).unwrap());
-    let long = Path::new("/").join("x".repeat(300));
-    let [none, plain] = [machine.path("none.sock"), machine.file("plain", "")];
-    at_once([none, plain, machine.path("root"), dead, long], |socket| {
-        let shown = socket.display().to_string();
-        let lines = "run --once|check|reap|kill x|purge --dry-run|purge|force-stop";
-        for line in lines.split('|') {
-            let line = format!("--engine unix://{shown} {line}");
-            machine.say(&line).must(NO_ENGINE, &[&shown[..20]]);
-        }
-    });
     machine.say("try --for 1s").must(NO_ENGINE, &[]);
     let mut command = Command::new(PLANCTON);
     command.env("DOCKER_HOST", "tcp://127.0.0.1:2375");

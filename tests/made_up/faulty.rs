@@ -64,10 +64,11 @@ fn a_list_that_fails_changes_nothing() {
         let old = [(LABEL, "t1")];
         machine.engine.add("plancton-p-old", "created", 600.0, &old);
         machine.wait_reason("engine-down");
+        let before = machine.engine.count_calls("list");
         let calls = machine.engine.calls_during(3.0);
         assert_eq!(changes(&calls), []);
-        assert!(!calls.is_empty());
         bounded(&calls, 40, "", 0);
+        machine.until(|| machine.engine.count_calls("list") > before);
         assert_eq!(machine.status()["state"], "waiting");
         machine.assert_well();
         machine.engine.mend();
@@ -214,7 +215,7 @@ fn a_pull_is_told_as_it_goes_on_and_given_up_when_it_stands_still() {
     let status = machine.wait_reason("back-off");
     assert!(stands_still.elapsed() >= seconds(2.0) && status["pull"].is_null());
     machine.assert_well();
-    machine.assert_no_gap(1_000.0);
+    machine.assert_no_gap();
     let pulls = machine.engine.count_calls("pull");
     machine.engine.mend();
     machine.until(|| !machine.pilots().is_empty());

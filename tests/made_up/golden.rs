@@ -38,9 +38,9 @@ fn machine(more: &str) -> Machine {
 fn status() {
     let server = WebServer::new();
     let machine = machine(&format!("[[influxdb]]\nurl = \"{}#d\"\n", server.url()));
-    machine.wait_status(|status| {
-        members(&status["pilots"]).len() == 2 && status["reason"]["code"] == "max-pilots"
-    });
+    machine.wait_for("/counts/launches", 3);
+    machine.wait_listed(2);
+    machine.wait_reason("max-pilots");
     let mut found = machine.done("status --json").json();
     mask(&mut found, "");
     whole("status.json", &found);
