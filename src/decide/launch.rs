@@ -75,7 +75,7 @@ impl Tick<'_> {
         for class in classes.filter(|class| class.is_refreshable()) {
             let first = self.now + class.refresh_seconds() * self.state.jitter();
             let mut known = self.state.classes.values();
-            let is_busy = known.any(|class| class.is_fetching(self.now));
+            let is_busy = known.any(|class| class.fetching > self.now);
             let known = self.state.class(&class.name);
             let due = *known.refresh_at.get_or_insert(first);
             if self.now >= due && !is_busy && known.image != Image::Missing {
@@ -85,7 +85,7 @@ impl Tick<'_> {
     }
 
     fn fetch(&mut self, class: &PilotClass) {
-        self.state.class(&class.name).fetching = Some(self.now + FETCHED_WITHIN);
+        self.state.class(&class.name).fetching = self.now + FETCHED_WITHIN;
         let class = Arc::new(class.clone());
         self.out.actions.push(Action::Fetch(class));
     }
@@ -106,7 +106,7 @@ impl Tick<'_> {
             let Err(reason) = self.class_is_open(class, &known) else {
                 return Ok(class);
             };
-            if reason.code == Code::Image && !known.is_fetching(self.now) {
+            if reason.code == Code::Image && known.fetching <= self.now {
                 self.fetch(class);
             }
             first.get_or_insert(reason);
@@ -123,9 +123,7 @@ impl Tick<'_> {
         if self.seen.cpu.is_none() || self.seen.memory.is_none() {
             return Err(Reason::of(Code::Starting, 0.0, 0.0, reason::FIRST_LOOK));
         }
-        if let Some(reason) = self.owner_reason() {
-            return Err(reason);
-        }
+        self.owner_is_calm()?;
         // More starts at once than processors only slow each other down, and pilots that start together end together.
         let most = f64::from(self.config.loop_.launches_per_tick);
         let most = most.min(self.seen.threads.max(1.0));

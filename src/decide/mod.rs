@@ -328,11 +328,10 @@ impl<'a> Tick<'a> {
         if !handled.killed {
             handled.kill_at = Some(handled.kill_at.unwrap_or(kill_at).min(kill_at));
         }
-        if handled.cause.is_none() {
-            handled.cause = Some(cause);
-            if grace > 0.0 {
-                self.end(pilot, Action::Terminate);
-            }
+        let is_new = handled.cause.is_none();
+        handled.cause.get_or_insert(cause);
+        if is_new && grace > 0.0 {
+            self.end(pilot, Action::Terminate);
         }
     }
 

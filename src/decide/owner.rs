@@ -162,22 +162,23 @@ impl Tick<'_> {
     /// What runs short is given back by the youngest first, one a tick; its end wakes the loop for the next look.
     fn scarce(&mut self) {
         let (disk, memory) = (self.share.reserve_disk, self.share.reserve_memory);
-        let fewer = Some(self.own.len().saturating_sub(1));
-        match self.seen.disk_free {
-            Some(free) if free < disk.0 => self.hold(fewer, reason::disk(Some(free), disk)),
-            None if disk.0 > 0 => self.hold(None, reason::disk(None, disk)),
-            _ => {}
-        }
         let is_given = self.out.capacity.memory_given > 0;
+        let free = self.seen.disk_free.filter(|free| *free < disk.0);
         let available = self.seen.memory.map(|memory| memory.available);
-        if let Some(available) = available.filter(|bytes| is_given && *bytes < memory.0 / 2) {
-            let (available, least) = (float(available), float(memory.0 / 2));
-            self.hold(fewer, Reason::of(Code::Memory, available, least, memory));
+        let available = available.filter(|bytes| is_given && *bytes < memory.0 / 2);
+        let waited = self.seen.memory_pressure;
+        let waited = waited.filter(|percent| is_given && *percent > PRESSURE_LIMIT);
+        if disk.0 > 0 && self.seen.disk_free.is_none() {
+            self.hold(None, reason::disk(None, disk));
         }
-        let waited = self.seen.memory_pressure.filter(|_| is_given);
-        if let Some(waited) = waited.filter(|percent| *percent > PRESSURE_LIMIT) {
-            let code = Code::MemoryPressure;
-            self.hold(fewer, Reason::of(code, waited, PRESSURE_LIMIT, ""));
+        let short = [
+            free.map(|free| reason::disk(Some(free), disk)),
+            available.map(|bytes| reason::memory(bytes, memory)),
+            waited.map(|waited| Reason::of(Code::MemoryPressure, waited, PRESSURE_LIMIT, "")),
+        ];
+        let fewer = Some(self.own.len().saturating_sub(1));
+        for reason in short.into_iter().flatten() {
+            self.hold(fewer, reason);
         }
     }
 
@@ -261,22 +262,20 @@ impl Tick<'_> {
         self.until_calm() <= 0.0
     }
 
-    /// Why the owner's need, or the wait for calm after it, holds pilots back; `None`: it does not.
-    pub(super) fn owner_reason(&self) -> Option<Reason> {
+    /// Neither the owner's need nor the wait for calm after it holds pilots back.
+    pub(super) fn owner_is_calm(&self) -> Result<(), Reason> {
         let (room, left, least) = (&self.out.capacity, self.until_calm(), self.least_free());
         let gives_way = room.need_unknown && !self.own.is_empty();
         let is_held = self.state.calm_since.is_some_and(f64::is_infinite);
         let is_tight = room.free.is_some_and(|free| free < least - 1e-6);
         match () {
             // A need is there, be it ever so new: nothing is launched into it.
-            () if gives_way || self.state.need.is_some() => Some(self.busy()),
+            () if gives_way || self.state.need.is_some() => Err(self.busy()),
             // The wait does not get shorter.
-            () if is_held => Some(self.tight(least)),
-            () if left > 0.0 => Some(self.calming(left)),
-            () if is_tight && !self.own_in(PilotState::Paused).is_empty() => {
-                Some(self.tight(least))
-            }
-            () => None,
+            () if is_held => Err(self.tight(least)),
+            () if left > 0.0 => Err(self.calming(left)),
+            () if is_tight && !self.own_in(PilotState::Paused).is_empty() => Err(self.tight(least)),
+            () => Ok(()),
         }
     }
 

@@ -91,10 +91,6 @@ impl Reason {
             Code::Hours => {
                 format!("{pilots} of {threshold:.0} that are allowed at these hours ({what})")
             }
-            Code::Memory => format!(
-                "{} of memory are available, half of the reserve of {what} is the least",
-                Bytes(whole(value))
-            ),
             Code::MemoryPressure => {
                 format!("memory is short: somebody waited for it {value:.0} % of the time")
             }
@@ -172,6 +168,12 @@ pub(super) fn disk(free: Option<u64>, reserve: Bytes) -> Reason {
         format!("{free} are free on the engine's disk, {reserve} are reserved")
     });
     Reason::of(Code::Disk, float(free.unwrap_or(0)), float(reserve.0), text)
+}
+
+pub(super) fn memory(available: u64, reserve: Bytes) -> Reason {
+    let (bytes, least) = (Bytes(available), "half of the reserve of");
+    let text = format!("{bytes} of memory are available, {least} {reserve} is the least");
+    Reason::of(Code::Memory, float(available), float(reserve.0 / 2), text)
 }
 
 /// The owner's rules that can't be kept, because what they go by is not known.

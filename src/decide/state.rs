@@ -79,8 +79,8 @@ pub(super) struct Class {
     /// Epoch second: pilots created before say nothing about the class as it is now.
     pub since: f64,
     pub image: Image,
-    /// Boot-clock second until which its image is being brought, or brought again.
-    pub fetching: Option<f64>,
+    /// Boot-clock second until which its image is being brought, or brought again; 0: it is not.
+    pub fetching: f64,
     /// Boot-clock second of the image's next refresh; `None`: not known yet.
     pub refresh_at: Option<f64>,
     /// Seconds that were waited after its last refresh, which failed; 0: it did not.
@@ -158,10 +158,6 @@ pub(super) struct Need {
 }
 
 impl Class {
-    pub fn is_fetching(&self, now: f64) -> bool {
-        self.fetching.is_some_and(|until| now < until)
-    }
-
     /// The pilot's fate tells how the class is now.
     pub fn is_probe(&self, pilot: &Pilot) -> bool {
         let is_of_now = pilot.created >= self.since && pilot.state == PilotState::Running;
@@ -193,15 +189,15 @@ impl PolicyState {
 
     /// What is configured otherwise now is new, whatever was learned of it before.
     pub fn forget_changed(&mut self, before: &Config, after: &Config, epoch: f64) {
-        for class in &after.pilots {
-            let is_known = before.pilots.contains(class);
-            if let Some(known) = self.classes.get_mut(&class.name).filter(|_| !is_known) {
-                *known = Class {
-                    // The engine dates containers in whole seconds.
-                    since: epoch.floor(),
-                    served: known.served,
-                    ..Class::default()
-                };
+        for class in after
+            .pilots
+            .iter()
+            .filter(|class| !before.pilots.contains(class))
+        {
+            if let Some(known) = self.classes.get_mut(&class.name) {
+                let served = take(known).served;
+                // The engine dates containers in whole seconds.
+                (known.served, known.since) = (served, epoch.floor());
             }
         }
     }
@@ -330,7 +326,7 @@ impl Tick<'_> {
         let interval = find(self.config, name).map_or(f64::INFINITY, PilotClass::refresh_seconds);
         let jitter = self.state.jitter();
         let class = self.state.class(name);
-        class.fetching = None;
+        class.fetching = 0.0;
         match result {
             Err(why) if class.image == Image::Missing => self.failed(name, why.clone(), RUNS),
             Err(_) => {
