@@ -116,7 +116,7 @@ fn configurations() {
         (b"[loop\n", "1:6:"),
         (&[0; 64], "1:1:"),
         (wrong_key, "2:1: reserve-memory"),
-        (b"[engines]\nsocket = \"\"\n", "1:2: [engine]"),
+        (b"[engines]\nsocket = \"\"\n", "1:2: 'engine'"),
         (no_cpus, "4:8: cpus"),
         (b"[[pilot]]\nname = \"p\"\n", "1: image"),
         (remote, "2:10: tcp://"),
