@@ -264,11 +264,12 @@ impl World {
 
     /// The processes go first, as they do in a kernel.
     fn remove_group(&self, id: &str) {
-        for controller in ["cpu", "cpuacct", "memory", "pids"] {
-            let dir = self.group_dir(controller, id);
+        let controllers = ["cpu", "cpuacct", "memory", "pids"];
+        let dirs = controllers.map(|controller| self.group_dir(controller, id));
+        for dir in &dirs {
             let _ = fs::write(dir.join("cgroup.procs"), "");
-            let _ = fs::remove_dir_all(dir);
         }
+        dirs.iter().for_each(|dir| drop(fs::remove_dir_all(dir)));
         let pid = self.find(id).map_or(0, |container| container.pid);
         let _ = fs::remove_dir_all(self.root.join(format!("proc/{pid}")));
     }
