@@ -13,7 +13,8 @@ use crate::config::{Config, MissingLimits, PilotClass};
 use crate::decide::{Action, Ended, LaunchResult, News, Pilot, PilotState};
 use crate::engine::{CreateOutcome, Engine, Error, Inspected, Outcome};
 use crate::executor::Lane;
-use crate::site::{Facts, Site};
+use crate::observe::facts::Facts;
+use crate::site::Site;
 use crate::units::PilotId;
 use std::sync::Arc;
 
@@ -44,7 +45,7 @@ pub fn job(
                 site,
                 config,
             };
-            (Lane::START, Box::new(move || Some(launch.run())))
+            (Lane::Start, Box::new(move || Some(launch.run())))
         }
         Action::Fetch(class) => {
             let job = move || {
@@ -52,17 +53,17 @@ pub fn job(
                 let class = class.name.clone();
                 Some(News::Fetched { class, result })
             };
-            (Lane::IMAGE, Box::new(job))
+            (Lane::Image, Box::new(job))
         }
         Action::Terminate(pilot) => signal(site, pilot, "TERM"),
         Action::Kill(pilot) => signal(site, pilot, "KILL"),
         Action::Pause(Pilot { id, .. }) => {
             let job = move || Some(changed(site.engine.pause(&id), "pause", id));
-            (Lane::URGENT, Box::new(job))
+            (Lane::Urgent, Box::new(job))
         }
         Action::Unpause(Pilot { id, .. }) => {
             let job = move || Some(changed(site.engine.unpause(&id), "unpause", id));
-            (Lane::URGENT, Box::new(job))
+            (Lane::Urgent, Box::new(job))
         }
         Action::Remove(pilot) => {
             let job = move || {
@@ -73,7 +74,7 @@ pub fn job(
                 }
                 Some(news)
             };
-            (Lane::REMOVE, Box::new(job))
+            (Lane::Remove, Box::new(job))
         }
         Action::MendGroup => return None,
     })
@@ -217,7 +218,7 @@ fn signal(site: Arc<Site>, pilot: Pilot, signal: &'static str) -> Job {
         // Outcomes such as "not running" and "gone" are shown by the next list.
         sent.err().map(|error| failed(id, signal, error))
     };
-    (Lane::URGENT, Box::new(job))
+    (Lane::Urgent, Box::new(job))
 }
 
 /// How the pilot's image wants to be stopped; `None`: as usual, also where what it says is no signal's name.
