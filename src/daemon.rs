@@ -1,52 +1,38 @@
 //! The loop: observe, decide, act, report, wait. No call that can take long runs on it: such calls are jobs, and what they
 //! bring back comes in here as a value.
 
-mod engine_side;
 mod jobs;
 
 use crate::act::{self, files, group};
+use crate::clock;
 use crate::config::Config;
-use crate::decide::{
-    Action, Control, Decision, EngineState, LaunchResult, News, Observation, PolicyState, decide,
-};
-use crate::engine::Listed;
+use crate::decide::{Action, Decision, EngineState, News, Observation, PolicyState, decide};
 use crate::executor::{Executor, Lane};
-use crate::history::{self, History};
+use crate::history::{self, History, add_hours};
 use crate::metrics::Metrics;
 use crate::observe::Observer;
 use crate::remote::Remote;
 use crate::report::{self, Changes, Loop, Status};
-use crate::site::Site;
+use crate::site::{EngineName, Site};
 use crate::state::{self, Lock, control};
 use crate::systemd::Manager;
 use crate::units::{Exit, count_pilots, whole, word};
-use crate::wait::{Signals, Watch, wait};
-use crate::{clock, host};
-use engine_side::EngineSide;
-use jobs::Finished;
+use jobs::{EngineSide, Then};
 use std::fs::File;
-use std::io::Write;
-use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Seconds after which an engine counts as silent: then it is not waited for before something is told.
 const SILENT: f64 = 1.0;
-
-/// Seconds between two looks at the control files.
-const LOOKS_APART: f64 = 0.5;
-
 /// How long the groups of the last pilots may take to go.
 const GROUP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How the loop is started.
 pub struct Start {
     pub site: Arc<Site>,
-    /// The owner's own.
+    /// The owner's own; its file is read again on SIGHUP.
     pub config: Config,
-    /// Read again on SIGHUP.
-    pub config_file: Option<PathBuf>,
     /// End after the first full tick and what it set off.
     pub once: bool,
     /// Says what it would do, and does nothing.
@@ -64,10 +50,7 @@ struct Daemon {
     /// In force: the owner's with what was joined.
     config: Arc<Config>,
     remote: Remote,
-    signals: Signals,
-    control: Option<Watch>,
-    asked_for: Control,
-    executor: Executor<Finished>,
+    executor: Executor<Then>,
     engine: EngineSide,
     observer: Observer,
     news: Vec<News>,
@@ -84,89 +67,67 @@ struct Daemon {
     started: f64,
     /// The copies of files that nobody uses were removed.
     swept: bool,
-    /// Something has happened since the last list was asked for.
+    /// Something has happened since the engine was asked last.
     changed: bool,
-    /// The control files may have changed; where nothing is asked for they are read only then.
-    control_changed: bool,
-    /// Boot second at which they changed last.
-    control_at: f64,
     /// Boot second of the next regular tick; `None`: only an event can change anything.
     next_tick: Option<f64>,
     finished: Option<Exit>,
 }
 
-/// Runs until a signal, a force-stop or a finished drain. Errors: no signal pipe, no file descriptors.
-pub fn run(start: Start) -> std::io::Result<Exit> {
+/// Runs until a signal, a force-stop or a finished drain. Errors: no signals, no threads for what is followed.
+pub fn run(start: Start) -> io::Result<Exit> {
     let mut daemon = Daemon::new(start)?;
     // Ready to manage: an engine that is not there yet is a state like any other.
-    daemon.manager.ready();
+    daemon.manager.send("READY=1");
     let exit = loop {
-        daemon.take_in();
+        for then in daemon.wait() {
+            then(&mut daemon);
+        }
         if let Some(exit) = daemon.exit() {
             break exit;
         }
-        if let Some(list) = daemon.engine.list.take() {
-            daemon.tick(Some(list));
+        if let Some(seen) = daemon.engine.seen.take() {
+            daemon.tick(seen);
         } else if daemon.asks_at() <= clock::now().boot {
             daemon.ask();
         }
-        daemon.wait();
     };
     daemon.leave();
     Ok(exit)
 }
 
 impl Daemon {
-    /// One turn, with the list and the boot second at which it was asked for. Without a list nothing is changed, but what
-    /// holds is still told.
-    fn tick(&mut self, list: Option<(Vec<Listed>, f64)>) {
-        let observation = self.observe(list.as_ref());
+    /// One turn, with what a job has seen of the engine. Without pilots in it nothing is changed, but what holds is told.
+    fn tick(&mut self, seen: Observation) {
+        let observation = self.observe(seen);
         let decision = decide(&self.config, &mut self.policy, &observation);
         self.ask_for_groups();
         self.act(&decision);
-        let listed = list.map(|(list, _)| list).unwrap_or_default();
-        self.sweep_files(&listed, &observation);
+        self.sweep_files(&observation);
         self.record(&observation, &decision);
         self.report(&observation, &decision);
-        self.next_tick = decision
-            .wake_in
-            .map(|seconds| observation.at.boot + seconds);
+        let wake_in = decision.wake_in;
+        self.next_tick = wake_in.map(|seconds| observation.at.boot + seconds);
         self.look_again_soon(&observation);
-        self.finished = self
-            .finished
-            .or_else(|| self.is_finished(&observation, &decision));
+        self.finish(&observation, &decision);
     }
 
-    fn observe(&mut self, list: Option<&(Vec<Listed>, f64)>) -> Observation {
-        let now = clock::now();
-        if self.control_changed || self.control.is_none() || self.asked_for != Control::default() {
-            self.control_changed = false;
-            let (asked, problems) = control::read(&self.site.dirs, now, &self.site.boot_id);
-            self.changes.problem("control files", &problems);
-            self.asked_for = asked;
-        }
+    fn observe(&mut self, seen: Observation) -> Observation {
+        let at = clock::now();
         let seen = Observation {
-            at: now,
+            at,
             local: clock::local(),
             engine: self.engine.state.clone(),
             engine_since: self.engine.since,
-            listed_at: list.map_or(0.0, |(_, asked_at)| *asked_at),
             news: std::mem::take(&mut self.news),
-            control: self.asked_for.clone(),
-            ..Observation::default()
+            ..seen
         };
-        let (list, facts) = (
-            list.map(|(list, _)| list.as_slice()),
-            self.engine.facts.as_deref(),
-        );
-        self.observer.observe(seen, list, facts, &self.config)
+        let facts = self.engine.facts.as_deref();
+        self.observer.observe(seen, facts, &self.config)
     }
 
     fn act(&mut self, decision: &Decision) {
         self.observer.contended = decision.contended;
-        if self.asked_for.pull && self.engine.state == EngineState::Up {
-            self.clear(control::PULL);
-        }
         // Replacements before removals: a removal that is under way already would slow the start down.
         let is_launch = |action: &&Action| matches!(action, Action::Launch(..));
         let (launches, others): (Vec<_>, Vec<_>) = decision.actions.iter().partition(is_launch);
@@ -180,11 +141,9 @@ impl Daemon {
                 continue;
             }
             log::debug!("{text}");
-            if *action == Action::MendGroup {
-                self.mend_group();
-            }
-            if let Some((lane, job)) = act::job(action, &self.site, &self.config, &facts) {
-                self.executor.go(lane, move || Finished::News(job()));
+            match act::job(action, &self.site, &self.config, &facts) {
+                Some((lane, job)) => self.go(lane, job, Daemon::learn),
+                None => self.mend_group(),
             }
         }
         if self.start.dry_run {
@@ -192,22 +151,17 @@ impl Daemon {
         }
     }
 
-    fn clear(&self, request: &str) {
-        if let Err(error) = control::clear(&self.site.dirs, request) {
-            log::warn!("{error}");
-        }
-    }
-
     /// After a crash or a lost reply, copies of files for pilots that the engine does not know. With a start under way they
     /// may be its own.
-    fn sweep_files(&mut self, list: &[Listed], observation: &Observation) {
-        if self.swept || observation.pilots.is_none() || self.executor.count(Lane::Start) > 0 {
-            return;
+    fn sweep_files(&mut self, observation: &Observation) {
+        if let Some(pilots) = &observation.pilots
+            && !self.swept
+            && self.executor.count(Lane::START) == 0
+        {
+            let names = pilots.iter().map(|pilot| pilot.name.as_str()).collect();
+            files::sweep(&self.site.dirs.run, &names);
+            self.swept = true;
         }
-        let names = list.iter().flat_map(|listed| &listed.names);
-        let names = names.map(|name| name.trim_start_matches('/')).collect();
-        files::sweep(&self.site.dirs.run, &names);
-        self.swept = true;
     }
 
     /// Into the history of what was given, and into the recording if there is one.
@@ -216,9 +170,12 @@ impl Daemon {
             history.tick(observation, decision);
             if let Some(hours) = history.take_due(observation.at.boot) {
                 let state = self.site.dirs.state.clone();
-                self.executor.go(Lane::File, move || {
-                    let written = history::append(&state, &hours);
-                    Finished::Recorded(written.map_err(|error| (hours, error.to_string())))
+                let job = move || (history::append(&state, &hours).err(), hours);
+                self.go(Lane::FILE, job, |daemon, (problem, hours)| {
+                    if let Some(history) = daemon.history.as_mut().filter(|_| problem.is_some()) {
+                        add_hours(&mut history.unwritten, hours);
+                    }
+                    daemon.changes.problem("history", problem);
                 });
             }
         }
@@ -232,27 +189,31 @@ impl Daemon {
     }
 
     fn report(&mut self, observation: &Observation, decision: &Decision) {
-        self.turning.calls = self.site.engine.counters().calls;
-        self.turning.awake = observation.at.awake;
-        self.turning.interval = self.interval();
+        let at = observation.at;
+        let engine = self.site.engine.counters();
+        self.turning.calls = engine.calls;
+        (self.turning.awake, self.turning.interval) = (at.awake, self.interval());
         let sinks = self.metrics.health();
         self.changes.sinks(&sinks);
-        self.changes.problem("jobs", self.executor.refused.clone());
+        let refused = self.executor.refused.clone();
+        self.changes.problem("jobs", refused);
         if observation.pilots.is_some() {
-            self.changes.problem("rules", &decision.void);
+            self.changes.problem_list("rules", &decision.void);
         }
-        let at = observation.at;
-        // Everybody may read a status, but not what pilots said last: that has a file of its own.
-        let without_tail = |gone: &report::Finished| report::Finished {
-            log_tail: String::new(),
-            ..gone.clone()
+        let unknown = EngineName {
+            socket: self.site.engine.socket().display().to_string(),
+            ..EngineName::default()
         };
         let mut status = Status {
             instance: self.site.instance.clone(),
             since: at.epoch - (at.boot - self.started),
-            engine: self.engine.seen(self.site.engine.socket()),
+            engine: self
+                .engine
+                .facts
+                .as_ref()
+                .map_or(unknown, |facts| facts.engine.clone()),
             counts: self.policy.counts.clone(),
-            gone: self.policy.gone.iter().map(without_tail).collect(),
+            gone: self.policy.gone.iter().cloned().collect(),
             pull: self.site.pull(),
             problems: self.changes.problems(),
             sinks,
@@ -262,184 +223,147 @@ impl Daemon {
         };
         if let Some(asked_at) = self.engine.asked_at {
             // Turning is no sign of life while a question is not answered, not even by an error.
-            status.due = status.due.map(|due| due - (observation.at.boot - asked_at));
+            status.due = status.due.map(|due| due - (at.boot - asked_at));
         }
+        let interval = self.interval();
         self.metrics
-            .tell(&self.site, &status, observation, decision);
+            .tell(&status, observation, decision, engine, interval);
         self.changes.news(&observation.news);
         self.changes.state(&status);
         let (state, pilots) = (word(status.state), count_pilots(status.pilots.len()));
         self.manager
             .status(format!("{state}, {pilots}: {}", status.reason.text));
-        let dirs = &self.site.dirs;
-        if !decision.ended.is_empty() {
-            let written = state::write_log_tails(dirs, &self.policy.gone);
-            self.changes.problem("log", written.err());
+        self.write(status, !decision.ended.is_empty());
+    }
+
+    /// The status, for everybody; the last words of pilots, if there are new ones, for some.
+    fn write(&mut self, mut status: Status, has_tails: bool) {
+        let (dirs, tails) = (&self.site.dirs, status.take_log_tails());
+        if has_tails {
+            let problem = state::write_log_tails(dirs, &tails).err();
+            self.changes.problem("log", problem);
         }
-        let written = state::write_status(&dirs.run, &status);
-        self.changes.problem("status", written.err());
+        let problem = state::write_status(&dirs.run, &status).err();
+        self.changes.problem("status", problem);
         self.last_pilots = status.pilots;
     }
 
-    fn wait(&mut self) {
+    /// Until something comes back, or it is time for something.
+    fn wait(&mut self) -> Vec<Then> {
         let now = clock::now().boot;
         self.turning.turned(now, clock::process_cpu());
-        let is_stuck = |at: f64| now - at > report::patience(self.interval());
-        let live_at = match self.engine.asked_at.is_some_and(is_stuck) {
+        let (state, config) = (&self.site.dirs.state, &self.start.config);
+        if let Some(job) = self.remote.job(state, config, now) {
+            self.go(Lane::WEB, job, Daemon::fetched);
+        }
+        let patience = report::patience(self.interval());
+        let is_stuck = self.engine.asked_at.is_some_and(|at| now - at > patience);
+        let live_at = match is_stuck {
             true => None,
             false => self.manager.live(now),
         };
-        // Files that somebody keeps touching are looked at twice a second.
-        let look_at = self.control_at + LOOKS_APART;
-        let control = self.control.as_ref().filter(|_| now >= look_at);
-        let look_at = (now < look_at).then_some(look_at);
-        let times = [live_at, self.remote.due, look_at].into_iter().flatten();
+        let times = [live_at, self.remote.due].into_iter().flatten();
         let due = times.fold(self.asks_at(), f64::min);
-        let due = if self.engine.list.is_some() { now } else { due };
-        let seconds = due.is_finite().then(|| (due - now).max(0.0));
-        let jobs = Some(self.executor.as_fd());
-        let has_changed = wait(seconds, &mut self.signals, control, jobs);
-        let now = clock::now().boot;
-        self.turning.woken = now;
-        if has_changed {
-            (self.control_changed, self.control_at) = (true, now);
-        }
+        let back = self.executor.wait(due - now);
+        self.turning.woken = clock::now().boot;
+        back
     }
 
     /// Boot second at which the engine is to be asked for the next tick; infinite: only an event can change anything. What
     /// happens while it is asked already is told when its answer takes long.
     fn asks_at(&self) -> f64 {
-        let changed_at = match self.engine.asked_at {
-            Some(at) => at + SILENT,
-            None => 0.0,
-        };
-        let changed_at = (self.changed || self.control_changed).then_some(changed_at);
-        let times = [self.next_tick, changed_at].into_iter().flatten();
-        times.fold(f64::INFINITY, f64::min)
-    }
-
-    /// The owner's configuration or what was joined has changed.
-    fn adopt(&mut self) {
-        let config = self.remote.adopt(&self.site.dirs.state, &self.start.config);
-        let before = std::mem::replace(&mut self.config, Arc::new(config));
-        self.policy
-            .forget_changed(&before, &self.config, clock::now().epoch);
-        self.changes.remote(self.remote.told.as_ref());
-        self.metrics.aim(&self.config.influxdb);
-        self.mend_group();
-        self.changed = true;
-    }
-
-    fn mend_group(&mut self) {
-        let facts = self.engine.facts.clone();
-        if let Some(facts) = facts.filter(|_| !self.start.dry_run) {
-            let (site, limit) = (Arc::clone(&self.site), self.memory_limit());
-            let job = move || Finished::Prepared(group::prepare(&site.root, &facts, limit));
-            self.executor.go(Lane::File, job);
-        }
-    }
-
-    /// Bytes that pilots may use together, so that the kernel can act between two ticks; `None`: the machine is smaller
-    /// than its reserve.
-    fn memory_limit(&self) -> Option<u64> {
-        let total = host::read_memory(&self.site.root)?.0;
-        let limit = total.checked_sub(self.config.share.reserve_memory.0);
-        limit.filter(|limit| *limit > 0)
+        let changed_at = self.engine.asked_at.map_or(0.0, |at| at + SILENT);
+        let times = [self.next_tick, self.changed.then_some(changed_at)];
+        times.into_iter().flatten().fold(f64::INFINITY, f64::min)
     }
 
     fn interval(&self) -> f64 {
         self.config.loop_.interval.as_secs_f64()
     }
 
-    fn is_finished(&mut self, observation: &Observation, decision: &Decision) -> Option<Exit> {
-        if decision.finished {
-            // Carried out, and so consumed: the next start is a new beginning.
-            self.clear(control::FORCE_STOP);
-            if self.asked_for.drain.is_some_and(|drain| drain.stop) {
-                self.clear(control::DRAIN);
+    /// What was asked for and is carried out is consumed: the next start is a new beginning.
+    fn finish(&mut self, observation: &Observation, decision: &Decision) {
+        let (asked, is_up) = (&observation.control, observation.engine == EngineState::Up);
+        let is_drained = asked.drain.is_some_and(|drain| drain.stop);
+        for (request, is_done) in [
+            (control::PULL, asked.pull && is_up),
+            (control::FORCE_STOP, decision.finished),
+            (control::DRAIN, decision.finished && is_drained),
+        ] {
+            if is_done && let Err(error) = control::clear(&self.site.dirs, request) {
+                log::warn!("{error}");
             }
-            return Some(Exit::Done);
         }
-        let is_full = observation.cpu.is_some() && observation.pilots.is_some();
-        (self.start.once && is_full).then_some(Exit::Done)
+        // Where nothing is configured there is no second tick for a rate.
+        let is_full = observation.cpu.is_some() || decision.wake_in.is_none();
+        let is_once = self.start.once && is_full && observation.pilots.is_some();
+        if decision.finished || is_once {
+            self.finished = Some(Exit::Done);
+        }
     }
 
+    /// `--once` waits for what its tick set off.
     fn exit(&self) -> Option<Exit> {
-        if self.signals.wants_end() {
-            return Some(Exit::Done);
-        }
-        // `--once` waits for what its tick set off.
-        self.finished
-            .filter(|_| !self.start.once || self.executor.is_empty())
+        let is_idle = !self.start.once || self.executor.is_empty();
+        self.finished.filter(|_| is_idle)
     }
 
     fn leave(&mut self) {
-        self.manager.stopping();
+        self.manager.send("STOPPING=1");
         // What has come back since the last tick.
         self.changes.news(&self.news);
-        let state = &self.site.dirs.state;
-        if let Some(history) = &self.history
-            && let Err(error) = history::append(state, &history.unwritten)
-        {
-            log::warn!("{error}");
-        }
-        if let Err(error) = state::remove_status(&self.site.dirs.run) {
-            log::warn!("{error}");
+        let dirs = &self.site.dirs;
+        let history = self.history.as_ref();
+        let written = history.map(|history| history::append(&dirs.state, &history.unwritten));
+        for result in [written, Some(state::remove_status(&dirs.run))] {
+            if let Some(Err(error)) = result {
+                log::warn!("{error}");
+            }
         }
         self.metrics.end();
-        let facts = self.engine.facts.clone();
-        if let Some(facts) = facts.filter(|_| !self.start.dry_run) {
+        if let Some(facts) = self.engine.facts.clone().filter(|_| !self.start.dry_run) {
             // Pilots that go on keep the group, and the end is not to wait for them.
-            let is_empty = self.last_pilots.is_empty();
-            let patience = if is_empty {
-                GROUP_PATIENCE
-            } else {
-                Duration::ZERO
+            let patience = match self.last_pilots.is_empty() {
+                true => GROUP_PATIENCE,
+                false => Duration::ZERO,
             };
             group::remove(&self.site.root, &facts, patience);
         }
     }
 
-    fn new(start: Start) -> std::io::Result<Daemon> {
-        let (site, mut remote, mut changes) = (
-            Arc::clone(&start.site),
-            Remote::default(),
-            Changes::default(),
-        );
+    fn new(start: Start) -> io::Result<Daemon> {
+        let site = Arc::clone(&start.site);
+        let (mut remote, mut changes) = (Remote::default(), Changes::default());
         let config = remote.adopt(&site.dirs.state, &start.config);
         changes.remote(remote.told.as_ref());
-        let mut metrics = Metrics::default();
-        metrics.aim(&config.influxdb);
-        let control = Watch::new(&control::directories(&site.dirs));
-        let unwatched =
-            |error| format!("control files can't be watched ({error}); they are read at each tick");
-        changes.problem("control", control.as_ref().err().map(unwatched));
-        let seed = whole(clock::now().epoch * 1e6) ^ u64::from(std::process::id()) << 40;
+        let executor = Executor::new();
+        jobs::follow_signals(&executor)?;
+        jobs::follow_engine(&executor, &site)?;
+        let unwatched = jobs::follow_control(&executor, &site.dirs)
+            .err()
+            .map(|error| {
+                format!("control files can't be watched ({error}); they are read at each tick")
+            });
+        changes.problem("control", unwatched);
+        let now = clock::now();
+        let seed = whole(now.epoch * 1e6) ^ u64::from(std::process::id()) << 40;
         Ok(Daemon {
-            metrics,
+            metrics: Metrics::new(&site.instance, &site.host, &config.influxdb),
             history: (!start.dry_run).then(History::default),
             observer: Observer::new(Arc::clone(&site)),
             config: Arc::new(config),
             remote,
-            signals: Signals::catch()?,
-            control: control.ok(),
-            asked_for: Control::default(),
-            executor: Executor::new()?,
+            executor,
             engine: EngineSide::default(),
             news: Vec::new(),
             policy: PolicyState::new(seed),
             changes,
             manager: Manager::find(|name| std::env::var_os(name)),
             last_pilots: Vec::new(),
-            turning: Loop {
-                woken: clock::now().boot,
-                ..Loop::default()
-            },
-            started: clock::now().boot,
+            turning: Loop::starting(now.boot),
+            started: now.boot,
             swept: false,
             changed: false,
-            control_changed: true,
-            control_at: 0.0,
             next_tick: Some(0.0),
             finished: None,
             site,

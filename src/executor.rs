@@ -1,81 +1,45 @@
 //! Turns calls that may take longer than the loop can wait for into jobs: each runs on a short-lived thread, and what it
-//! brings back wakes the loop. Lanes keep slow calls from standing in front of urgent ones. No job is ever lost: one for
-//! which there is no thread waits for the next turn.
+//! brings back comes in by the one channel on which the loop waits. Lanes keep slow calls from standing in front of urgent
+//! ones. No job is ever lost: one for which there is no thread is tried again whenever one ends, and after a moment.
 
-use rustix::event::{EventfdFlags, eventfd};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::thread::Builder;
+use std::time::Duration;
 
-/// What a call is, by how it competes with others.
+/// What a call is, by how it competes with others: a name, and how many may run at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lane {
-    /// The list, and the engine's first answers.
-    Look,
-    /// Where a pilot runs.
-    Group,
-    /// Signals and pauses: never behind anything else.
-    Urgent,
-    /// Creates and starts. Their number is the decision's, not the lane's.
-    Start,
-    /// Removals: after the replacements are up.
-    Remove,
-    /// Imports and pulls.
-    Image,
-    /// Files: a disk may take its time.
-    File,
-    /// Servers elsewhere.
-    Web,
-}
+pub struct Lane(&'static str, usize);
 
 impl Lane {
-    /// Threads at once.
-    fn width(self) -> usize {
-        match self {
-            Lane::Look | Lane::Image | Lane::File | Lane::Web => 1,
-            Lane::Remove | Lane::Group => 2,
-            Lane::Urgent => 8,
-            Lane::Start => 64,
-        }
-    }
+    /// The list, and the engine's first answers.
+    pub const LOOK: Lane = Lane("look", 1);
+    /// Where a pilot runs.
+    pub const GROUP: Lane = Lane("group", 2);
+    /// Signals and pauses: never behind anything else.
+    pub const URGENT: Lane = Lane("urgent", 8);
+    /// Creates and starts. Their number is the decision's, not the lane's.
+    pub const START: Lane = Lane("start", 64);
+    /// Removals: after the replacements are up.
+    pub const REMOVE: Lane = Lane("remove", 2);
+    /// Imports and pulls.
+    pub const IMAGE: Lane = Lane("image", 1);
+    /// Files: a disk may take its time.
+    pub const FILE: Lane = Lane("file", 1);
+    /// Servers elsewhere.
+    pub const WEB: Lane = Lane("web", 1);
 }
 
 /// Enough for a call with its JSON, and for TLS; stacks are only resident as far as they are touched.
 const STACK_BYTES: usize = 512 * 1024;
 /// A replacement's start goes before removals, but a crowd of starts must not pile up the dead for ever.
 const MOST_REMOVALS_HELD: usize = 16;
+/// Until a thread that was refused is asked for again.
+const ASKED_AGAIN: Duration = Duration::from_millis(500);
 
 type Job<T> = Box<dyn FnOnce() -> T + Send>;
 
-/// Brings a value to the loop from any thread.
-pub struct Outbox<T> {
-    sender: Sender<(Option<Lane>, T)>,
-    bell: Arc<OwnedFd>,
-}
-
-impl<T> Clone for Outbox<T> {
-    fn clone(&self) -> Outbox<T> {
-        Outbox {
-            sender: self.sender.clone(),
-            bell: Arc::clone(&self.bell),
-        }
-    }
-}
-
-impl<T> Outbox<T> {
-    pub fn post(&self, value: T) {
-        self.send(None, value);
-    }
-
-    fn send(&self, lane: Option<Lane>, value: T) {
-        // The loop is gone when it does not listen: nobody is left to tell.
-        let _ = self.sender.send((lane, value));
-        let _ = rustix::io::write(&*self.bell, &1u64.to_ne_bytes());
-    }
-}
-
 pub struct Executor<T> {
-    outbox: Outbox<T>,
+    sender: Sender<(Option<Lane>, T)>,
     receiver: Receiver<(Option<Lane>, T)>,
     running: Vec<Lane>,
     waiting: Vec<(Lane, Job<T>)>,
@@ -84,21 +48,28 @@ pub struct Executor<T> {
 }
 
 impl<T: Send + 'static> Executor<T> {
-    /// Errors: no more file descriptors.
-    pub fn new() -> std::io::Result<Executor<T>> {
+    pub fn new() -> Executor<T> {
         let (sender, receiver) = channel();
-        let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        Ok(Executor {
-            outbox: Outbox { sender, bell },
+        Executor {
+            sender,
             receiver,
             running: Vec::new(),
             waiting: Vec::new(),
             refused: None,
-        })
+        }
     }
 
-    pub fn outbox(&self) -> Outbox<T> {
-        self.outbox.clone()
+    /// What tells the loop something now and then, for as long as the daemon lives. Errors: there is no thread for it.
+    pub fn follow(
+        &self,
+        name: &str,
+        source: impl FnOnce(&dyn Fn(T)) + Send + 'static,
+    ) -> std::io::Result<()> {
+        let sender = self.sender.clone();
+        let thread = Builder::new().name(name.to_owned()).stack_size(STACK_BYTES);
+        // The loop is gone when it does not listen: nobody is left to tell.
+        let started = thread.spawn(move || source(&|value| drop(sender.send((None, value)))));
+        started.map(drop)
     }
 
     pub fn go(&mut self, lane: Lane, job: impl FnOnce() -> T + Send + 'static) {
@@ -108,7 +79,8 @@ impl<T: Send + 'static> Executor<T> {
 
     /// Running or waiting for it.
     pub fn count(&self, lane: Lane) -> usize {
-        self.running_in(lane) + self.waiting_for(lane)
+        let waiting = self.waiting.iter().filter(|(of, _)| *of == lane).count();
+        self.running_in(lane) + waiting
     }
 
     pub fn is_empty(&self) -> bool {
@@ -119,67 +91,51 @@ impl<T: Send + 'static> Executor<T> {
         self.running.iter().filter(|other| **other == lane).count()
     }
 
-    fn waiting_for(&self, lane: Lane) -> usize {
-        self.waiting.iter().filter(|(of, _)| *of == lane).count()
-    }
-
-    fn is_open(&self, lane: Lane, removals_waiting: usize) -> bool {
-        let is_held = lane == Lane::Remove
-            && self.running_in(Lane::Start) > 0
-            && removals_waiting <= MOST_REMOVALS_HELD;
-        !is_held && self.running_in(lane) < lane.width()
-    }
-
     fn start_waiting(&mut self) {
-        let removals = self.waiting_for(Lane::Remove);
+        let removals = self.count(Lane::REMOVE) - self.running_in(Lane::REMOVE);
         self.refused = None;
         for (lane, job) in std::mem::take(&mut self.waiting) {
-            if self.refused.is_some() || !self.is_open(lane, removals) {
+            let is_held = lane == Lane::REMOVE
+                && removals <= MOST_REMOVALS_HELD
+                && self.running_in(Lane::START) > 0;
+            if is_held || self.refused.is_some() || self.running_in(lane) >= lane.1 {
                 self.waiting.push((lane, job));
-            } else if let Some(job) = self.spawn(lane, job) {
-                self.waiting.push((lane, job));
+            } else {
+                self.spawn(lane, job);
             }
         }
     }
 
-    /// Gives the job back when there is no thread for it.
-    fn spawn(&mut self, lane: Lane, job: Job<T>) -> Option<Job<T>> {
-        let slot = Arc::new(Mutex::new(Some(job)));
-        let take = |slot: &Mutex<Option<Job<T>>>| {
-            slot.lock().unwrap_or_else(PoisonError::into_inner).take()
-        };
-        let (inside, outbox) = (Arc::clone(&slot), self.outbox.clone());
-        let thread = std::thread::Builder::new()
-            .name(format!("{lane:?}"))
-            .stack_size(STACK_BYTES);
-        let started = thread.spawn(move || {
-            if let Some(job) = take(&inside) {
-                outbox.send(Some(lane), job());
+    /// The job is handed over when there is a thread for it.
+    fn spawn(&mut self, lane: Lane, job: Job<T>) {
+        let (sender, (hand, handed)) = (self.sender.clone(), sync_channel::<Job<T>>(1));
+        let thread = Builder::new().name(lane.0.to_owned());
+        let started = thread.stack_size(STACK_BYTES).spawn(move || {
+            if let Ok(job) = handed.recv() {
+                let _ = sender.send((Some(lane), job()));
             }
         });
-        match started {
-            Ok(_) => {
-                self.running.push(lane);
-                None
-            }
-            Err(error) => {
-                self.refused = Some(format!("no thread could be started: {error}"));
-                take(&slot)
-            }
+        if let Err(error) = started {
+            self.refused = Some(format!("no thread could be started: {error}"));
+            self.waiting.push((lane, job));
+        } else if hand.send(job).is_ok() {
+            self.running.push(lane);
         }
     }
 
-    /// What has come back; those that waited for it are started.
-    pub fn finished(&mut self) -> Vec<T> {
-        let mut count = [0u8; 8];
-        // Nothing to read means nobody rang since the last time.
-        let _ = rustix::io::read(&*self.outbox.bell, &mut count);
+    /// Waits for so many seconds (infinite: for ever) or until something comes back, and starts what waited for that.
+    pub fn wait(&mut self, seconds: f64) -> Vec<T> {
+        // One millisecond more than asked: a wait that ends just before its time would be waited for twice.
+        let time = Duration::try_from_secs_f64(seconds.max(0.0) + 0.001).unwrap_or(Duration::MAX);
+        let time = match self.refused {
+            Some(_) => time.min(ASKED_AGAIN),
+            None => time,
+        };
+        let first = self.receiver.recv_timeout(time);
         let mut values = Vec::new();
-        while let Ok((lane, value)) = self.receiver.try_recv() {
+        for (lane, value) in first.into_iter().chain(self.receiver.try_iter()) {
             let place = self.running.iter().position(|of| Some(*of) == lane);
-            if let Some(place) = place {
-                self.running.swap_remove(place);
-            }
+            place.map(|place| self.running.swap_remove(place));
             values.push(value);
         }
         self.start_waiting();
@@ -187,58 +143,44 @@ impl<T: Send + 'static> Executor<T> {
     }
 }
 
-impl<T> AsFd for Executor<T> {
-    /// Readable when something has come back.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.outbox.bell.as_fd()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::event::{PollFd, PollFlags, poll};
-    use std::sync::mpsc;
 
-    fn wait(executor: &mut Executor<u32>) -> Vec<u32> {
-        let timeout = rustix::time::Timespec {
-            tv_sec: 5,
-            tv_nsec: 0,
-        };
-        let mut fds = [PollFd::new(&*executor, PollFlags::IN)];
-        assert_eq!(poll(&mut fds, Some(&timeout)).unwrap(), 1);
-        executor.finished()
+    fn wait(executor: &mut Executor<u32>, count: usize) -> Vec<u32> {
+        let mut values = Vec::new();
+        while values.len() < count {
+            let more = executor.wait(5.0);
+            assert!(!more.is_empty());
+            values.extend(more);
+        }
+        values
     }
 
     #[test]
     fn an_urgent_call_does_not_wait_for_a_slow_one() {
-        let mut executor = Executor::new().unwrap();
-        let (release, held) = mpsc::channel::<()>();
-        executor.go(Lane::Image, move || held.recv().map_or(0, |()| 1));
-        executor.go(Lane::Image, || 2);
-        executor.go(Lane::Urgent, || 3);
-        assert_eq!(wait(&mut executor), [3]);
-        assert_eq!(executor.count(Lane::Image), 2);
+        let mut executor = Executor::new();
+        let (release, held) = channel::<()>();
+        executor.go(Lane::IMAGE, move || held.recv().map_or(0, |()| 1));
+        executor.go(Lane::IMAGE, || 2);
+        executor.go(Lane::URGENT, || 3);
+        assert_eq!(wait(&mut executor, 1), [3]);
+        assert_eq!(executor.count(Lane::IMAGE), 2);
         release.send(()).unwrap();
-        let mut finished = wait(&mut executor);
-        while finished.len() < 2 {
-            finished.extend(wait(&mut executor));
-        }
-        assert_eq!(finished, [1, 2]);
+        assert_eq!(wait(&mut executor, 2), [1, 2]);
         assert!(executor.is_empty());
     }
 
     #[test]
-    fn removals_wait_for_starts_and_a_post_needs_no_lane() {
-        let mut executor = Executor::new().unwrap();
-        let (release, held) = mpsc::channel::<()>();
-        executor.go(Lane::Start, move || held.recv().map_or(0, |()| 1));
-        executor.go(Lane::Remove, || 2);
-        assert_eq!(executor.running_in(Lane::Remove), 0);
-        executor.outbox().post(7);
-        assert_eq!(wait(&mut executor), [7]);
+    fn removals_wait_for_starts_and_a_source_needs_no_lane() {
+        let mut executor = Executor::new();
+        let (release, held) = channel::<()>();
+        executor.go(Lane::START, move || held.recv().map_or(0, |()| 1));
+        executor.go(Lane::REMOVE, || 2);
+        assert_eq!(executor.running_in(Lane::REMOVE), 0);
+        executor.follow("source", |post| post(7)).unwrap();
+        assert_eq!(wait(&mut executor, 1), [7]);
         release.send(()).unwrap();
-        assert_eq!(wait(&mut executor), [1]);
-        assert_eq!(wait(&mut executor), [2]);
+        assert_eq!(wait(&mut executor, 2), [1, 2]);
     }
 }

@@ -10,8 +10,7 @@ use crate::engine::Engine;
 use crate::host::tests::Tree;
 use crate::host::{self, cgroup};
 use crate::observe::Observer;
-use crate::observe::facts::read_facts;
-use crate::site::Site;
+use crate::site::{Site, read_facts};
 use crate::state::{self, Dirs, control};
 use crate::units::{Moment, PilotId, clean_text, parse_cpu_list};
 use crate::{history, remote};
@@ -275,9 +274,10 @@ fn machines() {
         }
         let seen = Observation {
             at: moment(random),
+            pilots: Some(Vec::new()),
             ..Observation::default()
         };
-        let seen = observer.observe(seen, Some(&[]), None, &config);
+        let seen = observer.observe(seen, None, &config);
         decide(&config, &mut policy, &seen);
         let group = cgroup::group_of_pid(tree.root(), 7, &id);
         let _ = group.map(|group| (group.read_limits(), group.read_usage_seconds()));
@@ -317,7 +317,7 @@ fn small_files() {
         let (dir, name) = (random.one(&["run", "state"]), *random.one(&REQUESTS));
         let path = format!("{dir}/control/{name}");
         tree.put(&path, input);
-        let asked = control::read(&dirs, moment(random), "b").0;
+        let asked = control::read(&dirs, moment(random), "b").asked;
         assert!(name != control::DRAIN || text(input) == "false" || asked.drain.is_some());
         tree.remove(&path);
     });

@@ -1,9 +1,13 @@
-//! What a daemon knows from its start to its end: this machine, its engine, its directories. Shared by the loop and its jobs.
+//! What a daemon knows from its start to its end (this machine, its engine, its directories), shared by the loop and its jobs;
+//! and what the engine says about itself, once a greeting: what it can hold, where its groups are, what is missing.
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Error, Info};
+use crate::host;
+use crate::host::cgroup::{Group, Layout, parent_group};
 use crate::state::Dirs;
+use crate::units::Bytes;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 #[derive(Debug)]
@@ -32,6 +36,16 @@ pub struct Pull {
     pub total: u64,
 }
 
+/// Of an engine, for `status`; empty strings while it cannot be reached.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EngineName {
+    /// `Docker`, `Podman`, …
+    pub name: String,
+    pub version: String,
+    pub api: String,
+    pub socket: String,
+}
+
 impl Site {
     pub fn new(engine: Arc<Engine>, dirs: Dirs, instance: String, builtin_tag: String) -> Site {
         let root = machine_root();
@@ -39,8 +53,8 @@ impl Site {
             engine,
             dirs,
             instance,
-            host: crate::host::name(),
-            boot_id: crate::host::boot_id(&root),
+            host: host::name(),
+            boot_id: host::boot_id(&root),
             root,
             builtin_tag,
             pulling: Mutex::default(),
@@ -61,4 +75,246 @@ impl Site {
 pub fn machine_root() -> PathBuf {
     let made_up = std::env::var_os("PLANCTON_MADE_UP_ROOT").filter(|_| cfg!(debug_assertions));
     made_up.map_or_else(|| PathBuf::from("/"), PathBuf::from)
+}
+
+/// An engine as it was greeted.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    pub engine: EngineName,
+    pub info: Info,
+    /// Whatever runs out there stops the engine.
+    pub disks: Vec<PathBuf>,
+    /// Where the ids of pilots' users and groups begin on this machine; `None`: they are its own.
+    pub id_shift: Option<(u32, u32)>,
+    pub is_selinux: bool,
+    pub is_rootless: bool,
+    /// `None`: no cgroups on this host that pilots would be in.
+    layout: Option<Layout>,
+    /// The group that pilots are to run below, or why there is none.
+    pub parent: Result<Group, String>,
+    /// The parent group is ours to make and to mend.
+    pub is_ours: bool,
+    /// Why pilots cannot be run responsibly here.
+    pub unsupported: Option<String>,
+}
+
+impl Facts {
+    /// The layout of the parent group, if that is ours to make and mend.
+    pub fn our_layout(&self) -> Option<Layout> {
+        self.layout.filter(|_| self.is_ours && self.parent.is_ok())
+    }
+
+    /// Of a pilot's group, the one of our parent's name that it is below.
+    pub fn parent_of(&self, group: &Group) -> Option<Group> {
+        group.ancestor(self.layout.filter(|_| self.parent.is_ok())?.parent_name())
+    }
+
+    /// Bytes free on the fullest of its disks; `None`: one of them can't be seen from here.
+    pub fn read_disk_free(&self) -> Option<u64> {
+        let read = |disk: &PathBuf| Some(host::read_disk_free(disk).ok()?.0);
+        self.disks.iter().map(read).min().flatten()
+    }
+
+    /// Limits that the engine says it cannot hold.
+    pub fn missing(&self) -> Vec<&'static str> {
+        let info = &self.info;
+        let held = [
+            (info.memory_limit, "memory"),
+            (info.cpu_cfs_quota, "CPU quota"),
+            (info.pids_limit, "pids"),
+        ];
+        let missing = held.into_iter().filter(|(holds, _)| !holds);
+        missing.map(|(_, what)| what).collect()
+    }
+
+    /// The parent group as the engine's `CgroupParent` names it; `None`: the engine's own.
+    pub fn parent_name(&self) -> Option<String> {
+        let layout = self.layout.filter(|_| self.parent.is_ok())?;
+        Some(match layout.is_systemd {
+            true => layout.parent_name().to_owned(),
+            false => format!("/{}", layout.parent_name()),
+        })
+    }
+}
+
+/// Asks the engine. Errors: it cannot be reached or is too old.
+pub fn read_facts(engine: &Engine, root: &Path, is_root: bool) -> Result<Facts, Error> {
+    let (server, api) = engine.ping()?;
+    let mut facts = facts_of(engine.info()?, root, is_root);
+    facts.engine = EngineName {
+        name: engine_name(&server, &facts.info),
+        version: facts.info.server_version.clone(),
+        api,
+        socket: engine.socket().display().to_string(),
+    };
+    Ok(facts)
+}
+
+fn facts_of(info: Info, root: &Path, is_root: bool) -> Facts {
+    let layout = Layout::parse(&info.cgroup_version, &info.cgroup_driver);
+    let options = &info.security_options;
+    let has = |name: &str| options.iter().any(|option| option.contains(name));
+    let (is_selinux, is_rootless) = (has("name=selinux"), has("rootless"));
+    Facts {
+        engine: EngineName::default(),
+        disks: disks(&info, root),
+        id_shift: has("name=userns").then(|| id_shift(&info)).flatten(),
+        is_selinux,
+        is_rootless,
+        parent: parent(layout, root, is_root, is_rootless),
+        layout,
+        is_ours: is_root || is_rootless,
+        unsupported: unsupported(&info, layout, root),
+        info,
+    }
+}
+
+/// The engine must run on this kernel and see this machine's memory: else what the owner uses here is not seen there.
+fn unsupported(info: &Info, layout: Option<Layout>, root: &Path) -> Option<String> {
+    let (theirs, total) = (&info.kernel_version, info.mem_total);
+    let ours: Option<String> = host::files::read_value(&root.join("proc/sys/kernel/osrelease"));
+    let is_other = !theirs.is_empty() && ours.is_some_and(|ours| ours != *theirs);
+    let memory = host::read_memory(root).map_or(total, |(memory, _)| memory);
+    if is_other || total > 0 && total.abs_diff(memory) > memory / 20 {
+        return Some(format!(
+            "the engine runs on another machine or in a virtual one (kernel {theirs}, {} of memory), where what you use here \
+             is not seen; use an engine of this machine",
+            Bytes(total)
+        ));
+    }
+    let driver = &info.cgroup_driver;
+    layout.is_none().then(|| {
+        format!(
+            "the engine has no cgroups on this host (driver '{driver}'), so that no limit holds; \
+             use an engine with cgroups, or delegate them to the rootless one"
+        )
+    })
+}
+
+/// The package's slice, where systemd finds it; `whose`: `system` or `user`.
+pub fn has_slice(root: &Path, whose: &str) -> bool {
+    let mut places = ["etc", "usr/lib", "lib"].into_iter();
+    places.any(|place| {
+        let file = format!("{place}/systemd/{whose}/plancton.slice");
+        root.join(file).exists()
+    })
+}
+
+/// Our parent group, or why there is none. Anybody who may talk to an engine with the systemd driver gets it by the name of
+/// the package's slice, from the machine's manager or their own.
+fn parent(
+    layout: Option<Layout>,
+    root: &Path,
+    is_root: bool,
+    is_rootless: bool,
+) -> Result<Group, String> {
+    let layout = layout.ok_or("the engine has no cgroups on this host")?;
+    let is_packaged = |whose| layout.is_systemd && has_slice(root, whose);
+    if is_rootless && is_packaged("user") {
+        return Ok(parent_group(root, layout, &user_manager()));
+    } else if is_rootless {
+        let why = "a rootless engine makes no idle group without the package's user slice";
+        return Err(why.to_owned());
+    }
+    let why = "only root, or the package's plancton.slice, makes an idle group beside the owner's; \
+               pilots run in the engine's own";
+    let is_possible = is_root || is_packaged("system");
+    let group = parent_group(root, layout, "");
+    is_possible.then_some(group).ok_or_else(|| why.to_owned())
+}
+
+/// The group of this user's own manager.
+fn user_manager() -> String {
+    let user = rustix::process::geteuid().as_raw();
+    format!("user.slice/user-{user}.slice/user@{user}.service")
+}
+
+/// What has to be handed down to this user's manager before pilots can be held to their limits there; empty: nothing.
+pub fn not_delegated(root: &Path) -> Vec<&'static str> {
+    let group = root.join("sys/fs/cgroup").join(user_manager());
+    let there = host::files::read_text(&group.join("cgroup.controllers")).unwrap_or_default();
+    let mut needed = vec!["cpu", "memory", "pids"];
+    needed.retain(|name| there.split_whitespace().all(|other| other != *name));
+    needed
+}
+
+/// Where images and what pilots write are. The containerd store has a place of its own, which the engine does not name.
+fn disks(info: &Info, root: &Path) -> Vec<PathBuf> {
+    let mut disks = vec![PathBuf::from(&info.docker_root_dir)];
+    let mut words = info.driver_status.iter().flatten();
+    let store = root.join("var/lib/containerd");
+    if words.any(|word| word.starts_with("io.containerd.snapshotter")) && store.exists() {
+        disks.push(store);
+    }
+    disks
+}
+
+/// With user namespaces the engine keeps its data apart by their first ids: `/var/lib/docker/231072.231072`.
+fn id_shift(info: &Info) -> Option<(u32, u32)> {
+    let (user, group) = info.docker_root_dir.rsplit('/').next()?.split_once('.')?;
+    Some((user.parse().ok()?, group.parse().ok()?))
+}
+
+/// `Libpod/4.3.1 (linux)` is Podman; Docker calls itself by its name, or says nothing.
+fn engine_name(server: &str, info: &Info) -> String {
+    let name = match server.split('/').next().unwrap_or_default() {
+        "Libpod" => "Podman",
+        "" if !info.server_version.is_empty() => "Docker",
+        name => name,
+    };
+    name.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::tests::Tree;
+
+    fn info(driver: &str, version: &str) -> Info {
+        Info {
+            cgroup_driver: driver.to_owned(),
+            cgroup_version: version.to_owned(),
+            ..Info::default()
+        }
+    }
+
+    #[test]
+    fn where_a_parent_is_ours() {
+        let nowhere = Path::new("/nonexistent");
+        let plain = facts_of(info("cgroupfs", "1"), nowhere, true);
+        assert!(plain.parent.is_ok() && plain.unsupported.is_none());
+        assert_eq!(plain.missing(), ["memory", "CPU quota", "pids"]);
+        let user = facts_of(info("systemd", "2"), nowhere, false);
+        assert!(user.parent.unwrap_err().contains("only root"));
+        let none = facts_of(info("none", "2"), nowhere, true).unsupported;
+        assert!(none.unwrap().contains("no cgroups"));
+        let mut rootless = info("systemd", "2");
+        rootless.security_options = vec!["name=seccomp".to_owned(), "name=rootless".to_owned()];
+        let rootless = facts_of(rootless, nowhere, true);
+        assert!(rootless.parent.unwrap_err().contains("rootless"));
+    }
+
+    #[test]
+    fn an_engine_of_another_machine() {
+        let tree = Tree::new(&[]);
+        tree.put(
+            "proc/meminfo",
+            "MemTotal: 67108864 kB\nMemFree: 60000000 kB\nMemAvailable: 60000000 kB\n",
+        );
+        for (ours, memory, is_elsewhere) in [
+            ("6.6.12-linuxkit", 0, false),
+            ("6.6.12-other", 0, true),
+            ("6.6.12-linuxkit", 2 << 30, true),
+            ("6.6.12-linuxkit", 64 << 30, false),
+        ] {
+            tree.put("proc/sys/kernel/osrelease", format!("{ours}\n"));
+            let info = Info {
+                kernel_version: "6.6.12-linuxkit".to_owned(),
+                mem_total: memory,
+                ..info("cgroupfs", "2")
+            };
+            let facts = facts_of(info, tree.root(), true);
+            assert_eq!(facts.unsupported.is_some(), is_elsewhere, "{ours} {memory}");
+        }
+    }
 }

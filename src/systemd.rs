@@ -32,22 +32,6 @@ impl Manager {
         }
     }
 
-    pub fn ready(&self) {
-        self.send("READY=1");
-    }
-
-    /// To be followed by [`Manager::ready`]. `awake`: CLOCK_MONOTONIC in seconds.
-    pub fn reloading(&self, awake: f64) {
-        self.send(&format!(
-            "RELOADING=1\nMONOTONIC_USEC={}",
-            crate::units::whole(awake * 1e6)
-        ));
-    }
-
-    pub fn stopping(&self) {
-        self.send("STOPPING=1");
-    }
-
     /// One line for `systemctl status`.
     pub fn status(&mut self, text: String) {
         if self.to.is_some() && self.status != text {
@@ -66,8 +50,8 @@ impl Manager {
         Some(self.next)
     }
 
-    /// A manager that does not listen is no reason to do anything else.
-    fn send(&self, text: &str) {
+    /// `READY=1`, `RELOADING=1`, `STOPPING=1`. A manager that does not listen is no reason to do anything else.
+    pub fn send(&self, text: &str) {
         if let Some((socket, address)) = &self.to {
             let _ = socket.send_to_addr(text.as_bytes(), address);
         }
@@ -123,14 +107,10 @@ mod tests {
         ] {
             let socket = socket.unwrap();
             let mut manager = manager(&name, ["30000000", ""]);
-            manager.ready();
+            manager.send("READY=1");
             manager.status("waiting: a\nb".to_owned());
             manager.status("waiting: a\nb".to_owned());
-            manager.reloading(1.5);
-            manager.stopping();
-            let reloading = "RELOADING=1\nMONOTONIC_USEC=1500000";
-            let expected = ["READY=1", "STATUS=waiting: a b", reloading, "STOPPING=1"];
-            assert_eq!(heard(&socket), expected, "{name}");
+            assert_eq!(heard(&socket), ["READY=1", "STATUS=waiting: a b"], "{name}");
             let due = [100.0, 101.0, 115.0].map(|now| manager.live(now));
             assert_eq!(due, [115.0, 115.0, 130.0].map(Some));
             assert_eq!(heard(&socket), ["WATCHDOG=1"; 2], "{name}");

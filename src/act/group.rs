@@ -4,7 +4,7 @@
 
 use crate::host::cgroup::{CPU_IDLE, Group, IO_WEIGHTS, MEMORY_LIMIT};
 use crate::host::files;
-use crate::observe::facts::{Facts, SLICES};
+use crate::site::{Facts, has_slice};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -48,7 +48,7 @@ fn prepare_slice(
     memory_limit: Option<u64>,
 ) -> Result<(), String> {
     let systemctl = |arguments: &[&str]| systemctl(facts, arguments);
-    if !facts.is_rootless && !SLICES.iter().any(|file| root.join(file).exists()) {
+    if !facts.is_rootless && !has_slice(root, "system") {
         let file = root.join(SLICE_FILE);
         fs::write(&file, SLICE).map_err(|error| format!("{}: {error}", file.display()))?;
         systemctl(&["daemon-reload"])?;

@@ -13,8 +13,7 @@ use crate::config::{Config, MissingLimits, PilotClass};
 use crate::decide::{Action, Ended, LaunchResult, News, Pilot, PilotState};
 use crate::engine::{CreateOutcome, Engine, Error, Inspected, Outcome};
 use crate::executor::Lane;
-use crate::observe::facts::Facts;
-use crate::site::Site;
+use crate::site::{Facts, Site};
 use crate::units::PilotId;
 use std::sync::Arc;
 
@@ -45,7 +44,7 @@ pub fn job(
                 site,
                 config,
             };
-            (Lane::Start, Box::new(move || Some(launch.run())))
+            (Lane::START, Box::new(move || Some(launch.run())))
         }
         Action::Fetch(class) => {
             let job = move || {
@@ -53,17 +52,17 @@ pub fn job(
                 let class = class.name.clone();
                 Some(News::Fetched { class, result })
             };
-            (Lane::Image, Box::new(job))
+            (Lane::IMAGE, Box::new(job))
         }
         Action::Terminate(pilot) => signal(site, pilot, "TERM"),
         Action::Kill(pilot) => signal(site, pilot, "KILL"),
         Action::Pause(Pilot { id, .. }) => {
             let job = move || Some(changed(site.engine.pause(&id), "pause", id));
-            (Lane::Urgent, Box::new(job))
+            (Lane::URGENT, Box::new(job))
         }
         Action::Unpause(Pilot { id, .. }) => {
             let job = move || Some(changed(site.engine.unpause(&id), "unpause", id));
-            (Lane::Urgent, Box::new(job))
+            (Lane::URGENT, Box::new(job))
         }
         Action::Remove(pilot) => {
             let job = move || {
@@ -74,7 +73,7 @@ pub fn job(
                 }
                 Some(news)
             };
-            (Lane::Remove, Box::new(job))
+            (Lane::REMOVE, Box::new(job))
         }
         Action::MendGroup => return None,
     })
@@ -218,7 +217,7 @@ fn signal(site: Arc<Site>, pilot: Pilot, signal: &'static str) -> Job {
         // Outcomes such as "not running" and "gone" are shown by the next list.
         sent.err().map(|error| failed(id, signal, error))
     };
-    (Lane::Urgent, Box::new(job))
+    (Lane::URGENT, Box::new(job))
 }
 
 /// How the pilot's image wants to be stopped; `None`: as usual, also where what it says is no signal's name.

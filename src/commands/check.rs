@@ -6,11 +6,10 @@ use super::{Context, Done, Failure, no_engine, say};
 use crate::config::{Config, Influx, MissingLimits};
 use crate::decide::{EngineState, Observation, PolicyState, decide};
 use crate::metrics::{Answer, write};
-use crate::observe::Observer;
-use crate::observe::facts::{Facts, not_delegated, read_facts};
+use crate::observe::{Observer, read_pilot};
 use crate::remote::Remote;
 use crate::report::Status;
-use crate::site::Site;
+use crate::site::{EngineName, Facts, Site, not_delegated, read_facts};
 use crate::units::{Bytes, Exit, word};
 use crate::{clock, host, host::programs::find_running};
 use rustix::fs::stat;
@@ -100,6 +99,7 @@ fn engine(context: &Context, config: &Config, found: &mut Findings) -> Done {
     let site = Arc::new(context.site(config)?);
     let facts = read_facts(&site.engine, &site.root, context.is_root).map_err(no_engine)?;
     let list = site.engine.list().map_err(no_engine)?;
+    let read = |listed| read_pilot(listed, &site.instance, &site.boot_id);
     if let Some(why) = &facts.unsupported {
         return Err(no_engine(why));
     }
@@ -107,14 +107,18 @@ fn engine(context: &Context, config: &Config, found: &mut Findings) -> Done {
         at: clock::now(),
         local: clock::local(),
         engine: EngineState::Up,
+        pilots: Some(list.into_iter().map(read).collect()),
+        disk_free: facts.read_disk_free(),
         ..Observation::default()
     };
     let mut observer = Observer::new(Arc::clone(&site));
-    let seen = observer.observe(seen, Some(&list), Some(&facts), config);
+    let seen = observer.observe(seen, Some(&facts), config);
     let socket = site.engine.socket();
     let is_its = |status: &Status| socket == Path::new(&status.engine.socket);
     let daemon = context.status().filter(is_its);
-    let (name, version, api) = (&facts.name, &facts.version, &facts.api);
+    let EngineName {
+        name, version, api, ..
+    } = &facts.engine;
     let text = format!("{name} {version} (API {api}) at {}", socket.display());
     found.add(GOOD, "engine", &text)?;
     if context.is_root && host::group_id(&site.root, "plancton").is_none() {
@@ -137,17 +141,17 @@ fn engine(context: &Context, config: &Config, found: &mut Findings) -> Done {
 
 /// What the engine can't do, or can't be seen to do.
 fn limits(context: &Context, config: &Config, facts: &Facts, found: &mut Findings) -> Done {
-    let missing = facts.missing.join(", ");
+    let missing = facts.missing().join(", ");
     let (mark, text) = match config.share.missing_limits {
         _ if missing.is_empty() => (GOOD, "CPU, memory and number of processes".to_owned()),
         MissingLimits::Warn => (NOTE, format!("the engine cannot limit {missing}")),
         MissingLimits::Refuse => (BAD, format!("the engine cannot limit {missing}")),
     };
     found.add(mark, "limits", &text)?;
-    if !facts.swap_limit {
+    if !facts.info.swap_limit {
         found.add(NOTE, "swap", "a pilot may swap beyond its memory")?;
     }
-    if facts.lacks_init {
+    if facts.info.lacks_init() {
         found.add(NOTE, "init", "the engine has no init program for pilots")?;
     }
     // In a container of its own the daemon sees of the machine only what is mounted: all else is the container's, ends
@@ -229,11 +233,11 @@ fn metrics(target: &Influx, found: &mut Findings) -> Done {
     let way_out = "check the server, the user and password or token, and their rights";
     let (mark, text) = match write(target, "", None) {
         // There are servers that call an empty batch a bad one.
-        Answer::Taken | Answer::Refused(_) => (GOOD, "it takes points".to_owned()),
+        Answer::Taken | Answer::BadLines(..) => (GOOD, "it takes points".to_owned()),
         Answer::Failed(404, why, _) if target.bucket.is_empty() => {
             (NOTE, why + "; the first points create it")
         }
-        Answer::Failed(_, why, _) => (BAD, format!("{why}; {way_out}")),
+        Answer::TooLarge(why) | Answer::Failed(_, why, _) => (BAD, format!("{why}; {way_out}")),
     };
     found.add(mark, "metrics", &format!("{}: {text}", target.title()))
 }

@@ -7,9 +7,9 @@ use crate::clock;
 use crate::config::Config;
 use crate::decide::{Pilot, PilotState};
 use crate::engine::Outcome;
-use crate::observe::{facts::read_facts, read_pilot};
+use crate::observe::read_pilot;
 use crate::report::Status;
-use crate::site::Site;
+use crate::site::{Site, read_facts};
 use crate::state::{self, Scope};
 use crate::units::{Exit, clean_text, count_pilots, word};
 use rustix::process::Signal;
@@ -36,7 +36,7 @@ fn find_all(context: &Context) -> Result<(Site, Vec<Pilot>), Failure> {
     let site = context.site(&config)?;
     let listed = site.engine.list().map_err(no_engine)?;
     let read = |listed| read_pilot(listed, &site.instance, &site.boot_id);
-    let pilots = listed.iter().map(read).collect();
+    let pilots = listed.into_iter().map(read).collect();
     Ok((site, pilots))
 }
 

@@ -11,11 +11,11 @@ use crate::decide::{Drain, Observation, PolicyState, Snooze, decide};
 use crate::host::files;
 use crate::remote::{self, Joined};
 use crate::state::control::{self, Kept};
-use crate::state::{self, Dirs, Scope};
+use crate::state::{self, Dirs, Probe, Scope, StateError};
 use crate::units::{Exit, clean_line, count_pilots, format_rough, parse_duration, word};
 use jiff::Zoned;
 use jiff::civil::Time;
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use std::env;
 use std::fs::File;
 use std::io::BufReader;
@@ -46,7 +46,6 @@ pub fn run(context: &Context) -> Done {
     log::info!("plancton {version} on {socket}");
     let ended = daemon::run(Start {
         config,
-        config_file: context.config_file().map(Path::to_owned),
         once: options.has("once"),
         dry_run: options.has("dry-run"),
         recording,
@@ -60,8 +59,7 @@ pub fn run(context: &Context) -> Done {
 }
 
 fn append(file: &Path) -> Result<File, String> {
-    let opened = File::options().create(true).append(true).open(file);
-    opened.map_err(|error| format!("{}: {error}; nothing was started", file.display()))
+    files::open_to_append(file).map_err(|error| format!("{error}; nothing was started"))
 }
 
 /// The url that came with this daemon's deployment, as in a container; the first look at it is the loop's.
@@ -158,15 +156,19 @@ pub fn end_daemon(context: &Context, signals: &[Signal]) -> Done {
 
 /// `the daemon (pid 7)`
 fn daemon_of(run: &Path) -> String {
-    match state::lock_holder(run) {
-        Some(pid) => format!("the daemon (pid {pid})"),
-        None => format!("the daemon of {}", run.display()),
+    match state::probe_lock(run) {
+        Probe::Held(Some(pid)) => format!("the daemon (pid {pid})"),
+        _ => format!("the daemon of {}", run.display()),
     }
 }
 
-/// To who holds the lock of a run directory, as the kernel names them to us; whether it was sent.
+/// To who holds the lock of a run directory; whether it was sent.
 pub fn send(run: &Path, signal: Signal) -> bool {
-    state::lock_holder(run).is_some_and(|pid| kill_process(pid, signal).is_ok())
+    let Probe::Held(Some(pid)) = state::probe_lock(run) else {
+        return false;
+    };
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_some_and(|pid| kill_process(pid, signal).is_ok())
 }
 
 /// Whether the machine's daemon is meant, and systemd has it.
@@ -232,7 +234,7 @@ pub fn resume(context: &Context) -> Done {
 }
 
 /// `put` leaves the request in the directories of the daemon that is asked.
-fn ask(context: &Context, text: &str, put: impl FnOnce(&Dirs) -> std::io::Result<Kept>) -> Done {
+fn ask(context: &Context, text: &str, put: impl FnOnce(&Dirs) -> Result<Kept, StateError>) -> Done {
     let dirs = context.addressed();
     // One that never ran has no control directory yet.
     if dirs == context.dirs && !control::directories(&dirs).iter().any(|path| path.is_dir()) {

@@ -1,91 +1,197 @@
-//! What jobs bring back, and what becomes of it.
+//! What runs beside the loop, and what becomes of what it brings back: the one question to the engine a tick and all other
+//! jobs, the engine's events, signals, changes of the control files.
 
-use super::{Daemon, LaunchResult, News, clock};
-use crate::config::Config;
+use super::Daemon;
+use crate::act::group;
+use crate::clock;
+use crate::config::{self, Config};
+use crate::decide::{EngineState, LaunchResult, News, Observation, Pilot, PilotState};
 use crate::engine::Error;
-use crate::executor::Lane;
-use crate::history::{Hours, add_hours};
-use crate::host::cgroup::Group;
-use crate::units::PilotId;
+use crate::executor::{Executor, Lane};
+use crate::host::cgroup::group_of_pid;
+use crate::host::read_memory;
+use crate::observe::read_pilot;
+use crate::site::{Facts, Site, read_facts};
+use crate::state::{Dirs, control};
+use crate::units::{Exit, whole};
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustix::io::{read, retry_on_intr};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::io;
+use std::sync::Arc;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-pub(super) enum Finished {
-    Looked(Box<Result<super::engine_side::Look, Error>>),
-    /// A pilot has ended, as an event says.
-    Ended(String),
-    EventsEnded,
-    /// Where a pilot runs.
-    Group(PilotId, Option<Group>),
-    /// The parent group.
-    Prepared(Result<(), String>),
-    /// Or what is still to be written.
-    Recorded(Result<(), (Hours, String)>),
-    /// The configuration was read again.
-    Configured(Box<Result<Config, String>>),
-    /// Whether what was joined has changed.
-    Fetched(Result<bool, String>),
-    News(Option<News>),
+/// Seconds until the list is read again when it did not show an announced end, and how often.
+const SOON: f64 = 0.01;
+const MOST_LOOKS: u8 = 60;
+/// Until a stream of events that ended is asked for again.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Between two looks at control files that somebody keeps touching.
+const LOOKS_APART: Duration = Duration::from_millis(500);
+
+/// What becomes of what came back, on the loop.
+pub(super) type Then = Box<dyn FnOnce(&mut Daemon) + Send>;
+
+/// What one question brings.
+pub(super) struct Look {
+    /// Who it is.
+    facts: Arc<Facts>,
+    /// What the job has read for the next tick; no pilots of an engine that can't be used.
+    seen: Observation,
+    /// With the control files.
+    problems: Vec<String>,
+}
+
+/// How the loop stands with its engine.
+#[derive(Default)]
+pub(super) struct EngineSide {
+    /// `None`: it was not asked yet, or could not be reached since.
+    pub facts: Option<Arc<Facts>>,
+    /// It may be another one now, and is asked who it is once more.
+    may_be_new: bool,
+    pub state: EngineState,
+    /// Epoch second of its last greeting: what started before may have ended with the engine.
+    pub since: f64,
+    /// Boot second at which the question under way was asked.
+    pub asked_at: Option<f64>,
+    /// Its answer, which waits for its tick.
+    pub seen: Option<Observation>,
+    /// Pilots whose end was announced, and how often a list still showed them running.
+    ending: Vec<(String, u8)>,
 }
 
 impl Daemon {
-    /// What has come back since the last turn, and signals.
-    pub(super) fn take_in(&mut self) {
-        for finished in self.executor.finished() {
-            match finished {
-                Finished::Looked(look) => match *look {
-                    Ok(look) => self.looked(look),
-                    Err(error) => self.engine_failed(&error),
-                },
-                Finished::Ended(id) => {
-                    self.changed = true;
-                    self.engine.ending.push((id, 0));
-                }
-                Finished::EventsEnded => self.engine.may_be_new = true,
-                Finished::Group(id, group) => {
-                    self.changed |= group.is_some();
-                    self.observer.groups.learn(id, group);
-                }
-                Finished::Prepared(result) => self.changes.problem("group", result.err()),
-                Finished::Recorded(result) => {
-                    let (hours, problem) = result.err().unzip();
-                    if let Some(history) = &mut self.history {
-                        add_hours(&mut history.unwritten, hours.unwrap_or_default());
-                    }
-                    self.changes.problem("history", problem);
-                }
-                Finished::Configured(result) => self.configured(*result),
-                Finished::Fetched(result) => {
-                    if result == Ok(true) {
-                        self.adopt();
-                    }
-                    self.remote
-                        .looked(&self.site.dirs.state, &self.start.config);
-                    self.changes.problem("remote configuration", result.err());
-                }
-                Finished::News(news) => {
-                    self.changed |= news.is_some();
-                    self.swept &= !news.as_ref().is_some_and(leaves_files);
-                    self.news.extend(news);
-                }
+    /// Off the loop; `then` takes in what it brings back.
+    pub(super) fn go<T: Send + 'static>(
+        &mut self,
+        lane: Lane,
+        job: impl FnOnce() -> T + Send + 'static,
+        then: impl FnOnce(&mut Daemon, T) + Send + 'static,
+    ) {
+        self.executor.go(lane, move || -> Then {
+            let value = job();
+            Box::new(move |daemon| then(daemon, value))
+        });
+    }
+
+    /// Sends for what the next tick needs. An engine that has not answered the last question is not asked another; a
+    /// command that came meanwhile is at least told.
+    pub(super) fn ask(&mut self) {
+        let now = clock::now().boot;
+        if let Some(asked_at) = self.engine.asked_at {
+            let seconds = now - asked_at;
+            let text = format!("no answer for {seconds:.0} s; pilots stay as they are");
+            return self.stay(EngineState::Down(text));
+        }
+        self.engine.asked_at = Some(now);
+        (self.next_tick, self.changed) = (Some(now + self.interval()), false);
+        let is_known = |facts: &Arc<Facts>| facts.unsupported.is_none() && !self.engine.may_be_new;
+        let facts = self.engine.facts.clone().filter(is_known);
+        let site = Arc::clone(&self.site);
+        self.go(Lane::LOOK, move || look(&site, facts, now), Daemon::looked);
+    }
+
+    /// The engine is a state, never an exit: while it fails pilots stay as they are, and it is asked again at the next tick.
+    fn looked(&mut self, look: Result<Look, Error>) {
+        self.engine.asked_at = None;
+        self.changes.problem("engine", look.as_ref().err());
+        let state = match look {
+            Ok(look) => {
+                self.changes.problem_list("control files", &look.problems);
+                let unsupported = look.facts.unsupported.clone();
+                self.greet(look.facts);
+                let Some(why) = unsupported else {
+                    self.engine.state = EngineState::Up;
+                    self.engine.seen = Some(look.seen);
+                    return;
+                };
+                EngineState::Unsupported(why)
             }
-        }
-        if self.signals.take_reload() {
-            self.reload();
-        }
-        let (state, now) = (&self.site.dirs.state, clock::now().boot);
-        if let Some(job) = self.remote.job(state, &self.start.config, now) {
-            self.executor
-                .go(Lane::Web, move || Finished::Fetched(job()));
+            Err(error) => {
+                self.engine.facts.take_if(|_| error.is_unreachable());
+                EngineState::Down(error.to_string())
+            }
+        };
+        self.stay(state);
+        if self.start.once {
+            self.finished = Some(Exit::EngineUnavailable);
         }
     }
 
-    fn reload(&mut self) {
-        self.manager.reloading(clock::now().awake);
-        match self.start.config_file.clone() {
-            Some(file) => self.executor.go(Lane::File, move || {
-                Finished::Configured(Box::new(crate::config::load(&file)))
-            }),
-            None => self.configured(Ok(self.start.config.clone())),
+    fn greet(&mut self, facts: Arc<Facts>) {
+        let known = self.engine.facts.as_ref();
+        if !known.is_some_and(|known| Arc::ptr_eq(known, &facts)) {
+            self.engine.facts = Some(facts);
+            (self.engine.may_be_new, self.engine.since) = (false, clock::now().epoch);
+            self.mend_group();
         }
+    }
+
+    /// A turn without the engine.
+    fn stay(&mut self, state: EngineState) {
+        (self.engine.state, self.changed) = (state, false);
+        let (dirs, boot_id) = (&self.site.dirs, &self.site.boot_id);
+        let requests = control::read(dirs, clock::now(), boot_id);
+        self.changes
+            .problem_list("control files", &requests.problems);
+        self.tick(Observation {
+            control: requests.asked,
+            ..Observation::default()
+        });
+    }
+
+    /// The groups of pilots that have just started are asked for by their first process.
+    pub(super) fn ask_for_groups(&mut self) {
+        for id in std::mem::take(&mut self.observer.groups.unknown) {
+            let site = Arc::clone(&self.site);
+            let job = move || {
+                let seen = site.engine.inspect(&id).ok().flatten();
+                let group = seen.and_then(|seen| group_of_pid(&site.root, seen.state.pid, &id));
+                (id, group)
+            };
+            self.go(Lane::GROUP, job, |daemon, (id, group)| {
+                daemon.changed |= group.is_some();
+                daemon.observer.groups.learn(id, group);
+            });
+        }
+    }
+
+    /// An engine may announce an end before its list knows of it: then the list is read again at once. What other instances
+    /// end can wait for the next tick.
+    pub(super) fn look_again_soon(&mut self, observation: &Observation) {
+        let runs = |pilot: &Pilot, id: &str| {
+            pilot.own && pilot.state == PilotState::Running && pilot.id.as_str() == id
+        };
+        self.engine.ending.retain_mut(|(id, looks)| {
+            *looks += 1;
+            let mut pilots = observation.pilots.iter().flatten();
+            *looks <= MOST_LOOKS && pilots.any(|pilot| runs(pilot, id))
+        });
+        if !self.engine.ending.is_empty() {
+            let soon = observation.at.boot + SOON;
+            self.next_tick = Some(self.next_tick.map_or(soon, |at| at.min(soon)));
+        }
+    }
+
+    fn signalled(&mut self, signal: i32) {
+        if signal != SIGHUP {
+            // The end waits for nothing.
+            (self.start.once, self.finished) = (false, Some(Exit::Done));
+            return;
+        }
+        let micros = whole(clock::now().awake * 1e6);
+        self.manager
+            .send(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
+        let (file, config) = (self.site.dirs.config.clone(), self.start.config.clone());
+        // Without one the defaults hold; one that is gone is missed.
+        let job = move || match file.exists() || config != Config::default() {
+            true => config::load(&file),
+            false => Ok(config),
+        };
+        self.go(Lane::FILE, job, Daemon::configured);
     }
 
     fn configured(&mut self, result: Result<Config, String>) {
@@ -97,17 +203,141 @@ impl Daemon {
             self.start.config = config;
             self.adopt();
         }
-        self.manager.ready();
+        self.manager.send("READY=1");
+    }
+
+    /// The owner's configuration or what was joined has changed.
+    fn adopt(&mut self) {
+        let config = self.remote.adopt(&self.site.dirs.state, &self.start.config);
+        let before = std::mem::replace(&mut self.config, Arc::new(config));
+        let now = clock::now().epoch;
+        self.policy.forget_changed(&before, &self.config, now);
+        self.changes.remote(self.remote.told.as_ref());
+        self.metrics.aim(&self.config.influxdb);
+        self.mend_group();
+        self.changed = true;
+    }
+
+    /// Makes the parent group, with a bound on its memory, so that the kernel can act between two ticks.
+    pub(super) fn mend_group(&mut self) {
+        let Some(facts) = self.engine.facts.clone().filter(|_| !self.start.dry_run) else {
+            return;
+        };
+        let (site, reserve) = (Arc::clone(&self.site), self.config.share.reserve_memory.0);
+        let job = move || {
+            let (total, _) = read_memory(&site.root).unwrap_or_default();
+            // The machine may be smaller than its reserve.
+            let limit = total.checked_sub(reserve).filter(|limit| *limit > 0);
+            group::prepare(&site.root, &facts, limit).err()
+        };
+        self.go(Lane::FILE, job, |daemon, problem| {
+            daemon.changes.problem("group", problem);
+        });
+    }
+
+    /// What came of an action.
+    pub(super) fn learn(&mut self, news: Option<News>) {
+        let Some(news) = news else { return };
+        if let News::Launched {
+            result: LaunchResult::Lost(_),
+            ..
+        } = news
+        {
+            // It may have files of its own, and there may be no pilot whose end takes them back.
+            self.swept = false;
+        }
+        self.changed = true;
+        self.news.push(news);
+    }
+
+    /// Whether what was joined has changed.
+    pub(super) fn fetched(&mut self, result: Result<bool, String>) {
+        if result == Ok(true) {
+            self.adopt();
+        }
+        let (state, config) = (&self.site.dirs.state, &self.start.config);
+        self.remote.looked(state, config);
+        self.changes.problem("remote configuration", result.err());
     }
 }
 
-/// It may have files of its own, and there may be no pilot whose end takes them back.
-fn leaves_files(news: &News) -> bool {
-    matches!(
-        news,
-        News::Launched {
-            result: LaunchResult::Lost(_),
-            ..
+/// Off the loop: an engine, a disk may take their time. `now`: boot second.
+fn look(site: &Site, known: Option<Arc<Facts>>, now: f64) -> Result<Look, Error> {
+    let is_root = rustix::process::geteuid().is_root();
+    let facts = match known {
+        Some(facts) => facts,
+        None => Arc::new(read_facts(&site.engine, &site.root, is_root)?),
+    };
+    let list = match facts.unsupported {
+        Some(_) => Vec::new(),
+        None => site.engine.list()?,
+    };
+    let read = |listed| read_pilot(listed, &site.instance, &site.boot_id);
+    let requests = control::read(&site.dirs, clock::now(), &site.boot_id);
+    let seen = Observation {
+        pilots: Some(list.into_iter().map(read).collect()),
+        listed_at: now,
+        disk_free: facts.read_disk_free(),
+        control: requests.asked,
+        ..Observation::default()
+    };
+    Ok(Look {
+        facts,
+        seen,
+        problems: requests.problems,
+    })
+}
+
+/// SIGTERM and SIGINT (end), SIGHUP (reload). Errors: the kernel refuses a handler, or there is no thread.
+pub(super) fn follow_signals(executor: &Executor<Then>) -> io::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    executor.follow("signals", move |post| {
+        for signal in signals.forever() {
+            post(Box::new(move |daemon| daemon.signalled(signal)));
         }
-    )
+    })
+}
+
+/// A request is a file moved into a control directory, its end a file removed. Errors: a directory is missing, the user's
+/// inotify instances are used up, or there is no thread.
+pub(super) fn follow_control(executor: &Executor<Then>, dirs: &Dirs) -> io::Result<()> {
+    let fd = inotify::init(CreateFlags::CLOEXEC)?;
+    let moves = WatchFlags::MOVED_TO | WatchFlags::MOVED_FROM;
+    for directory in control::directories(dirs) {
+        let changes = moves | WatchFlags::CLOSE_WRITE | WatchFlags::DELETE;
+        inotify::add_watch(&fd, directory, changes)?;
+    }
+    executor.follow("control", move |post| {
+        let mut changes = [0u8; 16 << 10];
+        while retry_on_intr(|| read(&fd, &mut changes)).is_ok() {
+            post(Box::new(|daemon| daemon.changed = true));
+            sleep(LOOKS_APART);
+        }
+    })
+}
+
+/// The engine's events: a stream that ends is asked for again, after a pause that grows while none lasts. Errors: there is
+/// no thread.
+pub(super) fn follow_engine(executor: &Executor<Then>, site: &Site) -> io::Result<()> {
+    let engine = Arc::clone(&site.engine);
+    executor.follow("events", move |post| {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let begun = Instant::now();
+            let error = engine.follow_events(&mut |id| {
+                let ended = (id.to_owned(), 0);
+                post(Box::new(move |daemon| {
+                    daemon.changed = true;
+                    daemon.engine.ending.push(ended);
+                }));
+            });
+            log::debug!("{error}; the stream is asked for again");
+            post(Box::new(|daemon| daemon.engine.may_be_new = true));
+            if begun.elapsed() > LONGEST_PAUSE {
+                pause = FIRST_PAUSE;
+            }
+            sleep(pause);
+            pause = LONGEST_PAUSE.min(2 * pause);
+        }
+    })
 }

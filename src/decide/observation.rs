@@ -38,8 +38,6 @@ pub struct Observation {
     /// Epoch second since which the present engine is known: a pilot from before may have died with the one before it.
     pub engine_since: f64,
     pub protection: Protection,
-    /// Limits as they were read back from a running pilot, for people; empty: from none yet.
-    pub limits: String,
     /// `None`: the list could not be read.
     pub pilots: Option<Vec<Pilot>>,
     /// Boot-clock second at which the list was asked for: what ended before is in it.
@@ -120,12 +118,14 @@ pub enum PilotState {
     Created,
     Running,
     Paused,
+    #[serde(alias = "stopped")]
     Exited,
     /// The engine failed to remove it once.
     Dead,
     Removing,
     /// States that other engines have: left alone, counted as taken.
     #[default]
+    #[serde(other)]
     Other,
 }
 
@@ -163,8 +163,6 @@ pub struct Pilot {
     pub id: PilotId,
     pub name: String,
     pub class: String,
-    #[serde(default)]
-    pub image: String,
     /// Its instance label is ours, to the letter. Others count as taken and are never touched.
     pub own: bool,
     pub state: PilotState,
@@ -180,6 +178,8 @@ pub struct Pilot {
     pub used: Option<f64>,
     /// Limits that were read back and do not hold.
     pub unlimited: Option<String>,
+    #[serde(default)]
+    pub image: String,
 }
 
 /// What a call in flight brought back.

@@ -264,8 +264,8 @@ fn pilot(number: u64, class: &PilotClass, name: &str, now: f64) -> Pilot {
         memory: class.memory.0,
         grace: class.stop_grace.as_secs_f64(),
         used: None,
-        image: String::new(),
         unlimited: None,
+        image: String::new(),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -38,8 +38,17 @@ pub fn read_secret(path: &Path) -> io::Result<String> {
 
 /// A plain file, opened without waiting for anything: what is to be streamed (archives, recordings).
 pub fn open(path: &Path) -> io::Result<File> {
+    open_plain(File::options().read(true), path)
+}
+
+/// Likewise, made if it is not there, to be written at its end.
+pub fn open_to_append(path: &Path) -> io::Result<File> {
+    open_plain(File::options().read(true).append(true).create(true), path)
+}
+
+fn open_plain(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
-    let file = File::options().read(true).custom_flags(flags).open(path);
+    let file = options.custom_flags(flags).open(path);
     let file = file.map_err(|error| failed(path, error))?;
     match file.metadata().is_ok_and(|found| found.is_file()) {
         true => Ok(file),

@@ -1,23 +1,20 @@
 //! Turns one tick's readings, of the host and of the engine, into an [`Observation`]. Reads files only, all bounded; what
 //! cannot be read is `None`. Changes nothing and decides nothing.
 
-pub mod facts;
-pub mod groups;
-mod pilots;
-
-pub use pilots::read_pilot;
+mod groups;
 
 use crate::config::{Config, Owner, Share};
-use crate::decide::{CpuUse, MemoryUse, Observation, Pilot};
-use crate::engine::Listed;
-use crate::host::cpu::Topology;
-use crate::host::{self, cpu, files, programs, sensors};
-use crate::site::Site;
-use crate::units::{clean_line, float};
-use facts::Facts;
+use crate::decide::{CpuUse, Expiry, MemoryUse, Observation, Pilot};
+use crate::engine::{Labels, Listed};
+use crate::host::cpu::{self, Topology};
+use crate::host::{files, programs, read_memory, read_pressure_percent, sensors};
+use crate::site::{Facts, Site};
+use crate::units::{clean_line, float, parse_cpu_list};
 use groups::Groups;
+use serde::Deserialize;
+use serde::de::value::{Error, StrDeserializer};
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A rate over less than this is noise: /proc/stat counts hundredths of a second.
@@ -26,6 +23,10 @@ const SHORTEST_WINDOW: f64 = 0.9;
 const HOLDS: &str = "/etc/plancton/inhibit.d";
 /// Characters of the reason in a hold file.
 const LONGEST_HOLD: usize = 120;
+/// Of a pilot without a deadline of any kind, seconds after it was created.
+const USUAL_TTL: f64 = 86_400.0;
+/// Longer than any grace that a configuration may ask for, in seconds.
+const LONGEST_GRACE: f64 = 3_600.0;
 
 /// What is kept from reading to reading.
 pub struct Observer {
@@ -57,43 +58,33 @@ impl Observer {
         }
     }
 
-    /// Fills in what is read here. `seen` has what only the loop knows: the clocks, the engine's state, news and commands.
+    /// Fills in what is read here. `seen` has what only the loop and its jobs know: the clocks, the engine's state and
+    /// pilots, news and commands.
     pub fn observe(
         &mut self,
         mut seen: Observation,
-        list: Option<&[Listed]>,
         facts: Option<&Facts>,
         config: &Config,
     ) -> Observation {
-        let now = seen.at.boot;
+        let (root, now) = (&self.site.root, seen.at.boot);
         let (share, owner, _) = config.effective(seen.local.weekday, seen.local.minute);
-        let read = |listed| read_pilot(listed, &self.site.instance, &self.site.boot_id);
-        let mut pilots: Option<Vec<Pilot>> = list.map(|list| list.iter().map(read).collect());
-        if let (Some(pilots), Some(facts)) = (&mut pilots, facts) {
-            self.groups.look(pilots, facts, self.contended, now);
+        if let Some(pilots) = &mut seen.pilots {
+            self.groups.look(pilots, self.contended, now);
         }
-        let own: Vec<&Pilot> = pilots.iter().flatten().filter(|pilot| pilot.own).collect();
-        seen.protection = self.groups.protection(facts, &own, now);
-        seen.limits = self.groups.limits(&own);
-        let is_watched = self.contended || self.cpu.is_none();
-        let shortest = if is_watched {
-            0.0
-        } else {
-            config.loop_.interval.as_secs_f64() / 2.0
-        };
-        self.sample_cpu(now, facts, shortest.max(SHORTEST_WINDOW));
-        seen.pilots = pilots;
-        seen.cpu = self.cpu;
-        seen.given_seconds = self.given_seconds;
-        seen.memory = self.read_memory(facts);
-        (seen.cores, seen.threads) = self.count_cores(&share, facts);
-        seen.disk_free = facts.and_then(read_disks);
-        let power = sensors::read_power(&self.site.root);
+        let pilots = seen.pilots.as_deref().unwrap_or_default();
+        seen.protection = self.groups.protection(pilots, facts, now);
+        let power = sensors::read_power(root);
         seen.has_battery = power.has_battery;
         seen.on_battery = power.on_battery;
         seen.charge = power.charge_percent;
         seen.temperature = sensors::read_celsius(&self.sensors).map(|(celsius, _)| celsius);
-        seen.memory_pressure = host::read_pressure_percent(&self.site.root);
+        seen.memory_pressure = read_pressure_percent(root);
+        let (used, memory) = self.groups.used(facts, now);
+        self.sample_cpu(now, used, config.loop_.interval.as_secs_f64());
+        seen.cpu = self.cpu;
+        seen.given_seconds = self.given_seconds;
+        seen.memory = read_memory_use(&self.site.root, memory);
+        (seen.cores, seen.threads) = self.count_cores(&share, facts);
         seen.program = self.read_program(&owner);
         seen.hold = self.read_hold();
         seen
@@ -104,10 +95,10 @@ impl Observer {
         let Some(topology) = &self.topology else {
             return (0.0, 0.0);
         };
-        let cpuset = crate::units::parse_cpu_list(&share.cpuset).unwrap_or_default();
+        let cpuset = parse_cpu_list(&share.cpuset).unwrap_or_default();
         let (cores, threads) = topology.count(&cpuset);
         let cores = if share.smt { threads } else { cores };
-        let of_engine = facts.map(|facts| facts.cpus).filter(|cpus| *cpus > 0);
+        let of_engine = facts.map(|facts| facts.info.cpus).filter(|cpus| *cpus > 0);
         let cores = (cores as u64).min(of_engine.unwrap_or(u64::MAX));
         let (_, online) = topology.count(&BTreeSet::new());
         (float(cores), float(online as u64))
@@ -115,12 +106,11 @@ impl Observer {
 
     /// Between regular ticks the last rate stands, unless the owner's need is being watched: what the engine itself needs
     /// for a handful of starts would look like the owner's otherwise.
-    fn sample_cpu(&mut self, now: f64, facts: Option<&Facts>, shortest: f64) {
-        let used = self.groups.used_seconds(facts, now);
-        if self
-            .before
-            .is_some_and(|(sample, _)| now - sample.boot_seconds < shortest)
-        {
+    fn sample_cpu(&mut self, now: f64, used: Option<f64>, interval: f64) {
+        let is_watched = self.contended || self.cpu.is_none();
+        let shortest = if is_watched { 0.0 } else { interval / 2.0 };
+        let before = self.before.as_ref();
+        if before.is_some_and(|(at, _)| now - at.boot_seconds < shortest.max(SHORTEST_WINDOW)) {
             return;
         }
         let Some(sample) = cpu::read_sample(&self.site.root, now) else {
@@ -136,70 +126,108 @@ impl Observer {
             let foreign = (busy - pilots).max(0.0);
             self.smooth = cpu::smoothed(self.smooth, foreign, window);
             self.given_seconds += used;
-            let foreign_smooth = self.smooth.unwrap_or(foreign);
             Some(CpuUse {
                 busy,
                 pilots,
                 foreign,
-                foreign_smooth,
+                foreign_smooth: self.smooth.unwrap_or(foreign),
                 window,
                 at: now,
             })
         });
-        if self
-            .topology
-            .as_ref()
-            .is_none_or(|topology| topology.in_stat != sample.cpus_online)
-        {
+        let topology = self.topology.as_ref();
+        if topology.is_none_or(|topology| topology.in_stat != sample.cpus_online) {
             self.topology = cpu::read_topology(&self.site.root);
         }
     }
 
-    fn read_memory(&self, facts: Option<&Facts>) -> Option<MemoryUse> {
-        let (total, available) = host::read_memory(&self.site.root)?;
-        let pilots = self.groups.used_memory(facts);
-        let foreign = total
-            .saturating_sub(available)
-            .saturating_sub(pilots.unwrap_or(0));
-        Some(MemoryUse {
-            total,
-            available,
-            foreign,
-            pilots,
-        })
-    }
-
     fn read_program(&self, owner: &Owner) -> Option<String> {
-        let ids = self.groups.ids();
-        programs::find_running(&self.site.root, &owner.pause_while_running, &ids)
-            .ok()
-            .flatten()
+        let names = &owner.pause_while_running;
+        let found = programs::find_running(&self.site.root, names, &self.groups.ids());
+        found.ok().flatten()
     }
 
     /// The first `*.hold` file: its first line says why.
     fn read_hold(&self) -> Option<String> {
         let dirs = [self.site.dirs.run.join("inhibit.d"), PathBuf::from(HOLDS)];
-        let holds = dirs.iter().flat_map(|dir| {
-            let names = files::read_names(dir).into_iter();
-            let names = names.filter(|name| name.ends_with(".hold"));
-            names.map(|name| (dir.join(&name), name))
-        });
-        let mut read = holds.filter_map(|(file, name)| Some((files::read_text(&file).ok()?, name)));
-        let (text, name) = read.next()?;
-        let line = clean_line(text.lines().next().unwrap_or(""), LONGEST_HOLD);
-        Some(if line.is_empty() {
-            name
-        } else {
-            format!("{name}: {line}")
+        dirs.iter().find_map(|dir| {
+            let mut names = files::read_names(dir);
+            names.retain(|name| name.ends_with(".hold"));
+            names.into_iter().find_map(|name| {
+                let text = files::read_text(&dir.join(&name)).ok()?;
+                match clean_line(text.lines().next().unwrap_or(""), LONGEST_HOLD) {
+                    line if line.is_empty() => Some(name),
+                    line => Some(format!("{name}: {line}")),
+                }
+            })
         })
     }
 }
 
-/// Bytes free on the fullest of the engine's disks; `None`: one of them cannot be seen from here.
-fn read_disks(facts: &Facts) -> Option<u64> {
-    let free = facts
-        .disks
-        .iter()
-        .map(|disk| Some(host::read_disk_free(disk).ok()?.0));
-    free.collect::<Option<Vec<u64>>>()?.into_iter().min()
+fn read_memory_use(root: &Path, pilots: Option<u64>) -> Option<MemoryUse> {
+    let (total, available) = read_memory(root)?;
+    let foreign = total.saturating_sub(available);
+    Some(MemoryUse {
+        total,
+        available,
+        foreign: foreign.saturating_sub(pilots.unwrap_or(0)),
+        pilots,
+    })
+}
+
+/// A line of the engine's list as a pilot, by its labels. What cannot be read errs towards leaving it alone.
+pub fn read_pilot(listed: Listed, instance: &str, boot_id: &str) -> Pilot {
+    let labels = listed.labels;
+    let name = listed
+        .names
+        .first()
+        .map(|name| name.trim_start_matches('/'));
+    let name = name.filter(|name| !name.is_empty());
+    let number = |text: &Option<String>| {
+        let number = text.as_deref().and_then(|text| text.parse::<f64>().ok());
+        number.filter(|number| number.is_finite())
+    };
+    // Unknown is doubtful, and what is doubtful is not over.
+    let created = listed.created.unwrap_or(f64::INFINITY);
+    let state = StrDeserializer::<Error>::new(&listed.state);
+    Pilot {
+        name: name.map_or_else(|| listed.id.to_string(), str::to_owned),
+        own: labels.instance.as_deref() == Some(instance),
+        state: Deserialize::deserialize(state).unwrap_or_default(),
+        created,
+        expiry: expiry(&labels, created, boot_id),
+        // One core, so that room is never given twice.
+        cpus: number(&labels.cpus)
+            .filter(|cpus| *cpus > 0.0)
+            .unwrap_or(1.0),
+        memory: labels
+            .memory
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(0),
+        grace: number(&labels.grace)
+            .unwrap_or(10.0)
+            .clamp(0.0, LONGEST_GRACE),
+        class: labels.class.unwrap_or_default(),
+        image: listed.image,
+        id: listed.id,
+        used: None,
+        unlimited: None,
+    }
+}
+
+/// `BOOT_ID:SECONDS` of this boot's awake clock, else the epoch second of the deadline label, else `created` plus a day.
+fn expiry(labels: &Labels, created: f64, boot_id: &str) -> Expiry {
+    let second = |text: &str| text.parse::<u64>().ok().map(float);
+    let of_boot = labels
+        .expires
+        .as_ref()
+        .and_then(|text| text.rsplit_once(':'));
+    let of_boot = of_boot.filter(|(boot, _)| !boot.is_empty() && *boot == boot_id);
+    match of_boot.and_then(|(_, text)| second(text)) {
+        Some(second) => Expiry::Awake(second),
+        None => {
+            let deadline = labels.deadline.as_deref().and_then(second);
+            Expiry::Epoch(deadline.unwrap_or(created + USUAL_TTL))
+        }
+    }
 }

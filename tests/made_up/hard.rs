@@ -55,8 +55,10 @@ fn files_that_never_end() {
     machine.configure(&made_up(3, "", ""));
     let fifo = machine.path("recording");
     make_fifo(&fifo);
-    let replay = format!("replay {}", fifo.display());
-    machine.say(&replay).must(1, &["regular file"]);
+    for line in ["replay", "run --record"] {
+        let line = format!("{line} {}", fifo.display());
+        machine.say(&line).must(1, &["regular file"]);
+    }
     let long = File::create(machine.path("config.toml")).unwrap();
     long.set_len(200 << 20).unwrap();
     machine.say("check").must(78, &["longer than"]);
