@@ -3,6 +3,10 @@
 
 use crate::host::files;
 use crate::units::clean_line;
+use rustls::crypto::ring::default_provider;
+use rustls::crypto::{CryptoProvider, KeyProvider};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::sign::SigningKey;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -40,9 +44,14 @@ pub fn config(
         "" => RootCerts::WebPki,
         file => RootCerts::Specific(Arc::new(read_certificates(file)?)),
     };
+    let provider = CryptoProvider {
+        key_provider: &NoKeys,
+        ..default_provider()
+    };
     let tls = TlsConfig::builder()
         .root_certs(roots)
         .disable_verification(insecure)
+        .unversioned_rustls_crypto_provider(Arc::new(provider))
         .build();
     let config = Agent::config_builder()
         .tls_config(tls)
@@ -60,6 +69,19 @@ pub fn config(
         .input_buffer_size(16 << 10)
         .output_buffer_size(16 << 10);
     Ok(config)
+}
+
+/// We show no certificate of our own, and do without what signs with one.
+#[derive(Debug)]
+struct NoKeys;
+
+impl KeyProvider for NoKeys {
+    fn load_private_key(
+        &self,
+        _: PrivateKeyDer<'static>,
+    ) -> Result<Arc<dyn SigningKey>, rustls::Error> {
+        Err(rustls::Error::UnsupportedNameType)
+    }
 }
 
 /// What went wrong on the way to `url`, with the way out, and which proxy is in between.

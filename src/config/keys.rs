@@ -7,11 +7,9 @@ use super::values::{
 };
 use crate::units::Bytes;
 use percent_encoding::percent_decode_str;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use smart_default::SmartDefault;
 use std::collections::BTreeMap;
-use toml::Table;
 
 const HOUR: u64 = 3_600;
 const GIB: u64 = 1 << 30;
@@ -213,16 +211,31 @@ pub struct Allow {
 }
 
 impl When {
-    /// With its keys in the place of those of [share] or [owner].
-    pub fn over<T: Clone + Serialize + DeserializeOwned>(&self, section: &T) -> T {
-        let mut table = Table::try_from(section).unwrap_or_default();
-        for (key, value) in Table::try_from(self).unwrap_or_default() {
-            if let Some(own) = table.get_mut(&key) {
-                *own = value;
-            }
-        }
-        // They were judged when they were read.
-        table.try_into().unwrap_or_else(|_| section.clone())
+    /// Its keys take the place of those of [share] and [owner].
+    pub(super) fn apply(&self, share: &mut Share, owner: &mut Owner) {
+        set(&mut share.cpus, &self.cpus);
+        set(&mut share.reserve_cpus, &self.reserve_cpus);
+        set(&mut share.reserve_memory, &self.reserve_memory);
+        set(&mut share.reserve_disk, &self.reserve_disk);
+        set(&mut share.max_pilots, &self.max_pilots);
+        set(&mut share.pull_per_day, &self.pull_per_day);
+        set(&mut share.smt, &self.smt);
+        set(&mut share.cpuset, &self.cpuset);
+        set(&mut share.missing_limits, &self.missing_limits);
+        set(&mut owner.when_busy, &self.when_busy);
+        set(&mut owner.busy_for, &self.busy_for);
+        set(&mut owner.calm_for, &self.calm_for);
+        set(&mut owner.starve_limit, &self.starve_limit);
+        set(&mut owner.on_battery, &self.on_battery);
+        set(&mut owner.min_battery, &self.min_battery);
+        set(&mut owner.max_temperature, &self.max_temperature);
+        set(&mut owner.pause_while_running, &self.pause_while_running);
+    }
+}
+
+fn set<T: Clone>(key: &mut T, given: &Option<T>) {
+    if let Some(value) = given {
+        key.clone_from(value);
     }
 }
 

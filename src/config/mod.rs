@@ -83,11 +83,11 @@ impl Config {
         let holds = |when: &When| when.hours.contains(weekday, minute_of_day);
         let (mut share, mut owner) = (self.share.clone(), self.owner.clone());
         for when in self.when.iter().filter(|when| holds(when)) {
-            (share, owner) = (when.over(&share), when.over(&owner));
+            when.apply(&mut share, &mut owner);
         }
         let (mut other, mut asked) = (share.clone(), owner.clone());
         for rule in self.lowered.iter().filter(|rule| holds(rule)) {
-            (other, asked) = (rule.over(&other), rule.over(&asked));
+            rule.apply(&mut other, &mut asked);
         }
         share.lower(&other);
         owner.lower(&asked);
@@ -96,7 +96,8 @@ impl Config {
 
     /// Every key with its value in force, as TOML that parses to an equal configuration; secrets are not shown.
     pub fn to_toml(&self) -> String {
-        toml::to_string(self).unwrap_or_else(|error| format!("# {error}\n"))
+        let table = toml::Table::try_from(self).unwrap_or_default();
+        table.to_string()
     }
 }
 
