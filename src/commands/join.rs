@@ -31,10 +31,10 @@ pub fn join(context: &Context) -> Done {
     let url = &joined.url;
     let (text, remote) = remote::fetch(state, &joined, &config)
         .map_err(|why| format!("{url}: {}; nothing was joined", clean_line(&why, LINE)))?;
-    say(&format!("{url} ({})\n", remote::hash(&text)))?;
-    describe(&remote)?;
+    let hash = remote::hash(&text);
+    say(&format!("{url} ({hash})\n{}", describe(&remote)))?;
     if !before.accepted.is_empty() {
-        list("New in it", &before.beyond(&remote))?;
+        say(&list("New in it", &before.beyond(&remote)))?;
     }
     if !context.options.has("yes") {
         ask()?;
@@ -82,27 +82,28 @@ fn ask() -> Done {
 }
 
 /// All that a consent is about.
-fn describe(remote: &RemoteConfig) -> Done {
+fn describe(remote: &RemoteConfig) -> String {
     let pilots = remote.pilots.iter().map(|pilot| {
         let (name, image) = (&pilot.name, &pilot.image);
         format!("'{name}': {image}, {} cores, {}", pilot.cpus, pilot.memory)
     });
-    list("It asks for", &remote.permissions)?;
-    list("It gets, because your [allow] names it", &remote.granted)?;
-    list("It does not get", &remote.refused)?;
-    list("Its pilots", &pilots.collect::<Vec<_>>())?;
-    list("It makes this machine give less", &remote.lowered)?;
-    say(
-        "\nYour [share] and [owner] hold for its pilots as for any others. They are told this machine's name and their limits.\n",
-    )
+    [
+        list("It asks for", &remote.permissions),
+        list("It gets, because your [allow] names it", &remote.granted),
+        list("It does not get", &remote.refused),
+        list("Its pilots", &pilots.collect::<Vec<_>>()),
+        list("It makes this machine give less", &remote.lowered),
+        "\nYour [share] and [owner] hold for its pilots as for any others. They are told this machine's name and their limits.\n".to_owned(),
+    ]
+    .concat()
 }
 
-fn list(title: &str, lines: &[String]) -> Done {
+fn list(title: &str, lines: &[String]) -> String {
     let lines = lines
         .iter()
-        .map(|line| format!("  - {}\n", clean_line(line, LINE)));
+        .map(|line| format!("\n  - {}", clean_line(line, LINE)));
     match lines.collect::<String>().as_str() {
-        "" => Ok(()),
-        lines => say(&format!("\n{title}:\n{lines}")),
+        "" => String::new(),
+        lines => format!("\n{title}:{lines}\n"),
     }
 }

@@ -2,8 +2,8 @@
 //! for people in conf/plancton.toml; a test holds both together. No text here repeats a url or a secret.
 
 use super::values::{
-    Auto, Device, Handed, Hours, Image, MissingLimits, Mount, OnBattery, Period, Secret, Tmpfs,
-    WhenBusy, plain_number,
+    Auto, Device, Handed, Image, MissingLimits, Mount, OnBattery, Period, Secret, Tmpfs, WhenBusy,
+    plain_number,
 };
 use crate::units::Bytes;
 use percent_encoding::percent_decode_str;
@@ -64,30 +64,6 @@ pub struct Owner {
     pub max_temperature: u32,
     /// Names as the kernel has them: compare the first 15 bytes, it keeps no more.
     pub pause_while_running: Vec<String>,
-}
-
-/// Other values of [share] and [owner] at some hours.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct When {
-    pub hours: Hours,
-    pub cpus: Option<Auto<f64>>,
-    pub reserve_cpus: Option<Auto<f64>>,
-    pub reserve_memory: Option<Bytes>,
-    pub reserve_disk: Option<Bytes>,
-    pub max_pilots: Option<Auto<u32>>,
-    pub pull_per_day: Option<Bytes>,
-    pub smt: Option<bool>,
-    pub cpuset: Option<String>,
-    pub missing_limits: Option<MissingLimits>,
-    pub when_busy: Option<WhenBusy>,
-    pub busy_for: Option<Period>,
-    pub calm_for: Option<Period>,
-    pub starve_limit: Option<Period>,
-    pub on_battery: Option<OnBattery>,
-    pub min_battery: Option<u32>,
-    pub max_temperature: Option<u32>,
-    pub pause_while_running: Option<Vec<String>>,
 }
 
 /// Where the container engine is.
@@ -208,35 +184,6 @@ pub struct Allow {
     pub cap_add: Vec<String>,
     pub privileged: bool,
     pub host_config: bool,
-}
-
-impl When {
-    /// Its keys take the place of those of [share] and [owner].
-    pub(super) fn apply(&self, share: &mut Share, owner: &mut Owner) {
-        set(&mut share.cpus, &self.cpus);
-        set(&mut share.reserve_cpus, &self.reserve_cpus);
-        set(&mut share.reserve_memory, &self.reserve_memory);
-        set(&mut share.reserve_disk, &self.reserve_disk);
-        set(&mut share.max_pilots, &self.max_pilots);
-        set(&mut share.pull_per_day, &self.pull_per_day);
-        set(&mut share.smt, &self.smt);
-        set(&mut share.cpuset, &self.cpuset);
-        set(&mut share.missing_limits, &self.missing_limits);
-        set(&mut owner.when_busy, &self.when_busy);
-        set(&mut owner.busy_for, &self.busy_for);
-        set(&mut owner.calm_for, &self.calm_for);
-        set(&mut owner.starve_limit, &self.starve_limit);
-        set(&mut owner.on_battery, &self.on_battery);
-        set(&mut owner.min_battery, &self.min_battery);
-        set(&mut owner.max_temperature, &self.max_temperature);
-        set(&mut owner.pause_while_running, &self.pause_while_running);
-    }
-}
-
-fn set<T: Clone>(key: &mut T, given: &Option<T>) {
-    if let Some(value) = given {
-        key.clone_from(value);
-    }
 }
 
 impl PilotClass {

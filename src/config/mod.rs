@@ -7,15 +7,18 @@ mod read;
 mod remote;
 mod values;
 
-pub use keys::{Allow, EngineKeys, Influx, Loop, Owner, PilotClass, Share, When};
+pub use keys::{Allow, EngineKeys, Influx, Loop, Owner, PilotClass, Share};
 pub use read::parse;
 pub use remote::{RemoteConfig, read_remote, read_serial};
 pub use values::{Auto, Device, Image, MissingLimits, Mount, OnBattery, WhenBusy};
 
 use crate::host::files;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::ErrorKind;
 use std::path::Path;
+use toml::{Table, Value};
+use values::in_hours;
 
 /// All keys with their explanation, commented out at their defaults.
 pub const DEFAULT_TEXT: &str = include_str!("../../conf/plancton.toml");
@@ -33,8 +36,9 @@ pub struct Config {
     pub loop_: Loop,
     pub share: Share,
     pub owner: Owner,
+    /// Other values of [share] and [owner] at some hours.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub when: Vec<When>,
+    when: Vec<Table>,
     pub engine: EngineKeys,
     #[serde(rename = "pilot", skip_serializing_if = "Vec::is_empty")]
     pub pilots: Vec<PilotClass>,
@@ -43,7 +47,7 @@ pub struct Config {
     pub allow: Allow,
     /// By what a remote configuration makes this one give less.
     #[serde(skip)]
-    lowered: Vec<When>,
+    lowered: Vec<Table>,
 }
 
 /// The configuration in a file; errors: every problem of it, one a line.
@@ -77,27 +81,42 @@ impl Config {
         Ok(self)
     }
 
-    /// What holds at a local weekday (0 is Monday) and minute of the day, and the index of the last [[when]] that matches;
+    /// What holds at a local weekday (0 is Monday) and minute of the day, and the hours of the last [[when]] that matches;
     /// later tables win, key by key.
-    pub fn effective(&self, weekday: u8, minute_of_day: u16) -> (Share, Owner, Option<usize>) {
-        let holds = |when: &When| when.hours.contains(weekday, minute_of_day);
-        let (mut share, mut owner) = (self.share.clone(), self.owner.clone());
-        for when in self.when.iter().filter(|when| holds(when)) {
-            when.apply(&mut share, &mut owner);
-        }
-        let (mut other, mut asked) = (share.clone(), owner.clone());
-        for rule in self.lowered.iter().filter(|rule| holds(rule)) {
-            rule.apply(&mut other, &mut asked);
-        }
+    pub fn effective(&self, weekday: u8, minute_of_day: u16) -> (Share, Owner, Option<&str>) {
+        let minute = usize::from(weekday % 7) * 24 * 60 + usize::from(minute_of_day);
+        let holds = |when: &&Table| in_hours(hours(when), minute) == Some(true);
+        let whens: Vec<&Table> = self.when.iter().filter(holds).collect();
+        let (mut share, mut owner) = (over(&self.share, &whens), over(&self.owner, &whens));
+        let rules: Vec<&Table> = self.lowered.iter().filter(holds).collect();
+        let (other, asked) = (over(&share, &rules), over(&owner, &rules));
         share.lower(&other);
         owner.lower(&asked);
-        (share, owner, self.when.iter().rposition(holds))
+        (share, owner, whens.last().map(|when| hours(when)))
     }
 
     /// Every key with its value in force, as TOML that parses to an equal configuration; secrets are not shown.
     pub fn to_toml(&self) -> String {
-        let table = toml::Table::try_from(self).unwrap_or_default();
-        table.to_string()
+        Table::try_from(self).unwrap_or_default().to_string()
+    }
+}
+
+fn hours(when: &Table) -> &str {
+    let hours = when.get("hours").and_then(Value::as_str);
+    hours.unwrap_or("always")
+}
+
+/// With the keys of the tables in the place of its own; they were judged when they were read.
+fn over<T: Clone + Serialize + DeserializeOwned>(section: &T, tables: &[&Table]) -> T {
+    let mut keys = Table::try_from(section).unwrap_or_default();
+    for (key, value) in tables.iter().copied().flatten() {
+        if let Some(own) = keys.get_mut(key) {
+            own.clone_from(value);
+        }
+    }
+    match tables.is_empty() {
+        true => section.clone(),
+        false => toml::from_str(&keys.to_string()).unwrap_or_else(|_| section.clone()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! A text to a `Config`, with every problem in it at its line and column: each key is read alone first, so that no problem
 //! hides another one. What the keys are is in `keys`, what their values may be here.
 
-use super::values::is_path;
+use super::values::{in_hours, is_path};
 use super::{Config, LINE};
 use crate::units::{Bytes, clean_line, float, nearest, parse_cpu_list, parse_duration};
 use serde::Deserialize;
@@ -20,6 +20,11 @@ const REQUIRED: [(&str, &str, &str); 4] = [
     ("pilot", "image", "\"builtin\" or \"busybox:1.36\""),
     ("influxdb", "url", "\"http://127.0.0.1:8086\""),
 ];
+
+/// The least and the most that a key can be.
+const RANGES: &str = "interval 1s 1h, flush 1s 1h, launches-per-tick 1 64, cpus 0.01 8192, reserve-cpus 0 8192, \
+    min-battery 0 100, max-temperature 0 150, timeout 1s 10m, memory 6MiB 1000000TiB, pids 8 4194304, ttl 1s 36500d, \
+    stop-grace 0s 10m, weight 1 1000, refresh 1s 168h";
 
 /// Fields of the engine's HostConfig that Plancton sets itself.
 const OWN_FIELDS: &str = "NanoCpus CpuQuota CpuPeriod CpuShares CpusetCpus Memory MemorySwap PidsLimit CgroupParent \
@@ -57,7 +62,9 @@ pub fn parse(text: &str, file: &str) -> Result<Config, Vec<String>> {
     }
     let mut problems = reader.problems;
     if problems.is_empty() {
-        return read(document).map_err(|why| vec![format!("{file}: {why}")]);
+        let config = deserialize(document).map_err(|error| error.message().to_owned());
+        let config = config.and_then(Config::settle);
+        return config.map_err(|why| vec![format!("{file}: {why}")]);
     }
     problems.sort();
     // What follows a syntax error in its line may come from it.
@@ -70,13 +77,18 @@ pub fn parse(text: &str, file: &str) -> Result<Config, Vec<String>> {
     Err(lines.take(MOST_PROBLEMS).collect())
 }
 
-fn read(document: DeTable<'_>) -> Result<Config, String> {
-    let config = deserialize(document).map_err(|error| error.message().to_owned());
-    config?.settle()
-}
-
 fn deserialize(document: DeTable<'_>) -> Result<Config, Error> {
     Config::deserialize(Deserializer::from(Spanned::new(0..0, document)))
+}
+
+/// A table as a document of its own.
+fn read_alone(name: &str, table: DeTable<'_>) -> Result<Config, Error> {
+    let mut value = Spanned::new(0..0, DeValue::Table(table));
+    if LISTS.contains(&name) {
+        value = Spanned::new(0..0, DeValue::Array(DeArray::from_iter([value])));
+    }
+    let name = Spanned::new(0..0, DeString::Owned(name.to_owned()));
+    deserialize(DeTable::from_iter([(name, value)]))
 }
 
 impl<'t> Reader<'t> {
@@ -91,21 +103,14 @@ impl<'t> Reader<'t> {
 
     /// All the tables of one name.
     fn check(&mut self, name: &Key<'t>, value: &Value<'t>) {
-        let (at, title) = (name.span().start, name.get_ref());
-        let is_list = LISTS.contains(&title.as_ref());
-        let in_document = |table| {
-            let mut value = Spanned::new(0..0, DeValue::Table(table));
-            if is_list {
-                value = Spanned::new(0..0, DeValue::Array(DeArray::from_iter([value])));
-            }
-            DeTable::from_iter([(name.clone(), value)])
-        };
-        if let Err(error) = deserialize(in_document(DeTable::new())) {
-            return self.add(at, true, explain(error.message(), "the file", title));
+        let (at, name) = (name.span().start, name.get_ref().as_ref());
+        if let Err(error) = read_alone(name, DeTable::new()) {
+            return self.add(at, true, explain(error.message(), "the file", name));
         }
+        let is_list = LISTS.contains(&name);
         let header = match is_list {
-            true => format!("[[{title}]]"),
-            false => format!("[{title}]"),
+            true => format!("[[{name}]]"),
+            false => format!("[{name}]"),
         };
         let elements = match value.get_ref() {
             DeValue::Array(list) if is_list => list,
@@ -132,14 +137,15 @@ impl<'t> Reader<'t> {
                 self.add(at, true, format!("{place}: {write}"));
             }
             for (of, key, example) in REQUIRED {
-                if self.is_whole && name.get_ref() == of && !table.contains_key(key) {
+                if self.is_whole && name == of && !table.contains_key(key) {
                     let write = format!("write one such as {key} = {example}");
                     self.add(at, true, format!("{place} has no {key}; {write}"));
                 }
             }
-            self.check_keys(table, &place, in_document);
+            self.check_keys(name, table, &place);
+            let whole = read_alone(name, table.clone()).unwrap_or_default();
             if self.problems.is_empty()
-                && let Err(why) = read(in_document(table.clone()))
+                && let Err(why) = whole.settle()
             {
                 self.add(at, true, format!("{place}: {why}"));
             }
@@ -147,35 +153,50 @@ impl<'t> Reader<'t> {
         }
     }
 
-    fn check_keys(
-        &mut self,
-        table: &DeTable<'t>,
-        place: &str,
-        in_document: impl Fn(DeTable<'t>) -> DeTable<'t>,
-    ) {
-        for (key, value) in table {
+    fn check_keys(&mut self, table: &str, keys: &DeTable<'t>, place: &str) {
+        for (key, value) in keys {
             if self.problems.len() > MOST_PROBLEMS {
                 return;
             }
             let (at, name) = (value.span(), key.get_ref());
             let written = self.text.get(at.clone()).unwrap_or_default();
-            if let Some(why) = judge(name, value, written) {
+            let why = judge_number(name, value, written).or_else(|| judge(name, value, written));
+            if let Some(why) = why {
                 self.add(at.start, true, format!("{place} {name}: {why}"));
             }
+            // Hours go with keys of two tables.
+            let tables: &[&str] = match (table, name.as_ref()) {
+                ("when", "hours") => continue,
+                ("when", _) => &["share", "owner"],
+                _ => &[table],
+            };
             let alone = DeTable::from_iter([(key.clone(), value.clone())]);
-            if let Err(error) = deserialize(in_document(alone)) {
-                let at = error.span().map_or(at.start, |span| span.start);
-                self.add(at, true, explain(error.message(), place, name));
+            let read = tables.iter().map(|table| read_alone(table, alone.clone()));
+            let errors: Vec<Error> = read.filter_map(Result::err).collect();
+            let known = errors.iter().find(|error| !is_unknown(error.message()));
+            let message = match known {
+                Some(error) => error.message().to_owned(),
+                None => errors.iter().map(Error::message).collect(),
+            };
+            if errors.len() == tables.len() {
+                let span = known.or(errors.first()).and_then(Error::span);
+                let at = span.map_or(at.start, |span| span.start);
+                self.add(at, true, explain(&message, place, name));
             }
         }
     }
 }
 
+fn is_unknown(message: &str) -> bool {
+    message.starts_with("unknown field")
+}
+
 /// serde's message, with the nearest of the keys that it lists. What is given for a secret is not repeated.
 fn explain(message: &str, place: &str, key: &str) -> String {
-    if message.starts_with("unknown field") {
+    if is_unknown(message) {
         let mut names = message.split('`').skip(1).step_by(2);
         let unknown = names.next().unwrap_or_default();
+        let names = names.filter(|name| *name != unknown);
         let way_out = match nearest(unknown, names) {
             Some(near) => format!("did you mean '{near}'?"),
             None => "'plancton config --default' explains all there are".to_owned(),
@@ -190,50 +211,47 @@ fn explain(message: &str, place: &str, key: &str) -> String {
     format!("{place} {key}: {}", message.replace("f64", "a number"))
 }
 
-/// What is wrong with a value for that key, and what to write. What is of another type is left to serde.
-fn judge(key: &str, value: &Value, written: &str) -> Option<String> {
-    let text = value.get_ref().as_str();
-    let within = |low: &str, high: &str| {
-        let quote = if text.is_some() { "\"" } else { "" };
-        // What is no number is less than any.
-        let number = measure(value)?.max(f64::MIN);
-        let (too, bound, or) = match (measure_text(low)?, measure_text(high)?) {
-            (least, _) if number < least => ("little", low, "more"),
-            (_, most) if number > most => ("much", high, "less"),
-            _ => return None,
-        };
-        let write = format!("write {quote}{bound}{quote} or {or}");
-        Some(format!("{written} is too {too}; {write}"))
+/// What is wrong with the number of that key, and what to write.
+fn judge_number(key: &str, value: &Value, written: &str) -> Option<String> {
+    let mut ranges = RANGES.split(", ");
+    let range = ranges.find_map(|range| range.strip_prefix(key)?.strip_prefix(' '))?;
+    let (least, most) = range.split_once(' ')?;
+    let (quote, number) = match value.get_ref().as_str() {
+        Some(text) => ("\"", measure(text)?),
+        None => (
+            "",
+            f64::deserialize(ValueDeserializer::from(value.clone())).ok()?,
+        ),
     };
-    let (is_fine, write) = match (key, text.unwrap_or_default()) {
-        ("interval" | "flush", _) => return within("1s", "1h"),
-        ("launches-per-tick", _) => return within("1", "64"),
-        ("cpus", _) => return within("0.01", "8192"),
-        ("reserve-cpus", _) => return within("0", "8192"),
-        ("min-battery", _) => return within("0", "100"),
-        ("max-temperature", _) => return within("0", "150"),
-        ("timeout", _) => return within("1s", "10m"),
-        ("memory", _) => return within("6MiB", "1000000TiB"),
-        ("pids", _) => return within("8", "4194304"),
-        ("ttl", _) => return within("1s", "36500d"),
-        ("stop-grace", _) => return within("0s", "10m"),
-        ("weight", _) => return within("1", "1000"),
-        ("refresh", _) => return within("1s", "168h"),
+    // What is no number is less than any.
+    let (too, bound, or) = match number.max(f64::MIN) {
+        number if number < measure(least)? => ("little", least, "more"),
+        number if number > measure(most)? => ("much", most, "less"),
+        _ => return None,
+    };
+    let write = format!("write {quote}{bound}{quote} or {or}");
+    Some(format!("{written} is too {too}; {write}"))
+}
+
+/// What is wrong with another value for that key, and what to write. What is of another type is left to serde.
+fn judge(key: &str, value: &Value, written: &str) -> Option<String> {
+    let value = value.get_ref();
+    let (is_fine, write) = match (key, value.as_str().unwrap_or_default()) {
         ("host-config", _) => {
             let own = OWN_FIELDS.to_lowercase();
-            let mut fields = value.get_ref().as_table()?.keys().map(Spanned::get_ref);
+            let mut fields = value.as_table()?.keys().map(Spanned::get_ref);
             let is_own = |field: &str| own.split(' ').any(|own| own == field.to_lowercase());
             let field = fields.find(|field| is_own(field))?;
             return Some(format!("'{field}' is set by Plancton itself; leave it out"));
         }
         ("pause-while-running", _) => {
-            let mut names = value.get_ref().as_array()?.iter();
-            let is_path = |name: &Value| {
-                name.get_ref()
-                    .as_str()
-                    .is_some_and(|name| name.contains('/'))
-            };
-            (!names.any(is_path), "programs without their folders")
+            let mut names = value.as_array()?.iter().map(|name| name.get_ref().as_str());
+            let is_name = |name: Option<&str>| !name.unwrap_or_default().contains('/');
+            (names.all(is_name), "programs without their folders")
+        }
+        ("hours", hours) => {
+            let write = "a time of the week such as \"Mon-Fri 09:00-18:00; Sat,Sun\"";
+            (in_hours(hours, 0).is_some(), write)
         }
         ("name", name) => (is_label(name), "1 to 32 of a-z, 0-9 and '-'"),
         (_, "") => return None,
@@ -254,15 +272,8 @@ fn judge(key: &str, value: &Value, written: &str) -> Option<String> {
     (!is_fine).then(|| format!("{written} can't be; write {write}"))
 }
 
-fn measure(value: &Value) -> Option<f64> {
-    match value.get_ref().as_str() {
-        Some(text) => measure_text(text),
-        None => f64::deserialize(ValueDeserializer::from(value.clone())).ok(),
-    }
-}
-
 /// Seconds of a duration, bytes of a size, or the number.
-fn measure_text(text: &str) -> Option<f64> {
+fn measure(text: &str) -> Option<f64> {
     match (parse_duration(text), Bytes::parse(text)) {
         (Ok(duration), _) => Some(duration.as_secs_f64()),
         (_, Some(size)) => Some(float(size.0)),

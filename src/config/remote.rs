@@ -1,9 +1,9 @@
 //! A configuration from elsewhere, under the owner's consent: what it may bring, what the owner has to permit for it, and
 //! what is refused. It adds pilots and metrics targets and can make the machine give less, never more. Pure.
 
-use super::keys::{Allow, Influx, Owner, PilotClass, Share, When};
+use super::keys::{Allow, Influx, Owner, PilotClass, Share};
 use super::values::{Auto, Mount};
-use super::{Config, LINE, parse};
+use super::{Config, LINE, hours, parse};
 use crate::units::clean_line;
 use toml::{Table, Value};
 
@@ -17,7 +17,7 @@ const LOWERED: &str = "max-pilots reserve-cpus reserve-memory reserve-disk on-ba
 /// What a remote configuration comes to on this machine.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RemoteConfig {
-    rules: Vec<When>,
+    rules: Vec<Table>,
     pub pilots: Vec<PilotClass>,
     pub influxdb: Vec<Influx>,
     /// By what the machine gives less, one line each.
@@ -64,20 +64,22 @@ pub fn read_serial(text: &str) -> u64 {
 
 impl RemoteConfig {
     fn add_rules(&mut self, written: Table) {
-        let (mut always, mut rules) = (Table::new(), Vec::new());
+        let mut always = Table::new();
         for (name, value) in written {
             match value {
                 Value::Table(table) => always.extend(table),
-                Value::Array(tables) if name == "when" => rules = tables,
+                Value::Array(tables) if name == "when" => {
+                    let tables = tables.into_iter();
+                    self.rules = tables.filter_map(|when| when.try_into().ok()).collect();
+                }
                 _ => {}
             }
         }
         // There it means "as many as fit".
         always.retain(|key, value| key != "max-pilots" || *value != Value::Integer(0));
-        rules.insert(0, Value::Table(always));
-        for rule in rules.iter_mut().filter_map(Value::as_table_mut) {
-            let hours = rule.get("hours").and_then(Value::as_str);
-            let hours = hours.unwrap_or("always").to_owned();
+        self.rules.insert(0, always);
+        for rule in &mut self.rules {
+            let hours = hours(rule).to_owned();
             rule.retain(|key, value| {
                 let is_lowering = LOWERED.split(' ').any(|known| known == key);
                 if is_lowering {
@@ -86,12 +88,9 @@ impl RemoteConfig {
                     let text = format!("{key}: that is the owner's alone; ignored");
                     self.refused.push(text);
                 }
-                is_lowering
+                is_lowering || key == "hours"
             });
-            rule.insert("hours".to_owned(), hours.into());
         }
-        let document = Table::from_iter([("when".to_owned(), Value::Array(rules))]);
-        self.rules = parse(&document.to_string(), "").unwrap_or_default().when;
     }
 
     fn add_pilot(&mut self, pilot: PilotClass, local: &Config) {

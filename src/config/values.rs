@@ -32,7 +32,6 @@ macro_rules! texts {
 texts! {
     Period: "a duration such as \"30s\" or \"1h30m\"", |text| parse_duration(text).ok().map(Period), |period| format_duration(period.0);
     Bytes: "a size such as \"512MiB\" or \"2GiB\"", Bytes::parse, exact_size;
-    Hours: "a time of the week such as \"Mon-Fri 09:00-18:00; Sat,Sun\"", Hours::parse, |hours| hours.text.clone();
     Image: "\"builtin\" or an image such as \"registry.example.org/pilot:1.2\", in small letters", Image::parse, Image::to_string;
     Mount: "a mount such as \"/data:/data\", \"/scratch:/tmp:rw\" or \"/cvmfs:/cvmfs:ro,rslave\"", Mount::parse, Mount::to_string;
     Tmpfs: "a path such as \"/tmp\" or \"/tmp:64MiB\"", Tmpfs::parse, Tmpfs::write;
@@ -381,29 +380,9 @@ pub fn is_path(path: &str) -> bool {
 const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
 const DAY: usize = 24 * 60;
 
-/// Hours of the week as written: `Mon-Fri 09:00-18:00; Sat,Sun`.
-#[derive(Clone, Debug, PartialEq, SmartDefault)]
-pub struct Hours {
-    #[default("always".to_owned())]
-    pub text: String,
-}
-
-impl Hours {
-    pub fn parse(text: &str) -> Option<Hours> {
-        let text = in_hours(text, 0).map(|_| text.trim().to_owned());
-        text.map(|text| Hours { text })
-    }
-
-    /// `weekday` 0 is Monday, in local time.
-    pub fn contains(&self, weekday: u8, minute_of_day: u16) -> bool {
-        let day = usize::from(weekday % 7) * DAY;
-        in_hours(&self.text, day + usize::from(minute_of_day)) == Some(true)
-    }
-}
-
-/// Whether a minute of the week is in a text of stretches `[DAYS] [HH:MM-HH:MM]`; without days every day, without times
+/// Whether a minute of the week, from Monday on, is in a text of stretches `[DAYS] [HH:MM-HH:MM]`; without days every day, without times
 /// the whole day. One over midnight belongs to the day it starts on.
-fn in_hours(text: &str, minute: usize) -> Option<bool> {
+pub fn in_hours(text: &str, minute: usize) -> Option<bool> {
     let mut is_in = false;
     for stretch in text.split(';') {
         let words: Vec<&str> = stretch.split_whitespace().collect();

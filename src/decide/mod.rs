@@ -13,7 +13,7 @@ pub use observation::*;
 pub use reason::{Code, Reason, State};
 pub use state::PolicyState;
 
-use crate::config::{Auto, Config, MissingLimits, Owner, PilotClass, Share, When};
+use crate::config::{Auto, Config, MissingLimits, Owner, PilotClass, Share};
 use crate::units::float;
 use owner::Rule;
 use state::{Handled, LIVES};
@@ -113,7 +113,7 @@ struct Tick<'a> {
     share: Share,
     owner: Owner,
     /// In force.
-    when: Option<&'a When>,
+    hours: Option<&'a str>,
     /// All that the list shows.
     pilots: &'a [Pilot],
     /// Own ones that run, are paused or are being started, the oldest first.
@@ -128,7 +128,7 @@ struct Tick<'a> {
 
 /// One tick. `state` is all that is remembered; it can be lost at any time and is rebuilt from what is observed.
 pub fn decide(config: &Config, state: &mut PolicyState, seen: &Observation) -> Decision {
-    let (share, owner, when) = config.effective(seen.local.weekday, seen.local.minute);
+    let (share, owner, hours) = config.effective(seen.local.weekday, seen.local.minute);
     let mut tick = Tick {
         config,
         state,
@@ -136,7 +136,7 @@ pub fn decide(config: &Config, state: &mut PolicyState, seen: &Observation) -> D
         now: seen.at.boot,
         share,
         owner,
-        when: when.and_then(|index| config.when.get(index)),
+        hours,
         pilots: seen.pilots.as_deref().unwrap_or_default(),
         own: Vec::new(),
         slots: BTreeMap::new(),

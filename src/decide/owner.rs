@@ -150,8 +150,8 @@ impl Tick<'_> {
         let own = self.own.len();
         if own > most as usize || most == 0 {
             let is_usual = self.share.max_pilots == self.config.share.max_pilots;
-            let (code, hours) = match self.when.filter(|_| !is_usual) {
-                Some(when) => (Code::Hours, when.hours.text.as_str()),
+            let (code, hours) = match self.hours.filter(|_| !is_usual) {
+                Some(hours) => (Code::Hours, hours),
                 None => (Code::MaxPilots, ""),
             };
             let reason = Reason::of(code, float(own as u64), most.into(), hours);
