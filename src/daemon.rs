@@ -141,8 +141,13 @@ impl Daemon {
                 continue;
             }
             log::debug!("{text}");
-            match act::job(action, &self.site, &self.config, &facts) {
-                Some((lane, job)) => self.go(lane, job, Daemon::learn),
+            match act::lane(action) {
+                Some(lane) => {
+                    let (action, facts) = (action.clone(), Arc::clone(&facts));
+                    let (site, config) = (Arc::clone(&self.site), Arc::clone(&self.config));
+                    let job = move || act::carry_out(action, &site, &config, &facts);
+                    self.go(lane, job, Daemon::learn);
+                }
                 None => self.mend_group(),
             }
         }

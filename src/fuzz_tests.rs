@@ -198,6 +198,7 @@ fn engine_answers() {
     let seeds = framed();
     let seeds: Vec<&str> = seeds.iter().map(String::as_str).collect();
     let id = PilotId::new(ID).unwrap();
+    let reference = Image::parse("p:1").unwrap();
     let file = std::fs::File::open(tree.path("archive")).unwrap();
     fuzz("engine answers", 2, &seeds, |input, random| {
         *next.lock().unwrap() = input.to_vec();
@@ -212,9 +213,13 @@ fn engine_answers() {
             7 => drop(engine.image("p:1")),
             8 => drop(engine.import("p", "1", &[], b"tar")),
             9 => drop(engine.load(&file, 4)),
-            10 => drop(engine.pull("p", "1", Some("e30="), &mut |_, _, _| Ok(()))),
+            10 => drop(engine.pull(&reference, Some("e30="), &mut |_, _, _| Ok(()))),
             11 => drop(engine.follow_events(&mut |_| ())),
-            12 => drop(engine.pause(&id).and_then(|_| engine.image_remove("p"))),
+            12 => drop(
+                engine
+                    .tell(&id, "pause")
+                    .and_then(|()| engine.image_remove("p")),
+            ),
             _ => drop(read_facts(&engine, tree.root(), true)),
         }
     });

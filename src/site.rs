@@ -139,12 +139,12 @@ impl Facts {
 
 /// Asks the engine. Errors: it cannot be reached or is too old.
 pub fn read_facts(engine: &Engine, root: &Path, is_root: bool) -> Result<Facts, Error> {
-    let (server, api) = engine.ping()?;
+    let (server, minor) = engine.ping()?;
     let mut facts = facts_of(engine.info()?, root, is_root);
     facts.engine = EngineName {
         name: engine_name(&server, &facts.info),
         version: facts.info.server_version.clone(),
-        api,
+        api: format!("1.{minor}"),
         socket: engine.socket().display().to_string(),
     };
     Ok(facts)

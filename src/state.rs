@@ -28,6 +28,8 @@ const LOG_TAILS: &str = "log-tails.json";
 #[derive(Debug)]
 pub struct StateError(String);
 
+impl std::error::Error for StateError {}
+
 impl fmt::Display for StateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -5,59 +5,89 @@ use crate::config::{Image, PilotClass};
 use crate::host::files;
 use crate::web;
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE};
-use serde_json::{Map, Value, json};
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
-use std::os::unix::fs::MetadataExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 /// A file with credentials has a few KiB.
 const LIMIT: usize = 1 << 20;
 
-/// The value of X-Registry-Auth; `None`: the registry is asked without. A file that nobody named never stops an image that
-/// may need no credentials. Errors: the `auth-file` of the class can't be used.
-pub fn read(class: &PilotClass) -> Result<Option<String>, String> {
-    if !class.auth_file.is_empty() {
-        let file = Path::new(&class.auth_file);
-        let failed = |why: String| format!("{}: {why}", file.display());
-        let found = std::fs::metadata(file).map_err(|error| failed(error.to_string()))?;
-        if found.mode() & 0o007 != 0 {
-            let why = "everybody on this machine may read these credentials; chmod 600 it";
-            return Err(failed(why.to_owned()));
-        }
-        return find(&read_file(file)?, &class.image).map_err(failed);
-    }
-    let directory = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker"));
-    let file = directory.or_else(home).map(|dir| dir.join("config.json"));
-    let Some(file) = file.filter(|file| file.exists()) else {
-        return Ok(None);
-    };
-    let found = read_file(&file).and_then(|config| find(&config, &class.image));
-    Ok(found.unwrap_or_else(|why| {
-        warn_once(format!(
-            "{}: {why}; images are pulled without credentials",
-            file.display()
-        ));
-        None
-    }))
+/// One entry of a file as Docker, Podman and others write it (config.json, auth.json), and what is sent of it.
+#[derive(Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Login {
+    /// USER:PASSWORD in base64.
+    #[serde(skip_serializing)]
+    auth: String,
+    username: String,
+    password: String,
+    identitytoken: String,
+    registrytoken: String,
+    serveraddress: String,
 }
 
-fn read_file(file: &Path) -> Result<Value, String> {
-    let text = files::read(file, LIMIT).map_err(|error| error.to_string())?;
-    if text.trim_ascii().is_empty() {
-        return Err("the file is empty".to_owned());
+impl Login {
+    fn is_empty(&self) -> bool {
+        self.username.is_empty() && self.identitytoken.is_empty() && self.registrytoken.is_empty()
     }
-    serde_json::from_slice(&text).map_err(|error| format!("not JSON: {error}"))
+
+    /// The value of X-Registry-Auth; `None`: the registry is asked without.
+    pub fn header(&self) -> Option<String> {
+        let sent = serde_json::to_string(self).ok()?;
+        (!self.is_empty()).then(|| URL_SAFE.encode(sent))
+    }
+
+    /// Takes out of a text what was sent: a registry may repeat it.
+    pub fn hide(&self, text: &str) -> String {
+        let pair = STANDARD.encode(format!("{}:{}", self.username, self.password));
+        let sent = self.header().unwrap_or_default();
+        let tokens = [&self.identitytoken, &self.registrytoken];
+        let [identity, registry] = tokens.map(String::as_str);
+        web::hide(
+            text,
+            &[&sent, &pair, &self.password, identity, registry],
+            1_000,
+        )
+    }
+}
+
+/// For a class's image. A file that nobody named never stops an image that may need no credentials. Errors: the
+/// `auth-file` of the class can't be used.
+pub fn read(class: &PilotClass) -> Result<Login, String> {
+    if !class.auth_file.is_empty() {
+        let file = Path::new(&class.auth_file);
+        let text = files::read_secret(file).map(String::into_bytes);
+        return parse(file, text, &class.image);
+    }
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker"));
+    let directory = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
+    let file = directory.or_else(home).map(|dir| dir.join("config.json"));
+    let Some(file) = file.filter(|file| file.exists()) else {
+        return Ok(Login::default());
+    };
+    parse(&file, files::read(&file, LIMIT), &class.image).or_else(|why| {
+        warn_once(format!("{why}; images are pulled without credentials"));
+        Ok(Login::default())
+    })
+}
+
+fn parse(file: &Path, text: io::Result<Vec<u8>>, image: &Image) -> Result<Login, String> {
+    let text = text.map_err(|error| error.to_string())?;
+    let config = serde_json::from_slice(&text).map_err(|error| format!("not JSON: {error}"));
+    let found = config.and_then(|config| find(&config, image));
+    found.map_err(|why| format!("{}: {why}", file.display()))
 }
 
 fn warn_once(text: String) {
     static WARNED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
-    if !warned.contains(&text) {
+    if warned.insert(text.clone()) {
         log::warn!("{text}");
-        warned.insert(text);
     }
 }
 
@@ -68,146 +98,170 @@ fn place_of(key: &str) -> String {
         Some((_, rest)) => rest.split('/').next().unwrap_or(rest),
         None => key.trim_end_matches('/'),
     };
-    let place = place
-        .strip_suffix("/v1")
-        .or(place.strip_suffix("/v2"))
-        .unwrap_or(place);
-    match place {
-        "index.docker.io" | "registry-1.docker.io" => "docker.io".to_owned(),
-        place => place.to_owned(),
+    let place = place.trim_end_matches("/v1").trim_end_matches("/v2");
+    let (registry, path) = place.split_at(place.find('/').unwrap_or(place.len()));
+    match registry {
+        "index.docker.io" | "registry-1.docker.io" => format!("docker.io{path}"),
+        _ => place.to_owned(),
     }
 }
 
-/// The entry that says most about this image. Errors: it can't be read.
-fn find(config: &Value, image: &Image) -> Result<Option<String>, String> {
-    let path = match image.name.strip_prefix(image.registry()) {
-        Some(path) => path.trim_start_matches('/'),
-        None => image.name.as_str(),
-    };
-    let whole = format!("{}/{path}", image.registry());
+/// The whole name of an image, as places are written.
+fn place_of_image(image: &Image) -> String {
+    let (registry, name) = (place_of(image.registry()), image.name.as_str());
+    let path = name.strip_prefix(image.registry()).unwrap_or(name);
+    match path.trim_start_matches('/') {
+        path if registry == "docker.io" && !path.contains('/') => {
+            format!("{registry}/library/{path}")
+        }
+        path => format!("{registry}/{path}"),
+    }
+}
+
+/// The entry that says most about this image, if there is one.
+fn find(config: &Value, image: &Image) -> Result<Login, String> {
+    let image = place_of_image(image);
     let is_part = |place: &str| {
-        let rest = whole.strip_prefix(place);
+        let rest = image.strip_prefix(place);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
-    let auths = config.get("auths").and_then(Value::as_object);
-    let entries = auths
+    // Of those that say as much, the shortest: Docker leaves tokens of a session behind the registry's address.
+    let entries = config
+        .get("auths")
+        .and_then(Value::as_object)
         .into_iter()
-        .flatten()
-        .map(|(key, entry)| (place_of(key), key, entry));
-    let entry = entries
-        .filter(|(place, ..)| is_part(place))
-        .max_by_key(|(place, ..)| place.len());
-    let has_helper = ["credsStore", "credHelpers"]
-        .iter()
-        .any(|key| config.get(key).is_some_and(|value| !value.is_null()));
-    let Some((_, key, entry)) = entry else {
-        return Ok(None);
+        .flatten();
+    let places = entries.map(|(key, entry)| (place_of(key), key, entry));
+    let places = places.filter(|(place, ..)| is_part(place));
+    let best = places.max_by_key(|(place, key, _)| (place.len(), Reverse(key.len())));
+    let Some((_, key, entry)) = best else {
+        return Ok(Login::default());
     };
-    let found = encode(key, entry)?;
-    if found.is_none() && has_helper {
+    let bad = || format!("the entry of {key} is not base64 of USER:PASSWORD");
+    let login = decode(key, entry).ok_or_else(bad)?;
+    let helpers = ["credsStore", "credHelpers"];
+    let has_helper = helpers.iter().any(|name| config.get(name).is_some());
+    if login.is_empty() && has_helper {
         warn_once(format!(
             "the credentials of {key} are with a helper program, which is not asked; the image is pulled without, \
              or name an auth-file that has them"
         ));
     }
-    Ok(found)
+    Ok(login)
 }
 
-/// Takes out of a text what was sent in X-Registry-Auth: a registry may repeat it.
-pub fn hide(text: &str, auth: Option<&str>) -> String {
-    let sent = auth.and_then(|auth| URL_SAFE.decode(auth).ok());
-    let sent: Value = sent.map_or(Value::Null, |sent| {
-        serde_json::from_slice(&sent).unwrap_or_default()
-    });
-    let word = |key: &str| sent.get(key).and_then(Value::as_str).unwrap_or_default();
-    let password = word("password");
-    let login = STANDARD.encode(format!("{}:{password}", word("username")));
-    let (identity, registry) = (word("identitytoken"), word("registrytoken"));
-    web::hide(text, &[&login, password, identity, registry], 1_000)
-}
-
-/// `None`: the entry is empty.
-fn encode(key: &str, entry: &Value) -> Result<Option<String>, String> {
-    let text = |name: &str| {
-        let text = entry.get(name).and_then(Value::as_str);
-        text.filter(|text| !text.is_empty()).map(str::to_owned)
-    };
-    let mut known = Map::new();
-    let (mut user, mut password) = (text("username"), text("password"));
-    if let Some(auth) = text("auth") {
-        let bad = || format!("the entry of {key} is not base64 of USER:PASSWORD");
-        let bytes = STANDARD.decode(auth.trim()).map_err(|_| bad())?;
-        let pair = String::from_utf8(bytes).map_err(|_| bad())?;
-        let (name, word) = pair.split_once(':').ok_or_else(bad)?;
-        user = Some(name.to_owned());
-        password = Some(word.trim_end_matches('\0').to_owned());
+fn decode(key: &str, entry: &Value) -> Option<Login> {
+    let mut login = Login::deserialize(entry).ok()?;
+    login.serveraddress = key.to_owned();
+    if !login.auth.is_empty() {
+        // Some writers break lines, and some leave the padding out.
+        let text = login.auth.replace(['\r', '\n', '='], "");
+        let pair = String::from_utf8(STANDARD_NO_PAD.decode(text.trim()).ok()?).ok()?;
+        let (user, password) = pair.split_once(':')?;
+        login.username = user.to_owned();
+        login.password = password.trim_matches('\0').to_owned();
     }
-    let tokens = [
-        ("identitytoken", text("identitytoken")),
-        ("registrytoken", text("registrytoken")),
-    ];
-    for (name, value) in [("username", user), ("password", password)]
-        .into_iter()
-        .chain(tokens)
-    {
-        known.extend(value.map(|value| (name.to_owned(), json!(value))));
-    }
-    if known.is_empty() {
-        return Ok(None);
-    }
-    known.insert("serveraddress".to_owned(), json!(key));
-    Ok(Some(URL_SAFE.encode(Value::Object(known).to_string())))
+    Some(login)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
-    /// What each writer leaves, and what is sent for an image: its password or token, or nothing.
+    /// What is sent for an image: the user and the password or token; nothing: "".
+    fn sent(config: &Value, image: &str) -> String {
+        let image = Image::parse(image).unwrap();
+        let login = find(config, &image).unwrap_or_else(|why| panic!("{why}"));
+        let header = login
+            .header()
+            .map(|header| URL_SAFE.decode(header).unwrap());
+        let sent: Value = header.map_or(Value::Null, |sent| serde_json::from_slice(&sent).unwrap());
+        let words = ["username", "password", "identitytoken"]
+            .map(|key| sent[key].as_str().unwrap_or_default());
+        words
+            .into_iter()
+            .filter(|word| !word.is_empty())
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    /// What each writer leaves, and what is sent for an image of whom.
     #[test]
     fn credentials_by_image() {
-        let config = json!({ "auths": {
+        let mixed = json!({ "auths": {
             "127.0.0.1:5000": { "auth": "dTpwOnc=" },
-            "https://index.docker.io/v1/": { "auth": "YTpi" },
             "https://token.example": { "identitytoken": "t>?" },
-            "my.repo.example.com": { "username": "u@example.com", "password": "pw" },
             "quay.example/team": { "auth": "dGVhbTp0" },
             "quay.example/team/private": { "username": "p", "password": "deep" },
             "legacy.example/v2/": { "auth": "bDps" },
             "nul.example": { "auth": "dTpwAAA=" },
-            "bad.example": { "auth": "!" },
-            "ghcr.example": {},
         }, "credsStore": "desktop"});
-        for (image, expected) in [
-            ("127.0.0.1:5000/x:1", Some("p:w")),
-            ("busybox", Some("b")),
-            ("docker.io/library/busybox:1", Some("b")),
-            ("token.example/x", Some("t>?")),
-            ("my.repo.example.com/a/b:1", Some("pw")),
-            ("quay.example/team/public", Some("t")),
-            ("quay.example/team/private/x", Some("deep")),
-            ("quay.example/teamwork/x", None),
-            ("quay.example/other", None),
-            ("legacy.example/x", Some("l")),
-            ("nul.example/x", Some("p")),
-            ("ghcr.example/org/pub:1", None),
-            ("elsewhere.example/x", None),
+        // docker login by browser leaves tokens beside the entry.
+        let browser = json!({ "auths": {
+            "https://index.docker.io/v1/": { "auth": "YTpi" },
+            "https://index.docker.io/v1/access-token": { "auth": "YTphY2Nlc3M=" },
+            "https://index.docker.io/v1/refresh-token": { "auth": "YTpyZWZyZXNo" },
+        }});
+        // podman, buildah and skopeo login: containers-auth.json(5), which has namespaces too.
+        let podman = json!({ "auths": {
+            "docker.io": { "auth": "aHViOng=" },
+            "docker.io/library/busybox": { "auth": "b25lOnk=" },
+            "registry.example:5000/a": { "auth": "cG9ydDp6" },
+        }});
+        // Deepomatic/dmake #54.
+        let helper = json!({ "auths": {}, "credHelpers": { "gcr.io": "gcloud" } });
+        // az acr login: bazel-contrib/rules_oci #600, testcontainers/testcontainers-dotnet #841.
+        let azure =
+            json!({ "auths": { "x.azurecr.io": { "auth": "MDAwMDo=", "identitytoken": "jwt" } } });
+        // kubectl create secret docker-registry has all three; base64(1) breaks lines.
+        let kubernetes = json!({ "auths": { "https://reg.example/v1/": {
+            "username": "k", "password": "s", "email": "k@example.com", "auth": "a\nzpz\n" } } });
+        // docker-credential-desktop leaves the padding out: kubernetes/kubernetes #82147.
+        let desktop = json!({ "auths": { "reg.example": { "auth": "dTpwdw" } } });
+        let hub =
+            json!({ "auths": { "https://index.docker.io/v1/": {} }, "credsStore": "desktop" });
+        let ghcr = json!({ "auths": { "ghcr.io": {} }, "credsStore": "desktop" });
+        // kubewarden/adm-controller #1734, GoogleContainerTools/jib #3395.
+        let jib = json!({ "auths": { "my.repo.example.com": { "username": "u@example.com", "password": "pw" } } });
+        for (config, image, expected) in [
+            (&mixed, "127.0.0.1:5000/x:1", "u p:w"),
+            (&mixed, "token.example/x", "t>?"),
+            (&mixed, "quay.example/team/public", "team t"),
+            (&mixed, "quay.example/team/private/x", "p deep"),
+            (&mixed, "quay.example/teamwork/x", ""),
+            (&mixed, "quay.example/other", ""),
+            (&mixed, "legacy.example/x", "l l"),
+            (&mixed, "nul.example/x", "u p"),
+            (&mixed, "elsewhere.example/x", ""),
+            (&browser, "busybox", "a b"),
+            (&browser, "docker.io/library/busybox:1", "a b"),
+            (&browser, "index.docker.io/a/b", "a b"),
+            (&podman, "busybox", "one y"),
+            (&podman, "alpine", "hub x"),
+            (&podman, "a/busybox", "hub x"),
+            (&podman, "registry.example:5000/a/b:1", "port z"),
+            (&podman, "registry.example/a/b:1", ""),
+            (&helper, "gcr.io/x/y", ""),
+            (&azure, "x.azurecr.io/y:1", "0000 jwt"),
+            (&kubernetes, "reg.example/y:1", "k s"),
+            (&desktop, "reg.example/y:1", "u pw"),
+            (&hub, "busybox", ""),
+            (&ghcr, "ghcr.io/org/pub:1", ""),
+            (&jib, "my.repo.example.com/a/b:1", "u@example.com pw"),
         ] {
-            let sent = find(&config, &Image::parse(image).unwrap()).unwrap();
-            let sent = sent.map(|auth| {
-                serde_json::from_slice::<Value>(&URL_SAFE.decode(auth).unwrap()).unwrap()
-            });
-            let secret = sent.as_ref().and_then(|sent| {
-                let secret = sent.get("password").or(sent.get("identitytoken"));
-                secret.and_then(Value::as_str)
-            });
-            assert_eq!(secret, expected, "{image}");
+            assert_eq!(sent(config, image), expected, "{image}");
         }
-        let sent = find(&config, &Image::parse("127.0.0.1:5000/x").unwrap()).unwrap();
-        let echo = "401: Basic dTpwOnc= is wrong (p:w)";
-        let told = hide(echo, sent.as_deref());
+    }
+
+    #[test]
+    fn what_is_sent_does_not_come_back_and_what_is_broken_is_named() {
+        let config = json!({ "auths": { "a.example": { "auth": "dTpwOnc=" }, "b.example": { "auth": "!" } } });
+        let image = |name| Image::parse(name).unwrap();
+        let login = find(&config, &image("a.example/x")).unwrap();
+        let told = login.hide("401: Basic dTpwOnc= is wrong (p:w)");
         assert_eq!(told, "401: Basic *** is wrong (***)");
-        let bad = Image::parse("bad.example/x").unwrap();
-        assert!(find(&config, &bad).unwrap_err().contains("bad.example"));
+        let bad = find(&config, &image("b.example/x"));
+        assert!(bad.is_err_and(|why| why.contains("b.example")));
     }
 }

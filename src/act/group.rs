@@ -6,16 +6,14 @@ use crate::host::cgroup::{CPU_IDLE, Group, IO_WEIGHTS, MEMORY_LIMIT};
 use crate::host::files;
 use crate::site::{Facts, has_slice};
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// The slice as the package ships it; written where there is no package.
 const SLICE: &str = include_str!("../../packaging/systemd/plancton.slice");
-const SLICE_NAME: &str = "plancton.slice";
 const SLICE_FILE: &str = "run/systemd/system/plancton.slice";
-const SET_FILES: [&str; 2] = ["50-CPUWeight.conf", "50-MemoryMax.conf"];
 
 /// Makes the group idle and bounds its memory (bytes; `None`: the machine is too small for a bound). Calling it again
 /// mends what was lost. Errors name the file or the call.
@@ -41,114 +39,6 @@ pub fn prepare(root: &Path, facts: &Facts, memory_limit: Option<u64>) -> Result<
     }
 }
 
-fn prepare_slice(
-    root: &Path,
-    facts: &Facts,
-    group: &Group,
-    memory_limit: Option<u64>,
-) -> Result<(), String> {
-    let systemctl = |arguments: &[&str]| systemctl(facts, arguments);
-    if !facts.is_rootless && !has_slice(root, "system") {
-        let file = root.join(SLICE_FILE);
-        fs::write(&file, SLICE).map_err(|error| format!("{}: {error}", file.display()))?;
-        systemctl(&["daemon-reload"])?;
-    }
-    systemctl(&["start", SLICE_NAME])?;
-    if !group.exists() {
-        // Its directory was taken away: systemd makes it again only for a unit that is not active.
-        systemctl(&["stop", SLICE_NAME])?;
-        systemctl(&["start", SLICE_NAME])?;
-    }
-    let limit = memory_limit.map_or("infinity".to_owned(), |limit| limit.to_string());
-    let limit = format!("MemoryMax={limit}");
-    let set = [
-        "set-property",
-        "--runtime",
-        SLICE_NAME,
-        "CPUWeight=idle",
-        &limit,
-    ];
-    systemctl(&set)
-}
-
-/// Removes the group, and the slice that we wrote. The groups of pilots that have just gone may be there for `patience`
-/// more. A group in use stays: that is no error.
-pub fn remove(root: &Path, facts: &Facts, patience: Duration) {
-    let (Some(layout), Ok(group)) = (facts.our_layout(), &facts.parent) else {
-        return;
-    };
-    let start = Instant::now();
-    let is_systemd = layout.is_systemd;
-    let is_left = |dir: &PathBuf| match is_systemd {
-        true => has_children(dir),
-        false => dir.exists() && !is_removed(dir),
-    };
-    while group.dirs().iter().any(is_left) {
-        if start.elapsed() >= patience {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    if !is_systemd {
-        return;
-    }
-    let _ = systemctl(facts, &["stop", SLICE_NAME]);
-    // What was set at run time is ours, and so is a slice with our text.
-    let slice = root.join(SLICE_FILE);
-    let is_ours = files::read_text(&slice).is_ok_and(|text| text == SLICE);
-    let set_in = set_directory(root, facts);
-    let set = SET_FILES.map(|file| set_in.join(file));
-    let files = is_ours.then_some(slice).into_iter().chain(set);
-    let removed = files.filter(|file| fs::remove_file(file).is_ok()).count();
-    if removed > 0 {
-        let _ = fs::remove_dir(set_in);
-        let _ = systemctl(facts, &["daemon-reload"]);
-    }
-}
-
-/// Where `set-property --runtime` leaves what we asked for.
-fn set_directory(root: &Path, facts: &Facts) -> PathBuf {
-    let user = rustix::process::geteuid().as_raw();
-    let manager = match facts.is_rootless {
-        true => format!("run/user/{user}/systemd/user.control"),
-        false => "run/systemd/system.control".to_owned(),
-    };
-    root.join(manager).join(format!("{SLICE_NAME}.d"))
-}
-
-fn has_children(dir: &PathBuf) -> bool {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.into_iter().any(|entry| entry.path().is_dir())
-}
-
-/// With what an engine leaves below it: Podman makes an empty group `conmon`.
-fn is_removed(dir: &Path) -> bool {
-    let _ = fs::remove_dir(dir.join("conmon"));
-    fs::remove_dir(dir).is_ok()
-}
-
-/// Of the machine's manager, or of the user's own.
-fn systemctl(facts: &Facts, arguments: &[&str]) -> Result<(), String> {
-    let manager = if facts.is_rootless {
-        "--user"
-    } else {
-        "--system"
-    };
-    let shown = arguments.join(" ");
-    match Command::new("systemctl")
-        .arg(manager)
-        .args(arguments)
-        .output()
-    {
-        Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(format!(
-            "systemctl {shown}: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        )),
-        Err(error) => Err(format!("systemctl {shown}: {error}")),
-    }
-}
-
 /// Only where we write or measure: the engine makes the group in the other hierarchies itself. In cgroup v2 a child has
 /// the files of a controller only when its parent hands that down.
 fn make(group: &Group) -> Result<(), String> {
@@ -158,7 +48,7 @@ fn make(group: &Group) -> Result<(), String> {
             continue;
         };
         if !dir.is_dir() {
-            fs::create_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+            fs::create_dir(&dir).map_err(|error| failed(&dir, error))?;
         }
         let _ = write(&parent.join("cgroup.subtree_control"), "+cpu +memory +pids");
     }
@@ -168,5 +58,99 @@ fn make(group: &Group) -> Result<(), String> {
 fn write(file: &Path, value: &str) -> Result<(), String> {
     let opened = fs::OpenOptions::new().write(true).open(file);
     let written = opened.and_then(|mut file| file.write_all(value.as_bytes()));
-    written.map_err(|error| format!("{}: {error}", file.display()))
+    written.map_err(|error| failed(file, error))
+}
+
+fn failed(path: &Path, error: io::Error) -> String {
+    files::failed(path, error).to_string()
+}
+
+fn prepare_slice(
+    root: &Path,
+    facts: &Facts,
+    group: &Group,
+    memory_limit: Option<u64>,
+) -> Result<(), String> {
+    if !facts.is_rootless && !has_slice(root, "system") {
+        let file = root.join(SLICE_FILE);
+        fs::write(&file, SLICE).map_err(|error| failed(&file, error))?;
+        systemctl(facts, "daemon-reload")?;
+    }
+    systemctl(facts, "start plancton.slice")?;
+    if !group.exists() {
+        // Its directory was taken away: systemd makes it again only for a unit that is not active.
+        systemctl(facts, "stop plancton.slice")?;
+        systemctl(facts, "start plancton.slice")?;
+    }
+    let limit = memory_limit.map_or("infinity".to_owned(), |limit| limit.to_string());
+    let set = format!("set-property --runtime plancton.slice CPUWeight=idle MemoryMax={limit}");
+    systemctl(facts, &set)
+}
+
+/// Of the machine's manager, or of the user's own.
+fn systemctl(facts: &Facts, arguments: &str) -> Result<(), String> {
+    let manager = if facts.is_rootless {
+        "--user"
+    } else {
+        "--system"
+    };
+    let mut command = Command::new("systemctl");
+    let why = match command.arg(manager).args(arguments.split(' ')).output() {
+        Ok(output) if output.status.success() => return Ok(()),
+        Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
+        Err(error) => error.to_string(),
+    };
+    Err(format!("systemctl {arguments}: {}", why.trim()))
+}
+
+/// Removes the group, and the slice that we wrote. The groups of pilots that have just gone may be there for `patience`
+/// more. A group in use stays: that is no error.
+pub fn remove(root: &Path, facts: &Facts, patience: Duration) {
+    let (Some(layout), Ok(group)) = (facts.our_layout(), &facts.parent) else {
+        return;
+    };
+    let start = Instant::now();
+    let is_left = |dir: &PathBuf| match layout.is_systemd {
+        true => has_children(dir),
+        false => dir.exists() && !is_removed(dir),
+    };
+    while group.dirs().iter().any(is_left) {
+        if start.elapsed() >= patience {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    if layout.is_systemd {
+        let _ = systemctl(facts, "stop plancton.slice");
+        remove_slice(root, facts);
+    }
+}
+
+/// What was set at run time is ours, and so is a slice with our text.
+fn remove_slice(root: &Path, facts: &Facts) {
+    let user = rustix::process::geteuid().as_raw();
+    let manager = match facts.is_rootless {
+        true => format!("run/user/{user}/systemd/user.control"),
+        false => "run/systemd/system.control".to_owned(),
+    };
+    let set_in = root.join(manager).join("plancton.slice.d");
+    let slice = root.join(SLICE_FILE);
+    let is_ours = files::read_text(&slice).is_ok_and(|text| text == SLICE);
+    let set = ["50-CPUWeight.conf", "50-MemoryMax.conf"].map(|file| set_in.join(file));
+    let files = is_ours.then_some(slice).into_iter().chain(set);
+    if files.filter(|file| fs::remove_file(file).is_ok()).count() > 0 {
+        let _ = fs::remove_dir(set_in);
+        let _ = systemctl(facts, "daemon-reload");
+    }
+}
+
+fn has_children(dir: &Path) -> bool {
+    let mut entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.any(|entry| entry.path().is_dir())
+}
+
+/// With what an engine leaves below it: Podman makes an empty group `conmon`.
+fn is_removed(dir: &Path) -> bool {
+    let _ = fs::remove_dir(dir.join("conmon"));
+    fs::remove_dir(dir).is_ok()
 }

@@ -1,82 +1,68 @@
-//! Turns actions into jobs: the only place that changes the engine and the cgroups. What comes of a job comes back as
-//! [`News`]. It decides nothing.
+//! Carries actions out: the only place that changes the engine and the cgroups. What comes of one comes back as [`News`].
+//! It decides nothing.
 
-pub mod builtin;
 pub mod credentials;
 pub mod files;
 pub mod group;
 pub mod images;
-pub mod spec;
+mod spec;
 
 use crate::clock;
 use crate::config::{Config, MissingLimits, PilotClass};
 use crate::decide::{Action, Ended, LaunchResult, News, Pilot, PilotState};
-use crate::engine::{CreateOutcome, Engine, Error, Inspected, Outcome};
+use crate::engine::{Created, Engine, Error, Inspected};
 use crate::executor::Lane;
 use crate::site::{Facts, Site};
 use crate::units::PilotId;
-use std::sync::Arc;
 
 /// What is kept of the end of a failed pilot's log: lines and bytes.
 const LOG_TAIL: (usize, usize) = (20, 8 * 1024);
 
-/// Of a signal's name, such as `SIGRTMIN+3`.
-const LONGEST_SIGNAL: usize = 12;
+/// How an action competes with others; `None`: it is not the engine's (the group).
+pub fn lane(action: &Action) -> Option<Lane> {
+    match action {
+        Action::Launch(..) => Some(Lane::START),
+        Action::Fetch(_) => Some(Lane::IMAGE),
+        Action::Remove(_) => Some(Lane::REMOVE),
+        Action::MendGroup => None,
+        _ => Some(Lane::URGENT),
+    }
+}
 
-/// A call and the lane it takes.
-pub type Job = (Lane, Box<dyn FnOnce() -> Option<News> + Send>);
-
-/// The job of an action at an engine with these facts. `None`: it is not the engine's (the group).
-pub fn job(
-    action: &Action,
-    site: &Arc<Site>,
-    config: &Arc<Config>,
-    facts: &Arc<Facts>,
-) -> Option<Job> {
-    let (site, config, facts) = (Arc::clone(site), Arc::clone(config), Arc::clone(facts));
-    Some(match action.clone() {
+/// Blocks until it is done, or has failed. What needs no decision brings no news.
+pub fn carry_out(action: Action, site: &Site, config: &Config, facts: &Facts) -> Option<News> {
+    let engine = &site.engine;
+    match action {
         Action::Launch(class, name) => {
             let launch = Launch {
-                class,
+                class: &class,
                 name,
-                volumes: Vec::new(),
                 facts,
                 site,
                 config,
             };
-            (Lane::START, Box::new(move || Some(launch.run())))
+            Some(launch.run())
         }
         Action::Fetch(class) => {
-            let job = move || {
-                let result = images::fetch(&site, &config, &class);
-                let class = class.name.clone();
-                Some(News::Fetched { class, result })
-            };
-            (Lane::IMAGE, Box::new(job))
+            let result = images::fetch(site, config, &class).map_err(|error| error.to_string());
+            let class = class.name.clone();
+            Some(News::Fetched { class, result })
         }
-        Action::Terminate(pilot) => signal(site, pilot, "TERM"),
-        Action::Kill(pilot) => signal(site, pilot, "KILL"),
-        Action::Pause(Pilot { id, .. }) => {
-            let job = move || Some(changed(site.engine.pause(&id), "pause", id));
-            (Lane::URGENT, Box::new(job))
-        }
-        Action::Unpause(Pilot { id, .. }) => {
-            let job = move || Some(changed(site.engine.unpause(&id), "unpause", id));
-            (Lane::URGENT, Box::new(job))
-        }
+        // That it has ended or is gone is shown by the next list.
+        Action::Terminate(pilot) => failed(&pilot, signal(engine, &pilot, "TERM").err()?),
+        Action::Kill(pilot) => failed(&pilot, signal(engine, &pilot, "KILL").err()?),
+        Action::Pause(pilot) => changed(engine, &pilot, "pause"),
+        Action::Unpause(pilot) => changed(engine, &pilot, "unpause"),
         Action::Remove(pilot) => {
-            let job = move || {
-                let news = remove(&site.engine, pilot);
-                if let News::Removed(pilot, _) = &news {
-                    files::take_back(&site.dirs.run, &pilot.name);
-                    images::tidy(&site, &config);
-                }
-                Some(news)
-            };
-            (Lane::REMOVE, Box::new(job))
+            let news = remove(engine, &pilot);
+            if let Some(News::Removed(..)) = news {
+                files::take_back(&site.dirs.run, &pilot.name);
+                images::tidy(site, config);
+            }
+            news
         }
-        Action::MendGroup => return None,
-    })
+        Action::MendGroup => None,
+    }
 }
 
 /// For logs and replays.
@@ -94,186 +80,141 @@ pub fn describe(action: &Action) -> String {
 }
 
 /// What a pilot is made of.
-struct Launch {
-    class: Arc<PilotClass>,
+struct Launch<'a> {
+    class: &'a PilotClass,
     name: String,
-    /// Paths that its image declares for writing.
-    volumes: Vec<String>,
-    facts: Arc<Facts>,
-    site: Arc<Site>,
-    config: Arc<Config>,
+    facts: &'a Facts,
+    site: &'a Site,
+    config: &'a Config,
 }
 
-impl Launch {
-    fn run(mut self) -> News {
-        let site = Arc::clone(&self.site);
-        let run = &site.dirs.run;
-        let is_root = rustix::process::geteuid().is_root();
-        let to = files::Recipient::of(&self.class, self.facts.id_shift, is_root);
-        let result = match files::hand_out(run, &self.name, &self.class, to) {
-            Ok(()) => {
-                self.volumes = self.declared_volumes();
-                self.create_and_start()
-            }
-            Err(files::Fault::Missing(source)) => LaunchResult::MountMissing(source),
-            Err(files::Fault::Refused(why)) => LaunchResult::Failed(why),
-        };
+impl Launch<'_> {
+    fn run(self) -> News {
+        let run = &self.site.dirs.run;
+        let handed = files::hand_out(run, &self.name, self.class, self.facts.id_shift);
+        let started = handed.and_then(|()| self.create_and_start());
+        let result = started.map_or_else(|result| result, LaunchResult::Started);
         // After a lost reply there may be a pilot that uses them: the list tells, and its end takes them back.
         if !matches!(result, LaunchResult::Started(_) | LaunchResult::Lost(_)) {
             files::take_back(run, &self.name);
         }
-        let (class, name, at) = (self.class.name.clone(), self.name, clock::now().boot);
+        let (class, at) = (self.class.name.clone(), clock::now().boot);
         News::Launched {
             class,
-            name,
+            name: self.name,
             at,
             result,
         }
     }
 
-    /// An image that is not there is told by the create call.
-    fn declared_volumes(&self) -> Vec<String> {
-        let name = images::name(&self.class, &self.site.builtin_tag);
-        let image = self.site.engine.image(&name).ok().flatten();
-        let volumes = image.map(|image| image.config.volumes);
-        volumes.unwrap_or_default().into_keys().collect()
-    }
-
-    fn create_and_start(&self) -> LaunchResult {
-        let (engine, name) = (&self.site.engine, &self.name);
-        let body = spec::create_body(self, clock::now());
-        let (id, warnings) = match engine.create(name, body) {
-            Ok(CreateOutcome::Created(created)) => (created.id, created.warnings),
-            Ok(CreateOutcome::NoImage) => return LaunchResult::NoImage,
-            Ok(CreateOutcome::NameTaken) => {
-                return LaunchResult::Failed(format!("the name {name} is taken"));
-            }
-            Err(error) if error.reply_lost() => return LaunchResult::Lost(error.to_string()),
-            Err(error) => return refused(&self.class, error.to_string()),
+    fn create_and_start(&self) -> Result<PilotId, LaunchResult> {
+        let (engine, class) = (&self.site.engine, self.class);
+        // An image that is not there is told by the create call.
+        let image = engine.image(&images::name(&class.image, &self.site.builtin_tag));
+        let image = image.ok().flatten().map(|image| image.config);
+        let body = spec::create_body(self, &image.unwrap_or_default(), clock::now());
+        let created = engine
+            .create(&self.name, body)
+            .map_err(|error| match error {
+                Error::ReplyLost(why) => LaunchResult::Lost(why),
+                error => refused(class, error.to_string()),
+            })?;
+        let Created { id, warnings } = created.ok_or(LaunchResult::NoImage)?;
+        let refuses = self.config.share.missing_limits == MissingLimits::Refuse;
+        let why = match spec::dropped_limit(&warnings).filter(|_| refuses) {
+            Some(limit) => format!(
+                "the engine left a limit out ({limit}); missing-limits = \"warn\" accepts that"
+            ),
+            None => match engine.start(&id) {
+                Ok(()) => return Ok(id),
+                Err(error @ Error::Refused(..)) => error.to_string(),
+                Err(error) => return Err(LaunchResult::Lost(error.to_string())),
+            },
         };
-        let refuse = self.config.share.missing_limits == MissingLimits::Refuse;
-        if let Some(warning) = spec::dropped_limit(&warnings).filter(|_| refuse) {
-            let way_out = "missing-limits = \"warn\" accepts that";
-            return self.give_up(
-                &id,
-                format!("the engine left a limit out ({warning}); {way_out}"),
-            );
-        }
-        match engine.start(&id) {
-            Ok(Outcome::Done) => LaunchResult::Started(id),
-            Ok(Outcome::Gone) => {
-                LaunchResult::Failed(format!("{name} was removed by somebody before its start"))
-            }
-            Ok(Outcome::Busy(why)) => self.give_up(&id, why),
-            Err(error) if error.reply_lost() || error.is_unreachable() => {
-                LaunchResult::Lost(error.to_string())
-            }
-            Err(error) => self.give_up(&id, error.to_string()),
-        }
-    }
-
-    /// Removes a container that is not to be started.
-    fn give_up(&self, id: &PilotId, text: String) -> LaunchResult {
-        match self.site.engine.remove(id) {
-            Ok(_) => refused(&self.class, text),
-            Err(error) => LaunchResult::Lost(format!("{text}; and removing it: {error}")),
-        }
+        Err(match engine.remove(&id) {
+            Ok(()) => refused(class, why),
+            Err(error) => LaunchResult::Lost(format!("{why}; and removing it: {error}")),
+        })
     }
 }
 
 /// A mount source that is not there is the class's state, not a failure that wants a longer and longer wait.
-fn refused(class: &PilotClass, text: String) -> LaunchResult {
-    let missing = ["does not exist", "no such file"]
-        .iter()
-        .any(|words| text.contains(words));
-    let named = class
-        .mounts
-        .iter()
-        .filter(|mount| missing && text.contains(&mount.source));
+fn refused(class: &PilotClass, why: String) -> LaunchResult {
+    let words = ["does not exist", "no such file"];
+    let is_missing = words.iter().any(|words| why.contains(words));
+    let sources = class.mounts.iter().map(|mount| &mount.source);
+    let named = sources.filter(|source| is_missing && why.contains(*source));
     // Of /a and /a/b in it, the longer one is meant.
-    match named.max_by_key(|mount| mount.source.len()) {
-        Some(mount) => LaunchResult::MountMissing(mount.source.clone()),
-        None if text.contains("not a shared") => LaunchResult::Failed(format!(
-            "{text}; `mount --make-rshared` it on this machine, or leave the propagation out"
+    match named.max_by_key(|source| source.len()) {
+        Some(source) => LaunchResult::MountMissing(source.clone()),
+        None if why.contains("not a shared") => LaunchResult::Failed(format!(
+            "{why}; `mount --make-rshared` it on this machine, or leave the propagation out"
         )),
-        None => LaunchResult::Failed(text),
+        None => LaunchResult::Failed(why),
     }
 }
 
-/// A paused pilot is woken after the signal: with a TERM its handler runs, and KILL alone did not reach frozen
-/// processes with old runtimes on cgroup v1.
-fn signal(site: Arc<Site>, pilot: Pilot, signal: &'static str) -> Job {
-    let job = move || {
-        let (engine, id) = (&site.engine, pilot.id);
-        let wanted = match signal {
-            "TERM" => stop_signal(engine, &id),
-            _ => None,
-        };
-        let sent = engine.kill(&id, wanted.as_deref().unwrap_or(signal));
-        if pilot.state == PilotState::Paused {
-            // It may have been woken or have ended meanwhile, and that is as good.
-            let _ = engine.unpause(&id);
-        }
-        // Outcomes such as "not running" and "gone" are shown by the next list.
-        sent.err().map(|error| failed(id, signal, error))
-    };
-    (Lane::URGENT, Box::new(job))
+/// `TERM`, or what the pilot's image wants instead, or `KILL`. A paused pilot is woken after it: with a TERM its handler
+/// runs, and KILL alone did not reach frozen processes with old runtimes on cgroup v1.
+pub fn signal(engine: &Engine, pilot: &Pilot, signal: &str) -> Result<(), Error> {
+    let seen = (signal == "TERM").then(|| engine.inspect(&pilot.id));
+    let wanted = seen
+        .and_then(Result::ok)
+        .flatten()
+        .map(|seen| seen.config.stop_signal);
+    let wanted = wanted.filter(|wanted| !wanted.is_empty());
+    let sent = engine.kill(&pilot.id, wanted.as_deref().unwrap_or(signal));
+    if pilot.state == PilotState::Paused {
+        // It may have been woken or have ended meanwhile, and that is as good.
+        let _ = engine.tell(&pilot.id, "unpause");
+    }
+    sent
 }
 
-/// How the pilot's image wants to be stopped; `None`: as usual, also where what it says is no signal's name.
-fn stop_signal(engine: &Engine, id: &PilotId) -> Option<String> {
-    let signal = engine.inspect(id).ok()??.config.stop_signal;
-    let is_plain = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || "+-".contains(c);
-    Some(signal).filter(|signal| {
-        (1..=LONGEST_SIGNAL).contains(&signal.len()) && signal.chars().all(is_plain)
-    })
-}
-
-fn changed(result: Result<Outcome, Error>, what: &str, id: PilotId) -> News {
-    match result {
-        Ok(_) => News::Changed(id),
-        Err(error) => failed(id, what, error),
+fn changed(engine: &Engine, pilot: &Pilot, what: &str) -> Option<News> {
+    match engine.tell(&pilot.id, what) {
+        Ok(()) => Some(News::Changed(pilot.id.clone())),
+        Err(error) => failed(pilot, error),
     }
 }
 
-fn failed(id: PilotId, what: &str, why: impl std::fmt::Display) -> News {
-    News::Failed(id, format!("{what}: {why}"))
+fn failed(pilot: &Pilot, why: impl ToString) -> Option<News> {
+    let (id, what) = (pilot.id.clone(), why.to_string());
+    Some(News::Failed(id, what))
 }
 
 /// One inspect for a pilot that has ended, then its removal with its volumes.
-fn remove(engine: &Engine, pilot: Pilot) -> News {
+fn remove(engine: &Engine, pilot: &Pilot) -> Option<News> {
     let ended = match engine.inspect(&pilot.id) {
-        Ok(Some(seen)) if seen.state.running => return failed(pilot.id, "remove", "it runs again"),
-        Ok(seen) => seen.filter(has_ended).map(|seen| ended(engine, seen)),
-        Err(error) => return failed(pilot.id, "inspect", error),
+        Ok(Some(seen)) if seen.state.running => {
+            return failed(pilot, "it runs again, and is not removed");
+        }
+        Ok(seen) => seen.and_then(|seen| ended(engine, &pilot.id, seen)),
+        Err(error) => return failed(pilot, error),
     };
     match engine.remove(&pilot.id) {
-        Ok(Outcome::Busy(why)) => failed(pilot.id, "remove", why),
         // After a lost reply it is most likely gone, and how it ended would never be told: if it is not, the list shows it.
-        Err(error) if !error.reply_lost() => failed(pilot.id, "remove", error),
-        Ok(_) | Err(_) => News::Removed(pilot, ended),
+        Ok(()) | Err(Error::ReplyLost(_)) => Some(News::Removed(pilot.clone(), ended)),
+        Err(error) => failed(pilot, error),
     }
 }
 
-/// What a crash left between create and start says nothing about its class.
-fn has_ended(seen: &Inspected) -> bool {
-    let state = &seen.state;
-    state.started_at.is_some() || state.exit_code != 0 || !state.error.is_empty()
-}
-
-fn ended(engine: &Engine, seen: Inspected) -> Ended {
+/// `None`: what a crash left between create and start says nothing about its class.
+fn ended(engine: &Engine, id: &PilotId, seen: Inspected) -> Option<Ended> {
     let state = seen.state;
+    if state.started_at.is_none() && state.exit_code == 0 && state.error.is_empty() {
+        return None;
+    }
     // The built-in pilot says what it computed; of others only the log of a failure is of use. Podman's names begin with
     // a registry.
-    let speaks = state.exit_code != 0 || seen.config.image.contains(builtin::REPOSITORY);
-    let log = speaks.then(|| engine.logs(&seen.id, LOG_TAIL.0, LOG_TAIL.1).ok());
-    Ended {
+    let speaks = state.exit_code != 0 || seen.config.image.contains(images::BUILTIN);
+    let log = speaks.then(|| engine.logs(id, LOG_TAIL.0, LOG_TAIL.1));
+    let lived = |start| (state.finished_at.unwrap_or(start) - start).max(0.0);
+    Some(Ended {
         exit_code: state.exit_code,
         out_of_memory: state.oom_killed,
-        lived: state
-            .started_at
-            .map(|start| (state.finished_at.unwrap_or(start) - start).max(0.0)),
+        lived: state.started_at.map(lived),
         error: state.error,
-        log_tail: log.flatten().unwrap_or_default(),
-    }
+        log_tail: log.and_then(Result::ok).unwrap_or_default(),
+    })
 }

@@ -10,7 +10,7 @@ mod run;
 mod try_out;
 mod view;
 
-use crate::act::builtin;
+use crate::act::images::builtin_tag;
 use crate::cli::{self, Options};
 use crate::config::{self, Config};
 use crate::engine::Engine;
@@ -185,7 +185,7 @@ impl Context {
         };
         let given = self.options.text("instance").or(configured.cloned());
         let (instance, dirs) = (given.unwrap_or_else(usual), self.dirs.clone());
-        Ok(Site::new(engine, dirs, instance, builtin::tag()?))
+        Ok(Site::new(engine, dirs, instance, builtin_tag()?))
     }
 
     /// --engine, then the configuration, then DOCKER_HOST, then the first of the usual sockets that may be used: a user's

@@ -2,11 +2,11 @@
 //! daemon does it. Only pilots are touched, and other instances' only by root where the machine's owner was promised an end.
 
 use super::{Context, Done, Failure, complain, no_engine, run, say, wait_until};
-use crate::act::{files, group};
+use crate::act::{files, group, signal};
 use crate::clock;
 use crate::config::Config;
 use crate::decide::{Pilot, PilotState};
-use crate::engine::Outcome;
+use crate::engine::Error;
 use crate::observe::read_pilot;
 use crate::report::Status;
 use crate::site::{Site, read_facts};
@@ -216,33 +216,29 @@ fn purged_directories(context: &Context) -> Vec<PathBuf> {
 
 /// An engine may take a moment to learn that the last container of an image is gone.
 fn remove_image(site: &Site, image: &str) -> Done {
-    let mut removed = Ok(Outcome::Gone);
+    let mut removed = Ok(());
     wait_until(Duration::from_secs(1), || {
         removed = site.engine.image_remove(image);
-        !matches!(removed, Ok(Outcome::Busy(_)))
+        !matches!(removed, Err(Error::Refused(_, 409, _)))
     });
-    match removed? {
-        Outcome::Done | Outcome::Gone => state::remove_image(&site.dirs.state, image)?,
-        Outcome::Busy(_) => log::info!("{image} is used by somebody else and stays"),
+    match removed {
+        Err(Error::Refused(_, 409, _)) => log::info!("{image} is used by somebody else and stays"),
+        removed => {
+            removed?;
+            state::remove_image(&site.dirs.state, image)?;
+        }
     }
     Ok(())
 }
 
-/// SIGTERM to all, then SIGKILL to each when its grace (at most `longest`) is over, then removal with volumes. What could
-/// not be removed, one line each.
+/// All are asked to end, and each is killed when its grace (at most `longest`) is over, then removed with its volumes. What
+/// could not be removed, one line each.
 fn remove_pilots(site: &Site, pilots: &[Pilot], longest: Duration) -> Vec<String> {
     let (start, engine) = (Instant::now(), &site.engine);
     let is_paused = |pilot: &Pilot| pilot.state == PilotState::Paused;
     let runs = |pilot: &&Pilot| is_paused(pilot) || pilot.state == PilotState::Running;
-    // What is paused has to be woken for a signal.
-    let signal = |pilot: &Pilot, signal| {
-        let _ = engine.kill(&pilot.id, signal);
-        if is_paused(pilot) {
-            let _ = engine.unpause(&pilot.id);
-        }
-    };
     let asked = pilots.iter().filter(runs).filter(|_| !longest.is_zero());
-    asked.for_each(|pilot| signal(pilot, "TERM"));
+    asked.for_each(|pilot| drop(signal(engine, pilot, "TERM")));
     let mut problems = Vec::new();
     for pilot in pilots {
         let grace = Duration::from_secs_f64(pilot.grace).min(longest);
@@ -251,16 +247,15 @@ fn remove_pilots(site: &Site, pilots: &[Pilot], longest: Duration) -> Vec<String
             !runs(&pilot) || !matches!(seen, Ok(Some(seen)) if seen.state.running)
         });
         if is_paused(pilot) {
-            signal(pilot, "KILL");
+            let _ = signal(engine, pilot, "KILL");
         }
         let removed = match start.elapsed() > TIME_LIMIT {
-            true => Ok(Outcome::Busy(TOO_LATE.to_owned())),
-            false => engine.remove(&pilot.id),
+            true => Err(TOO_LATE.to_owned()),
+            false => engine.remove(&pilot.id).map_err(|error| error.to_string()),
         };
         match removed {
-            Ok(Outcome::Done | Outcome::Gone) => files::take_back(&site.dirs.run, &pilot.name),
-            Ok(Outcome::Busy(why)) => problems.push(format!("{}: {why}", pilot.name)),
-            Err(error) => problems.push(format!("{}: {error}", pilot.name)),
+            Ok(()) => files::take_back(&site.dirs.run, &pilot.name),
+            Err(why) => problems.push(format!("{}: {why}", pilot.name)),
         }
     }
     problems

@@ -10,7 +10,7 @@ mod values;
 pub use keys::{Allow, EngineKeys, Influx, Loop, Owner, PilotClass, Share};
 pub use read::parse;
 pub use remote::{RemoteConfig, read_remote, read_serial};
-pub use values::{Auto, Device, Image, MissingLimits, Mount, OnBattery, WhenBusy};
+pub use values::{Auto, Image, MissingLimits, OnBattery, WhenBusy};
 
 use crate::host::files;
 use serde::de::DeserializeOwned;

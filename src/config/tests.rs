@@ -167,7 +167,9 @@ fn values_arrive() {
         (pilot.tmpfs[0].size, pilot.tmpfs[1].size),
         (Some(Bytes(64 << 20)), None)
     );
-    let shown = |devices: &[Device]| devices.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let shown = |devices: &[super::values::Device]| {
+        devices.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
     assert_eq!(
         shown(&pilot.devices),
         ["/dev/fuse:/dev/fuse:rwm", "/dev/a:/dev/b:r"]

@@ -111,7 +111,9 @@ impl Daemon {
                 EngineState::Unsupported(why)
             }
             Err(error) => {
-                self.engine.facts.take_if(|_| error.is_unreachable());
+                self.engine
+                    .facts
+                    .take_if(|_| matches!(error, Error::Unreachable(_)));
                 EngineState::Down(error.to_string())
             }
         };
@@ -324,14 +326,14 @@ pub(super) fn follow_engine(executor: &Executor<Then>, site: &Site) -> io::Resul
         let mut pause = FIRST_PAUSE;
         loop {
             let begun = Instant::now();
-            let error = engine.follow_events(&mut |id| {
+            let end = engine.follow_events(&mut |id| {
                 let ended = (id.to_owned(), 0);
                 post(Box::new(move |daemon| {
                     daemon.changed = true;
                     daemon.engine.ending.push(ended);
                 }));
             });
-            log::debug!("{error}; the stream is asked for again");
+            log::debug!("the stream of events has ended ({end:?}), and is asked for again");
             post(Box::new(|daemon| daemon.engine.may_be_new = true));
             if begun.elapsed() > LONGEST_PAUSE {
                 pause = FIRST_PAUSE;

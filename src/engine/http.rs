@@ -1,44 +1,145 @@
-//! HTTP/1.1 answers over any stream: bytes to a head and a reader of the body.
-//! An answer that ends before its own framing says so is an error (`UnexpectedEof`), never an end; what is no HTTP is
-//! `InvalidData`. Every size is bounded but the body's, which is up to the reader.
+//! One HTTP/1.1 exchange over a connection of its own to the engine's Unix socket: a request out, a head and a reader of the
+//! body in. Every wait has an end, connecting included: an engine that hangs answers nobody, and a socket whose backlog is
+//! full takes nobody. An answer that ends before its own framing says so is an error (`UnexpectedEof`), never an end; what
+//! is no HTTP is `InvalidData`. Every size is bounded but that of a body which is read piece by piece.
 
-use std::io::{self, BufRead, BufReader, ErrorKind, Read};
+use crate::units::clean_line;
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-/// The largest head of an answer, and the longest line between two chunks.
-const HEAD_LIMIT: u64 = 64 * 1024;
+/// The longest line of a head and between two chunks, in bytes, and the most lines of a head.
+const LINE_LIMIT: u64 = 64 * 1024;
 const MOST_HEADERS: usize = 64;
-const BAD_CHUNK: &str = "bad chunk framing";
-
-/// Percent-encodes all but unreserved characters and those in `keep`.
-pub fn encode_percent(text: &str, keep: &str) -> String {
+/// Of a header, in characters.
+const LONGEST_VALUE: usize = 100;
+/// Of a body that is read at once: a list of ten thousand pilots, or a pilot's log with the framing of its lines.
+const BODY_LIMIT: u64 = 16 << 20;
+/// Percent-encodes all but what stands for itself in a path and in a query (RFC 3986, 2.3 and 3.4).
+pub fn encode(text: &str) -> String {
     let encode = |byte: u8| match char::from(byte) {
-        c if c.is_ascii_alphanumeric() || "-._~".contains(c) || keep.contains(c) => c.to_string(),
+        c if c.is_ascii_alphanumeric() || "-._~/:@".contains(c) => c.to_string(),
         _ => format!("%{byte:02X}"),
     };
     text.bytes().map(encode).collect()
+}
+
+/// What is asked for.
+#[derive(Default)]
+pub struct Request<'a> {
+    pub method: &'static str,
+    /// For messages: `start 0123456789ab`.
+    pub call: String,
+    /// Encoded.
+    pub path: String,
+    /// Whole lines.
+    pub headers: String,
+    /// And how many bytes it has.
+    pub body: Option<(&'a mut dyn Read, u64)>,
+    /// Instead of one deadline: how long nothing may move, where length says nothing about the peer's health.
+    pub idle: Option<Duration>,
+}
+
+impl Request<'_> {
+    /// Sends it, and reads the head of the answer.
+    pub fn exchange(&mut self, mut connection: Connection, prefix: &str) -> io::Result<Answer> {
+        let (method, path, headers) = (self.method, &self.path, &self.headers);
+        let length = self.body.as_ref().map_or(0, |(_, length)| *length);
+        let head = format!(
+            "{method} {prefix}{path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: plancton\r\nConnection: close\r\n\
+             {headers}Content-Length: {length}\r\n\r\n"
+        );
+        connection.stream.write_all(head.as_bytes())?;
+        if let Some((body, _)) = &mut self.body {
+            match io::copy(&mut body.take(length), &mut connection.stream) {
+                Ok(count) if count < length => {
+                    return Err(io::Error::other("the file has become shorter"));
+                }
+                // An engine may refuse and close before it has read everything: its answer says why, the failed write does not.
+                Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(error),
+                _ => {}
+            }
+        }
+        Answer::receive(connection)
+    }
+}
+
+/// Each read and write has its time.
+#[derive(Debug)]
+pub struct Connection {
+    stream: UnixStream,
+    /// From then on nothing more is read.
+    end: Option<Instant>,
+}
+
+impl Connection {
+    /// For a call that is over after `allowed`, or else when nothing moved for so long. Errors have the kind `NotConnected`.
+    pub fn open(path: &Path, allowed: Duration, idle: Option<Duration>) -> io::Result<Connection> {
+        let open = || -> io::Result<UnixStream> {
+            let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
+            let stream = socket_with(family, kind, SocketFlags::CLOEXEC, None)?.into();
+            // Bounds the wait for room in a full backlog too.
+            UnixStream::set_write_timeout(&stream, Some(allowed))?;
+            stream.set_read_timeout(Some(idle.unwrap_or(allowed)))?;
+            let address = SocketAddrUnix::new(path)?;
+            retry_on_intr(|| connect(&stream, &address))?;
+            Ok(stream)
+        };
+        let failed = |error| io::Error::new(ErrorKind::NotConnected, explain(path, &error));
+        Ok(Connection {
+            stream: open().map_err(failed)?,
+            end: idle.is_none().then(|| Instant::now() + allowed),
+        })
+    }
+}
+
+impl Read for Connection {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.end.is_some_and(|end| Instant::now() >= end) {
+            true => Err(ErrorKind::TimedOut.into()),
+            false => self.stream.read(buffer),
+        }
+    }
+}
+
+/// Why there is no connection, and what to do about it. A plain file in the socket's place is refused like a dead
+/// engine's socket: told apart here.
+fn explain(path: &Path, error: &io::Error) -> String {
+    let is_socket = std::fs::metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    let why = match Errno::from_io_error(error) {
+        Some(Errno::NOENT | Errno::NOTDIR) => {
+            "no such socket; install or start a container engine, or name its socket with --engine"
+        }
+        Some(Errno::ACCESS | Errno::PERM) => {
+            "permission denied; run as root or join the group that owns it (docker)"
+        }
+        _ if !is_socket => {
+            "not a container engine: the file is not a socket; name its socket with --engine"
+        }
+        Some(Errno::CONNREFUSED) => "connection refused; start the engine",
+        Some(Errno::AGAIN) => "no connection in time; see to the engine",
+        _ => return format!("{error}; start the engine"),
+    };
+    why.to_owned()
 }
 
 fn garbage(why: &str) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, why)
 }
 
-/// How the body ends.
-#[derive(Debug, PartialEq, Eq)]
-enum Framing {
-    Length,
-    Chunks,
-    Close,
-}
-
 /// One answer; read, it gives its body.
 #[derive(Debug)]
-pub struct Answer<S> {
+pub struct Answer<S = Connection> {
     pub status: u16,
     headers: Vec<(String, String)>,
     stream: BufReader<S>,
-    framing: Framing,
-    /// Bytes until the end of the body or of the chunk.
-    left: u64,
+    is_chunked: bool,
+    /// Bytes until the end of the body or of the chunk; `None`: it ends with the connection.
+    left: Option<u64>,
 }
 
 impl<S: Read> Answer<S> {
@@ -48,24 +149,20 @@ impl<S: Read> Answer<S> {
             status: 0,
             headers: Vec::new(),
             stream: BufReader::new(stream),
-            framing: Framing::Length,
-            left: 0,
+            is_chunked: false,
+            left: Some(0),
         };
-        // After an interim answer the real one follows.
-        while answer.status < 200 {
-            (answer.status, answer.headers) = read_head(&mut answer.stream)?;
-        }
+        answer.read_head()?;
         // RFC 9112, 6.3: chunked wins over a length, and a body without either ends with the connection.
-        (answer.framing, answer.left) = match answer.header("transfer-encoding") {
-            _ if matches!(answer.status, 204 | 304) => (Framing::Length, 0),
-            Some(coding) if coding.eq_ignore_ascii_case("chunked") => (Framing::Chunks, 0),
-            Some(_) => return Err(garbage("unknown transfer encoding")),
-            None => match answer.header("content-length").map(str::parse) {
-                Some(Ok(length)) => (Framing::Length, length),
-                Some(Err(_)) => return Err(garbage("the content length is not a number")),
-                None => (Framing::Close, u64::MAX),
-            },
-        };
+        match (answer.status, answer.header("transfer-encoding")) {
+            (204 | 304, _) => {}
+            (_, Some("chunked")) => answer.is_chunked = true,
+            (_, Some(_)) => return Err(garbage("unknown transfer encoding")),
+            (_, None) => {
+                let length = answer.header("content-length").map(str::parse).transpose();
+                answer.left = length.map_err(|_| garbage("the content length is no number"))?;
+            }
+        }
         Ok(answer)
     }
 
@@ -75,61 +172,69 @@ impl<S: Read> Answer<S> {
         Some(&header.1)
     }
 
-    /// A line of chunk framing, with its end.
-    fn read_line(&mut self) -> io::Result<Vec<u8>> {
+    /// The whole body.
+    pub fn read_all(self) -> io::Result<Vec<u8>> {
+        let mut body = Vec::new();
+        self.take(BODY_LIMIT).read_to_end(&mut body)?;
+        Ok(body)
+    }
+
+    fn read_head(&mut self) -> io::Result<()> {
+        let line = self.read_line()?;
+        let status = line.strip_prefix("HTTP/1.").and_then(|line| line.get(2..5));
+        let status = status.and_then(|digits| digits.parse().ok());
+        self.status = status.ok_or_else(|| garbage("not an HTTP answer"))?;
+        for _ in 0..MOST_HEADERS {
+            let line = self.read_line()?;
+            match line.split_once(':') {
+                Some((name, value)) => {
+                    let header = (name.to_ascii_lowercase(), clean_line(value, LONGEST_VALUE));
+                    self.headers.push(header);
+                }
+                None if line.is_empty() => return Ok(()),
+                None => return Err(garbage("not an HTTP answer")),
+            }
+        }
+        Err(garbage("its head is too large"))
+    }
+
+    /// A line of a head or of chunk framing, without its end.
+    fn read_line(&mut self) -> io::Result<String> {
         let mut line = Vec::new();
-        let mut stream = self.stream.by_ref().take(HEAD_LIMIT);
+        let mut stream = self.stream.by_ref().take(LINE_LIMIT);
         stream.read_until(b'\n', &mut line)?;
-        match line.ends_with(b"\r\n") {
-            true => Ok(line),
-            false if line.ends_with(b"\n") || stream.limit() == 0 => Err(garbage(BAD_CHUNK)),
-            false => Err(ErrorKind::UnexpectedEof.into()),
+        match line.strip_suffix(b"\r\n") {
+            Some(line) => Ok(String::from_utf8_lossy(line).into_owned()),
+            None if line.ends_with(b"\n") || stream.limit() == 0 => Err(garbage("no HTTP line")),
+            None => Err(ErrorKind::UnexpectedEof.into()),
         }
     }
 }
 
 impl<S: Read> Read for Answer<S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.framing == Framing::Chunks && self.left == 0 {
-            let line = String::from_utf8_lossy(&self.read_line()?).into_owned();
-            let (digits, _) = line.split_once([';', ' ', '\t', '\r']).unwrap_or_default();
-            self.left = u64::from_str_radix(digits, 16).map_err(|_| garbage(BAD_CHUNK))?;
-            if self.left == 0 {
-                while self.read_line()? != b"\r\n" {}
-                self.framing = Framing::Length;
+        if self.is_chunked && self.left == Some(0) {
+            let line = self.read_line()?;
+            let digits = line.split([';', ' ', '\t']).next().unwrap_or_default();
+            let size = u64::from_str_radix(digits, 16).map_err(|_| garbage("bad chunk framing"))?;
+            self.left = Some(size);
+            if size == 0 {
+                while !self.read_line()?.is_empty() {}
+                self.is_chunked = false;
             }
         }
-        let mut rest = self.stream.by_ref().take(self.left);
+        let Some(left) = self.left else {
+            return self.stream.read(buffer);
+        };
+        let mut rest = self.stream.by_ref().take(left);
         let count = rest.read(buffer)?;
-        let before = std::mem::replace(&mut self.left, rest.limit());
-        if count == 0 && before > 0 && !buffer.is_empty() && self.framing != Framing::Close {
+        self.left = Some(rest.limit());
+        if count == 0 && left > 0 && !buffer.is_empty() {
             return Err(ErrorKind::UnexpectedEof.into());
         }
-        if self.framing == Framing::Chunks && self.left == 0 && self.read_line()? != b"\r\n" {
-            return Err(garbage(BAD_CHUNK));
+        if self.is_chunked && self.left == Some(0) && !self.read_line()?.is_empty() {
+            return Err(garbage("bad chunk framing"));
         }
         Ok(count)
-    }
-}
-
-/// The status, and the headers with their names in lower case.
-fn read_head(stream: &mut impl BufRead) -> io::Result<(u16, Vec<(String, String)>)> {
-    let (mut head, mut rest) = (Vec::new(), stream.take(HEAD_LIMIT));
-    loop {
-        let is_end = rest.read_until(b'\n', &mut head)? == 0;
-        let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
-        let mut parsed = httparse::Response::new(&mut headers);
-        match parsed.parse(&head) {
-            Ok(httparse::Status::Complete(_)) => {
-                let value = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-                let pair = |h: &httparse::Header| (h.name.to_ascii_lowercase(), value(h.value));
-                let headers = parsed.headers.iter().map(pair).collect();
-                return Ok((parsed.code.unwrap_or(0), headers));
-            }
-            Ok(httparse::Status::Partial) if !is_end => {}
-            Ok(_) if rest.limit() == 0 => return Err(garbage("its head is too large")),
-            Ok(_) => return Err(ErrorKind::UnexpectedEof.into()),
-            Err(error) => return Err(garbage(&format!("not an HTTP answer: {error}"))),
-        }
     }
 }

@@ -1,51 +1,55 @@
-//! The container engine behind its Unix socket: typed calls in, outcomes out. What an engine answers in the normal course of
-//! things (gone, already running, busy) is an outcome; an [`Error`] means that nothing, or nothing certain, is known.
-//! Each call has a connection of its own and blocks its thread until its deadline at the latest; this file holds the one
-//! way that all of them take.
+//! The container engine behind its Unix socket: typed calls in, what they bring out. What an engine answers in the normal
+//! course of things (gone, paused already) is no [`Error`]: that means a refusal, or that nothing certain is known.
+//! Each call has a connection of its own and blocks its thread until its deadline at the latest. A 200 to what brings
+//! images comes before the work is done: whether the image is there is for the caller to look at afterwards.
 
-mod calls;
 mod http;
-mod socket;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 mod types;
 
-pub use calls::CreateOutcome;
-pub use types::{Error, Info, Inspected, Labels, Listed};
+pub use types::{Created, Declared, Error, Info, Inspected, Labels, Listed};
 
-use crate::units::{clean_line, format_duration};
-use http::Answer;
+use crate::config::Image;
+use crate::units::{PilotId, clean_line, clean_text, format_duration};
+use http::{Answer, Connection, Request, encode};
 use serde::de::DeserializeOwned;
-use serde_json::{Deserializer, Value};
-use socket::{Connection, explain_refusal};
-use std::io::{self, BufReader, ErrorKind, Read, Write};
-use std::os::unix::net::UnixStream;
+use serde_json::{Deserializer, Value, json};
+use std::fs::File;
+use std::io::{self, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use types::INSTANCE_LABEL;
 
 /// Of the API, 1.47: what this client was written for, Docker 27. An engine that is newer is spoken to in this one.
 const NEWEST_MINOR: u16 = 47;
 /// Docker 20.10 and Podman 4: the first to say which cgroup version they use.
 const OLDEST_MINOR: u16 = 41;
 
-/// Of the body of any answer: a list of ten thousand pilots, or a pilot's log with the framing of its lines.
-const ANSWER_LIMIT: u64 = 16 << 20;
 /// Of one object in a stream: an event with long labels has a few KiB.
 const OBJECT_LIMIT: u64 = 1 << 20;
 /// The engine's own words are cut here, in characters.
 const LONGEST_MESSAGE: usize = 1000;
+
+const PING: &str = "/_ping";
+const JSON: &str = "Content-Type: application/json\r\n";
+const TAR: &str = "Content-Type: application/x-tar\r\n";
+
+/// The engine's words for a pilot's end, or what precedes it: Docker's, Podman's and both's.
+const END_ACTIONS: [&str; 3] = ["die", "died", "oom"];
+/// A stream of events that was quiet for so long is asked for again: it may hang.
+const QUIET: Duration = Duration::from_secs(3_600);
 
 /// One engine; shared by the threads that call it.
 #[derive(Debug, Default)]
 pub struct Engine {
     socket: PathBuf,
     timeout: Duration,
-    /// `None` until asked, and again after an engine that was away or refused it: another one may have come back.
-    version: Mutex<Option<String>>,
-    /// It has no init program: containers are made without.
-    lacks_init: AtomicBool,
+    /// Minor version of the API. 0 until asked, and again after an engine that was away or refused it: another one may
+    /// have come back.
+    minor: AtomicU16,
     counters: Mutex<Counters>,
 }
 
@@ -59,72 +63,39 @@ pub struct Counters {
     pub time: Duration,
 }
 
-/// What came of a call that changes something.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Or it was so already.
-    Done,
-    /// There is no such object (any more).
-    Gone,
-    /// Not in its present state (ended, paused, running, in use, being removed); the engine's words.
-    Busy(String),
-}
+pub type Result<T> = std::result::Result<T, Error>;
 
-struct Request<'a> {
+/// Told of each step of a download: the layer, its bytes so far and in all (0: unknown). An error ends it.
+pub type OnProgress<'a> = &'a mut dyn FnMut(&str, u64, u64) -> std::result::Result<(), String>;
+
+fn request<'a>(
     method: &'static str,
-    /// For messages: `start 0123456789ab`.
-    call: String,
-    /// Without the version, percent-encoded.
-    path: String,
-    /// Whole lines.
-    headers: String,
-    body: Box<dyn Read + 'a>,
-    /// Bytes of the body.
-    length: u64,
-    /// Instead of one deadline: how long nothing may move.
-    idle: Option<Duration>,
-}
-
-impl<'a> Request<'a> {
-    fn new(method: &'static str, call: impl Into<String>, path: impl Into<String>) -> Request<'a> {
-        Request {
-            method,
-            call: call.into(),
-            path: path.into(),
-            headers: String::new(),
-            body: Box::new(io::empty()),
-            length: 0,
-            idle: None,
-        }
-    }
-
-    fn with_body(mut self, kind: &str, body: impl Read + 'a, length: usize) -> Request<'a> {
-        self.headers = format!("Content-Type: {kind}\r\n");
-        self.length = u64::try_from(length).unwrap_or(u64::MAX);
-        self.body = Box::new(body);
-        self
-    }
-
-    fn send(&mut self, mut stream: &UnixStream, prefix: &str) -> io::Result<()> {
-        let (method, path, headers) = (self.method, &self.path, &self.headers);
-        let head = format!(
-            "{method} {prefix}{path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: plancton\r\nConnection: close\r\n\
-             {headers}Content-Length: {}\r\n\r\n",
-            self.length
-        );
-        stream.write_all(head.as_bytes())?;
-        match io::copy(&mut self.body.by_ref().take(self.length), &mut stream) {
-            Ok(count) if count < self.length => {
-                Err(io::Error::other("the file has become shorter"))
-            }
-            // An engine may refuse and close before it has read everything: its answer says why, the failed write does not.
-            Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error),
-            _ => Ok(()),
-        }
+    call: impl Into<String>,
+    path: impl Into<String>,
+) -> Request<'a> {
+    Request {
+        method,
+        call: call.into(),
+        path: path.into(),
+        ..Request::default()
     }
 }
 
-type EachObject<'a> = &'a mut dyn FnMut(Value) -> io::Result<()>;
+fn container<'a>(method: &'static str, verb: &str, id: &PilotId, tail: &str) -> Request<'a> {
+    let path = format!("/containers/{}{tail}", id.as_str());
+    request(method, format!("{verb} {id}"), path)
+}
+
+fn image<'a>(method: &'static str, verb: &str, name: &str, tail: &str) -> Request<'a> {
+    let path = format!("/images/{}{tail}", encode(name));
+    request(method, format!("{verb} {name}"), path)
+}
+
+/// What the engine says about those that pass all filters.
+fn filtered<'a>(call: &str, path: &str, filters: &Value) -> Request<'a> {
+    let path = format!("{path}filters={}", encode(&filters.to_string()));
+    request("GET", call, path)
+}
 
 impl Engine {
     /// `timeout` is each call's deadline, connecting included. Nothing is connected yet.
@@ -141,168 +112,301 @@ impl Engine {
     }
 
     pub fn counters(&self) -> Counters {
-        *lock(&self.counters)
+        self.count(|counters| *counters)
     }
 
-    /// The server (`Docker/20.10.24 (linux)`, or empty) and the version that both sides speak, agreed on anew.
-    pub fn ping(&self) -> Result<(String, String), Error> {
-        let answer = match self.open(&mut Request::new("GET", "ping", "/_ping")) {
-            Err(Error::Refused(_, status @ ..500, _)) => {
-                return Err(self.not_an_engine(&format!("/_ping has status {status}")));
+    /// The server (`Docker/20.10.24 (linux)`, or empty) and the minor version that both sides speak, agreed on anew.
+    pub fn ping(&self) -> Result<(String, u16)> {
+        let (server, theirs) = self.call(request("GET", "ping", PING), |answer| {
+            let header = |name| answer.header(name).unwrap_or_default().to_owned();
+            Ok((header("server"), header("api-version")))
+        })?;
+        let minor = theirs.strip_prefix("1.");
+        let minor = match minor.and_then(|minor| minor.parse().ok()) {
+            None if theirs.is_empty() => NEWEST_MINOR,
+            Some(minor @ OLDEST_MINOR..) => NEWEST_MINOR.min(minor),
+            _ => {
+                let oldest = format!("1.{OLDEST_MINOR} (Docker 20.10, Podman 4)");
+                let why = format!("it speaks API '{theirs}', not {oldest} or newer; update it");
+                return Err(self.unreachable(&why));
             }
-            other => other?,
         };
-        let header = |name| clean_line(answer.header(name).unwrap_or_default(), 100);
-        let theirs = header("api-version");
-        let minor = match theirs.strip_prefix("1.").map(str::parse) {
-            _ if theirs.is_empty() => NEWEST_MINOR,
-            Some(Ok(minor)) => minor,
-            _ => return Err(self.not_an_engine(&format!("'{theirs}' is not an API version"))),
-        };
-        if minor < OLDEST_MINOR {
-            return Err(self.unreachable(&format!(
-                "the engine is too old: it speaks API {theirs}, needed is 1.{OLDEST_MINOR} (Docker 20.10, Podman 4); update it"
-            )));
-        }
-        let version = format!("1.{}", minor.min(NEWEST_MINOR));
-        *lock(&self.version) = Some(version.clone());
-        Ok((header("server"), version))
+        self.minor.store(minor, Relaxed);
+        Ok((server, minor))
     }
 
-    /// The body of a success.
-    fn read(&self, mut request: Request<'_>) -> Result<Vec<u8>, Error> {
-        let mut body = Vec::new();
-        let answer = self.open(&mut request)?;
-        let read = answer.take(ANSWER_LIMIT).read_to_end(&mut body);
-        read.map_err(|error| self.broken_off(&request, &error))?;
-        Ok(body)
+    pub fn info(&self) -> Result<Info> {
+        self.ask(request("GET", "info", "/info"))
     }
 
-    fn ask<T: DeserializeOwned>(&self, request: Request<'_>) -> Result<T, Error> {
-        let call = self.named(&request.call);
-        let unreadable = |error| Error::ReplyLost(format!("{call}: unreadable answer: {error}"));
-        serde_json::from_slice(&self.read(request)?).map_err(unreadable)
+    /// All containers with our label, of all instances and in all states.
+    pub fn list(&self) -> Result<Vec<Listed>> {
+        let request = filtered(
+            "list",
+            "/containers/json?all=1&",
+            &json!({"label": [INSTANCE_LABEL]}),
+        );
+        let mut listed: Vec<Listed> = self.ask(request)?;
+        // Old Podman ignores the filter.
+        listed.retain(|container| container.labels.instance.is_some());
+        Ok(listed)
     }
 
-    /// What there is to know about an object; `None`: it is not there.
-    fn find<T: DeserializeOwned>(&self, request: Request<'_>) -> Result<Option<T>, Error> {
-        match self.ask(request) {
-            Err(Error::Refused(_, 404, why)) if is_gone(&why) => Ok(None),
-            other => other.map(Some),
-        }
-    }
-
-    /// Changes an object.
-    fn settle(&self, request: Request<'_>) -> Result<Outcome, Error> {
-        // Docker before 23 says 500 for a race with the end, and for what is or is not paused already.
-        let busy = ["not running", "paused", "no such process"];
-        match self.read(request) {
-            Ok(_) => Ok(Outcome::Done),
-            Err(Error::Refused(_, 404, why)) if is_gone(&why) => Ok(Outcome::Gone),
-            Err(Error::Refused(_, 409, why)) => Ok(Outcome::Busy(why)),
-            Err(Error::Refused(_, 500, why)) if busy.iter().any(|word| why.contains(word)) => {
-                Ok(Outcome::Busy(why))
+    /// Blocks while the engine's stream of events lasts, and tells the id of each pilot that ends. A hint only: engines
+    /// drop events and streams hang, so the truth is the list. Some engines send not even a head before the first event.
+    pub fn follow_events(&self, on_end: &mut dyn FnMut(&str)) -> Result<()> {
+        let filters = json!({"event": END_ACTIONS, "label": [INSTANCE_LABEL]});
+        let mut request = filtered("events", "/events?", &filters);
+        request.idle = Some(QUIET);
+        self.stream(request, |event| {
+            let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str);
+            let is_end = text("/Action").is_some_and(|action| END_ACTIONS.contains(&action));
+            let is_ours = text("/Actor/Attributes/io.plancton.instance").is_some();
+            if let Some(id) = text("/Actor/ID").filter(|_| is_ours && is_end) {
+                on_end(id);
             }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Gives the JSON objects of a stream to `each`; the engine splits and joins them across chunks at will.
-    fn stream(&self, mut request: Request<'_>, each: EachObject<'_>) -> Result<(), Error> {
-        let mut stream = BufReader::new(self.open(&mut request)?);
-        loop {
-            let object = stream.by_ref().take(OBJECT_LIMIT);
-            let next = Deserializer::from_reader(object).into_iter().next();
-            let Some(object) = next else {
-                return Ok(());
-            };
-            let taken = object.map_err(io::Error::from).and_then(&mut *each);
-            taken.map_err(|error| self.broken_off(&request, &error))?;
-        }
-    }
-
-    /// Asks over a connection of its own. What comes back is a success, with its body still to be read.
-    fn open(&self, request: &mut Request<'_>) -> Result<Answer<Connection>, Error> {
-        // Who is there is asked without a version.
-        let known = lock(&self.version).clone();
-        let prefix = match known {
-            _ if request.call == "ping" => String::new(),
-            Some(version) => format!("/v{version}"),
-            None => format!("/v{}", self.ping()?.1),
-        };
-        let begun = Instant::now();
-        let answered = self.connect(request.idle).and_then(|connection| {
-            let sent = request.send(&connection.stream, &prefix);
-            let received = sent.and_then(|()| Answer::receive(connection));
-            received.map_err(|error| self.broken_off(request, &error))
-        });
-        let mut counters = lock(&self.counters);
-        counters.calls += 1;
-        counters.time += begun.elapsed();
-        drop(counters);
-        let mut answer = answered?;
-        if matches!(answer.status, 200..=204 | 304) {
-            return Ok(answer);
-        }
-        let mut body = Vec::new();
-        let read = answer.by_ref().take(ANSWER_LIMIT).read_to_end(&mut body);
-        read.map_err(|error| self.broken_off(request, &error))?;
-        let why = message(&body);
-        if answer.status == 400 && why.contains("client version") && why.contains("is too ") {
-            *lock(&self.version) = None;
-            return Err(self.unreachable(&format!("no common API version: {why}")));
-        }
-        Err(Error::Refused(
-            self.named(&request.call),
-            answer.status,
-            why,
-        ))
-    }
-
-    fn connect(&self, idle: Option<Duration>) -> Result<Connection, Error> {
-        Connection::open(&self.socket, self.timeout, idle).map_err(|error| {
-            *lock(&self.version) = None;
-            lock(&self.counters).failed += 1;
-            let allowed = format_duration(self.timeout);
-            self.unreachable(&match error.kind() {
-                ErrorKind::WouldBlock => format!("no connection within {allowed}"),
-                _ => explain_refusal(&self.socket, &error),
-            })
+            Ok(())
         })
     }
 
+    /// `None` when there is no such container.
+    pub fn inspect(&self, id: &PilotId) -> Result<Option<Inspected>> {
+        if_there(self.ask(container("GET", "inspect", id, "/json")))
+    }
+
+    /// `None`: there is no such image. After a lost reply the container may exist, and is found by its name. Without an
+    /// init program, where the engine finds only now that it has none (Podman).
+    pub fn create(&self, name: &str, mut body: Value) -> Result<Option<Created>> {
+        let text = body.to_string();
+        let path = format!("/containers/create?name={}", encode(name));
+        let created = self.ask(Request {
+            headers: JSON.to_owned(),
+            body: Some((&mut text.as_bytes(), text.len() as u64)),
+            ..request("POST", format!("create {name}"), path)
+        });
+        let init = body.pointer_mut("/HostConfig/Init");
+        let wants_init = || init.map(Value::take) == Some(Value::Bool(true));
+        match created {
+            Err(Error::Refused(_, 404, why)) if why.to_lowercase().contains("image") => Ok(None),
+            Err(Error::Refused(_, _, why)) if why.contains("init binary") && wants_init() => {
+                self.create(name, body)
+            }
+            created => created.map(Some),
+        }
+    }
+
+    /// Takes seconds while the owner uses every core.
+    pub fn start(&self, id: &PilotId) -> Result<()> {
+        self.read(container("POST", "start", id, "/start"))
+            .map(drop)
+    }
+
+    /// `KILL`, `SIGRTMIN+3`.
+    pub fn kill(&self, id: &PilotId, signal: &str) -> Result<()> {
+        self.tell(id, &format!("kill?signal={}", encode(signal)))
+    }
+
+    /// `pause`, `unpause`, without waiting for what comes of it. That a pilot has ended, or is paused
+    /// already, is shown by the next list; Docker before 23 says 500 for it.
+    pub fn tell(&self, id: &PilotId, what: &str) -> Result<()> {
+        let so_already = ["not running", "paused", "no such process"];
+        match if_there(self.read(container("POST", what, id, &format!("/{what}")))) {
+            Err(Error::Refused(_, 409, _)) => Ok(()),
+            Err(Error::Refused(_, 500, why)) if so_already.iter().any(|so| why.contains(so)) => {
+                Ok(())
+            }
+            result => result.map(drop),
+        }
+    }
+
+    /// With its volumes, always; a running one is killed first. It is gone then, or on its way.
+    pub fn remove(&self, id: &PilotId) -> Result<()> {
+        match if_there(self.read(container("DELETE", "remove", id, "?v=1&force=1"))) {
+            Err(Error::Refused(_, 409, why)) if why.contains("already in progress") => Ok(()),
+            result => result.map(drop),
+        }
+    }
+
+    /// The last `lines`, of both outputs, without the engine's framing; at most the last `most` bytes, cleaned.
+    pub fn logs(&self, id: &PilotId, lines: usize, most: usize) -> Result<String> {
+        let query = format!("/logs?stdout=1&stderr=1&tail={lines}");
+        let mut log = strip_frames(&self.read(container("GET", "log", id, &query))?);
+        log.drain(..log.len().saturating_sub(most));
+        Ok(clean_text(&String::from_utf8_lossy(&log), most))
+    }
+
+    /// `None` when it is not there. `name` is a reference or an id.
+    pub fn image(&self, name: &str) -> Result<Option<Inspected>> {
+        if_there(self.ask(image("GET", "inspect image", name, "/json")))
+    }
+
+    /// Never forced: an image that any container uses stays, which is a refusal with 409.
+    pub fn image_remove(&self, name: &str) -> Result<()> {
+        if_there(self.read(image("DELETE", "remove image", name, ""))).map(drop)
+    }
+
+    /// Makes an image of a file tree. `changes` are instructions such as `ENTRYPOINT ["/plancton"]`.
+    pub fn import(&self, repo: &str, tag: &str, changes: &[&str], tar: &[u8]) -> Result<()> {
+        let named = format!("repo={}&tag={}", encode(repo), encode(tag));
+        let changes = changes.iter().map(|change| encode(change));
+        let changes: Vec<String> = changes.map(|change| format!("&changes={change}")).collect();
+        let path = format!("/images/create?fromSrc=-&{named}{}", changes.concat());
+        let mut unread = tar;
+        let request = Request {
+            headers: TAR.to_owned(),
+            body: Some((&mut unread, tar.len() as u64)),
+            ..request("POST", format!("import {repo}:{tag}"), path)
+        };
+        let id = self.transfer(request, &mut |_, _, _| Ok(()))?;
+        // Podman ignores the name of an import.
+        self.read(image("POST", "tag", &id, &format!("/tag?{named}")))
+            .map(drop)
+    }
+
+    /// The images in a file of `docker save`, under the names they have there.
+    pub fn load(&self, mut file: &File, length: u64) -> Result<()> {
+        let request = Request {
+            headers: TAR.to_owned(),
+            body: Some((&mut file, length)),
+            ..request("POST", "load", "/images/load?quiet=1")
+        };
+        self.transfer(request, &mut |_, _, _| Ok(())).map(drop)
+    }
+
+    /// `auth` is the whole value of X-Registry-Auth. Gives up when nothing moves for four time-outs: registries make it wait.
+    pub fn pull(&self, image: &Image, auth: Option<&str>, told: OnProgress<'_>) -> Result<()> {
+        let (name, tag) = (encode(&image.name), encode(&image.tag));
+        let path = format!("/images/create?fromImage={name}&tag={tag}");
+        let auth = auth.map(|auth| format!("X-Registry-Auth: {auth}\r\n"));
+        let request = Request {
+            headers: auth.unwrap_or_default(),
+            ..request("POST", format!("pull {image}"), path)
+        };
+        self.transfer(request, told).map(drop)
+    }
+
+    /// A call whose answer is a stream of progress; returns its last status text, or fails with its first failure: Docker
+    /// says `errorDetail` and `error`; Podman, before any progress, only `message`.
+    fn transfer(&self, mut request: Request<'_>, told: OnProgress<'_>) -> Result<String> {
+        request.idle = Some(4 * self.timeout);
+        let mut last = String::new();
+        self.stream(request, |step| {
+            let text = |pointer: &str| step.pointer(pointer).and_then(Value::as_str);
+            let status = text("/status").unwrap_or_default();
+            let message = text("/message").filter(|_| status.is_empty());
+            let failures = [text("/errorDetail/message"), text("/error"), message];
+            let mut failures = failures.into_iter().flatten();
+            if let Some(why) = failures.find(|why| !why.is_empty()) {
+                return Err(io::Error::other(clean_line(why, LONGEST_MESSAGE)));
+            }
+            last = status.to_owned();
+            let bytes = |pointer| step.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
+            if status == "Downloading" {
+                let (done, total) = ("/progressDetail/current", "/progressDetail/total");
+                let layer = text("/id").unwrap_or_default();
+                told(layer, bytes(done), bytes(total)).map_err(io::Error::other)?;
+            }
+            Ok(())
+        })?;
+        Ok(last)
+    }
+
+    fn read(&self, request: Request<'_>) -> Result<Vec<u8>> {
+        self.call(request, Answer::read_all)
+    }
+
+    fn ask<T: DeserializeOwned>(&self, request: Request<'_>) -> Result<T> {
+        self.call(request, |answer| {
+            Ok(serde_json::from_slice(&answer.read_all()?)?)
+        })
+    }
+
+    /// Gives the JSON objects of a stream to `each`; the engine splits and joins them across chunks at will.
+    fn stream(
+        &self,
+        request: Request<'_>,
+        mut each: impl FnMut(Value) -> io::Result<()>,
+    ) -> Result<()> {
+        self.call(request, |answer| {
+            let mut stream = BufReader::new(answer);
+            loop {
+                let object = stream.by_ref().take(OBJECT_LIMIT);
+                match Deserializer::from_reader(object).into_iter().next() {
+                    Some(object) => each(object?)?,
+                    None => return Ok(()),
+                }
+            }
+        })
+    }
+
+    /// The one way that all calls take. `take` reads what a success brings.
+    fn call<T>(
+        &self,
+        mut request: Request<'_>,
+        take: impl FnOnce(Answer) -> io::Result<T>,
+    ) -> Result<T> {
+        // Who is there is asked without a version.
+        let prefix = match self.minor.load(Relaxed) {
+            _ if request.path == PING => String::new(),
+            0 => format!("/v1.{}", self.ping()?.1),
+            minor => format!("/v1.{minor}"),
+        };
+        let begun = Instant::now();
+        let connection = Connection::open(&self.socket, self.timeout, request.idle);
+        let answered = connection.and_then(|connection| request.exchange(connection, &prefix));
+        self.count(|counters| {
+            counters.calls += 1;
+            counters.time += begun.elapsed();
+        });
+        let taken = answered.and_then(|answer| match answer.status {
+            200..=204 | 304 => take(answer).map(Ok),
+            status => Ok(Err((status, message(&answer.read_all()?)))),
+        });
+        match taken {
+            Ok(Ok(taken)) => Ok(taken),
+            Ok(Err((400, why))) if why.contains("client version") && why.contains("is too ") => {
+                Err(self.unreachable(&format!("no common API version: {why}")))
+            }
+            Ok(Err((status, why))) => Err(Error::Refused(self.named(&request.call), status, why)),
+            Err(error) => Err(self.failed(&request, &error)),
+        }
+    }
+
     /// What our own side says of an answer has the kind `Other`.
-    fn broken_off(&self, request: &Request<'_>, error: &io::Error) -> Error {
-        lock(&self.counters).failed += 1;
+    fn failed(&self, request: &Request<'_>, error: &io::Error) -> Error {
+        self.count(|counters| counters.failed += 1);
+        let call = &request.call;
         let allowed = format_duration(request.idle.unwrap_or(self.timeout));
         let why = match error.kind() {
-            ErrorKind::Other => {
-                return Error::Refused(self.named(&request.call), 200, error.to_string());
-            }
-            ErrorKind::InvalidData if request.call == "ping" => {
-                return self.not_an_engine(&error.to_string());
+            ErrorKind::NotConnected => return self.unreachable(&error.to_string()),
+            ErrorKind::Other => return Error::Refused(self.named(call), 200, error.to_string()),
+            ErrorKind::InvalidData if request.path == PING => {
+                let hint = "name its socket with --engine";
+                return self.unreachable(&format!("not a container engine: {error}; {hint}"));
             }
             ErrorKind::InvalidData => format!("unreadable answer: {error}"),
             ErrorKind::WouldBlock | ErrorKind::TimedOut => format!("no answer within {allowed}"),
             ErrorKind::UnexpectedEof => "connection lost: the answer is cut off".to_owned(),
             _ => format!("connection lost: {error}"),
         };
-        Error::ReplyLost(self.named(&format!("{}: {why}", request.call)))
+        Error::ReplyLost(self.named(&format!("{call}: {why}")))
     }
 
+    /// It is asked anew for its version then.
     fn unreachable(&self, why: &str) -> Error {
+        self.minor.store(0, Relaxed);
         Error::Unreachable(self.named(why))
-    }
-
-    fn not_an_engine(&self, why: &str) -> Error {
-        self.unreachable(&format!(
-            "not a container engine: {why}; name its socket with --engine"
-        ))
     }
 
     /// A call, for messages.
     fn named(&self, call: &str) -> String {
         format!("{}: {call}", self.socket.display())
+    }
+
+    /// A thread that panicked left nothing half-done behind this lock.
+    fn count<T>(&self, change: impl FnOnce(&mut Counters) -> T) -> T {
+        let counters = self.counters.lock();
+        change(&mut counters.unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -310,21 +414,36 @@ impl Engine {
 fn message(body: &[u8]) -> String {
     let json: Value = serde_json::from_slice(body).unwrap_or_default();
     let plain = String::from_utf8_lossy(body);
-    let field = json.get("message").and_then(Value::as_str);
-    match clean_line(field.unwrap_or(&plain), LONGEST_MESSAGE) {
+    let words = json.get("message").and_then(Value::as_str);
+    match clean_line(words.unwrap_or(&plain), LONGEST_MESSAGE) {
         text if text.is_empty() => "refused without a reason".to_owned(),
         text => text,
     }
 }
 
-/// A 404 of a proxy or of an unknown path says nothing about the object: the engine's own names it.
-fn is_gone(why: &str) -> bool {
-    let why = why.to_lowercase();
+/// `None`: there is no such object. A 404 of a proxy or of an unknown path says nothing about it: the engine's own names it.
+fn if_there<T>(result: Result<T>) -> Result<Option<T>> {
     let words = ["no such container", "no container with", "image"];
-    words.iter().any(|word| why.contains(word))
+    match result {
+        Err(Error::Refused(_, 404, why))
+            if words.iter().any(|word| why.to_lowercase().contains(word)) =>
+        {
+            Ok(None)
+        }
+        other => other.map(Some),
+    }
 }
 
-/// A thread that panicked left nothing half-done behind these locks.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// Takes the framing off a log: 8 bytes before each piece (stream, three zeros, length). A container with a terminal logs
+/// raw, and what has no framing stays as it is.
+fn strip_frames(mut log: &[u8]) -> Vec<u8> {
+    let mut text = Vec::new();
+    while let [0..=2, 0, 0, 0, a, b, c, d, rest @ ..] = log {
+        let length = usize::try_from(u32::from_be_bytes([*a, *b, *c, *d])).unwrap_or(usize::MAX);
+        let (piece, rest) = rest.split_at_checked(length).unwrap_or((rest, &[]));
+        text.extend_from_slice(piece);
+        log = rest;
+    }
+    text.extend_from_slice(log);
+    text
 }

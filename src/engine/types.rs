@@ -21,15 +21,7 @@ pub enum Error {
     Refused(String, u16, String),
 }
 
-impl Error {
-    pub fn is_unreachable(&self) -> bool {
-        matches!(self, Error::Unreachable(_))
-    }
-
-    pub fn reply_lost(&self) -> bool {
-        matches!(self, Error::ReplyLost(_))
-    }
-}
+impl std::error::Error for Error {}
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -53,8 +45,6 @@ pub struct Info {
     #[serde(rename = "NCPU")]
     pub cpus: u64,
     pub docker_root_dir: String,
-    /// The storage driver.
-    pub driver: String,
     /// Pairs of words; with the containerd store one is its snapshotter.
     #[serde(deserialize_with = "or_default")]
     pub driver_status: Vec<Vec<String>>,
@@ -85,7 +75,7 @@ pub struct Listed {
     #[serde(deserialize_with = "checked_id")]
     pub id: PilotId,
     /// With a leading slash; may be empty.
-    #[serde(default, deserialize_with = "list_of_words")]
+    #[serde(default, deserialize_with = "or_default")]
     pub names: Vec<String>,
     /// The engine's word, `running` or `exited` and so on; other words exist and mean "leave it alone".
     #[serde(default)]
@@ -125,15 +115,19 @@ pub struct Labels {
     pub version: Option<String>,
 }
 
+/// One container, or one image, which has no state.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Inspected {
-    #[serde(deserialize_with = "checked_id")]
-    pub id: PilotId,
+    /// Of an image it differs by store: a config digest or a manifest digest.
+    pub id: String,
     #[serde(default, deserialize_with = "or_default")]
     pub state: State,
     #[serde(default, deserialize_with = "or_default")]
-    pub config: ContainerConfig,
+    pub config: Declared,
+    /// The names that an image has.
+    #[serde(default, deserialize_with = "or_default")]
+    pub repo_tags: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -155,11 +149,13 @@ pub struct State {
     pub finished_at: Option<f64>,
 }
 
+/// What an image declares for itself, and its containers inherit.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-pub struct ContainerConfig {
+pub struct Declared {
     pub image: String,
     /// How it wants to be stopped; empty: SIGTERM.
+    #[serde(deserialize_with = "or_default")]
     pub stop_signal: String,
     /// Paths that are to be written to, whatever the root is.
     #[serde(deserialize_with = "or_default")]
@@ -172,28 +168,16 @@ pub struct Created {
     #[serde(deserialize_with = "checked_id")]
     pub id: PilotId,
     /// May say that a limit was dropped.
-    #[serde(default, deserialize_with = "list_of_words")]
+    #[serde(default, deserialize_with = "or_default")]
     pub warnings: Vec<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct Image {
-    /// Differs by image store: a config digest or a manifest digest.
-    pub id: String,
-    /// The names it has.
-    #[serde(default, deserialize_with = "or_default")]
-    pub repo_tags: Vec<String>,
-    #[serde(default, deserialize_with = "or_default")]
-    pub config: ContainerConfig,
 }
 
 /// RFC 3339 to seconds since 1970; `None` for what is not a time or, like the engine's zero `0001-01-01T00:00:00Z`, before 1970.
 fn epoch<'de, D: Deserializer<'de>>(from: D) -> Result<Option<f64>, D::Error> {
-    let text = Option::<String>::deserialize(from)?;
-    let time = text.and_then(|text| text.parse::<jiff::Timestamp>().ok());
-    let seconds = time.map(|time| time.as_duration().as_secs_f64());
-    Ok(seconds.filter(|seconds| *seconds >= 0.0))
+    let text: String = or_default(from)?;
+    let seconds = text.parse::<jiff::Timestamp>();
+    let seconds = seconds.map(|time| time.as_duration().as_secs_f64());
+    Ok(seconds.ok().filter(|seconds| *seconds >= 0.0))
 }
 
 fn or_default<'de, D, T>(from: D) -> Result<T, D::Error>
@@ -208,14 +192,6 @@ where
 fn words<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let text: String = or_default(from)?;
     Ok(clean_line(&text, LONGEST_MESSAGE))
-}
-
-fn list_of_words<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
-    let list: Vec<String> = or_default(from)?;
-    Ok(list
-        .iter()
-        .map(|text| clean_line(text, LONGEST_MESSAGE))
-        .collect())
 }
 
 fn checked_id<'de, D: Deserializer<'de>>(from: D) -> Result<PilotId, D::Error> {
