@@ -120,21 +120,16 @@ impl Options {
             return Err("the command is missing".into());
         }
         let synopsis = help(self.command).lines().next().unwrap_or_default();
-        let mut given = self.given.keys();
-        let is_declared = |name| {
-            [synopsis, help("")]
-                .iter()
-                .any(|text| find_option(text, name).is_some())
-        };
-        if let Some(name) = given.find(|name| !is_declared(name)) {
+        let is_in = |text, name: &String| find_option(text, name).is_some();
+        let is_unknown = |name: &&String| !is_in(synopsis, name) && !is_in(help(""), name);
+        if let Some(name) = self.given.keys().find(is_unknown) {
             return Err(format!("`{}` has no option --{name}", self.command).into());
         }
         let last = synopsis.rsplit(' ').next().unwrap_or_default();
-        let optional = last
-            .strip_prefix('[')
-            .and_then(|last| last.strip_suffix(']'));
-        let kind = optional.unwrap_or(last);
-        let takes_one = kind.chars().all(|c| c.is_ascii_uppercase());
+        // `PILOT` or `[PILOT]`, not the end of `[--by TIME]`.
+        let kind = last.strip_prefix('[').unwrap_or(last).trim_end_matches(']');
+        let is_name = kind.chars().all(|c| c.is_ascii_uppercase());
+        let takes_one = is_name && last.starts_with('[') == last.ends_with(']');
         match argument {
             Some(word) if takes_one => {
                 check_value(kind, &word)?;
@@ -142,7 +137,7 @@ impl Options {
                 Ok(())
             }
             Some(extra) => Err(Arg::Value(extra).unexpected()),
-            None if takes_one && optional.is_none() => Err(format!("{kind} is missing").into()),
+            None if takes_one && kind == last => Err(format!("{kind} is missing").into()),
             None => Ok(()),
         }
     }

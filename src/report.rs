@@ -282,7 +282,7 @@ fn protection(observation: &Observation) -> Protection {
             "within your session; they are paused when you need the machine",
         ),
         decide::Protection::Prepared => ("prepared", "the first pilot will show that it holds"),
-        decide::Protection::Lost => ("none", "their group is not idle; it is being set again"),
+        decide::Protection::Lost => ("none", "their group is not idle; the daemon makes it so"),
         decide::Protection::None(why) => ("none", why.as_str()),
     };
     let (level, text) = (level.to_owned(), text.to_owned());

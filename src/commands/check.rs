@@ -4,12 +4,12 @@
 
 use super::{Context, Done, Failure, no_engine, say};
 use crate::config::{Config, Influx, MissingLimits};
-use crate::decide::{EngineState, Observation, PolicyState, decide};
+use crate::decide::{Decision, EngineState, Observation, PolicyState, decide};
 use crate::metrics::{Answer, write};
 use crate::observe::{Observer, read_pilot};
 use crate::remote::Remote;
 use crate::report::Status;
-use crate::site::{EngineName, Facts, Site, not_delegated, read_facts};
+use crate::site::{Facts, Site, not_delegated, read_facts};
 use crate::units::{Bytes, Exit, word};
 use crate::{clock, host, host::programs::find_running};
 use rustix::fs::stat;
@@ -99,10 +99,10 @@ fn engine(context: &Context, config: &Config, found: &mut Findings) -> Done {
     let site = Arc::new(context.site(config)?);
     let facts = read_facts(&site.engine, &site.root, context.is_root).map_err(no_engine)?;
     let list = site.engine.list().map_err(no_engine)?;
-    let read = |listed| read_pilot(listed, &site.instance, &site.boot_id);
     if let Some(why) = &facts.unsupported {
         return Err(no_engine(why));
     }
+    let read = |listed| read_pilot(listed, &site.instance, &site.boot_id);
     let seen = Observation {
         at: clock::now(),
         local: clock::local(),
@@ -113,14 +113,24 @@ fn engine(context: &Context, config: &Config, found: &mut Findings) -> Done {
     };
     let mut observer = Observer::new(Arc::clone(&site));
     let seen = observer.observe(seen, Some(&facts), config);
+    let decision = decide(config, &mut PolicyState::new(1), &seen);
     let socket = site.engine.socket();
+    let (name, version) = (&facts.engine.name, &facts.engine.version);
+    let text = format!("{name} {version} (API {}) at", facts.engine.api);
+    found.add(GOOD, "engine", &format!("{text} {}", socket.display()))?;
+    // A daemon that runs on it sees more than a command does, and from inside of its service manager's walls.
     let is_its = |status: &Status| socket == Path::new(&status.engine.socket);
     let daemon = context.status().filter(is_its);
-    let EngineName {
-        name, version, api, ..
-    } = &facts.engine;
-    let text = format!("{name} {version} (API {api}) at {}", socket.display());
-    found.add(GOOD, "engine", &text)?;
+    if let Some(status) = &daemon {
+        let text = format!("{}: {}", word(status.state), status.reason.text);
+        found.add(GOOD, "daemon", &text)?;
+    }
+    let status = daemon.unwrap_or_else(|| Status {
+        problems: decision.void.clone(),
+        ..Status::of(config, &seen, &decision, &[])
+    });
+    let mut problems = status.problems.iter();
+    problems.try_for_each(|problem| found.add(BAD, "problem", problem))?;
     if context.is_root && host::group_id(&site.root, "plancton").is_none() {
         let text = "there is no group plancton, so only root can drain or snooze";
         found.add(NOTE, "group", text)?;
@@ -129,14 +139,8 @@ fn engine(context: &Context, config: &Config, found: &mut Findings) -> Done {
         found.add(NOTE, "programs", &error.to_string())?;
     }
     limits(context, config, &facts, found)?;
-    protection(&site, &facts, daemon.as_ref(), found)?;
-    rules(config, &seen, daemon.as_ref(), found)?;
-    // It sees more than a command does, and from inside of its service manager's walls.
-    let Some(status) = daemon else { return Ok(()) };
-    let text = format!("{}: {}", word(status.state), status.reason.text);
-    found.add(GOOD, "daemon", &text)?;
-    let mut problems = status.problems.iter();
-    problems.try_for_each(|problem| found.add(BAD, "daemon", problem))
+    protection(&site, &facts, &status, found)?;
+    rules(config, &seen, &decision, found)
 }
 
 /// What the engine can't do, or can't be seen to do.
@@ -171,32 +175,30 @@ fn limits(context: &Context, config: &Config, facts: &Facts, found: &mut Finding
     Ok(())
 }
 
-/// What can be said before a pilot has run; after that the daemon knows.
-fn protection(site: &Site, facts: &Facts, daemon: Option<&Status>, found: &mut Findings) -> Done {
-    let known = daemon.map(|status| &status.protection);
-    let (mark, text) = match (known, &facts.parent) {
-        (Some(known), _) if known.level == "none" => (NOTE, known.text.as_str()),
-        (Some(known), _) => (GOOD, known.text.as_str()),
-        (None, Ok(_)) => (GOOD, "possible; the first pilot proves it"),
-        (None, Err(why)) => (NOTE, why.as_str()),
-    };
-    found.add(mark, "protection", text)?;
+/// How the owner is kept from feeling it.
+fn protection(site: &Site, facts: &Facts, status: &Status, found: &mut Findings) -> Done {
+    let is_open = status.protection.level == "none";
+    let mark = if is_open { NOTE } else { GOOD };
+    found.add(mark, "protection", &status.protection.text)?;
     let missing = not_delegated(&site.root).join(", ");
     if facts.is_rootless && !missing.is_empty() {
         let text = format!("your own manager may not use the controllers {missing}");
         found.add(BAD, "delegation", &text)?;
     }
+    if let Some(disk) = &status.disk {
+        let text = format!(
+            "{} free, {} reserved",
+            Bytes(disk.free),
+            Bytes(disk.reserve)
+        );
+        let is_full = disk.free < disk.reserve;
+        found.add(if is_full { BAD } else { GOOD }, "disk", &text)?;
+    }
     Ok(())
 }
 
 /// What pilots and the owner's rules find here.
-fn rules(
-    config: &Config,
-    seen: &Observation,
-    daemon: Option<&Status>,
-    found: &mut Findings,
-) -> Done {
-    let decision = decide(config, &mut PolicyState::new(1), seen);
+fn rules(config: &Config, seen: &Observation, decision: &Decision, found: &mut Findings) -> Done {
     let cores = decision.capacity.cap.min(seen.cores);
     let memory = seen.memory.unwrap_or_default().total;
     let memory = Bytes(memory.saturating_sub(config.share.reserve_memory.0));
@@ -207,12 +209,6 @@ fn rules(
         let text = format!("'{name}' needs {cpus} cores and {needed}; {given}");
         found.add(if fits { GOOD } else { NOTE }, "room", &text)?;
     }
-    let free = daemon.map_or(seen.disk_free, |status| Some(status.disk.as_ref()?.free));
-    if let Some(free) = free.map(Bytes) {
-        let reserve = config.share.reserve_disk;
-        let text = format!("{free} free, {reserve} reserved");
-        found.add(if free < reserve { BAD } else { GOOD }, "disk", &text)?;
-    }
     let battery = match (seen.has_battery, seen.on_battery) {
         (false, _) => "no battery",
         (true, false) => "on mains power",
@@ -220,12 +216,10 @@ fn rules(
     };
     found.add(GOOD, "sensors", battery)?;
     match seen.temperature {
-        Some(celsius) => found.add(GOOD, "sensors", &format!("processor at {celsius:.0} °C"))?,
-        None if config.owner.max_temperature == 0 => {}
-        None => found.add(NOTE, "sensors", "the processor has no sensor")?,
+        Some(celsius) => found.add(GOOD, "sensors", &format!("processor at {celsius:.0} °C")),
+        None if config.owner.max_temperature == 0 => Ok(()),
+        None => found.add(NOTE, "sensors", "the processor has no sensor"),
     }
-    let mut void = decision.void.iter().filter(|_| daemon.is_none());
-    void.try_for_each(|rule| found.add(BAD, "rules", rule))
 }
 
 /// Asks a target to take nothing at all: that shows address, certificate, credentials and database.

@@ -170,9 +170,8 @@ impl Context {
     pub fn config(&self) -> Result<Config, Failure> {
         let loaded = self.config_file().map(config::load).transpose();
         let hint = "`plancton config --default` shows every key";
-        let failed = |problems| Failure(Exit::Configuration, format!("{problems}\n{hint}"));
-        let config = loaded.map_err(failed)?;
-        Ok(config.unwrap_or_default())
+        let failed = |why| Failure(Exit::Configuration, format!("{why}\n{hint}"));
+        Ok(loaded.map_err(failed)?.unwrap_or_default())
     }
 
     /// Errors: no Unix socket is named, or our own binary can't be read.
@@ -197,27 +196,22 @@ impl Context {
         if let Some(text) = named.find(|text| !text.is_empty()) {
             let path = Path::new(text.strip_prefix("unix://").unwrap_or(text));
             let hint = "write --engine or DOCKER_HOST as unix:///PATH (it must be this machine's)";
-            let wrong = || {
-                Failure(
-                    Exit::Usage,
-                    format!("'{text}' is not a Unix socket; {hint}"),
-                )
-            };
-            return path.has_root().then(|| path.to_owned()).ok_or_else(wrong);
+            let wrong = format!("'{text}' is not a Unix socket; {hint}");
+            let path = path.has_root().then(|| path.to_owned());
+            return path.ok_or(Failure(Exit::Usage, wrong));
         }
         let own = env::var("XDG_RUNTIME_DIR").ok().filter(|_| !self.is_root);
-        let own = own.unwrap_or("/run".to_owned());
-        let usual = [
-            Path::new(&own).join("docker.sock"),
-            Path::new(&own).join("podman/podman.sock"),
-            PathBuf::from("/var/run/docker.sock"),
-            PathBuf::from("/run/podman/podman.sock"),
-        ];
-        let is_usable = |socket: &&PathBuf| access(*socket, Access::WRITE_OK).is_ok();
-        let [.., docker, _] = &usual;
-        let found = usual.iter().find(is_usable);
-        let found = found.or_else(|| usual.iter().find(|socket| socket.exists()));
-        Ok(found.unwrap_or(docker).clone())
+        let places = [own.unwrap_or("/run".to_owned()), "/var/run".to_owned()];
+        let names = ["docker.sock", "podman/podman.sock"];
+        let below = |place| names.map(|name| Path::new(place).join(name));
+        let rank = |socket: &PathBuf| match access(socket, Access::WRITE_OK) {
+            Ok(()) => 0,
+            Err(_) if socket.exists() => 1,
+            Err(_) if socket.starts_with("/var/run") => 2,
+            Err(_) => 3,
+        };
+        let best = places.iter().flat_map(below).min_by_key(rank);
+        Ok(best.unwrap_or_default())
     }
 
     /// Directories of the daemon that a command speaks to: one's own, else the machine's.

@@ -11,7 +11,7 @@ use crate::observe::read_pilot;
 use crate::report::Status;
 use crate::site::{Site, read_facts};
 use crate::state::{self, Scope};
-use crate::units::{Exit, clean_text, count_pilots, word};
+use crate::units::{clean_text, count_pilots, word};
 use rustix::process::Signal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -26,8 +26,8 @@ const TOO_LATE: &str = "not removed, the time for it is over";
 /// How long the pilots' group has for getting empty.
 const GROUP_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Every Plancton pilot that there is.
-fn find_all(context: &Context) -> Result<(Site, Vec<Pilot>), Failure> {
+/// Of every Plancton pilot that there is, those.
+fn find(context: &Context, which: impl Fn(&Pilot) -> bool) -> Result<(Site, Vec<Pilot>), Failure> {
     // A broken configuration must not keep anybody from removing things: then the usual places are tried.
     let config = context.config().unwrap_or_else(|failure| {
         complain(&failure.1);
@@ -36,31 +36,26 @@ fn find_all(context: &Context) -> Result<(Site, Vec<Pilot>), Failure> {
     let site = context.site(&config)?;
     let listed = site.engine.list().map_err(no_engine)?;
     let read = |listed| read_pilot(listed, &site.instance, &site.boot_id);
-    let pilots = listed.into_iter().map(read).collect();
+    let pilots = listed.into_iter().map(read).filter(which).collect();
     Ok((site, pilots))
 }
 
 /// One pilot of ours, by name or the beginning of its id.
-fn find(context: &Context, wanted: &str) -> Result<(Site, Pilot), Failure> {
-    let (site, mut pilots) = find_all(context)?;
-    let is_begin = |pilot: &Pilot| wanted.len() >= 4 && pilot.id.as_str().starts_with(wanted);
-    pilots.retain(|pilot| pilot.own && (pilot.name == wanted || is_begin(pilot)));
-    match (pilots.pop(), pilots.len()) {
-        (Some(pilot), 0) => Ok((site, pilot)),
-        (Some(_), more) => {
-            let text = format!("'{wanted}' fits {} pilots; write more of it", more + 1);
-            Err(Failure(Exit::Usage, text))
-        }
-        (None, _) => {
-            let text = format!("no pilot of '{}' is called '{wanted}'", site.instance);
-            Err(format!("{text}; `plancton status` lists them").into())
-        }
+fn find_one(context: &Context, name: &str) -> Result<(Site, Pilot), Failure> {
+    let begins = |pilot: &Pilot| name.len() >= 4 && pilot.id.as_str().starts_with(name);
+    let is_it = |pilot: &Pilot| pilot.own && (pilot.name == name || begins(pilot));
+    let (site, mut pilots) = find(context, is_it)?;
+    let fitting = count_pilots(pilots.len());
+    let hint = "give a name or the beginning of an id that `plancton status` shows";
+    match pilots.pop().filter(|_| pilots.is_empty()) {
+        Some(pilot) => Ok((site, pilot)),
+        None => Err(format!("'{name}' fits {fitting}; {hint}").into()),
     }
 }
 
 pub fn kill(context: &Context) -> Done {
     let wanted = context.options.text("PILOT").unwrap_or_default();
-    let (site, pilot) = find(context, &wanted)?;
+    let (site, pilot) = find_one(context, &wanted)?;
     site.engine.kill(&pilot.id, "KILL")?;
     say(&format!("{} was killed\n", pilot.name))
 }
@@ -76,22 +71,18 @@ pub fn log(context: &Context) -> Done {
     });
     let words = match (finished, wanted) {
         (Some(finished), _) => {
-            let (name, kind, code) = (finished.name, word(finished.kind), finished.exit_code);
-            let after = format!("after {:.0} s, exit code {code}", finished.lived);
-            say(&format!("{name}: {kind} {after}\n"))?;
-            finished.log_tail
+            let (name, kind, lived) = (finished.name, word(finished.kind), finished.lived);
+            let (code, tail) = (finished.exit_code, finished.log_tail);
+            format!("{name}: {kind} after {lived:.0} s, exit code {code}\n{tail}")
         }
         (None, Some(wanted)) => {
-            let (site, pilot) = find(context, &wanted)?;
+            let (site, pilot) = find_one(context, &wanted)?;
             let words = site.engine.logs(&pilot.id, LOG.0, LOG.1);
             words.map_err(no_engine)?
         }
-        (None, None) => return say("no pilot has failed since the daemon started\n"),
+        (None, None) => "no pilot has failed since the daemon started".to_owned(),
     };
-    match clean_text(&words, LOG.1).trim_end() {
-        "" => say("(nothing of what it said was kept)\n"),
-        words => say(&format!("{words}\n")),
-    }
+    say(&(clean_text(&words, LOG.1).trim_end().to_owned() + "\n"))
 }
 
 /// Ends what is past its ttl, for the times when no daemon does. A ttl is a promise to the machine's owner, so that root
@@ -99,25 +90,22 @@ pub fn log(context: &Context) -> Done {
 pub fn reap(context: &Context) -> Done {
     let now = clock::now();
     let is_due = |pilot: &Pilot| speaks_for(context, pilot) && pilot.expiry.left(now) <= 0.0;
-    remove(context, is_due, LONGEST)
+    remove(find(context, is_due)?, LONGEST)
 }
 
 /// Every pilot of this instance, at once.
 pub fn remove_own(context: &Context) -> Done {
-    remove(context, |pilot| pilot.own, Duration::ZERO)
+    remove(find(context, |pilot| pilot.own)?, Duration::ZERO)
 }
 
-fn remove(context: &Context, which: impl Fn(&Pilot) -> bool, longest: Duration) -> Done {
-    let (site, mut pilots) = find_all(context)?;
-    pilots.retain(which);
+fn remove((site, pilots): (Site, Vec<Pilot>), longest: Duration) -> Done {
     let problems = remove_pilots(&site, &pilots, longest);
-    let removed = count_pilots(pilots.len().saturating_sub(problems.len()));
+    let removed = count_pilots(pilots.len() - problems.len());
     say(&format!("removed: {removed}\n"))?;
-    all_well(&problems)
+    settle(&problems)
 }
 
-/// What went wrong one by one.
-fn all_well(problems: &[String]) -> Done {
+fn settle(problems: &[String]) -> Done {
     match problems {
         [] => Ok(()),
         problems => Err(problems.join("\n").into()),
@@ -133,14 +121,12 @@ fn speaks_for(context: &Context, pilot: &Pilot) -> bool {
 pub fn purge(context: &Context) -> Done {
     let images = state::read_images(&context.dirs.state).unwrap_or_default();
     let directories = purged_directories(context);
+    let directories = directories.iter().map(|path| path.display().to_string());
     if context.options.has("dry-run") {
-        let (_, mut pilots) = find_all(context)?;
-        pilots.retain(|pilot| speaks_for(context, pilot));
-        let pilots = pilots
-            .iter()
-            .map(|pilot| format!("the pilot {}", pilot.name));
+        let (_, pilots) = find(context, |pilot| speaks_for(context, pilot))?;
+        let pilots = pilots.iter();
+        let pilots = pilots.map(|pilot| format!("the pilot {}", pilot.name));
         let images = images.iter().map(|image| format!("the image {image}"));
-        let directories = directories.iter().map(|path| path.display().to_string());
         let mut all = pilots.chain(images).chain(directories);
         return all.try_for_each(|what| say(&format!("would remove {what}\n")));
     }
@@ -151,26 +137,23 @@ pub fn purge(context: &Context) -> Done {
         return name_work(context);
     };
     // Not to be run again: the program may be about to go.
-    let list = "`docker ps -a --filter label=io.plancton.instance`";
-    let mut left = format!("what is left: {list} and `docker rm -fv` of what it shows");
-    if !images.is_empty() {
-        left += &format!(", `docker rmi {}`", images.join(" "));
-    }
-    for directory in directories {
-        left += &format!(", `rm -r {}`", directory.display());
-    }
-    Err(Failure(exit, format!("{text}\n{left}")))
+    let pilots = "`docker ps -a --filter label=io.plancton.instance`, `docker rm -fv` each of them";
+    let images = images.iter().map(|image| format!(", `docker rmi {image}`"));
+    let directories = directories.map(|path| format!(", `rm -r {path}`"));
+    let left: String = images.chain(directories).collect();
+    let text = format!("{text}\nto remove what is left: {pilots}{left}");
+    Err(Failure(exit, text))
 }
 
 /// What pilots wrote to folders of the owner's stays the owner's.
 fn name_work(context: &Context) -> Done {
     for pilot in &context.config().unwrap_or_default().pilots {
-        let written = pilot.mounts.iter().filter(|mount| !mount.read_only);
-        for mount in written.filter(|mount| Path::new(&mount.source).exists()) {
-            let (source, name) = (&mount.source, &pilot.name);
-            let text = format!("{source} stays: pilots of '{name}' wrote to it");
+        let mounts = pilot.mounts.iter();
+        let written = mounts.filter(|mount| !mount.read_only && Path::new(&mount.source).exists());
+        for (source, name) in written.map(|mount| (&mount.source, &pilot.name)) {
+            let text = format!("{source} stays: pilots of '{name}' wrote to it, and it may hold");
             say(&format!(
-                "{text}, and it may hold unfinished work; `rm -r {source}` removes it\n"
+                "{text} unfinished work; `rm -r {source}` removes it\n"
             ))?;
         }
     }
@@ -180,8 +163,7 @@ fn name_work(context: &Context) -> Done {
 /// The same where no daemon runs, with a word only about what could not be removed.
 pub fn purge_everything(context: &Context) -> Done {
     let start = Instant::now();
-    let (site, mut pilots) = find_all(context)?;
-    pilots.retain(|pilot| speaks_for(context, pilot));
+    let (site, pilots) = find(context, |pilot| speaks_for(context, pilot))?;
     let mut problems = remove_pilots(&site, &pilots, LONGEST);
     for image in state::read_images(&site.dirs.state).unwrap_or_default() {
         let removed = match start.elapsed() > TIME_LIMIT {
@@ -193,12 +175,10 @@ pub fn purge_everything(context: &Context) -> Done {
     if let Ok(facts) = read_facts(&site.engine, &site.root, context.is_root) {
         group::remove(&site.root, &facts, GROUP_PATIENCE);
     }
-    all_well(&problems)?;
-    for directory in purged_directories(context)
-        .iter()
-        .filter(|path| path.exists())
-    {
-        let removed = std::fs::remove_dir_all(directory);
+    settle(&problems)?;
+    let directories = purged_directories(context).into_iter();
+    for directory in directories.filter(|path| path.exists()) {
+        let removed = std::fs::remove_dir_all(&directory);
         removed.map_err(|error| format!("{}: {error}", directory.display()))?;
     }
     Ok(())
@@ -206,12 +186,11 @@ pub fn purge_everything(context: &Context) -> Done {
 
 /// With --keep-state drains and logs stay, for packages that may come back.
 fn purged_directories(context: &Context) -> Vec<PathBuf> {
-    let (run, state) = (&context.dirs.run, &context.dirs.state);
-    let purged = [(run, true), (state, !context.options.has("keep-state"))].into_iter();
-    purged
-        .filter(|(_, goes)| *goes)
-        .map(|(path, _)| path.clone())
-        .collect()
+    let mut directories = vec![context.dirs.run.clone()];
+    if !context.options.has("keep-state") {
+        directories.push(context.dirs.state.clone());
+    }
+    directories
 }
 
 /// An engine may take a moment to learn that the last container of an image is gone.

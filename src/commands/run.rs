@@ -64,21 +64,17 @@ fn append(file: &Path) -> Result<File, String> {
 
 /// The url that came with this daemon's deployment, as in a container; the first look at it is the loop's.
 fn join_deployed(state: &Path, config: &Config) -> Done {
-    let url = env::var("PLANCTON_CONFIG_URL").unwrap_or_default();
-    if url.is_empty() {
-        return Ok(());
-    }
-    let wrong = |why| Failure(Exit::Configuration, format!("PLANCTON_CONFIG_URL: {why}"));
-    remote::check_url(&url, &config.allow).map_err(wrong)?;
     let joined = Joined {
-        url,
+        url: env::var("PLANCTON_CONFIG_URL").unwrap_or_default(),
         is_trusted: true,
         ..Joined::default()
     };
-    if remote::read_joined(state).as_ref() != Some(&joined) {
-        remote::write_joined(state, &joined)?;
+    if joined.url.is_empty() || remote::read_joined(state).as_ref() == Some(&joined) {
+        return Ok(());
     }
-    Ok(())
+    let wrong = |why| Failure(Exit::Configuration, format!("PLANCTON_CONFIG_URL: {why}"));
+    remote::check_url(&joined.url, &config.allow).map_err(wrong)?;
+    Ok(remote::write_joined(state, &joined)?)
 }
 
 /// The loop in the background. With the unit loaded systemd has it; without, it is ours.

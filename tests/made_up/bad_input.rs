@@ -282,8 +282,8 @@ fn void_rules_are_named() {
     let rules = "[owner]\non-battery = \"run\"\nmax-temperature = 80\n";
     machine.configure(&(good() + rules));
     let [battery, heat] = [
-        "BAD  rules          min-battery",
-        "BAD  rules          max-temperature",
+        "BAD  problem        min-battery",
+        "BAD  problem        max-temperature",
     ];
     let said = machine.say("check").must(FAILED, &[battery, heat]);
     assert!(said.out.lines().last().unwrap().starts_with("first "));
