@@ -5,14 +5,15 @@
 use super::{Context, Done, Failure, no_engine, say};
 use crate::config::{Config, Influx, MissingLimits};
 use crate::decide::{Decision, EngineState, Observation, PolicyState, decide};
+use crate::host::sensors::{find_sensors, read_celsius};
 use crate::metrics::{Answer, write};
 use crate::observe::{Observer, read_pilot};
 use crate::remote::Remote;
 use crate::report::Status;
 use crate::site::{Facts, Site, not_delegated, read_facts};
 use crate::units::{Bytes, Exit, word};
-use crate::{clock, host, host::programs::find_running};
-use rustix::fs::stat;
+use crate::{clock, host};
+use rustix::fs::{AtFlags, CWD, Statx, StatxAttributes, StatxFlags, stat, statx};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -38,7 +39,6 @@ fn way_out(topic: &str) -> &'static str {
         }
         "room" => "; make it smaller, or lower the reserves in [share]",
         "disk" => "; free some space, or lower reserve-disk",
-        "programs" => "; pause-while-running does not see the programs of others here",
         "sensors" => ", so max-temperature has no effect; load its driver, or set 0",
         _ => "",
     }
@@ -135,12 +135,17 @@ fn engine(context: &Context, config: &Config, found: &mut Findings) -> Done {
         let text = "there is no group plancton, so only root can drain or snooze";
         found.add(NOTE, "group", text)?;
     }
-    if let Err(error) = find_running(&site.root, &config.owner.pause_while_running, &[]) {
-        found.add(NOTE, "programs", &error.to_string())?;
-    }
     limits(context, config, &facts, found)?;
     protection(&site, &facts, &status, found)?;
-    rules(config, &seen, &decision, found)
+    rules(config, &seen, &decision, found)?;
+    match read_celsius(&find_sensors(&site.root)) {
+        Some((celsius, name)) => {
+            let text = format!("processor at {celsius:.0} °C ({name})");
+            found.add(GOOD, "sensors", &text)
+        }
+        None if config.owner.max_temperature == 0 => Ok(()),
+        None => found.add(NOTE, "sensors", "the processor has no sensor"),
+    }
 }
 
 /// What the engine can't do, or can't be seen to do.
@@ -161,7 +166,7 @@ fn limits(context: &Context, config: &Config, facts: &Facts, found: &mut Finding
     // In a container of its own the daemon sees of the machine only what is mounted: all else is the container's, ends
     // with it, and says nothing about the machine.
     let mut marks = ["/.dockerenv", "/run/.containerenv"].iter();
-    let is_contained = marks.any(|mark| Path::new(mark).exists());
+    let is_contained = marks.any(|mark| Path::new(mark).exists()) && is_mounted("/etc/hostname");
     let device = |path: &Path| stat(path).ok().map(|found| found.st_dev);
     let inside = [None, device(Path::new("/"))];
     let places = [&context.dirs.run, &context.dirs.state].into_iter();
@@ -173,6 +178,14 @@ fn limits(context: &Context, config: &Config, facts: &Facts, found: &mut Finding
         }
     }
     Ok(())
+}
+
+/// Engines mount this file into each container; on a machine whose root was once an image a mark may lie about.
+fn is_mounted(file: &str) -> bool {
+    let found = statx(CWD, file, AtFlags::empty(), StatxFlags::BASIC_STATS).ok();
+    // Before Linux 5.8 it is not said.
+    let says = |found: Statx| found.stx_attributes | !found.stx_attributes_mask;
+    found.is_none_or(|found| says(found).contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// How the owner is kept from feeling it.
@@ -214,12 +227,7 @@ fn rules(config: &Config, seen: &Observation, decision: &Decision, found: &mut F
         (true, false) => "on mains power",
         (true, true) => "on its battery",
     };
-    found.add(GOOD, "sensors", battery)?;
-    match seen.temperature {
-        Some(celsius) => found.add(GOOD, "sensors", &format!("processor at {celsius:.0} °C")),
-        None if config.owner.max_temperature == 0 => Ok(()),
-        None => found.add(NOTE, "sensors", "the processor has no sensor"),
-    }
+    found.add(GOOD, "sensors", battery)
 }
 
 /// Asks a target to take nothing at all: that shows address, certificate, credentials and database.

@@ -32,6 +32,8 @@ pub struct Observation {
     pub memory_pressure: Option<f64>,
     /// A running program of `pause-while-running`.
     pub program: Option<String>,
+    /// Other users' programs can't be seen from here.
+    pub hides_programs: bool,
     /// First line of a hold file, with its name.
     pub hold: Option<String>,
     pub engine: EngineState,

@@ -194,6 +194,10 @@ pub(super) fn void(seen: &Observation, owner: &Owner, disk: Bytes) -> Vec<String
     if disk.0 > 0 && seen.disk_free.is_none() {
         void.push(no_disk(disk));
     }
+    if seen.hides_programs && !owner.pause_while_running.is_empty() {
+        let why = "other users' programs can't be seen here (hidepid), so they hold nothing back";
+        void.push(format!("pause-while-running: {why}"));
+    }
     void
 }
 

@@ -144,8 +144,9 @@ impl Group {
         hierarchies.into_iter().map(dir).collect()
     }
 
+    /// In the hierarchy that counts.
     pub fn exists(&self) -> bool {
-        self.dirs().iter().any(|dir| dir.is_dir())
+        self.file(("cpu", "", "")).is_dir()
     }
 
     /// On v2 the files of all controllers are in one directory; on v1 a controller may not be mounted.

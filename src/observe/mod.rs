@@ -3,7 +3,7 @@
 
 mod groups;
 
-use crate::config::{Config, Owner, Share};
+use crate::config::{Config, Share};
 use crate::decide::{CpuUse, Expiry, MemoryUse, Observation, Pilot};
 use crate::engine::{Labels, Listed};
 use crate::host::cpu::{self, Topology};
@@ -85,7 +85,10 @@ impl Observer {
         seen.given_seconds = self.given_seconds;
         seen.memory = read_memory_use(&self.site.root, memory);
         (seen.cores, seen.threads) = self.count_cores(&share, facts);
-        seen.program = self.read_program(&owner);
+        let names = &owner.pause_while_running;
+        let program = programs::find_running(&self.site.root, names, &self.groups.ids());
+        seen.hides_programs = program.is_err();
+        seen.program = program.ok().flatten();
         seen.hold = self.read_hold();
         seen
     }
@@ -139,12 +142,6 @@ impl Observer {
         if topology.is_none_or(|topology| topology.in_stat != sample.cpus_online) {
             self.topology = cpu::read_topology(&self.site.root);
         }
-    }
-
-    fn read_program(&self, owner: &Owner) -> Option<String> {
-        let names = &owner.pause_while_running;
-        let found = programs::find_running(&self.site.root, names, &self.groups.ids());
-        found.ok().flatten()
     }
 
     /// The first `*.hold` file: its first line says why.

@@ -132,7 +132,11 @@ fn a_rule_whose_input_is_missing_is_named_and_errs_towards_the_owner() {
     let no_disk: Twist = |seen| seen.disk_free = None;
     let warm: Twist = |seen| seen.temperature = Some(50.0);
     // What is configured, what is seen, what is named, the reason, and the pilots that run after a while.
-    let cases: [(&str, Twist, &str, Code, usize); 7] = [
+    let games = "[owner]\npause-while-running = [\"game\"]\n";
+    let hidden: Twist = |seen| seen.hides_programs = true;
+    let cases: [(&str, Twist, &str, Code, usize); 9] = [
+        (games, |_| {}, "", Code::Full, 2),
+        (games, hidden, "pause-while-running", Code::Full, 2),
         (limit, |_| {}, "max-temperature", Code::Full, 2),
         ("", |_| {}, "", Code::Full, 2),
         (limit, warm, "", Code::Full, 2),
