@@ -18,6 +18,7 @@ use crate::state::{self, Lock, control};
 use crate::systemd::Manager;
 use crate::units::{Exit, count_pilots, whole, word};
 use jobs::{EngineSide, Then};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -209,6 +210,10 @@ impl Daemon {
             socket: self.site.engine.socket().display().to_string(),
             ..EngineName::default()
         };
+        let mut counts = BTreeMap::new();
+        for ((_, what), count) in &self.policy.counts {
+            *counts.entry(what.clone()).or_default() += count;
+        }
         let mut status = Status {
             instance: self.site.instance.clone(),
             since: at.epoch - (at.boot - self.started),
@@ -217,7 +222,7 @@ impl Daemon {
                 .facts
                 .as_ref()
                 .map_or(unknown, |facts| facts.engine.clone()),
-            counts: self.policy.counts.clone(),
+            counts,
             gone: self.policy.gone.iter().cloned().collect(),
             pull: self.site.pull(),
             problems: self.changes.problems(),
@@ -231,8 +236,14 @@ impl Daemon {
             status.due = status.due.map(|due| due - (at.boot - asked_at));
         }
         let interval = self.interval();
-        self.metrics
-            .tell(&status, observation, decision, engine, interval);
+        self.metrics.tell(
+            &status,
+            observation,
+            decision,
+            &self.policy.counts,
+            engine,
+            interval,
+        );
         self.changes.news(&observation.news);
         self.changes.state(&status);
         let (state, pilots) = (word(status.state), count_pilots(status.pilots.len()));

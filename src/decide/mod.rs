@@ -11,7 +11,7 @@ mod state;
 
 pub use observation::*;
 pub use reason::{Code, Reason, State};
-pub use state::PolicyState;
+pub use state::{Counts, PolicyState};
 
 use crate::config::{Auto, Config, MissingLimits, Owner, PilotClass, Share};
 use crate::units::float;

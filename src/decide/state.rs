@@ -33,6 +33,9 @@ const SIGNALLED: [i64; 3] = [130, 137, 143];
 /// Exit code that engines give to what they find dead when they start.
 const ENGINE_DIED: i64 = 255;
 
+/// How often, by class and what: `launches`, `launch-failed`, or a kind of end.
+pub type Counts = BTreeMap<(String, String), u64>;
+
 #[derive(Clone, Debug, Default)]
 pub struct PolicyState {
     /// The state of a splitmix64 generator, whose seed differs between daemons: a fleet is not to retry in step.
@@ -64,8 +67,8 @@ pub struct PolicyState {
     pub(super) recovering: bool,
     /// Some rule or need holds pilots back.
     pub(super) holding: bool,
-    /// Launches, and ends by kind, since the daemon started.
-    pub counts: BTreeMap<String, u64>,
+    /// Since the daemon started.
+    pub counts: Counts,
     /// The last pilots that ended, the latest first.
     pub gone: VecDeque<Finished>,
 }
@@ -220,7 +223,8 @@ impl PolicyState {
         self.classes.entry(name.to_owned()).or_default()
     }
 
-    fn count(&mut self, what: String) {
+    fn count(&mut self, class: &str, what: &str) {
+        let what = (class.to_owned(), what.to_owned());
         *self.counts.entry(what).or_default() += 1;
     }
 }
@@ -304,7 +308,7 @@ impl Tick<'_> {
         let why = match result {
             LaunchResult::Started(_) => {
                 (known.image, known.proves_at) = (Image::Ready, at + RUNS);
-                return self.state.count("launches".to_owned());
+                return self.state.count(class, "launches");
             }
             LaunchResult::MountMissing(source) => {
                 let why = reason::mount_missing(source);
@@ -318,7 +322,7 @@ impl Tick<'_> {
             LaunchResult::Failed(why) | LaunchResult::Lost(why) => why,
         };
         self.failed(class, why.to_owned(), RUNS);
-        self.state.count("launch-failed".to_owned());
+        self.state.count(class, "launch-failed");
     }
 
     /// A refresh that fails leaves the local image in use.
@@ -358,7 +362,7 @@ impl Tick<'_> {
             exit_code: ended.exit_code,
             log_tail: ended.log_tail.clone(),
         };
-        self.state.count(word(kind));
+        self.state.count(&pilot.class, &word(kind));
         self.state.gone.truncate(REMEMBERED - 1);
         self.state.gone.push_front(finished.clone());
         self.out.ended.push(finished);

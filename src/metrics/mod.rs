@@ -12,10 +12,10 @@ pub use queue::Answer;
 pub use send::write;
 
 use crate::config::Influx;
-use crate::decide::{Decision, Observation};
+use crate::decide::{Counts, Decision, Observation};
 use crate::engine::Counters;
 use crate::report::{Sink, Status};
-use points::{Tally, View};
+use points::View;
 use std::time::Duration;
 use target::Target;
 
@@ -25,7 +25,6 @@ const LAST_FLUSH: Duration = Duration::from_secs(2);
 pub struct Metrics {
     instance: String,
     host: String,
-    tally: Tally,
     targets: Vec<Target>,
 }
 
@@ -34,7 +33,6 @@ impl Metrics {
         let mut metrics = Metrics {
             instance: instance.to_owned(),
             host: host.to_owned(),
-            tally: Tally::default(),
             targets: Vec::new(),
         };
         metrics.aim(targets);
@@ -69,19 +67,18 @@ impl Metrics {
         status: &Status,
         seen: &Observation,
         decision: &Decision,
+        counts: &Counts,
         engine: Counters,
         interval: f64,
     ) {
-        let before = self.tally.ends;
-        self.tally.count(&seen.news, &decision.ended);
         let now = seen.at.boot;
         for target in &mut self.targets {
-            let mut lines = target.view.ends(before, &decision.ended);
+            let mut lines = target.view.ends(&decision.ended);
             if now + interval / 2.0 >= target.sample_at {
                 let flush = target.config.flush.as_secs_f64();
                 let next = target.sample_at + flush;
                 target.sample_at = if next > now { next } else { now + flush };
-                lines += &target.view.sample(status, seen, engine, &self.tally);
+                lines += &target.view.sample(status, seen, counts, engine);
             }
             target.push(&lines);
         }

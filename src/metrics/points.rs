@@ -3,11 +3,11 @@
 //! fixes the type of a field by its first write. `daemon`, `measurement` and `container` are those of the first Plancton.
 
 use crate::config::Influx;
-use crate::decide::{Code, EndKind, Finished, LaunchResult, News, Observation, PilotState};
+use crate::decide::{Code, Counts, EndKind, Finished, Observation, PilotState};
 use crate::engine::Counters;
 use crate::report::{Pilot, Status};
 use crate::units::{float as to_float, whole, word};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// Kinds of ends, of which each class has a count.
 const ENDS: &str = "done no-work failed out-of-memory ttl owner drained killed never-ran";
@@ -19,33 +19,6 @@ pub struct View {
     host: String,
     /// Whether what tells of the owner is.
     owner: bool,
-}
-
-/// Launches and ends since the daemon started.
-#[derive(Debug, Default)]
-pub struct Tally {
-    /// By class, and `launches` or the kind of end.
-    counts: BTreeMap<(String, String), u64>,
-    /// Ends that were counted, all classes together.
-    pub ends: usize,
-}
-
-impl Tally {
-    pub fn count(&mut self, news: &[News], ended: &[Finished]) {
-        let started = news.iter().filter_map(|news| match news {
-            News::Launched {
-                class,
-                result: LaunchResult::Started(_),
-                ..
-            } => Some((class, "launches".to_owned())),
-            _ => None,
-        });
-        let ends = ended.iter().map(|end| (&end.class, word(end.kind)));
-        for (class, what) in started.chain(ends) {
-            *self.counts.entry((class.clone(), what)).or_default() += 1;
-        }
-        self.ends += ended.len();
-    }
 }
 
 /// Reasons that say what the owner does.
@@ -121,9 +94,8 @@ impl View {
         format!("{line} {} {at}\n", fields.join(","))
     }
 
-    /// One line for each pilot whose end was learned of, after `before` others: pilots may end in the same microsecond and
-    /// be learned of at different ticks.
-    pub fn ends(&self, before: usize, ended: &[Finished]) -> String {
+    /// One line for each pilot whose end was learned of at a tick.
+    pub fn ends(&self, ended: &[Finished]) -> String {
         let truth = |is_so| if is_so { "True" } else { "False" };
         let line = |(number, end): (usize, &Finished)| {
             let by_us = matches!(end.kind, EndKind::Ttl | EndKind::Owner | EndKind::Drained);
@@ -139,7 +111,7 @@ impl View {
                 text("name", &end.name),
                 integer("exit_code", u64::try_from(end.exit_code).unwrap_or(0)),
             ];
-            self.line("container", nanos(end.at, before + number), &tags, &fields)
+            self.line("container", nanos(end.at, number), &tags, &fields)
         };
         ended.iter().enumerate().map(line).collect()
     }
@@ -149,8 +121,8 @@ impl View {
         &self,
         status: &Status,
         seen: &Observation,
+        counts: &Counts,
         engine: Counters,
-        tally: &Tally,
     ) -> String {
         let at = nanos(status.tick, 0);
         let daemon = [
@@ -172,7 +144,7 @@ impl View {
         lines += &self.line("plancton_engine", at, &[], &calls);
         lines += &self.line("plancton_pilots", at, &[], &[given]);
         lines += &self.decision(status, at);
-        lines += &self.classes(status, tally, at);
+        lines += &self.classes(status, counts, at);
         for target in &status.sinks {
             let fields = [
                 integer("sent", target.sent),
@@ -227,12 +199,13 @@ impl View {
     }
 
     /// Every class that has, or had, a pilot.
-    fn classes(&self, status: &Status, tally: &Tally, at: u64) -> String {
+    fn classes(&self, status: &Status, counts: &Counts, at: u64) -> String {
         let now = status.pilots.iter().map(|pilot| &pilot.class);
-        let classes: BTreeSet<&String> = now.chain(tally.counts.keys().map(|key| &key.0)).collect();
+        let had = counts.keys().filter(|(_, what)| what != "launch-failed");
+        let classes: BTreeSet<&String> = now.chain(had.map(|(class, _)| class)).collect();
         let line = |class: &String| {
             let count = |what: &str| {
-                let count = tally.counts.get(&(class.clone(), what.to_owned()));
+                let count = counts.get(&(class.clone(), what.to_owned()));
                 integer(what, count.copied().unwrap_or(0))
             };
             let running = integer("running", running(status, Some(class)));

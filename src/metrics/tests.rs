@@ -1,4 +1,4 @@
-use super::points::{Tally, View};
+use super::points::View;
 use super::queue::{Answer, Queue};
 use super::send::{Said, judge, read_retry_after};
 use crate::config::Influx;
@@ -45,13 +45,11 @@ fn each_end_is_a_line_of_its_own() {
         let line = format!(
             "container,{class},{tags},{killed} uptime=7.5,name=\"a \\\"\\\\ ü \",exit_code=3i {AT}"
         );
-        assert_eq!(view("", true).ends(0, &[end(kind, "a \"\\ ü\n")]), line);
+        assert_eq!(view("", true).ends(&[end(kind, "a \"\\ ü\n")]), line);
     }
     let ended: Vec<Finished> = (0..300).map(|_| end(EndKind::Done, "n")).collect();
-    let both = [0, 300]
-        .map(|before| view("", true).ends(before, &ended))
-        .concat();
-    assert_eq!(both.lines().collect::<BTreeSet<_>>().len(), 600);
+    let lines = view("", true).ends(&ended);
+    assert_eq!(lines.lines().collect::<BTreeSet<_>>().len(), 300);
 }
 
 fn sample(view: &View, code: Code) -> String {
@@ -70,17 +68,13 @@ fn sample(view: &View, code: Code) -> String {
         reason: Reason::of(code, 1.5, 2.0, "said to people only"),
         ..Status::default()
     };
-    let mut tally = Tally::default();
-    tally.count(
-        &[],
-        &[end(EndKind::Done, ""), end(EndKind::OutOfMemory, "")],
-    );
+    let counts = ["done", "out-of-memory"].map(|what| (("c".to_owned(), what.to_owned()), 1));
     let seen = Observation {
         charge: Some(50),
         temperature: Some(61.5),
         ..Observation::default()
     };
-    view.sample(&status, &seen, Counters::default(), &tally)
+    view.sample(&status, &seen, &counts.into(), Counters::default())
 }
 
 #[test]

@@ -110,7 +110,11 @@ fn a_starved_pilot_is_stopped_after_the_limit_and_a_waiting_one_is_not() {
         let is_meant =
             |(at, kind): &(f64, &str)| (1_600.0..1_640.0).contains(at) && *kind == "stop";
         assert!(log.len() == stops && log.iter().all(is_meant), "{log:?}");
-        let counted = world.policy.counts.get("owner").copied();
+        let counted = world
+            .policy
+            .counts
+            .get(&("a".to_owned(), "owner".to_owned()))
+            .copied();
         assert_eq!(counted.unwrap_or(0), stops as u64);
     }
 }
