@@ -158,7 +158,8 @@ build() {
     export RUSTC=$toolchain/rustc RUSTC_BOOTSTRAP=1
     cc=$toolchain/musl-cc
     # a panic, which nothing here is written to meet, ends the program without words: a fifth of a megabyte less
-    flags+=" -C link-self-contained=yes -Z location-detail=none -Z unstable-options -C panic=immediate-abort"
+    # of what is written for debugging, names alone
+    flags+=" -C link-self-contained=yes -Z location-detail=none -Z fmt-debug=shallow -Z unstable-options -C panic=immediate-abort"
     options=(-Zbuild-std=std -Zbuild-std-features=optimize_for_size)
   fi
   if [ "$arch" = "$host" ]; then
