@@ -4,7 +4,7 @@
 use super::{Launch, files, images};
 use crate::config::PilotClass;
 use crate::engine::Declared;
-use crate::units::{Moment, clean_line, whole};
+use crate::units::{Bytes, Moment, clean_line, whole};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -72,15 +72,17 @@ fn host_config(launch: &Launch<'_>, image: &Declared) -> Map<String, Value> {
     });
     // Of type bind: with it the engine refuses a missing source instead of making a directory.
     let mounts = class.mounts.iter().map(|mount| {
+        let mut options = mount.options.split(',');
+        let propagation = options.find(|option| !["ro", "rw"].contains(option));
         json!({
-            "Type": "bind", "Source": mount.source, "Target": mount.target, "ReadOnly": mount.read_only,
-            "BindOptions": {"Propagation": mount.propagation},
+            "Type": "bind", "Source": mount.source, "Target": mount.target, "ReadOnly": mount.is_read_only(),
+            "BindOptions": {"Propagation": propagation.unwrap_or("rprivate")},
         })
     });
     let devices = class.devices.iter().map(|device| {
-        json!({
-            "PathOnHost": device.host, "PathInContainer": device.container, "CgroupPermissions": device.permissions,
-        })
+        let (host, rest) = device.split_once(':').unwrap_or((device, device));
+        let (inside, may) = rest.split_once(':').unwrap_or((rest, "rwm"));
+        json!({"PathOnHost": host, "PathInContainer": inside, "CgroupPermissions": may})
     });
     let security = class.host_config.get("SecurityOpt");
     let security = security.and_then(Value::as_array).into_iter().flatten();
@@ -118,21 +120,17 @@ fn host_config(launch: &Launch<'_>, image: &Declared) -> Map<String, Value> {
 fn tmpfs(class: &PilotClass, image: &Declared) -> BTreeMap<String, String> {
     let is_bounded = class.read_only || class.host_config.contains_key("StorageOpt");
     let is_mounted = |path: &str| class.mounts.iter().any(|mount| mount.target == path);
-    let volumes = image
-        .volumes
-        .keys()
-        .map(|path| (path, Some(class.memory.0 / 2)));
-    let volumes = volumes.filter(|(path, _)| is_bounded && !is_mounted(path));
-    let named = class
-        .tmpfs
-        .iter()
-        .map(|tmpfs| (&tmpfs.target, tmpfs.size.map(|size| size.0)));
-    let mount = |(path, size): (&String, Option<u64>)| {
-        let size = size.map(|size| format!(",size={size}")).unwrap_or_default();
-        (
-            path.clone(),
-            format!("rw,nosuid,nodev,exec,mode=1777{size}"),
-        )
+    let volumes = image.volumes.keys().map(String::as_str);
+    let volumes = volumes.filter(|path| is_bounded && !is_mounted(path));
+    let volumes = volumes.map(|path| (path, Some(Bytes(class.memory.0 / 2))));
+    let named = class.tmpfs.iter().map(|tmpfs| {
+        let (path, size) = tmpfs.split_once(':').unwrap_or((tmpfs, ""));
+        (path, Bytes::parse(size))
+    });
+    let mount = |(path, size): (&str, Option<Bytes>)| {
+        let size = size.map(|size| format!(",size={}", size.0));
+        let options = "rw,nosuid,nodev,exec,mode=1777".to_owned() + &size.unwrap_or_default();
+        (path.to_owned(), options)
     };
     volumes.chain(named).map(mount).collect()
 }

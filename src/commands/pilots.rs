@@ -149,7 +149,8 @@ pub fn purge(context: &Context) -> Done {
 fn name_work(context: &Context) -> Done {
     for pilot in &context.config().unwrap_or_default().pilots {
         let mounts = pilot.mounts.iter();
-        let written = mounts.filter(|mount| !mount.read_only && Path::new(&mount.source).exists());
+        let written =
+            mounts.filter(|mount| !mount.is_read_only() && Path::new(&mount.source).exists());
         for (source, name) in written.map(|mount| (&mount.source, &pilot.name)) {
             let text = format!("{source} stays: pilots of '{name}' wrote to it, and it may hold");
             say(&format!(

@@ -2,8 +2,7 @@
 //! for people in conf/plancton.toml; a test holds both together. No text here repeats a url or a secret.
 
 use super::values::{
-    Auto, Device, Handed, Image, MissingLimits, Mount, OnBattery, Period, Secret, Tmpfs, WhenBusy,
-    plain_number,
+    Auto, Handed, Image, MissingLimits, Mount, OnBattery, Period, Secret, WhenBusy, plain_number,
 };
 use crate::units::Bytes;
 use percent_encoding::percent_decode_str;
@@ -123,8 +122,8 @@ pub struct PilotClass {
     pub env: BTreeMap<String, String>,
     pub files: Vec<Handed>,
     pub mounts: Vec<Mount>,
-    pub tmpfs: Vec<Tmpfs>,
-    pub devices: Vec<Device>,
+    pub tmpfs: Vec<String>,
+    pub devices: Vec<String>,
     pub cap_add: Vec<String>,
     pub read_only: bool,
     #[default("bridge".to_owned())]

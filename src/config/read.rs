@@ -1,7 +1,7 @@
 //! A text to a `Config`, with every problem in it at its line and column: each key is read alone first, so that no problem
 //! hides another one. What the keys are is in `keys`, what their values may be here.
 
-use super::values::{in_hours, is_path};
+use super::values::{in_hours, is_device, is_path, is_tmpfs};
 use super::{Config, LINE};
 use crate::units::{Bytes, clean_line, float, nearest, parse_cpu_list, parse_duration};
 use serde::Deserialize;
@@ -236,7 +236,29 @@ fn judge_number(key: &str, value: &Value, written: &str) -> Option<String> {
 /// What is wrong with another value for that key, and what to write. What is of another type is left to serde.
 fn judge(key: &str, value: &Value, written: &str) -> Option<String> {
     let value = value.get_ref();
+    let list = value.as_array().map_or(&[][..], |list| list);
+    let texts = || list.iter().filter_map(|value| value.get_ref().as_str());
     let (is_fine, write) = match (key, value.as_str().unwrap_or_default()) {
+        ("files", _) => {
+            let files = list.iter().filter_map(|file| file.get_ref().as_table());
+            let mut paths = files.flat_map(|file| [file.get("source"), file.get("target")]);
+            let is_path = |path: Option<&Value>| {
+                path.and_then(|path| path.get_ref().as_str())
+                    .is_none_or(is_path)
+            };
+            (
+                paths.all(is_path),
+                "source and target as paths from the root",
+            )
+        }
+        ("devices", _) => {
+            let write = "devices such as \"/dev/fuse\" or \"/dev/a:/dev/b:rwm\"";
+            (texts().all(is_device), write)
+        }
+        ("tmpfs", _) => {
+            let write = "paths such as \"/tmp\" or \"/tmp:64MiB\"";
+            (texts().all(is_tmpfs), write)
+        }
         ("host-config", _) => {
             let own = OWN_FIELDS.to_lowercase();
             let mut fields = value.as_table()?.keys().map(Spanned::get_ref);
@@ -245,9 +267,8 @@ fn judge(key: &str, value: &Value, written: &str) -> Option<String> {
             return Some(format!("'{field}' is set by Plancton itself; leave it out"));
         }
         ("pause-while-running", _) => {
-            let mut names = value.as_array()?.iter().map(|name| name.get_ref().as_str());
-            let is_name = |name: Option<&str>| !name.unwrap_or_default().contains('/');
-            (names.all(is_name), "programs without their folders")
+            let is_fine = texts().all(|name| !name.contains('/'));
+            (is_fine, "programs without their folders")
         }
         ("hours", hours) => {
             let write = "a time of the week such as \"Mon-Fri 09:00-18:00; Sat,Sun\"";

@@ -153,7 +153,8 @@ impl PilotClass {
             names("networks", &allow.networks, "the network", &self.network);
         }
         for device in &self.devices {
-            let is_allowed = allow.devices.contains(&device.host);
+            let host = device.split(':').next().unwrap_or_default();
+            let is_allowed = allow.devices.iter().any(|known| known == host);
             wish("devices", is_allowed, format!("the device {device}"));
         }
         for mount in &self.mounts {
@@ -211,7 +212,7 @@ fn is_below(mount: &Mount, known: &str) -> bool {
     let writable = known.strip_suffix(":rw");
     let below = mount.source.strip_prefix(writable.unwrap_or(known));
     let below = below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    below && (mount.read_only || writable.is_some())
+    below && (mount.is_read_only() || writable.is_some())
 }
 
 impl Config {
@@ -272,7 +273,7 @@ mod tests {
         for rule in r#"
             privileged = true | privileged = true | every power over this machine (privileged), which [allow] privileged
             cap-add = ["SYS_ADMIN"] | cap-add = ["sys_admin"] | the capability SYS_ADMIN, which [allow] cap-add
-            devices = ["/dev/fuse"] | devices = ["/dev/fuse"] | /dev/fuse:/dev/fuse:rwm, which [allow] devices
+            devices = ["/dev/fuse"] | devices = ["/dev/fuse"] | the device /dev/fuse, which [allow] devices
             mounts = ["/:/host"] | mounts = ["/"] | the mount /:/host:ro, which [allow] mounts
             mounts = ["/data/a:/a:rw"] | mounts = ["/data:rw"] | the mount /data/a:/a:rw, which
             files = [{ source = "/etc/k", target = "/k" }] | files = ["/etc/k"] | the file /etc/k, which

@@ -34,8 +34,6 @@ texts! {
     Bytes: "a size such as \"512MiB\" or \"2GiB\"", Bytes::parse, exact_size;
     Image: "\"builtin\" or an image such as \"registry.example.org/pilot:1.2\", in small letters", Image::parse, Image::to_string;
     Mount: "a mount such as \"/data:/data\", \"/scratch:/tmp:rw\" or \"/cvmfs:/cvmfs:ro,rslave\"", Mount::parse, Mount::to_string;
-    Tmpfs: "a path such as \"/tmp\" or \"/tmp:64MiB\"", Tmpfs::parse, Tmpfs::write;
-    Device: "a device such as \"/dev/fuse\" or \"/dev/a:/dev/b:rwm\"", Device::parse, Device::to_string;
     Mode: "a mode that its user can read, such as \"0400\"", Mode::parse, |mode| format!("{:04o}", mode.0);
     Secret: "a secret", Secret::parse, |secret| format!("{secret:?}");
 }
@@ -76,13 +74,12 @@ pub enum Auto<T> {
 
 impl<'de, T: DeserializeOwned> Deserialize<'de> for Auto<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match toml::Value::deserialize(deserializer)? {
-            toml::Value::String(word) if word == "auto" => Ok(Auto::Auto),
-            number => number
-                .try_into()
-                .map(Auto::Fixed)
-                .map_err(|error| D::Error::custom(format!("{}, or \"auto\"", error.message()))),
+        let value = toml::Value::deserialize(deserializer)?;
+        if value.as_str() == Some("auto") {
+            return Ok(Auto::Auto);
         }
+        let number = value.try_into().map(Auto::Fixed);
+        number.map_err(|error| D::Error::custom(format!("{}, or \"auto\"", error.message())))
     }
 }
 
@@ -240,101 +237,37 @@ pub enum MissingLimits {
     Warn,
 }
 
-const PROPAGATIONS: &str = "private rprivate slave rslave shared rshared";
+const OPTIONS: &str = "ro rw private rprivate slave rslave shared rshared";
 
-/// `/host:/container[:OPTIONS]`, read-only unless `rw` is among the options.
+/// `/host:/container[:OPTIONS]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
     pub source: String,
     pub target: String,
-    pub read_only: bool,
-    /// One of the kernel's words, `rprivate` unless given.
-    pub propagation: String,
+    pub options: String,
 }
 
 impl Mount {
     fn parse(text: &str) -> Option<Mount> {
         let (source, rest) = text.split_once(':')?;
         let (target, options) = rest.split_once(':').unwrap_or((rest, "ro"));
-        let (mut read_only, mut propagation) = (true, "rprivate");
-        for option in options.split(',') {
-            match option {
-                "ro" | "rw" => read_only = option == "ro",
-                word if PROPAGATIONS.split(' ').any(|known| known == word) => propagation = word,
-                _ => return None,
-            }
-        }
-        (is_path(source) && is_path(target)).then(|| Mount {
+        let is_known = |option: &str| OPTIONS.split(' ').any(|known| known == option);
+        let is_fine = is_path(source) && is_path(target) && options.split(',').all(is_known);
+        is_fine.then(|| Mount {
             source: source.to_owned(),
             target: target.to_owned(),
-            read_only,
-            propagation: propagation.to_owned(),
+            options: options.to_owned(),
         })
+    }
+
+    pub fn is_read_only(&self) -> bool {
+        self.options.split(',').all(|option| option != "rw")
     }
 }
 
 impl fmt::Display for Mount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mode = if self.read_only { "ro" } else { "rw" };
-        write!(f, "{}:{}:{mode}", self.source, self.target)?;
-        match self.propagation.as_str() {
-            "rprivate" => Ok(()),
-            word => write!(f, ",{word}"),
-        }
-    }
-}
-
-/// `/path` or `/path:64MiB`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tmpfs {
-    pub target: String,
-    /// `None`: bounded by the pilot's memory alone.
-    pub size: Option<Bytes>,
-}
-
-impl Tmpfs {
-    fn parse(text: &str) -> Option<Tmpfs> {
-        let (target, size) = match text.split_once(':') {
-            Some((target, size)) => (target, Some(Bytes::parse(size)?)),
-            None => (text, None),
-        };
-        is_path(target).then(|| Tmpfs {
-            target: target.to_owned(),
-            size,
-        })
-    }
-
-    fn write(&self) -> String {
-        let size = self.size.map(|size| format!(":{}", exact_size(&size)));
-        self.target.clone() + &size.unwrap_or_default()
-    }
-}
-
-/// `/dev/a[:/dev/b[:rwm]]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Device {
-    pub host: String,
-    pub container: String,
-    /// Some of `r` (read), `w` (write) and `m` (make the node).
-    pub permissions: String,
-}
-
-impl Device {
-    fn parse(text: &str) -> Option<Device> {
-        let (host, rest) = text.split_once(':').unwrap_or((text, text));
-        let (container, permissions) = rest.split_once(':').unwrap_or((rest, "rwm"));
-        let is_known = !permissions.is_empty() && permissions.chars().all(|c| "rwm".contains(c));
-        (is_known && is_path(host) && is_path(container)).then(|| Device {
-            host: host.to_owned(),
-            container: container.to_owned(),
-            permissions: permissions.to_owned(),
-        })
-    }
-}
-
-impl fmt::Display for Device {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}", self.host, self.container, self.permissions)
+        write!(f, "{}:{}:{}", self.source, self.target, self.options)
     }
 }
 
@@ -343,9 +276,7 @@ impl fmt::Display for Device {
 #[serde(deny_unknown_fields)]
 #[serde(expecting = "a table such as { source = \"/a\", target = \"/b\" }")]
 pub struct Handed {
-    #[serde(deserialize_with = "from_root")]
     pub source: String,
-    #[serde(deserialize_with = "from_root")]
     pub target: String,
     #[serde(default)]
     pub mode: Mode,
@@ -362,14 +293,17 @@ impl Mode {
     }
 }
 
-fn from_root<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    let path = String::deserialize(deserializer)?;
-    match is_path(&path) {
-        true => Ok(path),
-        false => Err(D::Error::custom(format!(
-            "'{path}' is no path from the root"
-        ))),
-    }
+/// `/path` or `/path:64MiB`.
+pub fn is_tmpfs(text: &str) -> bool {
+    let (path, size) = text.split_once(':').unwrap_or((text, "0"));
+    is_path(path) && Bytes::parse(size).is_some()
+}
+
+/// `/dev/a[:/dev/b[:rwm]]`: on this machine, in the container, and what it may do with it: read, write, make the node.
+pub fn is_device(text: &str) -> bool {
+    let (host, rest) = text.split_once(':').unwrap_or((text, text));
+    let (container, may) = rest.split_once(':').unwrap_or((rest, "rwm"));
+    is_path(host) && is_path(container) && !may.is_empty() && may.chars().all(|c| "rwm".contains(c))
 }
 
 /// From the root, without `..`.
