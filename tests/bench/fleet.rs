@@ -43,6 +43,7 @@ fn node(number: u64, refresh: f64, groups: &Path) -> Machine {
     let mut node = Machine::shown(&name, Scratch::new(), "/".into(), groups);
     node.configure(&owner(refresh));
     node.engine.world().next_id = number << 20;
+    node.engine.world().memory = (mebibytes("meminfo", "MemTotal:") * 1024.0 * 1024.0) as u64;
     node.engine.up();
     node
 }
@@ -54,8 +55,8 @@ fn hash(node: &Machine) -> String {
 }
 
 /// MiB by a line of a file in /proc.
-fn mebibytes(pid: u32, file: &str, line: &str) -> f64 {
-    let text = read(format!("/proc/{pid}/{file}"));
+fn mebibytes(file: impl std::fmt::Display, line: &str) -> f64 {
+    let text = read(format!("/proc/{file}"));
     let found = text.lines().find_map(|text| text.strip_prefix(line));
     let number = found.unwrap().split_whitespace().next().unwrap();
     number.parse::<f64>().unwrap() / 1024.0
@@ -210,12 +211,12 @@ fn highest(values: impl IntoIterator<Item = f64>) -> f64 {
 }
 
 fn report_memory(fleet: &Fleet, size: f64) {
-    let resident = |node: &Machine| mebibytes(node.pid(), "status", "VmRSS:");
+    let resident = |node: &Machine| mebibytes(format!("{}/status", node.pid()), "VmRSS:");
     let sum = fleet.sum(resident);
     let largest = highest(fleet.nodes.iter().map(resident));
     most("resident memory of a daemon, mean", sum / size, "MiB", 2.5);
     most("the largest", largest, "MiB", 3.0);
-    let shared = fleet.sum(|node| mebibytes(node.pid(), "smaps_rollup", "Pss:"));
+    let shared = fleet.sum(|node| mebibytes(format!("{}/smaps_rollup", node.pid()), "Pss:"));
     let each = shared / size;
     println!(
         "note|all {size} daemons: {sum:.0} MiB resident; {shared:.0} MiB, {each:.2} each, where they share one binary"
@@ -250,7 +251,7 @@ fn report_steady(fleet: &Fleet, before: Totals, after: Totals, window: f64) {
         "note|InfluxDB: {:.2} % of a core, {:.2} ms a request, {:.0} MiB resident, {series} series",
         100.0 * database / window,
         1e3 * database / (writes * minutes),
-        mebibytes(fleet.server.pid(), "status", "VmRSS:")
+        mebibytes(format!("{}/status", fleet.server.pid()), "VmRSS:")
     );
     let looks = (after.looks - before.looks) / minutes;
     let budget = 60.0 / (0.9 * refresh) * 1.2;

@@ -57,6 +57,8 @@ pub struct World {
     faults: BTreeMap<&'static str, &'static str>,
     /// What /_ping says.
     pub api: &'static str,
+    /// Bytes of the machine that the engine says it is on.
+    pub memory: u64,
     /// Returns everything, whatever the filter says.
     pub ignores_filter: bool,
     /// No pilot ends by a TERM.
@@ -85,6 +87,7 @@ impl FakeEngine {
     pub fn new(socket: &Path, root: &Path) -> FakeEngine {
         let world = World {
             api: "1.41",
+            memory: 1 << 36,
             root: root.to_owned(),
             ..World::default()
         };
@@ -385,7 +388,7 @@ impl World {
 
     fn info(&self) -> Value {
         json!({
-            "ServerVersion": "0.fake", "CgroupDriver": "cgroupfs", "CgroupVersion": "1", "NCPU": 16, "MemTotal": 1u64 << 36,
+            "ServerVersion": "0.fake", "CgroupDriver": "cgroupfs", "CgroupVersion": "1", "NCPU": 16, "MemTotal": self.memory,
             "DockerRootDir": self.root, "OperatingSystem": "none", "Name": "fake", "MemoryLimit": true, "SwapLimit": true,
             "CpuCfsQuota": true, "PidsLimit": true, "SecurityOptions": ["name=seccomp,profile=default", "name=rootless"],
         })

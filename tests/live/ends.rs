@@ -30,14 +30,13 @@ const ROUNDING: f64 = 1.1;
 #[test]
 fn a_ttl_holds() {
     let words = "trap 'exit 7' TERM; echo ready; sleep 600 & wait";
-    let times = "ttl = \"10s\"\nstop-grace = \"5s\"";
+    let times = "ttl = \"25s\"\nstop-grace = \"5s\"";
     let polite = pilot("polite", &["sh", "-c", words], times);
-    let deaf = stubborn("ttl = \"10s\"\nstop-grace = \"2s\"");
-    let paused = stubborn("ttl = \"20s\"\nstop-grace = \"2s\"");
+    let deaf = stubborn("ttl = \"25s\"\nstop-grace = \"2s\"");
     let cases = [
         (polite, 7, 0.0, false),
-        (deaf, 137, 2.0, false),
-        (paused, 137, 2.0, true),
+        (deaf.clone(), 137, 2.0, false),
+        (deaf, 137, 2.0, true),
     ];
     at_once(cases, |(class, exit_code, grace, is_paused)| {
         let instance = Instance::running(&config("40s", 1, &class));
