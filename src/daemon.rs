@@ -13,7 +13,7 @@ use crate::metrics::Metrics;
 use crate::observe::Observer;
 use crate::remote::Remote;
 use crate::report::{self, Changes, Loop, Status};
-use crate::site::{EngineName, Site};
+use crate::site::Site;
 use crate::state::{self, Lock, control};
 use crate::systemd::Manager;
 use crate::units::{Exit, count_pilots, whole, word};
@@ -124,18 +124,18 @@ impl Daemon {
             ..seen
         };
         let facts = self.engine.facts.as_deref();
-        self.observer.observe(seen, facts, &self.config)
+        self.observer.observe(&self.site, seen, facts, &self.config)
     }
 
     fn act(&mut self, decision: &Decision) {
-        self.observer.contended = decision.contended;
+        self.observer.groups.contended = decision.contended;
         // Replacements before removals: a removal that is under way already would slow the start down.
-        let is_launch = |action: &&Action| matches!(action, Action::Launch(..));
-        let (launches, others): (Vec<_>, Vec<_>) = decision.actions.iter().partition(is_launch);
+        let mut actions: Vec<&Action> = decision.actions.iter().collect();
+        actions.sort_by_key(|action| !matches!(action, Action::Launch(..)));
         let Some(facts) = self.engine.facts.clone() else {
             return;
         };
-        for action in launches.into_iter().chain(others) {
+        for action in actions {
             let text = act::describe(action);
             if self.start.dry_run {
                 log::info!("dry run: would {text}");
@@ -206,10 +206,7 @@ impl Daemon {
         if observation.pilots.is_some() {
             self.changes.problem_list("rules", &decision.void);
         }
-        let unknown = EngineName {
-            socket: self.site.engine.socket().display().to_string(),
-            ..EngineName::default()
-        };
+        let facts = self.engine.facts.as_ref();
         let mut counts = BTreeMap::new();
         for ((_, what), count) in &self.policy.counts {
             *counts.entry(what.clone()).or_default() += count;
@@ -217,14 +214,10 @@ impl Daemon {
         let mut status = Status {
             instance: self.site.instance.clone(),
             since: at.epoch - (at.boot - self.started),
-            engine: self
-                .engine
-                .facts
-                .as_ref()
-                .map_or(unknown, |facts| facts.engine.clone()),
+            engine: facts.map(|facts| facts.engine.clone()).unwrap_or_default(),
             counts,
             gone: self.policy.gone.iter().cloned().collect(),
-            pull: self.site.pull(),
+            pull: self.site.pulling().clone(),
             problems: self.changes.problems(),
             sinks,
             remote: self.remote.told.clone(),
@@ -274,11 +267,8 @@ impl Daemon {
         }
         let patience = report::patience(self.interval());
         let is_stuck = self.engine.asked_at.is_some_and(|at| now - at > patience);
-        let live_at = match is_stuck {
-            true => None,
-            false => self.manager.live(now),
-        };
-        let times = [live_at, self.remote.due].into_iter().flatten();
+        let live_at = (!is_stuck).then(|| self.manager.live(now));
+        let times = [live_at.flatten(), self.remote.due].into_iter().flatten();
         let due = times.fold(self.asks_at(), f64::min);
         let back = self.executor.wait(due - now);
         self.turning.woken = clock::now().boot;
@@ -339,10 +329,7 @@ impl Daemon {
         self.metrics.end();
         if let Some(facts) = self.engine.facts.clone().filter(|_| !self.start.dry_run) {
             // Pilots that go on keep the group, and the end is not to wait for them.
-            let patience = match self.last_pilots.is_empty() {
-                true => GROUP_PATIENCE,
-                false => Duration::ZERO,
-            };
+            let patience = GROUP_PATIENCE * u32::from(self.last_pilots.is_empty());
             group::remove(&self.site.root, &facts, patience);
         }
     }
@@ -355,18 +342,14 @@ impl Daemon {
         let executor = Executor::new();
         jobs::follow_signals(&executor)?;
         jobs::follow_engine(&executor, &site)?;
-        let unwatched = jobs::follow_control(&executor, &site.dirs)
-            .err()
-            .map(|error| {
-                format!("control files can't be watched ({error}); they are read at each tick")
-            });
-        changes.problem("control", unwatched);
+        let unwatched = jobs::follow_control(&executor, &site.dirs).err();
+        changes.problem("control files are read at each tick only", unwatched);
         let now = clock::now();
         let seed = whole(now.epoch * 1e6) ^ u64::from(std::process::id()) << 40;
         Ok(Daemon {
             metrics: Metrics::new(&site.instance, &site.host, &config.influxdb),
             history: (!start.dry_run).then(History::default),
-            observer: Observer::new(Arc::clone(&site)),
+            observer: Observer::new(&site.root),
             config: Arc::new(config),
             remote,
             executor,

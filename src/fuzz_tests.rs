@@ -267,7 +267,7 @@ fn machines() {
     site.root = tree.root().to_owned();
     let site = Arc::new(site);
     let config = parse(CONFIG, "c").unwrap();
-    let (mut observer, mut policy) = (Observer::new(Arc::clone(&site)), PolicyState::new(1));
+    let (mut observer, mut policy) = (Observer::new(&site.root), PolicyState::new(1));
     let seeds: Vec<&str> = entries.iter().map(|(_, content)| *content).collect();
     let id = PilotId::new(ID).unwrap();
     fuzz("/proc and /sys", 8, &seeds, |input, random| {
@@ -275,14 +275,14 @@ fn machines() {
         // A broken line is several, and none, too.
         tree.put(name, String::from_utf8_lossy(input).replace('|', "\n"));
         if random.below(8) == 0 {
-            observer = Observer::new(Arc::clone(&site));
+            observer = Observer::new(&site.root);
         }
         let seen = Observation {
             at: moment(random),
             pilots: Some(Vec::new()),
             ..Observation::default()
         };
-        let seen = observer.observe(seen, None, &config);
+        let seen = observer.observe(&site, seen, None, &config);
         decide(&config, &mut policy, &seen);
         let group = cgroup::group_of_pid(tree.root(), 7, &id);
         let _ = group.map(|group| (group.read_limits(), group.read_usage_seconds()));

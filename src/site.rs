@@ -8,7 +8,7 @@ use crate::state::Dirs;
 use crate::units::Bytes;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[derive(Debug)]
 pub struct Site {
@@ -61,13 +61,8 @@ impl Site {
         }
     }
 
-    pub fn pull(&self) -> Option<Pull> {
-        let pulling = self.pulling.lock();
-        pulling.unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub fn set_pull(&self, pull: Option<Pull>) {
-        *self.pulling.lock().unwrap_or_else(PoisonError::into_inner) = pull;
+    pub fn pulling(&self) -> MutexGuard<'_, Option<Pull>> {
+        self.pulling.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -84,11 +79,8 @@ pub struct Facts {
     pub info: Info,
     /// Whatever runs out there stops the engine.
     pub disks: Vec<PathBuf>,
-    /// Where the ids of pilots' users and groups begin on this machine; `None`: they are its own.
-    pub id_shift: Option<(u32, u32)>,
-    pub is_selinux: bool,
     pub is_rootless: bool,
-    /// `None`: no cgroups on this host that pilots would be in.
+    /// Of the parent group, if there is one.
     layout: Option<Layout>,
     /// The group that pilots are to run below, or why there is none.
     pub parent: Result<Group, String>,
@@ -101,12 +93,28 @@ pub struct Facts {
 impl Facts {
     /// The layout of the parent group, if that is ours to make and mend.
     pub fn our_layout(&self) -> Option<Layout> {
-        self.layout.filter(|_| self.is_ours && self.parent.is_ok())
+        self.layout.filter(|_| self.is_ours)
     }
 
     /// Of a pilot's group, the one of our parent's name that it is below.
     pub fn parent_of(&self, group: &Group) -> Option<Group> {
-        group.ancestor(self.layout.filter(|_| self.parent.is_ok())?.parent_name())
+        group.ancestor(self.layout?.parent_name())
+    }
+
+    /// Of its security options.
+    pub fn has(&self, name: &str) -> bool {
+        let mut options = self.info.security_options.iter();
+        options.any(|option| option.contains(name))
+    }
+
+    /// Where the ids of pilots' users and groups begin on this machine; `None`: they are its own. With user namespaces the
+    /// engine keeps its data apart by them: `/var/lib/docker/231072.231072`.
+    pub fn id_shift(&self) -> Option<(u32, u32)> {
+        let directory = self.info.docker_root_dir.rsplit('/').next();
+        let (user, group) = directory
+            .filter(|_| self.has("name=userns"))?
+            .split_once('.')?;
+        Some((user.parse().ok()?, group.parse().ok()?))
     }
 
     /// Bytes free on the fullest of its disks; `None`: one of them can't be seen from here.
@@ -129,7 +137,7 @@ impl Facts {
 
     /// The parent group as the engine's `CgroupParent` names it; `None`: the engine's own.
     pub fn parent_name(&self) -> Option<String> {
-        let layout = self.layout.filter(|_| self.parent.is_ok())?;
+        let layout = self.layout?;
         Some(match layout.is_systemd {
             true => layout.parent_name().to_owned(),
             false => format!("/{}", layout.parent_name()),
@@ -152,17 +160,15 @@ pub fn read_facts(engine: &Engine, root: &Path, is_root: bool) -> Result<Facts, 
 
 fn facts_of(info: Info, root: &Path, is_root: bool) -> Facts {
     let layout = Layout::parse(&info.cgroup_version, &info.cgroup_driver);
-    let options = &info.security_options;
-    let has = |name: &str| options.iter().any(|option| option.contains(name));
-    let (is_selinux, is_rootless) = (has("name=selinux"), has("rootless"));
+    let mut options = info.security_options.iter();
+    let is_rootless = options.any(|option| option.contains("rootless"));
+    let parent = parent(layout, root, is_root, is_rootless);
     Facts {
         engine: EngineName::default(),
         disks: disks(&info, root),
-        id_shift: has("name=userns").then(|| id_shift(&info)).flatten(),
-        is_selinux,
         is_rootless,
-        parent: parent(layout, root, is_root, is_rootless),
-        layout,
+        layout: layout.filter(|_| parent.is_ok()),
+        parent,
         is_ours: is_root || is_rootless,
         unsupported: unsupported(&info, layout, root),
         info,
@@ -247,12 +253,6 @@ fn disks(info: &Info, root: &Path) -> Vec<PathBuf> {
         disks.push(store);
     }
     disks
-}
-
-/// With user namespaces the engine keeps its data apart by their first ids: `/var/lib/docker/231072.231072`.
-fn id_shift(info: &Info) -> Option<(u32, u32)> {
-    let (user, group) = info.docker_root_dir.rsplit('/').next()?.split_once('.')?;
-    Some((user.parse().ok()?, group.parse().ok()?))
 }
 
 /// `Libpod/4.3.1 (linux)` is Podman; Docker calls itself by its name, or says nothing.

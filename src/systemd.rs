@@ -9,7 +9,7 @@ use std::time::Duration;
 
 #[derive(Default)]
 pub struct Manager {
-    to: Option<(UnixDatagram, SocketAddr)>,
+    to: Option<UnixDatagram>,
     /// Seconds between two signs of life; `None`: nobody waits for them.
     beat: Option<f64>,
     /// Boot second of the next one.
@@ -20,8 +20,7 @@ pub struct Manager {
 impl Manager {
     /// What `variable` says of NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID; what cannot be used is as if it were not there.
     pub fn find(variable: impl Fn(&str) -> Option<std::ffi::OsString>) -> Manager {
-        let socket = variable("NOTIFY_SOCKET").and_then(|name| address(&name));
-        let to = socket.and_then(|address| Some((UnixDatagram::unbound().ok()?, address)));
+        let to = variable("NOTIFY_SOCKET").and_then(|name| connect(&name));
         let number = |name| variable(name)?.to_str()?.parse::<u64>().ok();
         let is_ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
         let limit = number("WATCHDOG_USEC").filter(|micros| *micros > 0 && is_ours && to.is_some());
@@ -52,19 +51,21 @@ impl Manager {
 
     /// `READY=1`, `RELOADING=1`, `STOPPING=1`. A manager that does not listen is no reason to do anything else.
     pub fn send(&self, text: &str) {
-        if let Some((socket, address)) = &self.to {
-            let _ = socket.send_to_addr(text.as_bytes(), address);
+        if let Some(socket) = &self.to {
+            let _ = socket.send(text.as_bytes());
         }
     }
 }
 
 /// `/path`, or `@name` in the abstract namespace.
-fn address(name: &OsStr) -> Option<SocketAddr> {
-    match name.as_bytes() {
-        [b'@', name @ ..] => SocketAddr::from_abstract_name(name).ok(),
-        [b'/', ..] => SocketAddr::from_pathname(name).ok(),
-        _ => None,
-    }
+fn connect(name: &OsStr) -> Option<UnixDatagram> {
+    let address = match name.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
+        _ => SocketAddr::from_pathname(name),
+    };
+    let socket = UnixDatagram::unbound().ok()?;
+    socket.connect_addr(&address.ok()?).ok()?;
+    Some(socket)
 }
 
 #[cfg(test)]

@@ -93,11 +93,11 @@ fn pull(site: &Site, per_day: Bytes, class: &PilotClass) -> Result<(), String> {
         layers.insert(layer.to_owned(), (done, total));
         pull.bytes = layers.values().map(|(done, _)| done).sum();
         pull.total = layers.values().map(|(_, total)| total).sum();
-        site.set_pull(Some(pull.clone()));
+        *site.pulling() = Some(pull.clone());
         bounded(today + pull.bytes)
     };
     let pulled = site.engine.pull(&class.image, header.as_deref(), &mut told);
-    site.set_pull(None);
+    *site.pulling() = None;
     if pull.bytes > 0
         && let Err(error) = state::write_pulled(&site.dirs.state, day, today + pull.bytes)
     {

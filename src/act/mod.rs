@@ -91,7 +91,7 @@ struct Launch<'a> {
 impl Launch<'_> {
     fn run(self) -> News {
         let run = &self.site.dirs.run;
-        let handed = files::hand_out(run, &self.name, self.class, self.facts.id_shift);
+        let handed = files::hand_out(run, &self.name, self.class, self.facts.id_shift());
         let started = handed.and_then(|()| self.create_and_start());
         let result = started.map_or_else(|result| result, LaunchResult::Started);
         // After a lost reply there may be a pilot that uses them: the list tells, and its end takes them back.

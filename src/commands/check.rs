@@ -111,8 +111,8 @@ fn engine(context: &Context, config: &Config, found: &mut Findings) -> Done {
         disk_free: facts.read_disk_free(),
         ..Observation::default()
     };
-    let mut observer = Observer::new(Arc::clone(&site));
-    let seen = observer.observe(seen, Some(&facts), config);
+    let mut observer = Observer::new(&site.root);
+    let seen = observer.observe(&site, seen, Some(&facts), config);
     let decision = decide(config, &mut PolicyState::new(1), &seen);
     let socket = site.engine.socket();
     let (name, version) = (&facts.engine.name, &facts.engine.version);

@@ -35,15 +35,9 @@ const LOOKS_APART: Duration = Duration::from_millis(500);
 /// What becomes of what came back, on the loop.
 pub(super) type Then = Box<dyn FnOnce(&mut Daemon) + Send>;
 
-/// What one question brings.
-pub(super) struct Look {
-    /// Who it is.
-    facts: Arc<Facts>,
-    /// What the job has read for the next tick; no pilots of an engine that can't be used.
-    seen: Observation,
-    /// With the control files.
-    problems: Vec<String>,
-}
+/// What one question brings: who the engine is, what the job has read for the next tick (no pilots of an engine that can't
+/// be used), and problems with the control files.
+type Look = (Arc<Facts>, Observation, Vec<String>);
 
 /// How the loop stands with its engine.
 #[derive(Default)]
@@ -99,13 +93,12 @@ impl Daemon {
         self.engine.asked_at = None;
         self.changes.problem("engine", look.as_ref().err());
         let state = match look {
-            Ok(look) => {
-                self.changes.problem_list("control files", &look.problems);
-                let unsupported = look.facts.unsupported.clone();
-                self.greet(look.facts);
+            Ok((facts, seen, problems)) => {
+                self.changes.problem_list("control files", &problems);
+                let unsupported = facts.unsupported.clone();
+                self.greet(facts);
                 let Some(why) = unsupported else {
-                    self.engine.state = EngineState::Up;
-                    self.engine.seen = Some(look.seen);
+                    (self.engine.state, self.engine.seen) = (EngineState::Up, Some(seen));
                     return;
                 };
                 EngineState::Unsupported(why)
@@ -283,11 +276,7 @@ fn look(site: &Site, known: Option<Arc<Facts>>, now: f64) -> Result<Look, Error>
         control: requests.asked,
         ..Observation::default()
     };
-    Ok(Look {
-        facts,
-        seen,
-        problems: requests.problems,
-    })
+    Ok((facts, seen, requests.problems))
 }
 
 /// SIGTERM and SIGINT (end), SIGHUP (reload). Errors: the kernel refuses a handler, or there is no thread.

@@ -127,6 +127,11 @@ impl Group {
         Some(self.at(cut_behind(&self.place, |part| part == name)?))
     }
 
+    pub fn is_below(&self, other: &Group) -> bool {
+        let rest = self.place.strip_prefix(&other.place);
+        rest.is_some_and(|rest| rest.starts_with('/'))
+    }
+
     fn at(&self, place: String) -> Group {
         Group {
             place,

@@ -10,9 +10,8 @@ use std::collections::HashMap;
 
 /// A running pilot whose group is in no known place after this long is somewhere else, in seconds.
 const FOUND_WITHIN: f64 = 10.0;
-/// Seconds between questions for the group of a pilot, and for one that could not be found within that time.
-const ASKED_AGAIN: f64 = 1.0;
-const ASKED_SELDOM: f64 = 60.0;
+/// Seconds between questions for a group that could not be found, at most.
+const ASKED_AGAIN: f64 = 60.0;
 
 #[derive(Default)]
 pub struct Groups {
@@ -25,6 +24,8 @@ pub struct Groups {
     /// CPU seconds counted pilot by pilot, where no parent group counts them.
     counted: f64,
     running: HashMap<PilotId, Running>,
+    /// The owner is short of CPU: it matters what each pilot gets.
+    pub contended: bool,
 }
 
 /// A running pilot's group, and what was read from it.
@@ -38,15 +39,14 @@ struct Running {
     unlimited: Option<String>,
     /// Its limits were read back.
     is_checked: bool,
-    /// Boot second and CPU seconds of the last look.
-    usage: Option<(f64, f64)>,
-    /// CPU seconds of its group that are in the sum already.
-    counted: f64,
+    /// Boot second and CPU seconds of the last look, and the cores that it used since the one before.
+    sample: Option<(f64, f64)>,
+    rate: Option<f64>,
 }
 
 impl Groups {
     /// Finds the groups of pilots that have just started, and reads their limits back.
-    pub fn look(&mut self, pilots: &mut [Pilot], contended: bool, now: f64) {
+    pub fn look(&mut self, pilots: &mut [Pilot], now: f64) {
         let holds =
             |pilot: &&mut Pilot| matches!(pilot.state, PilotState::Running | PilotState::Paused);
         for pilot in pilots.iter_mut().filter(holds) {
@@ -63,10 +63,6 @@ impl Groups {
                 running.check_limits(pilot);
             }
             pilot.unlimited.clone_from(&running.unlimited);
-            match contended {
-                true => pilot.used = running.cores_used(now),
-                false => running.usage = None,
-            }
         }
         self.running.retain(|_, running| running.last_seen >= now);
     }
@@ -85,6 +81,7 @@ impl Groups {
 
     pub fn protection(&mut self, pilots: &[Pilot], facts: Option<&Facts>, now: f64) -> Protection {
         let protection = self.read_protection(pilots, facts, now);
+        let protection = protection.unwrap_or_else(Protection::None);
         let is_prepared = protection == Protection::Prepared;
         self.verified = protection == Protection::Verified || is_prepared && self.verified;
         match self.verified {
@@ -93,41 +90,40 @@ impl Groups {
         }
     }
 
-    fn read_protection(&self, pilots: &[Pilot], facts: Option<&Facts>, now: f64) -> Protection {
-        let none = |why: &str| Protection::None(why.to_owned());
-        let Some(facts) = facts else {
-            return none("the engine was not asked yet");
+    /// Errors: why there is none.
+    fn read_protection(
+        &self,
+        pilots: &[Pilot],
+        facts: Option<&Facts>,
+        now: f64,
+    ) -> Result<Protection, String> {
+        let facts = facts.ok_or("the engine was not asked yet")?;
+        facts.parent.as_ref().map_err(String::clone)?;
+        let why =
+            "this kernel has no idle groups (Linux 5.15 and newer have), or they are not delegated";
+        let parent = match self.parent(Some(facts)).filter(Group::exists) {
+            Some(parent) if parent.read_cpu_idle().ok_or(why)? => parent,
+            // An engine makes it with the first pilot.
+            None if !facts.is_ours => return Ok(Protection::Prepared),
+            _ => return Ok(Protection::Lost),
         };
-        if let Err(why) = &facts.parent {
-            return none(why);
-        }
-        let parent = self.parent(Some(facts)).filter(Group::exists);
-        match parent.map(|parent| parent.read_cpu_idle()) {
-            Some(Some(true)) => {}
-            Some(Some(false)) => return Protection::Lost,
-            Some(None) => {
-                let why = "this kernel has no idle groups (Linux 5.15 and newer have), or they are not delegated";
-                return none(why);
-            }
-            None if facts.is_ours => return Protection::Lost,
-            // The engine makes it with the first pilot.
-            None => return Protection::Prepared,
-        }
+        let is_inside =
+            |running: &Running| running.group.iter().any(|group| group.is_below(&parent));
         let is_running = |pilot: &&Pilot| pilot.own && pilot.state == PilotState::Running;
-        let own = pilots.iter().filter(is_running);
-        let mut known = own.filter_map(|pilot| Some((pilot, self.running.get(&pilot.id)?)));
-        let is_inside = |running: &Running| {
-            let group = running.group.as_ref();
-            group.is_some_and(|group| facts.parent_of(group).is_some())
-        };
-        let is_outside =
-            |(_, running): &(&Pilot, &Running)| !is_inside(running) && running.is_old(now);
-        match known.clone().find(is_outside) {
-            Some((pilot, _)) => none(&format!("{} does not run in the idle group", pilot.name)),
-            None if !known.any(|(_, running)| is_inside(running)) => Protection::Prepared,
-            None if facts.is_rootless => Protection::Session,
-            None => Protection::Verified,
+        let mut protection = Protection::Prepared;
+        for pilot in pilots.iter().filter(is_running) {
+            match self.running.get(&pilot.id) {
+                Some(running) if is_inside(running) && facts.is_rootless => {
+                    protection = Protection::Session;
+                }
+                Some(running) if is_inside(running) => protection = Protection::Verified,
+                Some(running) if running.is_old(now) => {
+                    return Err(format!("{} does not run in the idle group", pilot.name));
+                }
+                _ => {}
+            }
         }
+        Ok(protection)
     }
 
     /// The parent group where a pilot was seen to run below it; the engine's own word for it until then.
@@ -141,29 +137,33 @@ impl Groups {
     /// CPU seconds of all pilots so far, and the bytes that they use without page cache: as the parent group counts them where
     /// there is one, else pilot by pilot. `None`: it cannot be read.
     pub fn used(&mut self, facts: Option<&Facts>, now: f64) -> (Option<f64>, Option<u64>) {
-        match self.parent(facts) {
+        let (parent, mut memory) = (self.parent(facts), 0);
+        for running in self.running.values_mut() {
+            if self.contended || parent.is_none() {
+                self.counted += running.use_since(now);
+            } else {
+                (running.sample, running.rate) = (None, None);
+            }
+            let group = running.group.as_ref().filter(|_| parent.is_none());
+            memory += group.and_then(Group::read_memory_used).unwrap_or(0);
+        }
+        match parent {
             Some(parent) if parent.exists() => {
                 return (parent.read_usage_seconds(), parent.read_memory_used());
             }
             Some(_) => return (Some(0.0), Some(0)),
             None => {}
         }
-        let mut memory = 0;
-        for running in self.running.values_mut() {
-            let Some(group) = &running.group else {
-                continue;
-            };
-            memory += group.read_memory_used().unwrap_or(0);
-            // A group that is gone between the list and this look has ended: its last moments are not worth a gap.
-            let used = group.read_usage_seconds().unwrap_or(running.counted);
-            self.counted += (used - running.counted).max(0.0);
-            running.counted = used;
-        }
         let mut running = self.running.values();
         let is_hidden = running.any(|running| running.group.is_none() && running.is_old(now));
         // Without facts it is not known yet who counts: what comes later must not look like a leap.
         let seconds = Some(self.counted).filter(|_| facts.is_some() && !is_hidden);
         (seconds, Some(memory))
+    }
+
+    /// Cores that a pilot used since the last look, where that was looked at.
+    pub fn rate(&self, id: &PilotId) -> Option<f64> {
+        self.running.get(id)?.rate
     }
 }
 
@@ -174,23 +174,17 @@ impl Running {
     }
 
     /// Which group has this pilot: that in the same place as another pilot's, under its own id. Else the engine is to be
-    /// asked, if it is time for that.
+    /// asked, if it is time for that: seldom once it is no longer new.
     fn is_to_be_asked(&mut self, id: &PilotId, sample: Option<&(PilotId, Group)>) -> bool {
         let now = self.last_seen;
         self.group = sample.and_then(|(other, group)| group.of_other(other, id));
-        let pause = match self.is_old(now) {
-            true => ASKED_SELDOM,
-            false => ASKED_AGAIN,
-        };
+        let pause = (now - self.first_seen).clamp(1.0, ASKED_AGAIN);
         let is_due = self.group.is_none() && now - self.asked_at >= pause;
-        if is_due {
-            self.asked_at = now;
-        }
+        self.asked_at = if is_due { now } else { self.asked_at };
         is_due
     }
 
     fn check_limits(&mut self, pilot: &Pilot) {
-        self.counted = self.used_seconds().unwrap_or(0.0);
         if let Some(group) = &self.group
             && let Some(limits) = group.read_limits()
         {
@@ -199,14 +193,18 @@ impl Running {
         }
     }
 
-    fn used_seconds(&self) -> Option<f64> {
-        self.group.as_ref()?.read_usage_seconds()
-    }
-
-    fn cores_used(&mut self, now: f64) -> Option<f64> {
-        let used = self.used_seconds()?;
-        let (at, before) = self.usage.replace((now, used))?;
-        (now - at >= SHORTEST_WINDOW).then(|| (used - before).max(0.0) / (now - at))
+    /// CPU seconds since the last look. A group that is gone between the list and this look has ended: its last moments are
+    /// not worth a gap.
+    fn use_since(&mut self, now: f64) -> f64 {
+        self.rate = None;
+        let Some(seconds) = self.group.as_ref().and_then(Group::read_usage_seconds) else {
+            return 0.0;
+        };
+        let before = self.sample.replace((now, seconds));
+        let (at, before) = before.unwrap_or((now, seconds));
+        let used = (seconds - before).max(0.0);
+        self.rate = (now - at >= SHORTEST_WINDOW).then(|| used / (now - at));
+        used
     }
 }
 

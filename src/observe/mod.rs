@@ -15,7 +15,6 @@ use serde::Deserialize;
 use serde::de::value::{Error, StrDeserializer};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// A rate over less than this is noise: /proc/stat counts hundredths of a second.
 const SHORTEST_WINDOW: f64 = 0.9;
@@ -29,8 +28,8 @@ const USUAL_TTL: f64 = 86_400.0;
 const LONGEST_GRACE: f64 = 3_600.0;
 
 /// What is kept from reading to reading.
+#[derive(Default)]
 pub struct Observer {
-    site: Arc<Site>,
     sensors: Vec<sensors::Sensor>,
     topology: Option<Topology>,
     /// The sample before, and the CPU seconds that pilots had used by then.
@@ -39,22 +38,15 @@ pub struct Observer {
     smooth: Option<f64>,
     given_seconds: f64,
     pub groups: Groups,
-    /// The owner is short of CPU: it matters what each pilot gets.
-    pub contended: bool,
 }
 
 impl Observer {
-    pub fn new(site: Arc<Site>) -> Observer {
+    /// Of the machine below this root.
+    pub fn new(root: &Path) -> Observer {
         Observer {
-            sensors: sensors::find_sensors(&site.root),
-            topology: cpu::read_topology(&site.root),
-            site,
-            before: None,
-            cpu: None,
-            smooth: None,
-            given_seconds: 0.0,
-            groups: Groups::default(),
-            contended: false,
+            sensors: sensors::find_sensors(root),
+            topology: cpu::read_topology(root),
+            ..Observer::default()
         }
     }
 
@@ -62,34 +54,42 @@ impl Observer {
     /// pilots, news and commands.
     pub fn observe(
         &mut self,
+        site: &Site,
         mut seen: Observation,
         facts: Option<&Facts>,
         config: &Config,
     ) -> Observation {
-        let (root, now) = (&self.site.root, seen.at.boot);
+        let (root, now) = (&site.root, seen.at.boot);
         let (share, owner, _) = config.effective(seen.local.weekday, seen.local.minute);
         if let Some(pilots) = &mut seen.pilots {
-            self.groups.look(pilots, self.contended, now);
+            self.groups.look(pilots, now);
         }
         let pilots = seen.pilots.as_deref().unwrap_or_default();
         seen.protection = self.groups.protection(pilots, facts, now);
+        let (used, memory) = self.groups.used(facts, now);
+        for pilot in seen.pilots.iter_mut().flatten() {
+            pilot.used = self.groups.rate(&pilot.id);
+        }
         let power = sensors::read_power(root);
         seen.has_battery = power.has_battery;
         seen.on_battery = power.on_battery;
         seen.charge = power.charge_percent;
         seen.temperature = sensors::read_celsius(&self.sensors).map(|(celsius, _)| celsius);
         seen.memory_pressure = read_pressure_percent(root);
-        let (used, memory) = self.groups.used(facts, now);
-        self.sample_cpu(now, used, config.loop_.interval.as_secs_f64());
-        seen.cpu = self.cpu;
-        seen.given_seconds = self.given_seconds;
-        seen.memory = read_memory_use(&self.site.root, memory);
+        self.sample_cpu(root, now, used, config.loop_.interval.as_secs_f64());
+        (seen.cpu, seen.given_seconds) = (self.cpu, self.given_seconds);
+        seen.memory = read_memory(root).map(|(total, available)| MemoryUse {
+            total,
+            available,
+            foreign: (total - available).saturating_sub(memory.unwrap_or(0)),
+            pilots: memory,
+        });
         (seen.cores, seen.threads) = self.count_cores(&share, facts);
         let names = &owner.pause_while_running;
-        let program = programs::find_running(&self.site.root, names, &self.groups.ids());
+        let program = programs::find_running(root, names, &self.groups.ids());
         seen.hides_programs = program.is_err();
         seen.program = program.ok().flatten();
-        seen.hold = self.read_hold();
+        seen.hold = read_hold(&site.dirs.run);
         seen
     }
 
@@ -109,14 +109,14 @@ impl Observer {
 
     /// Between regular ticks the last rate stands, unless the owner's need is being watched: what the engine itself needs
     /// for a handful of starts would look like the owner's otherwise.
-    fn sample_cpu(&mut self, now: f64, used: Option<f64>, interval: f64) {
-        let is_watched = self.contended || self.cpu.is_none();
+    fn sample_cpu(&mut self, root: &Path, now: f64, used: Option<f64>, interval: f64) {
+        let is_watched = self.groups.contended || self.cpu.is_none();
         let shortest = if is_watched { 0.0 } else { interval / 2.0 };
         let before = self.before.as_ref();
         if before.is_some_and(|(at, _)| now - at.boot_seconds < shortest.max(SHORTEST_WINDOW)) {
             return;
         }
-        let Some(sample) = cpu::read_sample(&self.site.root, now) else {
+        let Some(sample) = cpu::read_sample(root, now) else {
             self.cpu = None;
             return;
         };
@@ -140,35 +140,24 @@ impl Observer {
         });
         let topology = self.topology.as_ref();
         if topology.is_none_or(|topology| topology.in_stat != sample.cpus_online) {
-            self.topology = cpu::read_topology(&self.site.root);
+            self.topology = cpu::read_topology(root);
         }
-    }
-
-    /// The first `*.hold` file: its first line says why.
-    fn read_hold(&self) -> Option<String> {
-        let dirs = [self.site.dirs.run.join("inhibit.d"), PathBuf::from(HOLDS)];
-        dirs.iter().find_map(|dir| {
-            let mut names = files::read_names(dir);
-            names.retain(|name| name.ends_with(".hold"));
-            names.into_iter().find_map(|name| {
-                let text = files::read_text(&dir.join(&name)).ok()?;
-                match clean_line(text.lines().next().unwrap_or(""), LONGEST_HOLD) {
-                    line if line.is_empty() => Some(name),
-                    line => Some(format!("{name}: {line}")),
-                }
-            })
-        })
     }
 }
 
-fn read_memory_use(root: &Path, pilots: Option<u64>) -> Option<MemoryUse> {
-    let (total, available) = read_memory(root)?;
-    let foreign = total.saturating_sub(available);
-    Some(MemoryUse {
-        total,
-        available,
-        foreign: foreign.saturating_sub(pilots.unwrap_or(0)),
-        pilots,
+/// The first `*.hold` file: its first line says why.
+fn read_hold(run: &Path) -> Option<String> {
+    let dirs = [run.join("inhibit.d"), PathBuf::from(HOLDS)];
+    dirs.iter().find_map(|dir| {
+        let mut names = files::read_names(dir);
+        names.retain(|name| name.ends_with(".hold"));
+        names.into_iter().find_map(|name| {
+            let text = files::read_text(&dir.join(&name)).ok()?;
+            match clean_line(text.lines().next().unwrap_or(""), LONGEST_HOLD) {
+                line if line.is_empty() => Some(name),
+                line => Some(format!("{name}: {line}")),
+            }
+        })
     })
 }
 
