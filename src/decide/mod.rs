@@ -155,8 +155,8 @@ pub fn decide(config: &Config, state: &mut PolicyState, seen: &Observation) -> D
     let mut decision = tick.out;
     let code = decision.reason.code;
     let same = state.reason.filter(|(before, _)| *before == code);
-    decision.reason.since = same.map_or(seen.at.epoch, |(_, since)| since);
-    state.reason = Some((code, decision.reason.since));
+    let (_, since) = *state.reason.insert(same.unwrap_or((code, seen.at.epoch)));
+    decision.reason.since = since;
     decision
 }
 
@@ -181,10 +181,10 @@ impl<'a> Tick<'a> {
             () => State::Active,
         };
         let control = &self.seen.control;
-        let ends_when_empty = control.force_stop || control.drain.is_some_and(|drain| drain.stop);
-        let is_empty =
-            !self.pilots.iter().any(|pilot| pilot.own) && self.state.launching.is_empty();
-        self.out.finished = ends_when_empty && is_empty;
+        let ends = control.force_stop || control.drain.is_some_and(|drain| drain.stop);
+        let has_own = self.pilots.iter().any(|pilot| pilot.own);
+        let is_empty = !has_own && self.state.launching.is_empty();
+        self.out.finished = ends && is_empty;
         let wake_in = self.out.wake_in.map(|seconds| seconds.max(0.05));
         self.out.wake_in = wake_in.filter(|_| !is_empty || !self.config.pilots.is_empty());
     }

@@ -311,9 +311,8 @@ pub(super) fn pilot_failed(kind: EndKind, ended: &Ended) -> String {
         _ if !error.is_empty() => format!("exit code {code} ({error})"),
         // The container's init or shell says which command that is.
         _ if [126, 127].contains(&code) => {
-            let mut lines = ended.log_tail.lines().rev();
-            let words = lines.find(|line| !line.trim().is_empty()).unwrap_or("");
-            let words = clean_line(words, 200);
+            let words = ended.log_tail.trim_end().lines().next_back();
+            let words = clean_line(words.unwrap_or_default(), 200);
             format!("exit code {code}, its command can't be executed: {words}")
         }
         _ => format!("exit code {code}"),
