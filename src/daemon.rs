@@ -196,27 +196,31 @@ impl Daemon {
 
     fn report(&mut self, observation: &Observation, decision: &Decision) {
         let at = observation.at;
-        let engine = self.site.engine.counters();
-        self.turning.calls = engine.calls;
+        self.turning.calls = self.site.engine.counters().calls;
         (self.turning.awake, self.turning.interval) = (at.awake, self.interval());
         let sinks = self.metrics.health();
         self.changes.sinks(&sinks);
         let refused = self.executor.refused.clone();
         self.changes.problem("jobs", refused);
         if observation.pilots.is_some() {
-            self.changes.problem_list("rules", &decision.void);
+            self.changes.problem("rules", &decision.void);
         }
         let facts = self.engine.facts.as_ref();
         let mut counts = BTreeMap::new();
         for ((_, what), count) in &self.policy.counts {
             *counts.entry(what.clone()).or_default() += count;
         }
+        // Everybody may read a status, but not what pilots said last: that has a file of its own.
+        let without_tail = |gone: &report::Finished| report::Finished {
+            log_tail: String::new(),
+            ..gone.clone()
+        };
         let mut status = Status {
             instance: self.site.instance.clone(),
             since: at.epoch - (at.boot - self.started),
             engine: facts.map(|facts| facts.engine.clone()).unwrap_or_default(),
             counts,
-            gone: self.policy.gone.iter().cloned().collect(),
+            gone: self.policy.gone.iter().map(without_tail).collect(),
             pull: self.site.pulling().clone(),
             problems: self.changes.problems(),
             sinks,
@@ -228,32 +232,21 @@ impl Daemon {
             // Turning is no sign of life while a question is not answered, not even by an error.
             status.due = status.due.map(|due| due - (at.boot - asked_at));
         }
-        let interval = self.interval();
-        self.metrics.tell(
-            &status,
-            observation,
-            decision,
-            &self.policy.counts,
-            engine,
-            interval,
-        );
+        let counts = &self.policy.counts;
+        self.metrics
+            .tell(&self.site, &status, observation, decision, counts);
         self.changes.news(&observation.news);
         self.changes.state(&status);
         let (state, pilots) = (word(status.state), count_pilots(status.pilots.len()));
         self.manager
             .status(format!("{state}, {pilots}: {}", status.reason.text));
-        self.write(status, !decision.ended.is_empty());
-    }
-
-    /// The status, for everybody; the last words of pilots, if there are new ones, for some.
-    fn write(&mut self, mut status: Status, has_tails: bool) {
-        let (dirs, tails) = (&self.site.dirs, status.take_log_tails());
-        if has_tails {
-            let problem = state::write_log_tails(dirs, &tails).err();
-            self.changes.problem("log", problem);
+        let dirs = &self.site.dirs;
+        if !decision.ended.is_empty() {
+            let written = state::write_log_tails(dirs, &self.policy.gone);
+            self.changes.problem("log", written.err());
         }
-        let problem = state::write_status(&dirs.run, &status).err();
-        self.changes.problem("status", problem);
+        let written = state::write_status(&dirs.run, &status);
+        self.changes.problem("status", written.err());
         self.last_pilots = status.pilots;
     }
 
@@ -339,6 +332,8 @@ impl Daemon {
         let (mut remote, mut changes) = (Remote::default(), Changes::default());
         let config = remote.adopt(&site.dirs.state, &start.config);
         changes.remote(remote.told.as_ref());
+        let mut metrics = Metrics::default();
+        metrics.aim(&config.influxdb);
         let executor = Executor::new();
         jobs::follow_signals(&executor)?;
         jobs::follow_engine(&executor, &site)?;
@@ -347,7 +342,7 @@ impl Daemon {
         let now = clock::now();
         let seed = whole(now.epoch * 1e6) ^ u64::from(std::process::id()) << 40;
         Ok(Daemon {
-            metrics: Metrics::new(&site.instance, &site.host, &config.influxdb),
+            metrics,
             history: (!start.dry_run).then(History::default),
             observer: Observer::new(&site.root),
             config: Arc::new(config),
@@ -359,7 +354,10 @@ impl Daemon {
             changes,
             manager: Manager::find(|name| std::env::var_os(name)),
             last_pilots: Vec::new(),
-            turning: Loop::starting(now.boot),
+            turning: Loop {
+                woken: now.boot,
+                ..Loop::default()
+            },
             started: now.boot,
             swept: false,
             changed: false,

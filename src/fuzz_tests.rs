@@ -322,7 +322,7 @@ fn small_files() {
         let (dir, name) = (random.one(&["run", "state"]), *random.one(&REQUESTS));
         let path = format!("{dir}/control/{name}");
         tree.put(&path, input);
-        let asked = control::read(&dirs, moment(random), "b").asked;
+        let asked = control::read(&dirs, moment(random), "b").0;
         assert!(name != control::DRAIN || text(input) == "false" || asked.drain.is_some());
         tree.remove(&path);
     });

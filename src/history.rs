@@ -3,11 +3,12 @@
 //! what is new is appended every ten minutes, and no more than that is lost in a crash.
 
 use crate::decide::{Code, Decision, EndKind, Observation, PilotState, State};
-use crate::state::{self, Durable, StateError};
+use crate::state::{self, Durable};
 use crate::units::{float, whole};
 use jiff::{Timestamp, Zoned, civil::Date, tz::TimeZone};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::io;
 use std::ops::{AddAssign, Range};
 use std::path::{Path, PathBuf};
 
@@ -22,9 +23,8 @@ const LONGEST_NAME: usize = 60;
 /// Seconds between two writes; before the first one they are fewer, so that a trial shows something.
 const EVERY: f64 = 600.0;
 const FIRST: f64 = 60.0;
-/// A file of more bytes is written anew: a line an hour, a year and a month of them at most, and half as many bytes.
+/// A file of more bytes is written anew, a line an hour and half as many bytes: more than a year of a usual machine.
 const MOST_BYTES: usize = 4 << 20;
-const MOST_HOURS: usize = 396 * 24;
 
 /// Fractions add up; they are not written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd, Serialize, Deserialize)]
@@ -104,48 +104,6 @@ impl Sums {
     }
 }
 
-/// What the last tick left, to tell what this one adds.
-#[derive(Clone, Debug, Default)]
-struct Meter {
-    awake: Option<f64>,
-    given: f64,
-    /// Boot second of the last window of CPU use.
-    window_at: f64,
-    held_back: Option<Code>,
-}
-
-impl Meter {
-    /// What the time since the last tick adds.
-    fn add(&mut self, seen: &Observation, decision: &Decision, sums: &mut Sums) {
-        let elapsed = self.awake.map_or(0.0, |before| {
-            (seen.at.awake - before).clamp(0.0, LONGEST_TICK)
-        });
-        sums.observed_seconds.0 += elapsed;
-        sums.given_cpu_seconds.0 += (seen.given_seconds - self.given).max(0.0);
-        if let Some(cpu) = seen.cpu.filter(|cpu| cpu.at > self.window_at) {
-            sums.owner_cpu_seconds.0 += cpu.foreign * cpu.window;
-            self.window_at = cpu.at;
-        }
-        let pilots = seen.pilots.iter().flatten();
-        for pilot in pilots.filter(|pilot| pilot.own && pilot.state == PilotState::Running) {
-            sums.class(&pilot.class).core_seconds.0 += pilot.cpus * elapsed;
-        }
-        for pilot in &decision.ended {
-            *sums
-                .class(&pilot.class)
-                .ended
-                .entry(pilot.kind)
-                .or_default() += 1;
-        }
-        // What was decided last has held since.
-        if let Some(code) = self.held_back {
-            sums.held_back_seconds.entry(code).or_default().0 += elapsed;
-        }
-        (self.awake, self.given) = (Some(seen.at.awake), seen.given_seconds);
-        self.held_back = held_back(decision);
-    }
-}
-
 /// Why less runs than was wanted; `None`: it does not, or it is only just being started.
 fn held_back(decision: &Decision) -> Option<Code> {
     match decision.reason.code {
@@ -155,23 +113,51 @@ fn held_back(decision: &Decision) -> Option<Code> {
     }
 }
 
-/// Adds up in memory until it is written.
+/// Adds up in memory until it is written, with what the last tick left to tell what the next one adds.
 #[derive(Default)]
 pub struct History {
-    meter: Meter,
     pub unwritten: Hours,
     /// Boot second.
     write_at: Option<f64>,
+    awake: Option<f64>,
+    given: f64,
+    /// Boot second of the last window of CPU use.
+    window_at: f64,
+    held_back: Option<Code>,
 }
 
 impl History {
+    /// What the time since the last tick adds.
     pub fn tick(&mut self, seen: &Observation, decision: &Decision) {
         let hour = whole(seen.at.epoch / 3600.0);
         // A clock that was not set yet belongs to no hour.
-        if HOURS.contains(&hour) {
-            let sums = self.unwritten.entry(hour).or_default();
-            self.meter.add(seen, decision, sums);
+        if !HOURS.contains(&hour) {
+            return;
         }
+        let sums = self.unwritten.entry(hour).or_default();
+        let before = self.awake.replace(seen.at.awake);
+        let elapsed = seen.at.awake - before.unwrap_or(seen.at.awake);
+        let elapsed = elapsed.clamp(0.0, LONGEST_TICK);
+        sums.observed_seconds.0 += elapsed;
+        sums.given_cpu_seconds.0 += (seen.given_seconds - self.given).max(0.0);
+        self.given = seen.given_seconds;
+        if let Some(cpu) = seen.cpu.filter(|cpu| cpu.at > self.window_at) {
+            sums.owner_cpu_seconds.0 += cpu.foreign * cpu.window;
+            self.window_at = cpu.at;
+        }
+        let pilots = seen.pilots.iter().flatten();
+        for pilot in pilots.filter(|pilot| pilot.own && pilot.state == PilotState::Running) {
+            sums.class(&pilot.class).core_seconds.0 += pilot.cpus * elapsed;
+        }
+        for pilot in &decision.ended {
+            let ended = &mut sums.class(&pilot.class).ended;
+            *ended.entry(pilot.kind).or_default() += 1;
+        }
+        // What was decided last has held since.
+        if let Some(code) = self.held_back {
+            sums.held_back_seconds.entry(code).or_default().0 += elapsed;
+        }
+        self.held_back = held_back(decision);
     }
 
     /// Now and then: what is to be appended. What could not be comes back by [`add_hours`].
@@ -195,7 +181,7 @@ fn path(state: &Path) -> PathBuf {
 }
 
 /// Waits for the disk.
-pub fn append(state: &Path, hours: &Hours) -> Result<(), StateError> {
+pub fn append(state: &Path, hours: &Hours) -> io::Result<()> {
     let lines: String = hours.iter().map(encode).collect();
     state::append_lines(&path(state), &lines)?;
     shorten(state, MOST_BYTES)
@@ -207,26 +193,24 @@ fn encode(hour: (&u64, &Sums)) -> String {
 }
 
 /// The newest hours of a file that is too long.
-fn shorten(state: &Path, most_bytes: usize) -> Result<(), StateError> {
+fn shorten(state: &Path, most_bytes: usize) -> io::Result<()> {
     let length = std::fs::metadata(path(state)).map_or(0, |found| found.len());
     if length <= most_bytes as u64 {
         return Ok(());
     }
-    let (hours, _) = read(state)?;
-    let newest = hours.iter().rev().take(MOST_HOURS).map(encode);
+    let lines: Vec<String> = read(state)?.0.iter().map(encode).collect();
     let mut bytes = 0;
-    let newest = newest.take_while(|line| {
+    let newest = lines.iter().rev().take_while(|line| {
         bytes += line.len();
         bytes <= most_bytes / 2
     });
-    let mut lines: Vec<String> = newest.collect();
-    lines.reverse();
-    let text = lines.concat();
+    let oldest = lines.len() - newest.count();
+    let text: String = lines.iter().skip(oldest).map(String::as_str).collect();
     state::write_file(&path(state), text.as_bytes(), 0o644, Durable::Yes)
 }
 
 /// Everything there is, and how many lines cannot be read: a crash or a bad disk leaves such.
-pub fn read(state: &Path) -> Result<(Hours, usize), StateError> {
+pub fn read(state: &Path) -> io::Result<(Hours, usize)> {
     let text = state::read_file(&path(state), 2 * MOST_BYTES)?.unwrap_or_default();
     let (mut hours, mut bad) = (Hours::new(), 0);
     for line in text.lines().filter(|line| !line.is_empty()) {

@@ -5,7 +5,7 @@
 use crate::config::{Allow, Config, RemoteConfig, read_remote, read_serial};
 use crate::host::files;
 use crate::report;
-use crate::state::{self, Durable, StateError};
+use crate::state::{self, Durable};
 use crate::units::{clean_line, draw};
 use crate::{clock, web};
 use minisign_verify::{PublicKey, Signature};
@@ -68,12 +68,12 @@ fn read_seen(state: &Path) -> report::Remote {
 }
 
 /// For nobody else to read: a token may be in it.
-fn write(state: &Path, name: &str, content: &str) -> Result<(), StateError> {
+fn write(state: &Path, name: &str, content: &str) -> std::io::Result<()> {
     let path = path(state, name);
     state::write_file(&path, content.as_bytes(), 0o600, Durable::Yes)
 }
 
-fn write_json(state: &Path, name: &str, value: &impl Serialize) -> Result<(), StateError> {
+fn write_json(state: &Path, name: &str, value: &impl Serialize) -> std::io::Result<()> {
     let json = serde_json::to_string(value).unwrap_or_default();
     write(state, name, &json)
 }
@@ -85,7 +85,7 @@ pub fn read_joined(state: &Path) -> Option<Joined> {
 }
 
 /// What was fetched from another url, or under another key, goes.
-pub fn write_joined(state: &Path, joined: &Joined) -> Result<(), StateError> {
+pub fn write_joined(state: &Path, joined: &Joined) -> std::io::Result<()> {
     if !read_joined(state).is_some_and(|before| before.is_from_where(joined)) {
         let _ = leave(state);
     }
@@ -99,7 +99,7 @@ pub fn leave(state: &Path) -> std::io::Result<()> {
 }
 
 /// What was permitted holds from now on.
-pub fn put_in_force(state: &Path, text: &str) -> Result<(), StateError> {
+pub fn put_in_force(state: &Path, text: &str) -> std::io::Result<()> {
     write(state, IN_FORCE, text)?;
     let now = clock::now().epoch;
     let seen = report::Remote {
@@ -213,7 +213,7 @@ fn get(url: &str, allow: &Allow) -> Result<String, String> {
 /// Fetches what was joined, checks it whole, and puts it in force where it asks for nothing new. Blocks its thread.
 /// `true`: something has changed on disk.
 fn look(state: &Path, joined: &Joined, local: &Config) -> Result<bool, String> {
-    let failed = |error: StateError| error.to_string();
+    let failed = |error: std::io::Error| error.to_string();
     let (text, remote) = fetch(state, joined, local)?;
     let waiting = joined.beyond(&remote);
     if waiting.is_empty() && text != read_text(state, IN_FORCE) {

@@ -1,21 +1,18 @@
-//! What the daemon says about itself: from an observation and its decision to the status file, field by field. Pure.
-//! The names are a contract with scripts (`status --json`): fields are added, never renamed; a reader of another version
-//! fills what it does not find with defaults. What is logged when it changes is in [`changes`].
-
-mod changes;
-
-pub use changes::Changes;
+//! What the daemon says about itself: from an observation and its decision to the status file, field by field, and to what
+//! is logged. Pure. The names are a contract with scripts (`status --json`): fields are added, never renamed; a reader of
+//! another version fills what it does not find with defaults.
 
 pub use crate::decide::{Drain, Finished, Reason, Snooze, State};
 
 use crate::config::Config;
-use crate::decide::{self, Decision, Expiry, Observation, PilotState};
+use crate::decide::{self, Code, Decision, Expiry, LaunchResult, News, Observation, PilotState};
 pub use crate::site::EngineName as Engine;
 use crate::site::Pull;
-use crate::state::{self, StateError};
-use crate::units::Moment;
+use crate::state;
+use crate::units::{Moment, word};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 
 /// The whole of `status.json`. Times are seconds since 1970, sizes are bytes, CPU is in cores.
@@ -67,44 +64,6 @@ pub const SCHEMA: u32 = 1;
 
 /// How late a turn may be, in seconds: a loaded machine writes late.
 const LATE: f64 = 5.0;
-
-impl Status {
-    /// As a daemon has written it, with the ends of logs if we may read them.
-    pub fn read(run: &Path) -> Result<Option<Status>, StateError> {
-        let mut status = state::read_status::<Status>(run)?;
-        let tails = state::read_log_tails(run);
-        for finished in status.iter_mut().flat_map(|status| &mut status.gone) {
-            let tail = tails.get(&finished.name);
-            finished.log_tail = tail.cloned().unwrap_or_default();
-        }
-        Ok(status)
-    }
-
-    /// Everybody may read a status, but not what pilots said last: that goes into a file of its own.
-    pub fn take_log_tails(&mut self) -> BTreeMap<String, String> {
-        let gone = self.gone.iter_mut();
-        let tail = |finished: &mut Finished| std::mem::take(&mut finished.log_tail);
-        gone.map(|finished| (finished.name.clone(), tail(finished)))
-            .collect()
-    }
-
-    /// It was not written for three intervals, or half a minute: the daemon stands still. A machine that sleeps does not
-    /// count, and neither does a wall clock that is set.
-    pub fn is_stale(&self, now: Moment) -> bool {
-        self.is_older(now, (3.0 * self.turning.interval).max(30.0))
-    }
-
-    /// The loop should have got on by now and did not; it may turn all the same.
-    pub fn is_stuck(&self, now: Moment) -> bool {
-        self.is_older(now, self.due.map_or(0.0, |due| due - self.tick) + LATE)
-    }
-
-    fn is_older(&self, now: Moment, patience: f64) -> bool {
-        let age = now.awake - self.turning.awake;
-        // Below 0: it is of another boot.
-        self.due.is_some() && !(0.0..=patience).contains(&age)
-    }
-}
 
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 pub struct Protection {
@@ -161,7 +120,7 @@ pub struct Pilot {
 /// Pilots of other instances on the same engine.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 pub struct Others {
-    pub pilots: u32,
+    pub pilots: usize,
     pub cpus: f64,
 }
 
@@ -214,14 +173,6 @@ pub struct Loop {
 }
 
 impl Loop {
-    /// Boot second.
-    pub fn starting(now: f64) -> Loop {
-        Loop {
-            woken: now,
-            ..Loop::default()
-        }
-    }
-
     /// The loop goes to wait: what lay between is a gap in which nothing would have been noticed.
     pub fn turned(&mut self, now: f64, cpu_seconds: f64) {
         self.turns += 1;
@@ -236,6 +187,36 @@ pub fn patience(interval: f64) -> f64 {
 }
 
 impl Status {
+    /// As a daemon has written it, with the ends of logs if we may read them.
+    pub fn read(run: &Path) -> io::Result<Option<Status>> {
+        let mut status: Option<Status> = state::read_json(run, state::STATUS)?;
+        let whole = state::read_json::<Vec<Finished>>(run, state::LOG_TAILS);
+        let whole = whole.ok().flatten().unwrap_or_default();
+        for finished in status.iter_mut().flat_map(|status| &mut status.gone) {
+            if let Some(known) = whole.iter().find(|known| known.name == finished.name) {
+                finished.clone_from(known);
+            }
+        }
+        Ok(status)
+    }
+
+    /// It was not written for three intervals, or half a minute: the daemon stands still. A machine that sleeps does not
+    /// count, and neither does a wall clock that is set.
+    pub fn is_stale(&self, now: Moment) -> bool {
+        self.is_older(now, (3.0 * self.turning.interval).max(30.0))
+    }
+
+    /// The loop should have got on by now and did not; it may turn all the same.
+    pub fn is_stuck(&self, now: Moment) -> bool {
+        self.is_older(now, self.due.map_or(0.0, |due| due - self.tick) + LATE)
+    }
+
+    fn is_older(&self, now: Moment, patience: f64) -> bool {
+        let age = now.awake - self.turning.awake;
+        // Below 0: it is of another boot.
+        self.due.is_some() && !(0.0..=patience).contains(&age)
+    }
+
     /// What a tick says; the rest (engine, sinks, …) is known to the daemon alone. `last`: the pilots of the status before,
     /// because an engine that does not answer is not one without pilots.
     pub fn of(
@@ -244,30 +225,52 @@ impl Status {
         decision: &Decision,
         last: &[Pilot],
     ) -> Status {
-        let now = observation.at.epoch;
+        let (at, share, capacity) = (observation.at, &config.share, &decision.capacity);
+        let (cpu, used) = (observation.cpu, observation.memory);
+        let listed = observation.pilots.iter().flatten();
+        let holding = listed.filter(|pilot| pilot.state.holds_room());
+        let (own, others): (Vec<_>, Vec<_>) = holding.partition(|pilot| pilot.own);
+        let pilots = own.into_iter().map(|pilot| row(pilot, at)).collect();
         let patience = patience(config.loop_.interval.as_secs_f64());
         Status {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            tick: now,
-            due: decision.wake_in.map(|_| now + patience),
+            tick: at.epoch,
+            due: decision.wake_in.map(|_| at.epoch + patience),
             state: decision.state,
             reason: decision.reason.clone(),
             drain: observation.control.drain,
             snooze: observation.control.snooze,
             protection: protection(observation),
-            cpus: cpus(observation, decision),
-            memory: memory(config, observation, decision),
+            cpus: Cpus {
+                total: observation.cores,
+                given: capacity.given,
+                foreign: cpu.map(|cpu| cpu.foreign),
+                pilots: cpu.map(|cpu| cpu.pilots),
+                idle: cpu.map(|cpu| (observation.threads - cpu.busy).max(0.0)),
+                reserve: capacity.reserve,
+            },
+            memory: Memory {
+                total: used.unwrap_or_default().total,
+                available: used.unwrap_or_default().available,
+                given: capacity.memory_given,
+                pilots: used.and_then(|used| used.pilots),
+                foreign: used.map(|used| used.foreign),
+                reserve: share.reserve_memory.0,
+            },
             disk: observation.disk_free.map(|free| Disk {
                 free,
-                reserve: config.share.reserve_disk.0,
+                reserve: share.reserve_disk.0,
             }),
-            pilots: match &observation.pilots {
-                Some(pilots) => rows(observation.at, pilots),
-                None => last.to_vec(),
+            pilots: observation
+                .pilots
+                .as_ref()
+                .map_or(last.to_vec(), |_| pilots),
+            others: Others {
+                pilots: others.len(),
+                cpus: others.iter().fold(0.0, |sum, pilot| sum + pilot.cpus),
             },
-            others: others(observation),
             given_seconds: observation.given_seconds,
             ..Status::default()
         }
@@ -289,32 +292,8 @@ fn protection(observation: &Observation) -> Protection {
     Protection { level, text }
 }
 
-fn cpus(observation: &Observation, decision: &Decision) -> Cpus {
-    let cpu = observation.cpu;
-    Cpus {
-        total: observation.cores,
-        given: decision.capacity.given,
-        foreign: cpu.map(|cpu| cpu.foreign),
-        pilots: cpu.map(|cpu| cpu.pilots),
-        idle: cpu.map(|cpu| (observation.threads - cpu.busy).max(0.0)),
-        reserve: decision.capacity.reserve,
-    }
-}
-
-fn memory(config: &Config, observation: &Observation, decision: &Decision) -> Memory {
-    let used = observation.memory.unwrap_or_default();
-    Memory {
-        total: used.total,
-        available: used.available,
-        given: decision.capacity.memory_given,
-        pilots: used.pilots,
-        foreign: observation.memory.map(|used| used.foreign),
-        reserve: config.share.reserve_memory.0,
-    }
-}
-
-fn rows(now: Moment, pilots: &[decide::Pilot]) -> Vec<Pilot> {
-    let row = |pilot: &decide::Pilot| Pilot {
+fn row(pilot: &decide::Pilot, now: Moment) -> Pilot {
+    Pilot {
         id: pilot.id.as_str().to_owned(),
         name: pilot.name.clone(),
         class: pilot.class.clone(),
@@ -327,24 +306,113 @@ fn rows(now: Moment, pilots: &[decide::Pilot]) -> Vec<Pilot> {
         image: pilot.image.clone(),
         cpus: pilot.cpus,
         memory: pilot.memory,
-    };
-    let own = pilots
-        .iter()
-        .filter(|pilot| pilot.own && pilot.state.holds_room());
-    own.map(row).collect()
+    }
 }
 
-fn others(observation: &Observation) -> Others {
-    let pilots = observation.pilots.as_deref().unwrap_or(&[]);
-    let mut others = Others::default();
-    for pilot in pilots
-        .iter()
-        .filter(|pilot| !pilot.own && pilot.state.holds_room())
-    {
-        others.pilots += 1;
-        others.cpus += pilot.cpus;
+/// What is logged: a problem when it begins, when its cause changes and when it ends; the state when it or its reason changes;
+/// what became of a pilot.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// By subject: the text, and how often it was met.
+    problems: BTreeMap<&'static str, (String, u64)>,
+    state: Option<(State, Code)>,
+    /// The last failing call, so that one that fails at each tick is logged once.
+    failed: Option<News>,
+}
+
+impl Changes {
+    /// Without a text the subject is well again.
+    pub fn problem(&mut self, subject: &'static str, texts: impl IntoIterator<Item: ToString>) {
+        let texts = texts.into_iter().map(|text| text.to_string());
+        let text = texts.collect::<Vec<_>>().join("; ");
+        let (before, count) = self.problems.remove(subject).unwrap_or_default();
+        if text.is_empty() {
+            if count > 0 {
+                log::info!("{subject}: well again (after {count} times)");
+            }
+            return;
+        }
+        if text != before {
+            log::warn!("{subject}: {text}");
+        }
+        self.problems.insert(subject, (text, count + 1));
     }
-    others
+
+    pub fn sinks(&mut self, sinks: &[Sink]) {
+        let failing = |sink: &Sink| Some(format!("{}: {}", sink.url, sink.error.as_ref()?));
+        self.problem("metrics", sinks.iter().filter_map(failing));
+    }
+
+    /// What the owner has to know of a configuration from elsewhere.
+    pub fn remote(&mut self, remote: Option<&Remote>) {
+        let Remote {
+            waiting, refused, ..
+        } = remote.cloned().unwrap_or_default();
+        let subject = "joined, and waiting for `plancton join` to be accepted";
+        self.problem(subject, waiting);
+        self.problem("joined, and not granted", refused);
+    }
+
+    /// One line each, for `status`.
+    pub fn problems(&self) -> Vec<String> {
+        let problems = self.problems.iter();
+        problems
+            .map(|(subject, (text, _))| format!("{subject}: {text}"))
+            .collect()
+    }
+
+    pub fn state(&mut self, status: &Status) {
+        let now = Some((status.state, status.reason.code));
+        if std::mem::replace(&mut self.state, now) != now {
+            log::info!("{}: {}", word(status.state), status.reason.text);
+        }
+    }
+
+    /// What calls in flight brought back.
+    pub fn news(&mut self, all: &[News]) {
+        for news in all {
+            let is_again = self.failed.as_ref() == Some(news);
+            if matches!(news, News::Failed(..)) {
+                self.failed = Some(news.clone());
+            }
+            if !is_again {
+                log_news(news);
+            }
+        }
+    }
+}
+
+fn log_news(news: &News) {
+    match news {
+        News::Launched { name, result, .. } => match result {
+            LaunchResult::Started(id) => log::info!("{name} started ({id})"),
+            LaunchResult::NoImage => log::info!("{name}: its image is not here yet"),
+            LaunchResult::MountMissing(source) => {
+                log::warn!("{name}: {source} is not on this machine; trying again later")
+            }
+            LaunchResult::Failed(why) | LaunchResult::Lost(why) => {
+                log::warn!("{name} was not started: {why}")
+            }
+        },
+        News::Fetched {
+            class,
+            result: Ok(()),
+        } => log::info!("the image of '{class}' is here"),
+        News::Fetched {
+            class,
+            result: Err(why),
+        } => {
+            log::warn!("the image of '{class}': {why}; trying again later")
+        }
+        News::Removed(decide::Pilot { name, .. }, Some(ended)) => {
+            let (lived, code) = (ended.lived.unwrap_or(0.0), ended.exit_code);
+            log::info!("{name} ended after {lived:.0} s with exit code {code}");
+        }
+        News::Failed(id, what) => {
+            log::warn!("{id}: {what}; decided about again at the next tick")
+        }
+        News::Removed(..) | News::Changed(_) => {}
+    }
 }
 
 #[cfg(test)]

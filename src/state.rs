@@ -1,43 +1,35 @@
-//! The daemon's own directories, and nothing else: where they are, who may write there, small files written whole or not
-//! at all, the status file and the notes about images. The lock is in [`lock`], what the owner asks for in [`control`].
+//! The daemon's own directories, and nothing else: where they are, who may write there, who holds them, small files written
+//! whole or not at all, the status file and the notes about images. What the owner asks for is in [`control`].
 
 pub mod control;
-mod lock;
-
-pub use lock::{Lock, Probe, probe_lock, take_lock};
 
 use crate::host::{files, group_id};
-use rustix::fs::{self as sys, FileType, Mode, OFlags};
+use rustix::fs::{self as sys, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
+use rustix::net::sockopt::socket_peercred;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
+};
+use rustix::process::{Flock, FlockType, Pid, fcntl_getlk, geteuid};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::FileExt;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 /// A status of 1,000 pilots has 300 kB.
 const STATUS_LIMIT: usize = 8 << 20;
 const IMAGES_LIMIT: usize = 1 << 20;
-const LOG_TAILS: &str = "log-tails.json";
+pub const STATUS: &str = "status.json";
+/// What pilots said last.
+pub const LOG_TAILS: &str = "log-tails.json";
+/// What the kernel takes as the name of a socket, in bytes.
+const LONGEST_NAME: usize = 107;
 
-/// Which of our own files could not be used, why, and what now.
-#[derive(Debug)]
-pub struct StateError(String);
-
-impl std::error::Error for StateError {}
-
-impl fmt::Display for StateError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// Names the object and the deed of a failed system call.
-fn failed<E: Into<io::Error>>(path: &Path, doing: &'static str) -> impl FnOnce(E) -> StateError {
+/// Names the object and the deed of a failed system call, and what now.
+fn failed<E: Into<io::Error>>(path: &Path, doing: &'static str) -> impl FnOnce(E) -> io::Error {
     move |error| {
         let error = error.into();
         let then = match error.kind() {
@@ -49,10 +41,11 @@ fn failed<E: Into<io::Error>>(path: &Path, doing: &'static str) -> impl FnOnce(E
             }
             _ => "see to its owner and its file system, or give another --run-dir or --state-dir",
         };
-        StateError(format!(
-            "{}: cannot {doing}: {error}; {then}",
-            path.display()
-        ))
+        let path = path.display();
+        io::Error::new(
+            error.kind(),
+            format!("{path}: cannot {doing}: {error}; {then}"),
+        )
     }
 }
 
@@ -79,9 +72,9 @@ impl Dirs {
     /// Those of the machine's daemon.
     pub fn machine() -> Dirs {
         Dirs {
-            run: PathBuf::from("/run/plancton"),
-            state: PathBuf::from("/var/lib/plancton"),
-            config: PathBuf::from("/etc/plancton/config.toml"),
+            run: "/run/plancton".into(),
+            state: "/var/lib/plancton".into(),
+            config: "/etc/plancton/config.toml".into(),
             scope: Scope::Machine,
         }
     }
@@ -91,45 +84,36 @@ impl Dirs {
         if uid == 0 {
             return Dirs::machine();
         }
-        let absolute = |name: &str| {
-            env(name)
-                .map(PathBuf::from)
-                .filter(|path| path.is_absolute())
-        };
+        let absolute =
+            |name: &str| Some(PathBuf::from(env(name)?)).filter(|path| path.is_absolute());
         let fallback = PathBuf::from(format!("/tmp/plancton-{uid}"));
-        let home = absolute("HOME");
-        let below = |name: &str, in_home: &str, last: &str| {
-            absolute(name)
-                .or_else(|| home.as_ref().map(|home| home.join(in_home)))
-                .map_or_else(|| fallback.join(last), |base| base.join("plancton"))
+        let home = absolute("HOME").unwrap_or(fallback.clone());
+        let below = |name: &str, usual: &str| {
+            let base = absolute(name).unwrap_or_else(|| home.join(usual));
+            base.join("plancton")
         };
         Dirs {
-            run: absolute("XDG_RUNTIME_DIR").map_or(fallback.clone(), |base| base.join("plancton")),
-            state: below("XDG_STATE_HOME", ".local/state", "state"),
-            config: below("XDG_CONFIG_HOME", ".config", "config").join("config.toml"),
+            run: absolute("XDG_RUNTIME_DIR").map_or(fallback, |base| base.join("plancton")),
+            state: below("XDG_STATE_HOME", ".local/state"),
+            config: below("XDG_CONFIG_HOME", ".config").join("config.toml"),
             scope: Scope::User,
         }
     }
 
     /// With what the command line names in place of the usual.
-    pub fn given(
-        self,
-        run: Option<PathBuf>,
-        state: Option<PathBuf>,
-        config: Option<PathBuf>,
-    ) -> Dirs {
-        let is_given = run.is_some() || state.is_some();
-        Dirs {
-            run: run.unwrap_or(self.run),
-            state: state.unwrap_or(self.state),
-            config: config.unwrap_or(self.config),
-            scope: if is_given { Scope::Given } else { self.scope },
+    pub fn given(mut self, [run, state, config]: [Option<PathBuf>; 3]) -> Dirs {
+        if run.is_some() || state.is_some() {
+            self.scope = Scope::Given;
         }
+        self.run = run.unwrap_or(self.run);
+        self.state = state.unwrap_or(self.state);
+        self.config = config.unwrap_or(self.config);
+        self
     }
 
     /// Whose daemon a command speaks to: a user who has none of their own speaks to the machine's.
     pub fn addressed(self, machine: Dirs) -> Dirs {
-        let is_own = matches!(probe_lock(&self.run), Probe::Held(_)) || has_status(&self.run);
+        let is_own = has_status(&self.run) || is_running(&self.run);
         if self.scope == Scope::User && !is_own && has_status(&machine.run) {
             return machine;
         }
@@ -137,8 +121,8 @@ impl Dirs {
     }
 
     /// Makes what is missing, for a daemon. The machine's control directories are for the group plancton of `root`.
-    pub fn prepare(&self, root: &Path) -> Result<(), StateError> {
-        let is_root = rustix::process::geteuid().is_root();
+    pub fn prepare(&self, root: &Path) -> io::Result<()> {
+        let is_root = geteuid().is_root();
         let mode = if is_root { 0o755 } else { 0o700 };
         make_directory(&self.run, mode)?;
         make_directory(&self.state, mode)?;
@@ -149,7 +133,7 @@ impl Dirs {
 
 /// A directory (with its parents) that nobody else can have prepared for us: where anybody may create files, as in /tmp,
 /// it must be no link and belong to us, and gets the mode again.
-pub fn make_directory(path: &Path, mode: u32) -> Result<(), StateError> {
+pub fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
     let doing = "create the directory";
     let parent = path.parent().unwrap_or(path);
     std::fs::create_dir_all(parent).map_err(failed(path, doing))?;
@@ -164,17 +148,100 @@ pub fn make_directory(path: &Path, mode: u32) -> Result<(), StateError> {
     }
     let found = sys::lstat(path).map_err(failed(path, doing))?;
     let is_directory = FileType::from_raw_mode(found.st_mode) == FileType::Directory;
-    if is_directory && found.st_uid == rustix::process::geteuid().as_raw() {
+    if is_directory && found.st_uid == geteuid().as_raw() {
         return set_mode(path, mode);
     }
     let what = "it is no directory of ours, and not used";
     let then = "remove it or give another --run-dir and --state-dir";
-    Err(StateError(format!("{}: {what}; {then}", path.display())))
+    Err(io::Error::other(format!(
+        "{}: {what}; {then}",
+        path.display()
+    )))
 }
 
 /// Whatever the umask says.
-fn set_mode(path: &Path, mode: u32) -> Result<(), StateError> {
+fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     sys::chmod(path, Mode::from_raw_mode(mode)).map_err(failed(path, "set the mode"))
+}
+
+/// One daemon a run directory (the lock on `RUN/lock`), and one an engine and instance, wherever its directories are (a name
+/// among the sockets of this network namespace). The kernel gives both back whatever way their holder ends.
+pub type Lock = (File, Option<OwnedFd>);
+
+fn open_lock(run: &Path, flags: OFlags) -> rustix::io::Result<File> {
+    // 0600: who can open the file can hold the lock, and keep the daemon from starting.
+    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    sys::open(run.join("lock"), flags, Mode::from_raw_mode(0o600)).map(File::from)
+}
+
+/// Takes both, and writes our pid into the file, for people. To be called once: the first is a process's, which loses it with
+/// any file of that name that it closes.
+pub fn take_lock(run: &Path, engine: &Path, instance: &str) -> io::Result<Lock> {
+    let path = run.join("lock");
+    let mut file =
+        open_lock(run, OFlags::RDWR | OFlags::CREATE).map_err(failed(&path, "open the lock"))?;
+    match sys::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::AGAIN | Errno::ACCESS) => return Err(held(run, lock_holder(run))),
+        Err(errno) => return Err(failed(&path, "take the lock")(errno)),
+    }
+    let pid = format!("{}\n", std::process::id());
+    let written = file
+        .set_len(0)
+        .and_then(|()| file.write_all(pid.as_bytes()));
+    written.map_err(failed(&path, "write the pid"))?;
+    Ok((file, hold_name(engine, instance)?))
+}
+
+/// `None`: the name can't be had, or somebody who could not be our twin sits on it; the other lock is all there is then.
+fn hold_name(engine: &Path, instance: &str) -> io::Result<Option<OwnedFd>> {
+    let path = engine.canonicalize().unwrap_or_else(|_| engine.to_owned());
+    let name = format!("plancton {} {instance}", path.display());
+    let start = name.len().saturating_sub(LONGEST_NAME);
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = || socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
+    let name = name.as_bytes().get(start..).unwrap_or_default();
+    let (ours, other) = (socket()?, socket()?);
+    let address = SocketAddrUnix::new_abstract_name(name)?;
+    if bind(&ours, &address).is_ok() && listen(&ours, 64).is_ok() {
+        return Ok(Some(ours));
+    }
+    // Anybody may take a name: only root and ourselves are believed.
+    match connect(&other, &address).and_then(|()| socket_peercred(&other)) {
+        Ok(holder) if holder.uid.is_root() || holder.uid == geteuid() => {
+            Err(held(engine, Some(holder.pid)))
+        }
+        // Others have asked before us, and nobody answers them: a name that is listened on is held.
+        Err(Errno::AGAIN) => Err(held(engine, None)),
+        _ => Ok(None),
+    }
+}
+
+fn held(place: &Path, pid: Option<Pid>) -> io::Error {
+    let pid = pid.map_or(String::new(), |pid| format!(" (pid {pid})"));
+    io::Error::other(format!(
+        "{}: another daemon{pid} of this instance runs there; end it with `plancton stop`, or give this one its own --run-dir, --state-dir and --instance",
+        place.display()
+    ))
+}
+
+/// Asks the kernel; takes and creates nothing. `None`: it is free.
+fn probe_lock(run: &Path) -> rustix::io::Result<Option<Flock>> {
+    match open_lock(run, OFlags::RDONLY) {
+        Ok(file) => fcntl_getlk(&file, &FlockType::WriteLock.into()),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// The process that holds a run directory, if that can be seen from here (not from another pid namespace).
+pub fn lock_holder(run: &Path) -> Option<Pid> {
+    probe_lock(run).ok()??.pid
+}
+
+/// True while a daemon holds the run directory. A user may not ask that of root's: its status goes away with it.
+pub fn is_running(run: &Path) -> bool {
+    probe_lock(run).map_or_else(|_| has_status(run), |held| held.is_some())
 }
 
 /// Whether a written file must survive a power cut: what is in the state directory must, what is in the run directory need not.
@@ -185,22 +252,12 @@ pub enum Durable {
 }
 
 /// Writes a small file whole or not at all: readers see the old content or the new one.
-pub fn write_file(
-    path: &Path,
-    content: &[u8],
-    mode: u32,
-    durable: Durable,
-) -> Result<(), StateError> {
-    replace(path, content, mode, durable).map_err(failed(path, "write"))
-}
-
-/// The same for any file.
-pub fn replace(path: &Path, content: &[u8], mode: u32, durable: Durable) -> io::Result<()> {
+pub fn write_file(path: &Path, content: &[u8], mode: u32, durable: Durable) -> io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
-    // One that a predecessor with our pid has left over, which is the rule in a container.
-    remove_if_there(&temporary)?;
     let write = || -> io::Result<()> {
+        // One that a predecessor with our pid has left over, which is the rule in a container.
+        remove_file(&temporary)?;
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut file = File::from(sys::open(&temporary, flags, Mode::from_raw_mode(0o600))?);
@@ -215,24 +272,19 @@ pub fn replace(path: &Path, content: &[u8], mode: u32, durable: Durable) -> io::
         let directory = File::open(path.parent().unwrap_or(path))?;
         directory.sync_all()
     };
-    // Nothing more can be done about it if the removal fails too.
-    write().inspect_err(|_| drop(std::fs::remove_file(&temporary)))
+    write().map_err(|error| {
+        // Nothing more can be done about it if the removal fails too.
+        let _ = std::fs::remove_file(&temporary);
+        failed(path, "write")(error)
+    })
 }
 
-/// Adds lines to a file, all of them or none, and ends a line that a crash has left open.
-pub fn append_lines(path: &Path, lines: &str) -> Result<(), StateError> {
+/// Adds lines to a file, all of them or none, behind an empty one: a crash may have left a line open.
+pub fn append_lines(path: &Path, lines: &str) -> io::Result<()> {
     let append = || -> io::Result<()> {
-        let mut file = File::options()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(path)?;
-        let (length, mut last) = (file.metadata()?.len(), [b'\n']);
-        if length > 0 {
-            file.read_exact_at(&mut last, length - 1)?;
-        }
-        let open = if last == [b'\n'] { "" } else { "\n" };
-        file.write_all(format!("{open}{lines}").as_bytes())
+        let mut file = File::options().append(true).create(true).open(path)?;
+        let length = file.metadata()?.len();
+        file.write_all(format!("\n{lines}").as_bytes())
             .and_then(|()| file.sync_all())
             .inspect_err(|_| drop(file.set_len(length)))
     };
@@ -240,64 +292,38 @@ pub fn append_lines(path: &Path, lines: &str) -> Result<(), StateError> {
 }
 
 /// The text of a plain file of ours; `None` if there is none. Errors: one of more than `limit` bytes, too.
-pub fn read_file(path: &Path, limit: usize) -> Result<Option<String>, StateError> {
+pub fn read_file(path: &Path, limit: usize) -> io::Result<Option<String>> {
     match files::read_text_up_to(path, limit) {
-        Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(StateError(error.to_string())),
+        read => read.map(Some),
     }
 }
 
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    let removed = std::fs::remove_file(path);
-    removed.or_else(|error| match error.kind() {
-        ErrorKind::NotFound | ErrorKind::NotADirectory => Ok(()),
-        _ => Err(error),
-    })
-}
-
-pub fn remove_file(path: &Path) -> Result<(), StateError> {
-    remove_if_there(path).map_err(failed(path, "remove"))
-}
-
-fn status_path(run: &Path) -> PathBuf {
-    run.join("status.json")
+/// If it is there.
+pub fn remove_file(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Err(failed(path, "remove")(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A daemon works here, or did and has not ended well.
 pub fn has_status(run: &Path) -> bool {
-    status_path(run).exists()
+    run.join(STATUS).exists()
 }
 
 /// Readable by everybody on the machine.
-pub fn write_status(run: &Path, status: &impl Serialize) -> Result<(), StateError> {
-    let path = status_path(run);
-    // Room for the usual one at once: it is written at each tick.
-    let mut text = Vec::with_capacity(16 << 10);
-    serde_json::to_writer(&mut text, status).map_err(failed(&path, "encode the status"))?;
-    text.push(b'\n');
-    write_file(&path, &text, 0o644, Durable::No)
+pub fn write_status(run: &Path, status: &impl Serialize) -> io::Result<()> {
+    let text = serde_json::to_vec(status)?;
+    write_file(&run.join(STATUS), &text, 0o644, Durable::No)
 }
 
-/// `None` if no daemon has written one.
-pub fn read_status<T: DeserializeOwned>(run: &Path) -> Result<Option<T>, StateError> {
-    let path = status_path(run);
-    let text = read_file(&path, STATUS_LIMIT)?;
-    let status = text.map(|text| serde_json::from_str(&text)).transpose();
-    status.map_err(failed(&path, "read the status"))
-}
-
-/// At an orderly end: what is no longer true.
-pub fn remove_status(run: &Path) -> Result<(), StateError> {
-    remove_file(&run.join(LOG_TAILS))?;
-    remove_file(&status_path(run))
-}
-
-/// What pilots said last, by name: for root and the group that may control us, and nobody else.
-pub fn write_log_tails(dirs: &Dirs, tails: &BTreeMap<String, String>) -> Result<(), StateError> {
+/// For root and the group that may control us, and nobody else.
+pub fn write_log_tails(dirs: &Dirs, tails: &impl Serialize) -> io::Result<()> {
     let path = dirs.run.join(LOG_TAILS);
-    let text = serde_json::to_vec(tails).map_err(failed(&path, "encode the logs"))?;
-    write_file(&path, &text, 0o600, Durable::No)?;
+    write_file(&path, &serde_json::to_vec(tails)?, 0o600, Durable::No)?;
     let [control, _] = control::directories(dirs);
     let group = sys::stat(&control).ok().map(|found| found.st_gid);
     if std::os::unix::fs::chown(&path, None, group).is_ok() {
@@ -306,37 +332,42 @@ pub fn write_log_tails(dirs: &Dirs, tails: &BTreeMap<String, String>) -> Result<
     Ok(())
 }
 
-/// None of them where they may not be read.
-pub fn read_log_tails(run: &Path) -> BTreeMap<String, String> {
-    let text = files::read_text_up_to(&run.join(LOG_TAILS), STATUS_LIMIT).unwrap_or_default();
-    serde_json::from_str(&text).unwrap_or_default()
+/// Of what a daemon writes; `None` if none has.
+pub fn read_json<T: DeserializeOwned>(run: &Path, name: &str) -> io::Result<Option<T>> {
+    let path = run.join(name);
+    let text = read_file(&path, STATUS_LIMIT)?;
+    let read = text.map(|text| serde_json::from_str(&text)).transpose();
+    read.map_err(failed(&path, "read the status"))
+}
+
+/// At an orderly end: what is no longer true.
+pub fn remove_status(run: &Path) -> io::Result<()> {
+    remove_file(&run.join(LOG_TAILS))?;
+    remove_file(&run.join(STATUS))
 }
 
 /// The images that Plancton brought to this engine, oldest first: those that `purge` may remove.
-pub fn read_images(state: &Path) -> Result<Vec<String>, StateError> {
+pub fn read_images(state: &Path) -> io::Result<Vec<String>> {
     let text = read_file(&state.join("images"), IMAGES_LIMIT)?.unwrap_or_default();
     Ok(text.lines().map(str::to_owned).collect())
 }
 
 /// Remembers an image; does nothing if it is in the list.
-pub fn add_image(state: &Path, image: &str) -> Result<(), StateError> {
-    let mut images = read_images(state)?;
-    if images.iter().any(|known| known == image) {
-        return Ok(());
-    }
-    images.push(image.to_owned());
-    write_images(state, &images)
+pub fn add_image(state: &Path, image: &str) -> io::Result<()> {
+    change_images(state, |images| {
+        let is_new = !images.iter().any(|known| known == image);
+        images.extend(is_new.then(|| image.to_owned()));
+    })
 }
 
 /// Forgets an image; with the last one goes the file.
-pub fn remove_image(state: &Path, image: &str) -> Result<(), StateError> {
-    let mut images = read_images(state)?;
-    images.retain(|known| known != image);
-    write_images(state, &images)
+pub fn remove_image(state: &Path, image: &str) -> io::Result<()> {
+    change_images(state, |images| images.retain(|known| known != image))
 }
 
-fn write_images(state: &Path, images: &[String]) -> Result<(), StateError> {
-    let path = state.join("images");
+fn change_images(state: &Path, change: impl FnOnce(&mut Vec<String>)) -> io::Result<()> {
+    let (path, mut images) = (state.join("images"), read_images(state)?);
+    change(&mut images);
     if images.is_empty() {
         return remove_file(&path);
     }
@@ -351,7 +382,7 @@ pub fn read_pulled(state: &Path, day: u64) -> u64 {
     of_day.and_then(|bytes| bytes.parse().ok()).unwrap_or(0)
 }
 
-pub fn write_pulled(state: &Path, day: u64, bytes: u64) -> Result<(), StateError> {
+pub fn write_pulled(state: &Path, day: u64, bytes: u64) -> io::Result<()> {
     let text = format!("{day} {bytes}\n");
     write_file(&state.join("pulled"), text.as_bytes(), 0o644, Durable::No)
 }

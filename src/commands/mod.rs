@@ -17,7 +17,8 @@ use crate::engine::Engine;
 use crate::remote::Remote;
 use crate::report::Status;
 use crate::site::Site;
-use crate::state::{self, Dirs, Probe};
+use crate::state::Dirs;
+pub use crate::state::is_running;
 use crate::units::Exit;
 use rustix::fs::{Access, access};
 use std::env;
@@ -133,16 +134,6 @@ pub fn wait_until(limit: Duration, mut is_so: impl FnMut() -> bool) -> bool {
     true
 }
 
-/// True while a daemon holds the run directory.
-pub fn is_running(run: &Path) -> bool {
-    match state::probe_lock(run) {
-        Probe::Held(_) => true,
-        Probe::Free => false,
-        // A user looking at root's: its status file goes away with it.
-        Probe::Unknown => state::has_status(run),
-    }
-}
-
 pub struct Context {
     pub options: Options,
     pub dirs: Dirs,
@@ -156,7 +147,7 @@ impl Context {
         let [run, state, config] = given;
         Context {
             options,
-            dirs: Dirs::usual(uid.as_raw(), |name| env::var_os(name)).given(run, state, config),
+            dirs: Dirs::usual(uid.as_raw(), |name| env::var_os(name)).given([run, state, config]),
             is_root: uid.is_root(),
         }
     }

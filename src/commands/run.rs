@@ -11,11 +11,11 @@ use crate::decide::{Drain, Observation, PolicyState, Snooze, decide};
 use crate::host::files;
 use crate::remote::{self, Joined};
 use crate::state::control::{self, Kept};
-use crate::state::{self, Dirs, Probe, Scope, StateError};
+use crate::state::{self, Dirs, Scope};
 use crate::units::{Exit, clean_line, count_pilots, format_rough, parse_duration, word};
 use jiff::Zoned;
 use jiff::civil::Time;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use std::env;
 use std::fs::File;
 use std::io::BufReader;
@@ -152,19 +152,15 @@ pub fn end_daemon(context: &Context, signals: &[Signal]) -> Done {
 
 /// `the daemon (pid 7)`
 fn daemon_of(run: &Path) -> String {
-    match state::probe_lock(run) {
-        Probe::Held(Some(pid)) => format!("the daemon (pid {pid})"),
-        _ => format!("the daemon of {}", run.display()),
+    match state::lock_holder(run) {
+        Some(pid) => format!("the daemon (pid {pid})"),
+        None => format!("the daemon of {}", run.display()),
     }
 }
 
-/// To who holds the lock of a run directory; whether it was sent.
+/// To who holds the lock of a run directory, as the kernel names them to us; whether it was sent.
 pub fn send(run: &Path, signal: Signal) -> bool {
-    let Probe::Held(Some(pid)) = state::probe_lock(run) else {
-        return false;
-    };
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    pid.is_some_and(|pid| kill_process(pid, signal).is_ok())
+    state::lock_holder(run).is_some_and(|pid| kill_process(pid, signal).is_ok())
 }
 
 /// Whether the machine's daemon is meant, and systemd has it.
@@ -230,7 +226,7 @@ pub fn resume(context: &Context) -> Done {
 }
 
 /// `put` leaves the request in the directories of the daemon that is asked.
-fn ask(context: &Context, text: &str, put: impl FnOnce(&Dirs) -> Result<Kept, StateError>) -> Done {
+fn ask(context: &Context, text: &str, put: impl FnOnce(&Dirs) -> std::io::Result<Kept>) -> Done {
     let dirs = context.addressed();
     // One that never ran has no control directory yet.
     if dirs == context.dirs && !control::directories(&dirs).iter().any(|path| path.is_dir()) {

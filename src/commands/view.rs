@@ -64,8 +64,8 @@ fn read(context: &Context) -> Result<Status, Failure> {
     if let Some(status) = status.filter(|_| is_running(&dirs.run)) {
         return Ok(status);
     }
-    let requests = control::read(&dirs, clock::now(), &boot_id(Path::new("/")));
-    if requests.asked.drain.is_some() {
+    let (asked, _) = control::read(&dirs, clock::now(), &boot_id(Path::new("/")));
+    if asked.drain.is_some() {
         say("draining: the next daemon starts no pilots until `plancton resume`\n")?;
     }
     say("plancton is not running; `plancton start` starts it, `plancton try` shows it at work\n")?;
@@ -298,7 +298,7 @@ impl Page {
     fn surroundings(&mut self, status: &Status) {
         let (others, engine, protection) = (&status.others, &status.engine, &status.protection);
         if others.pilots > 0 {
-            let (pilots, cpus) = (count_pilots(others.pilots as usize), number(others.cpus));
+            let (pilots, cpus) = (count_pilots(others.pilots), number(others.cpus));
             let text = format!("{pilots} of other instances on this engine, cores: {cpus}");
             self.row("Others", text);
         }

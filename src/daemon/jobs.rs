@@ -94,7 +94,7 @@ impl Daemon {
         self.changes.problem("engine", look.as_ref().err());
         let state = match look {
             Ok((facts, seen, problems)) => {
-                self.changes.problem_list("control files", &problems);
+                self.changes.problem("control files", &problems);
                 let unsupported = facts.unsupported.clone();
                 self.greet(facts);
                 let Some(why) = unsupported else {
@@ -129,11 +129,10 @@ impl Daemon {
     fn stay(&mut self, state: EngineState) {
         (self.engine.state, self.changed) = (state, false);
         let (dirs, boot_id) = (&self.site.dirs, &self.site.boot_id);
-        let requests = control::read(dirs, clock::now(), boot_id);
-        self.changes
-            .problem_list("control files", &requests.problems);
+        let (control, problems) = control::read(dirs, clock::now(), boot_id);
+        self.changes.problem("control files", &problems);
         self.tick(Observation {
-            control: requests.asked,
+            control,
             ..Observation::default()
         });
     }
@@ -268,15 +267,15 @@ fn look(site: &Site, known: Option<Arc<Facts>>, now: f64) -> Result<Look, Error>
         None => site.engine.list()?,
     };
     let read = |listed| read_pilot(listed, &site.instance, &site.boot_id);
-    let requests = control::read(&site.dirs, clock::now(), &site.boot_id);
+    let (control, problems) = control::read(&site.dirs, clock::now(), &site.boot_id);
     let seen = Observation {
         pilots: Some(list.into_iter().map(read).collect()),
         listed_at: now,
         disk_free: facts.read_disk_free(),
-        control: requests.asked,
+        control,
         ..Observation::default()
     };
-    Ok((facts, seen, requests.problems))
+    Ok((facts, seen, problems))
 }
 
 /// SIGTERM and SIGINT (end), SIGHUP (reload). Errors: the kernel refuses a handler, or there is no thread.

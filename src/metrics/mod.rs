@@ -1,94 +1,240 @@
-//! Metrics: at each tick lines for every target, put into its queue; a thread of its own sends them from there. Nothing
-//! here waits for a server, but for a moment at the end.
+//! Metrics: at each tick lines for every target, handed to a thread of its own, which keeps them until a flush is due. The
+//! loop waits for no server, but for a moment at the end. A server that is away costs the oldest lines beyond the bound;
+//! one that refuses lines costs those lines; neither can keep later lines from being sent.
 
 mod points;
-mod queue;
 mod send;
-mod target;
 #[cfg(test)]
 mod tests;
 
-pub use queue::Answer;
-pub use send::write;
+pub use send::{Answer, write};
 
+use crate::clock;
 use crate::config::Influx;
 use crate::decide::{Counts, Decision, Observation};
-use crate::engine::Counters;
 use crate::report::{Sink, Status};
+use crate::site::Site;
+use crate::units::draw;
 use points::View;
-use std::time::Duration;
-use target::Target;
+use send::write_anywhere;
+use std::collections::VecDeque;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{Builder, JoinHandle, sleep};
+use std::time::{Duration, Instant};
 
-/// How long the daemon's end waits for the last flush.
+/// Bytes of encoded lines that wait for a target.
+const BOUND: usize = 1 << 20;
+/// Ticks for which a thread may be busy with a request before lines are lost.
+const TICKS: usize = 1_000;
+/// Longest wait between two tries, in seconds, and the longest that a server may ask for.
+const BACK_OFF_MOST: f64 = 60.0;
+const ASKED_MOST: f64 = 600.0;
+/// How much more often than it takes one a server may refuse a piece before the others are no longer halved: enough to find
+/// a line in a full queue, or a few in a usual one.
+const SPLITS: u32 = 20;
+/// How long the daemon's end waits for the last flush, and a request of it.
 const LAST_FLUSH: Duration = Duration::from_secs(2);
+const LAST_REQUEST: Duration = Duration::from_secs(1);
+/// TLS is computed on it; only what is used is resident.
+const STACK_BYTES: usize = 512 << 10;
 
+#[derive(Default)]
 pub struct Metrics {
-    instance: String,
-    host: String,
     targets: Vec<Target>,
 }
 
-impl Metrics {
-    pub fn new(instance: &str, host: &str, targets: &[Influx]) -> Metrics {
-        let mut metrics = Metrics {
-            instance: instance.to_owned(),
-            host: host.to_owned(),
-            targets: Vec::new(),
-        };
-        metrics.aim(targets);
-        metrics
-    }
+struct Target {
+    config: Influx,
+    /// Boot second at which it is told next how things stand.
+    sample_at: f64,
+    /// `None`: nothing more is to be sent. When it is closed, what waits is sent now, if that goes at once.
+    lines: SyncSender<Option<String>>,
+    health: Arc<Mutex<Sink>>,
+    thread: JoinHandle<()>,
+}
 
+/// A thread that panicked left whole counters.
+fn lock(health: &Mutex<Sink>) -> MutexGuard<'_, Sink> {
+    health.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Metrics {
     /// At the start, and when the configuration was read again. A target that has not changed keeps its queue.
     pub fn aim(&mut self, targets: &[Influx]) {
         let mut before = std::mem::take(&mut self.targets);
         for config in targets {
-            if let Some(index) = before.iter().position(|known| *known.config == *config) {
-                self.targets.push(before.swap_remove(index));
-                continue;
-            }
-            let view = View::new(config, &self.instance, &self.host);
-            match Target::start(config, view) {
+            let known = before.iter().position(|known| known.config == *config);
+            match known.map_or_else(|| start(config), |index| Ok(before.swap_remove(index))) {
                 Ok(target) => self.targets.push(target),
                 Err(error) => log::error!("no thread for metrics: {error}; none are sent"),
             }
         }
-        before.iter().for_each(Target::stop);
+        for target in before {
+            // A queue that is full ends all the same, after it was sent.
+            let _ = target.lines.try_send(None);
+        }
     }
 
     /// The targets' health, for the status.
     pub fn health(&self) -> Vec<Sink> {
-        self.targets.iter().map(Target::health).collect()
+        let health = |target: &Target| lock(&target.health).clone();
+        self.targets.iter().map(health).collect()
     }
 
     /// Ends of pilots at once; how things stand at the tick nearest to each target's flush.
     pub fn tell(
         &mut self,
+        site: &Site,
         status: &Status,
         seen: &Observation,
         decision: &Decision,
         counts: &Counts,
-        engine: Counters,
-        interval: f64,
     ) {
-        let now = seen.at.boot;
+        let (now, interval) = (seen.at.boot, status.turning.interval);
         for target in &mut self.targets {
-            let mut lines = target.view.ends(&decision.ended);
+            let view = View {
+                target: &target.config,
+                instance: &site.instance,
+                host: &site.host,
+            };
+            let mut lines = view.ends(&decision.ended);
             if now + interval / 2.0 >= target.sample_at {
                 let flush = target.config.flush.as_secs_f64();
                 let next = target.sample_at + flush;
                 target.sample_at = if next > now { next } else { now + flush };
-                lines += &target.view.sample(status, seen, counts, engine);
+                lines += &view.sample(status, seen, site.engine.counters(), counts);
             }
-            target.push(&lines);
+            let number = lines.lines().count() as u64;
+            if number > 0 && target.lines.try_send(Some(lines)).is_err() {
+                lock(&target.health).dropped += number;
+            }
         }
     }
 
     /// The last points leave, if the targets take them soon.
-    pub fn end(&self) {
-        self.targets.iter().for_each(Target::end);
-        for target in &self.targets {
-            target.wait_for_end(LAST_FLUSH);
+    pub fn end(&mut self) {
+        let threads = self.targets.drain(..).map(|target| target.thread);
+        let (threads, begun) = (Vec::from_iter(threads), Instant::now());
+        let is_sending = || threads.iter().any(|thread| !thread.is_finished());
+        while is_sending() && begun.elapsed() < LAST_FLUSH {
+            sleep(Duration::from_millis(10));
         }
+    }
+}
+
+/// Errors: no thread.
+fn start(config: &Influx) -> std::io::Result<Target> {
+    let (sender, receiver) = sync_channel(TICKS);
+    let queue = Queue {
+        flush: config.flush.as_secs_f64(),
+        ..Queue::default()
+    };
+    let (target, health) = (config.clone(), Arc::clone(&queue.health));
+    lock(&health).url = config.title();
+    let thread = Builder::new().name("metrics".to_owned());
+    let thread = thread.stack_size(STACK_BYTES);
+    Ok(Target {
+        config: config.clone(),
+        sample_at: f64::NEG_INFINITY,
+        lines: sender,
+        health,
+        thread: thread.spawn(move || work(&target, queue, &receiver))?,
+    })
+}
+
+fn work(target: &Influx, mut queue: Queue, lines: &Receiver<Option<String>>) {
+    let now = clock::now().boot;
+    // Machines that start together do not send together.
+    let mut due = now + queue.flush * draw(now);
+    loop {
+        let wait = (due - clock::now().boot).max(0.0);
+        let limit = match lines.recv_timeout(Duration::from_secs_f64(wait)) {
+            Ok(None) => return,
+            Ok(Some(lines)) => {
+                queue.push(&lines);
+                continue;
+            }
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(LAST_REQUEST),
+        };
+        let pause = queue.send(draw(due), |lines| write_anywhere(target, lines, limit));
+        if limit.is_some() {
+            return;
+        }
+        due = clock::now().boot + pause;
+    }
+}
+
+/// What waits for one target.
+#[derive(Default)]
+struct Queue {
+    /// The oldest first, each with its end.
+    lines: VecDeque<String>,
+    /// Seconds between two flushes.
+    flush: f64,
+    /// Failures in a row.
+    failures: i32,
+    health: Arc<Mutex<Sink>>,
+}
+
+impl Queue {
+    /// The oldest lines give way to what is too much.
+    fn push(&mut self, lines: &str) {
+        let mut health = lock(&self.health);
+        for line in lines.split_inclusive('\n') {
+            health.waiting_bytes += line.len();
+            self.lines.push_back(line.to_owned());
+        }
+        while health.waiting_bytes > BOUND
+            && let Some(line) = self.lines.pop_front()
+        {
+            health.waiting_bytes -= line.len();
+            health.dropped += 1;
+        }
+    }
+
+    /// Sends all that waits, in smaller and smaller pieces where the server does not take it whole. The seconds to the next
+    /// time; `chance` is from 0 to 1.
+    fn send(&mut self, chance: f64, mut send: impl FnMut(&str) -> Answer) -> f64 {
+        let mut pieces = vec![Vec::from(std::mem::take(&mut self.lines))];
+        let (mut splits, mut error, mut away) = (SPLITS, None, None);
+        while let Some(mut piece) = pieces.pop().filter(|piece| !piece.is_empty()) {
+            let answer = send(&piece.concat());
+            let (mut health, number) = (lock(&self.health), piece.len());
+            health.errors += u64::from(answer != Answer::Taken);
+            match answer {
+                Answer::Taken => {
+                    health.sent += number as u64;
+                    splits += 1;
+                }
+                Answer::Refused(_) if number > 1 && splits > 0 => {
+                    splits -= 1;
+                    let rest = piece.split_off(number / 2);
+                    pieces.extend([rest, piece]);
+                }
+                Answer::Refused(why) => {
+                    health.dropped += number as u64;
+                    error = Some(format!("{why}; what it refuses is dropped"));
+                }
+                Answer::Failed(_, why, asked) => {
+                    error = Some(format!("{why}; the points wait"));
+                    away = Some(asked.unwrap_or(0.0));
+                    pieces.push(piece);
+                    self.lines = pieces.drain(..).rev().flatten().collect();
+                }
+            }
+        }
+        let mut health = lock(&self.health);
+        health.error = error;
+        health.waiting_bytes = self.lines.iter().map(String::len).sum();
+        let Some(asked) = away else {
+            self.failures = 0;
+            return self.flush;
+        };
+        let doubled = self.flush * 2f64.powi(self.failures.min(16));
+        let back_off = doubled.min(BACK_OFF_MOST).max(self.flush);
+        self.failures += 1;
+        asked.min(ASKED_MOST).max(back_off * (0.75 + 0.5 * chance))
     }
 }

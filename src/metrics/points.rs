@@ -5,21 +5,14 @@
 use crate::config::Influx;
 use crate::decide::{Code, Counts, EndKind, Finished, Observation, PilotState};
 use crate::engine::Counters;
-use crate::report::{Pilot, Status};
-use crate::units::{float as to_float, whole, word};
-use std::collections::BTreeSet;
+use crate::report::Status;
+use crate::units::{float, whole, word};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Kinds of ends, of which each class has a count.
-const ENDS: &str = "done no-work failed out-of-memory ttl owner drained killed never-ran";
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct View {
-    instance: String,
-    /// Empty: not told.
-    host: String,
-    /// Whether what tells of the owner is.
-    owner: bool,
-}
+/// All that is counted.
+const COUNTED: &str =
+    "launches done no-work failed out-of-memory ttl owner drained killed never-ran";
 
 /// Reasons that say what the owner does.
 fn tells_of_owner(code: Code) -> bool {
@@ -30,65 +23,63 @@ fn tells_of_owner(code: Code) -> bool {
     )
 }
 
+/// Who tells whom.
+pub struct View<'a> {
+    pub target: &'a Influx,
+    pub instance: &'a str,
+    pub host: &'a str,
+}
+
 /// Microseconds of the clock, and below them a number: no two points of a series share a time, of which a database would
 /// keep one only.
 fn nanos(epoch: f64, number: usize) -> u64 {
     whole(epoch * 1e6) * 1_000 + u64::try_from(number % 1_000).unwrap_or(0)
 }
 
-/// `None`: left out, as is what is no number.
-type Field = Option<String>;
+/// What is null is left out, as is what is no number.
+type Field<'a> = (&'a str, Value);
 
-fn float(key: &str, value: impl Into<Option<f64>>) -> Field {
-    let number = value.into().filter(|number| number.is_finite())?;
-    Some(format!("{key}={number}"))
-}
-
-fn integer(key: &str, value: impl Into<Option<u64>>) -> Field {
-    let number = i64::try_from(value.into()?).unwrap_or(i64::MAX);
-    Some(format!("{key}={number}i"))
-}
-
-fn text(key: &str, value: &str) -> Field {
-    Some(format!("{key}=\"{}\"", escape(value, &['"', '\\'])))
+fn encode((key, value): &Field) -> Option<String> {
+    let value = match value {
+        Value::Null => return None,
+        Value::Number(number) if number.is_f64() => number.as_f64()?.to_string(),
+        Value::Number(number) => format!("{}i", number.as_i64().unwrap_or(i64::MAX)),
+        Value::String(text) => format!("\"{}\"", escape(text, "\"\\")),
+        other => other.to_string(),
+    };
+    Some(format!("{key}={value}"))
 }
 
 /// Whatever ends a line, or is no sign at all, becomes a blank.
-fn escape(text: &str, special: &[char]) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        if special.contains(&c) {
-            escaped.push('\\');
-        }
-        escaped.push(if c.is_control() { ' ' } else { c });
-    }
-    escaped
+fn escape(text: &str, special: &str) -> String {
+    let escaped = |c: char| {
+        let mark = special.contains(c).then_some('\\');
+        mark.into_iter()
+            .chain([if c.is_control() { ' ' } else { c }])
+    };
+    text.chars().flat_map(escaped).collect()
 }
 
-impl View {
-    pub fn new(target: &Influx, instance: &str, host: &str) -> View {
-        let host = host.split('.').next().filter(|_| target.owner_metrics);
-        let alias = Some(target.host_alias.as_str()).filter(|alias| !alias.is_empty());
-        View {
-            instance: instance.to_owned(),
-            host: alias.or(host).unwrap_or_default().to_owned(),
-            owner: target.owner_metrics,
-        }
-    }
-
+impl View<'_> {
     /// One line with its end; none if it has no field. Tags are sorted, as servers like them best, and never empty.
     fn line(&self, series: &str, at: u64, tags: &[(&str, &str)], fields: &[Field]) -> String {
-        let fields: Vec<&str> = fields.iter().flatten().map(String::as_str).collect();
+        let fields: Vec<String> = fields.iter().filter_map(encode).collect();
         if fields.is_empty() {
             return String::new();
         }
         let mut line = series.to_owned();
-        let ours = [("hostname", &*self.host), ("instance", &*self.instance)];
+        let alias = Some(&*self.target.host_alias).filter(|alias| !alias.is_empty());
+        let first = self.host.split('.').next();
+        let host = alias.or(first.filter(|_| self.target.owner_metrics));
+        let ours = [
+            ("hostname", host.unwrap_or("")),
+            ("instance", self.instance),
+        ];
         for (key, value) in BTreeSet::from_iter(ours.iter().chain(tags)) {
             // A backslash at the end would take the next sign with it, and has no escape of its own.
             let value = value.trim_end_matches(|c: char| c == '\\' || c.is_control());
             if !value.is_empty() {
-                line += &format!(",{key}={}", escape(value, &[',', '=', ' ']));
+                line += &format!(",{key}={}", escape(value, ",= "));
             }
         }
         format!("{line} {} {at}\n", fields.join(","))
@@ -98,8 +89,8 @@ impl View {
     pub fn ends(&self, ended: &[Finished]) -> String {
         let truth = |is_so| if is_so { "True" } else { "False" };
         let line = |(number, end): (usize, &Finished)| {
-            let by_us = matches!(end.kind, EndKind::Ttl | EndKind::Owner | EndKind::Drained);
             let kind = word(end.kind);
+            let by_us = matches!(end.kind, EndKind::Ttl | EndKind::Owner | EndKind::Drained);
             let tags = [
                 ("class", end.class.as_str()),
                 ("kind", &kind),
@@ -107,9 +98,9 @@ impl View {
                 ("killed", truth(by_us)),
             ];
             let fields = [
-                float("uptime", end.lived),
-                text("name", &end.name),
-                integer("exit_code", u64::try_from(end.exit_code).unwrap_or(0)),
+                ("uptime", end.lived.into()),
+                ("name", end.name.as_str().into()),
+                ("exit_code", end.exit_code.max(0).into()),
             ];
             self.line("container", nanos(end.at, number), &tags, &fields)
         };
@@ -121,107 +112,97 @@ impl View {
         &self,
         status: &Status,
         seen: &Observation,
-        counts: &Counts,
         engine: Counters,
+        counts: &Counts,
     ) -> String {
-        let at = nanos(status.tick, 0);
+        let (at, mut lines) = (nanos(status.tick, 0), String::new());
+        let mut add = |series, tag: &[(&str, &str)], fields: &[Field]| {
+            lines += &self.line(series, at, tag, fields);
+        };
+        // Every class that has, or had, a pilot.
+        let had = counts.keys().filter(|(_, what)| what != "launch-failed");
+        let mut running: BTreeMap<&str, u64> = had.map(|(class, _)| (&**class, 0)).collect();
+        for pilot in &status.pilots {
+            let runs = u64::from(pilot.state == PilotState::Running);
+            *running.entry(&pilot.class).or_default() += runs;
+        }
         let daemon = [
-            float("uptime", status.tick - status.since),
-            float("containers", to_float(running(status, None))),
-            text("status", &word(status.state)),
+            ("uptime", (status.tick - status.since).into()),
+            ("containers", float(running.values().sum()).into()),
+            ("status", json!(status.state)),
         ];
-        let busy = seen.cpu.filter(|_| self.owner);
-        let busy = float("cpu_eff", busy.map(|cpu| 100.0 * cpu.busy / seen.threads));
+        add("daemon", &[], &daemon);
+        let busy = seen.cpu.filter(|_| self.target.owner_metrics);
+        let busy = busy.map(|cpu| 100.0 * cpu.busy / seen.threads);
+        add("measurement", &[], &[("cpu_eff", busy.into())]);
+        add("plancton_host", &[], &self.of_host(status, seen));
         let calls = [
-            integer("calls", engine.calls),
-            integer("failed", engine.failed),
-            float("seconds", engine.time.as_secs_f64()),
+            ("calls", engine.calls.into()),
+            ("failed", engine.failed.into()),
+            ("seconds", engine.time.as_secs_f64().into()),
         ];
-        let given = float("cpu_seconds", status.given_seconds);
-        let mut lines = self.line("daemon", at, &[], &daemon);
-        lines += &self.line("measurement", at, &[], &[busy]);
-        lines += &self.line("plancton_host", at, &[], &self.host(status, seen));
-        lines += &self.line("plancton_engine", at, &[], &calls);
-        lines += &self.line("plancton_pilots", at, &[], &[given]);
-        lines += &self.decision(status, at);
-        lines += &self.classes(status, counts, at);
+        add("plancton_engine", &[], &calls);
+        let given = ("cpu_seconds", status.given_seconds.into());
+        add("plancton_pilots", &[], &[given]);
+        let (code, decision) = self.decision(status);
+        add("plancton_decision", &[("code", &code)], &decision);
+        for (class, running) in running {
+            let mut fields: Vec<Field> = vec![("running", running.into())];
+            fields.extend(COUNTED.split(' ').map(|what| {
+                let count = counts.get(&(class.to_owned(), what.to_owned()));
+                (what, (*count.unwrap_or(&0)).into())
+            }));
+            add("plancton_pilots", &[("class", class)], &fields);
+        }
         for target in &status.sinks {
             let fields = [
-                integer("sent", target.sent),
-                integer("dropped", target.dropped),
-                integer("errors", target.errors),
+                ("sent", target.sent.into()),
+                ("dropped", target.dropped.into()),
+                ("errors", target.errors.into()),
             ];
-            lines += &self.line("plancton_sink", at, &[("sink", &target.url)], &fields);
+            add("plancton_sink", &[("sink", &target.url)], &fields);
         }
         lines
     }
 
-    fn host(&self, status: &Status, seen: &Observation) -> Vec<Field> {
-        let (cpus, memory, seen_memory) = (&status.cpus, &status.memory, seen.memory);
-        let mut fields = vec![
-            float("cpus_total", cpus.total),
-            float("cpus_given", cpus.given),
-            float("cpus_pilots", cpus.pilots),
-            integer("memory_total", seen_memory.map(|memory| memory.total)),
-            integer("memory_given", memory.given),
-            integer("memory_pilots", memory.pilots),
+    /// Its code, and the fields.
+    fn decision(&self, status: &Status) -> (String, [Field<'static>; 4]) {
+        let reason = &status.reason;
+        let told =
+            Some(reason).filter(|_| self.target.owner_metrics || !tells_of_owner(reason.code));
+        let code = told.map_or("owner".to_owned(), |reason| word(reason.code));
+        let fields = [
+            ("state", json!(status.state)),
+            ("value", told.map(|reason| reason.value).into()),
+            ("threshold", told.map(|reason| reason.threshold).into()),
+            ("reason", code.as_str().into()),
         ];
-        if self.owner {
-            let available = seen_memory.map(|memory| memory.available);
+        (code, fields)
+    }
+
+    fn of_host(&self, status: &Status, seen: &Observation) -> Vec<Field<'static>> {
+        let (cpus, memory, used) = (&status.cpus, &status.memory, seen.memory);
+        let mut fields: Vec<Field> = vec![
+            ("cpus_total", cpus.total.into()),
+            ("cpus_given", cpus.given.into()),
+            ("cpus_pilots", cpus.pilots.into()),
+            ("memory_total", used.map(|used| used.total).into()),
+            ("memory_given", memory.given.into()),
+            ("memory_pilots", memory.pilots.into()),
+        ];
+        if self.target.owner_metrics {
             fields.extend([
-                float("cpus_foreign", cpus.foreign),
-                float("cpus_idle", cpus.idle),
-                integer("memory_foreign", memory.foreign),
-                integer("memory_available", available),
-                integer("disk_free", status.disk.as_ref().map(|disk| disk.free)),
-                float("memory_pressure", seen.memory_pressure),
-                float("temperature", seen.temperature),
-                integer("battery", seen.charge.map(u64::from)),
-                Some(format!("on_battery={}", seen.on_battery)),
+                ("cpus_foreign", cpus.foreign.into()),
+                ("cpus_idle", cpus.idle.into()),
+                ("memory_foreign", memory.foreign.into()),
+                ("memory_available", used.map(|used| used.available).into()),
+                ("disk_free", seen.disk_free.into()),
+                ("memory_pressure", seen.memory_pressure.into()),
+                ("temperature", seen.temperature.into()),
+                ("battery", seen.charge.into()),
+                ("on_battery", seen.on_battery.into()),
             ]);
         }
         fields
     }
-
-    fn decision(&self, status: &Status, at: u64) -> String {
-        let reason = &status.reason;
-        let is_told = self.owner || !tells_of_owner(reason.code);
-        let code = word(reason.code);
-        let code = if is_told { code.as_str() } else { "owner" };
-        let number = |value| Some(value).filter(|_| is_told);
-        let fields = [
-            text("state", &word(status.state)),
-            float("value", number(reason.value)),
-            float("threshold", number(reason.threshold)),
-            text("reason", code),
-        ];
-        self.line("plancton_decision", at, &[("code", code)], &fields)
-    }
-
-    /// Every class that has, or had, a pilot.
-    fn classes(&self, status: &Status, counts: &Counts, at: u64) -> String {
-        let now = status.pilots.iter().map(|pilot| &pilot.class);
-        let had = counts.keys().filter(|(_, what)| what != "launch-failed");
-        let classes: BTreeSet<&String> = now.chain(had.map(|(class, _)| class)).collect();
-        let line = |class: &String| {
-            let count = |what: &str| {
-                let count = counts.get(&(class.clone(), what.to_owned()));
-                integer(what, count.copied().unwrap_or(0))
-            };
-            let running = integer("running", running(status, Some(class)));
-            let mut fields = vec![running, count("launches")];
-            fields.extend(ENDS.split(' ').map(count));
-            self.line("plancton_pilots", at, &[("class", class)], &fields)
-        };
-        classes.into_iter().map(line).collect()
-    }
-}
-
-/// Pilots that run, of a class or of all.
-fn running(status: &Status, class: Option<&str>) -> u64 {
-    let is_of = |pilot: &&Pilot| class.is_none_or(|class| pilot.class == class);
-    let pilots = status.pilots.iter().filter(is_of);
-    pilots
-        .map(|pilot| u64::from(pilot.state == PilotState::Running))
-        .sum()
 }

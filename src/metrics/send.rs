@@ -1,10 +1,9 @@
 //! One request to a metrics target and what its answer means. Blocks its thread, with a time-out for every step; secrets
 //! are read here, sent, and nowhere repeated, not even where the server repeats them.
 
-use super::queue::Answer;
 use crate::config::Influx;
 use crate::host::files;
-use crate::{clock, web};
+use crate::web;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
@@ -24,6 +23,16 @@ const ABOUT_LINES: [&str; 6] = [
     "no data",
 ];
 
+/// What came of a batch, with the server's words.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    Taken,
+    /// It has too many lines, or bad ones.
+    Refused(String),
+    /// Nothing is wrong with the lines. The status, 0 where there was no answer; and how many seconds the server asks to wait.
+    Failed(u16, String, Option<f64>),
+}
+
 #[derive(Debug)]
 pub(super) struct Said {
     pub status: u16,
@@ -36,15 +45,12 @@ pub(super) struct Said {
 
 /// `limit`: for the whole of it, where nobody can wait for long.
 pub fn write(target: &Influx, lines: &str, limit: Option<Duration>) -> Answer {
-    let (path, [place, part]) = match target.bucket.as_str() {
-        "" => {
-            let policy = ("rp", target.retention_policy.as_str());
-            ("/write", [("db", target.database.as_str()), policy])
-        }
-        bucket => {
-            let bucket = ("bucket", bucket);
-            ("/api/v2/write", [("org", target.org.as_str()), bucket])
-        }
+    let (path, [place, part]): (_, [(_, &str); 2]) = match target.bucket.as_str() {
+        "" => (
+            "/write",
+            [("db", &target.database), ("rp", &target.retention_policy)],
+        ),
+        bucket => ("/api/v2/write", [("org", &target.org), ("bucket", bucket)]),
     };
     let query = [place, part, ("precision", "ns")];
     match ask(target, path, &query, lines, limit) {
@@ -59,37 +65,34 @@ pub(super) fn judge(said: Said) -> Answer {
     let (status, words) = (said.status, said.words);
     let text = words.to_lowercase();
     let is_about_lines = said.is_json && ABOUT_LINES.iter().any(|about| text.contains(about));
+    let why = format!("status {status}: {words}");
     match status {
         204 => Answer::Taken,
-        413 => Answer::TooLarge(format!("status 413: {words}")),
-        400 | 422 if is_about_lines => {
-            // Of a batch that was taken in part: `partial write: … dropped=2`.
-            let number = words.split_once("dropped=").map(|(_, rest)| rest);
-            let digits = number.and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
-            let dropped = digits.and_then(|digits| digits.parse().ok());
-            Answer::BadLines(format!("status {status}: {words}"), dropped)
-        }
+        413 => Answer::Refused(why),
+        400 | 422 if is_about_lines => Answer::Refused(why),
         ..400 => {
             let why = format!("status {status} and not 204, so it took nothing: {words}");
             Answer::Failed(status, why, said.retry_after)
         }
-        _ => Answer::Failed(
-            status,
-            format!("status {status}: {words}"),
-            said.retry_after,
-        ),
+        _ => Answer::Failed(status, why, said.retry_after),
     }
 }
 
-/// Of version 1 only. Errors: why there is none.
-pub fn create_database(target: &Influx, limit: Option<Duration>) -> Result<(), String> {
+/// The same, but a missing database (of version 1) is created.
+pub(super) fn write_anywhere(target: &Influx, lines: &str, limit: Option<Duration>) -> Answer {
+    let answer = write(target, lines, limit);
+    if !matches!(answer, Answer::Failed(404, ..)) || !target.bucket.is_empty() {
+        return answer;
+    }
     let name = target.database.replace('\\', "\\\\").replace('"', "\\\"");
     let query = format!("CREATE DATABASE \"{name}\"");
-    let said = ask(target, "/query", &[("q", &query)], "", limit)?;
-    match said.status {
-        200 | 204 => Ok(()),
-        status => Err(format!("status {status}: {}", said.words)),
-    }
+    let why = match ask(target, "/query", &[("q", &query)], "", limit) {
+        Ok(said) if [200, 204].contains(&said.status) => return write(target, lines, limit),
+        Ok(said) => format!("status {}: {}", said.status, said.words),
+        Err(why) => why,
+    };
+    let why = format!("there is no database, and it can't be created: {why}");
+    Answer::Failed(404, why, None)
 }
 
 fn ask(
@@ -118,9 +121,9 @@ fn ask(
     let mut response = request
         .send(body)
         .map_err(|error| shown(&web::explain(&target.url, &error)))?;
+    // A date, which it may be too, is not worth reading: tries get fewer by themselves.
     let header = response.headers().get("retry-after");
-    let header = header.and_then(|value| value.to_str().ok());
-    let retry_after = header.and_then(|text| read_retry_after(text, clock::now().epoch));
+    let seconds = header.and_then(|value| value.to_str().ok()?.trim().parse::<u32>().ok());
     let body = response.body_mut().with_config().limit(ANSWER_LIMIT);
     let text = body.read_to_string().unwrap_or_default();
     let json: Value = serde_json::from_str(&text).unwrap_or_default();
@@ -129,32 +132,17 @@ fn ask(
     Ok(Said {
         status: response.status().as_u16(),
         words: shown(named.unwrap_or(&text)),
-        retry_after,
+        retry_after: seconds.map(f64::from),
         is_json: json.is_object(),
     })
 }
 
 /// Password or token, as it is now: a file may have been changed.
 fn secret(target: &Influx) -> Result<String, String> {
-    let files = [&target.password_file, &target.token_file];
-    let Some(file) = files.into_iter().find(|file| !file.is_empty()) else {
-        let written = [&target.password, &target.token];
-        let written = written
-            .into_iter()
-            .find(|secret| !secret.expose().is_empty());
-        return Ok(written.map_or(String::new(), |secret| secret.expose().to_owned()));
-    };
-    let text = files::read_secret(Path::new(file)).map_err(|error| error.to_string())?;
-    Ok(text.trim().to_owned())
-}
-
-/// Seconds from now: given as such, or as an HTTP date.
-pub(super) fn read_retry_after(text: &str, now: f64) -> Option<f64> {
-    let text = text.trim();
-    if let Ok(seconds) = text.parse::<u32>() {
-        return Some(f64::from(seconds));
+    let file = [&*target.password_file, &*target.token_file].concat();
+    if file.is_empty() {
+        return Ok([target.password.expose(), target.token.expose()].concat());
     }
-    let date = jiff::fmt::rfc2822::parse(text).ok()?;
-    let epoch = date.timestamp().as_duration().as_secs_f64();
-    Some((epoch - now).max(0.0))
+    let text = files::read_secret(Path::new(&file)).map_err(|error| error.to_string())?;
+    Ok(text.trim().to_owned())
 }

@@ -1,6 +1,6 @@
 use super::points::View;
-use super::queue::{Answer, Queue};
-use super::send::{Said, judge, read_retry_after};
+use super::send::{Said, judge};
+use super::{Answer, Queue, lock};
 use crate::config::Influx;
 use crate::decide::{Code, EndKind, Finished, Observation, Reason};
 use crate::engine::Counters;
@@ -9,13 +9,20 @@ use std::collections::BTreeSet;
 
 const AT: &str = "1800000000250000000\n";
 
-fn view(host_alias: &str, owner_metrics: bool) -> View {
-    let target = Influx {
+fn target(host_alias: &str, owner_metrics: bool) -> Influx {
+    Influx {
         host_alias: host_alias.to_owned(),
         owner_metrics,
         ..Influx::default()
-    };
-    View::new(&target, "i,=\n", "host.domain")
+    }
+}
+
+fn view(target: &Influx) -> View<'_> {
+    View {
+        target,
+        instance: "i,=\n",
+        host: "host.domain",
+    }
 }
 
 fn end(kind: EndKind, name: &str) -> Finished {
@@ -45,10 +52,13 @@ fn each_end_is_a_line_of_its_own() {
         let line = format!(
             "container,{class},{tags},{killed} uptime=7.5,name=\"a \\\"\\\\ ü \",exit_code=3i {AT}"
         );
-        assert_eq!(view("", true).ends(&[end(kind, "a \"\\ ü\n")]), line);
+        assert_eq!(
+            view(&target("", true)).ends(&[end(kind, "a \"\\ ü\n")]),
+            line
+        );
     }
     let ended: Vec<Finished> = (0..300).map(|_| end(EndKind::Done, "n")).collect();
-    let lines = view("", true).ends(&ended);
+    let lines = view(&target("", true)).ends(&ended);
     assert_eq!(lines.lines().collect::<BTreeSet<_>>().len(), 300);
 }
 
@@ -74,12 +84,12 @@ fn sample(view: &View, code: Code) -> String {
         temperature: Some(61.5),
         ..Observation::default()
     };
-    view.sample(&status, &seen, &counts.into(), Counters::default())
+    view.sample(&status, &seen, Counters::default(), &counts.into())
 }
 
 #[test]
 fn what_is_told_of_the_owner() {
-    let all = sample(&view("", true), Code::Busy);
+    let all = sample(&view(&target("", true)), Code::Busy);
     for line in [
         "plancton_decision,code=busy,hostname=host,instance=i\\,\\= state=\"waiting\",value=1.5,threshold=2,reason=\"busy\" ",
         "plancton_host,hostname=host,instance=i\\,\\= cpus_total=0,cpus_given=0,memory_given=0i,cpus_foreign=0.5,\
@@ -89,7 +99,7 @@ fn what_is_told_of_the_owner() {
     ] {
         assert!(all.contains(line), "{line}\nin\n{all}");
     }
-    let less = sample(&view("", false), Code::Busy);
+    let less = sample(&view(&target("", false)), Code::Busy);
     for word in [
         "foreign",
         "idle",
@@ -105,7 +115,7 @@ fn what_is_told_of_the_owner() {
     assert!(less.contains(
         "plancton_decision,code=owner,instance=i\\,\\= state=\"waiting\",reason=\"owner\" "
     ));
-    let named = sample(&view("alias", false), Code::Full);
+    let named = sample(&view(&target("alias", false)), Code::Full);
     assert!(named.contains("code=full,hostname=alias,") && named.contains("value=1.5"));
 }
 
@@ -114,10 +124,10 @@ const ANSWERS: &str = r#"
 204|-||Taken
 200|-|<html>|Failed(200, "status 200 and not 204, so it took nothing: <html>", Some(9.0))
 302|-||Failed(302, "status 302 and not 204, so it took nothing: ", Some(9.0))
-413|-|x|TooLarge("status 413: x")
-400|json|partial write: x dropped=3|BadLines("status 400: partial write: x dropped=3", Some(3))
-400|json|unable to parse 'x'|BadLines("status 400: unable to parse 'x'", None)
-422|json|field type conflict|BadLines("status 422: field type conflict", None)
+413|-|x|Refused("status 413: x")
+400|json|partial write: x dropped=3|Refused("status 400: partial write: x dropped=3")
+400|json|unable to parse 'x'|Refused("status 400: unable to parse 'x'")
+422|json|field type conflict|Refused("status 422: field type conflict")
 400|json|org is required|Failed(400, "status 400: org is required", Some(9.0))
 400|-|Client sent HTTP to HTTPS|Failed(400, "status 400: Client sent HTTP to HTTPS", Some(9.0))
 400|-|unable to parse request|Failed(400, "status 400: unable to parse request", Some(9.0))
@@ -140,171 +150,144 @@ fn what_an_answer_means() {
     }
 }
 
-#[test]
-fn retry_after() {
-    for (text, seconds) in [
-        ("120", Some(120.0)),
-        ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60.0)),
-        ("Sun, 06 Nov 1994 08:40:37 GMT", Some(0.0)),
-        ("soon", None),
-        ("-5", None),
-    ] {
-        assert_eq!(read_retry_after(text, 784_111_777.0), seconds, "{text}");
-    }
-}
-
 fn lines(numbers: impl Iterator<Item = usize>) -> String {
     numbers.map(|number| format!("a v={number}\n")).collect()
+}
+
+fn new_queue(flush: f64) -> Queue {
+    Queue {
+        flush,
+        ..Queue::default()
+    }
 }
 
 fn failed(asked: Option<f64>) -> Answer {
     Answer::Failed(503, "away".to_owned(), asked)
 }
 
+fn refused() -> Answer {
+    Answer::Refused("no".to_owned())
+}
+
+/// One flush to a server that takes what `judge` says: what it took, the requests, and the seconds to the next one.
+fn flush(queue: &mut Queue, judge: impl Fn(&str) -> Answer) -> (String, usize, f64) {
+    let (mut taken, mut requests) = (String::new(), 0);
+    let wait = queue.send(0.5, |lines| {
+        requests += 1;
+        let answer = judge(lines);
+        taken += if answer == Answer::Taken { lines } else { "" };
+        answer
+    });
+    (taken, requests, wait)
+}
+
 /// Of ten lines: sent, dropped, left, and the seconds to the next try.
 #[test]
 fn what_becomes_of_a_batch() {
-    let bad = |number| Answer::BadLines(String::new(), number);
     for (answer, counts, wait) in [
-        (Answer::Taken, [10, 0, 0], 30.0..=30.0),
-        (bad(Some(3)), [7, 3, 0], 30.0..=30.0),
-        (bad(Some(0)), [9, 1, 0], 30.0..=30.0),
-        (bad(None), [0, 0, 10], 0.0..=0.0),
-        (Answer::TooLarge(String::new()), [0, 0, 10], 0.0..=0.0),
-        (failed(None), [0, 0, 10], 22.0..=38.0),
-        (failed(Some(100.0)), [0, 0, 10], 100.0..=100.0),
-        (failed(Some(1e9)), [0, 0, 10], 600.0..=600.0),
+        (Answer::Taken, [10, 0, 0], 30.0),
+        (refused(), [0, 10, 0], 30.0),
+        (failed(None), [0, 0, 10], 30.0),
+        (failed(Some(100.0)), [0, 0, 10], 100.0),
+        (failed(Some(1e9)), [0, 0, 10], 600.0),
     ] {
-        let mut queue = Queue::new(30.0, 5.0);
+        let mut queue = new_queue(30.0);
         queue.push(&lines(0..10));
-        assert_eq!(queue.take(queue.due - 0.1), None);
-        let batch = queue.take(100.0).unwrap();
-        queue.settle(batch, answer.clone(), 100.0);
-        let left = queue.health().waiting_bytes as u64 / 6;
-        assert_eq!(
-            [queue.health().sent, queue.health().dropped, left],
-            counts,
-            "{answer:?}"
-        );
-        assert!(
-            wait.contains(&(queue.due - 100.0)),
-            "{answer:?}: {}",
-            queue.due
-        );
-        assert_eq!(queue.health().error.is_none(), answer == Answer::Taken);
+        let (_, _, wait_is) = flush(&mut queue, |_| answer.clone());
+        let health = lock(&queue.health);
+        let left = health.waiting_bytes as u64 / 6;
+        assert_eq!([health.sent, health.dropped, left], counts, "{answer:?}");
+        assert!((wait_is - wait).abs() < 1e-9, "{answer:?}");
+        assert_eq!(health.error.is_none(), answer == Answer::Taken);
     }
 }
 
 #[test]
 fn failures_wait_longer_and_longer_and_lose_nothing() {
-    let (mut queue, mut now) = (Queue::new(1.0, 0.0), 100.0);
+    let mut queue = new_queue(1.0);
     for (number, wait) in [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
         .into_iter()
         .enumerate()
     {
         queue.push(&lines(number..=number));
-        let batch = queue.take(now).unwrap();
-        queue.settle(batch, failed(None), now);
-        assert!(
-            (wait * 0.75..=wait * 1.25).contains(&(queue.due - now)),
-            "{wait}"
-        );
-        now = queue.due;
+        let (_, _, wait_is) = flush(&mut queue, |_| failed(None));
+        assert!((wait_is - wait).abs() < 1e-9, "{wait_is}");
     }
-    let batch = queue.take(now).unwrap();
-    assert_eq!(batch, lines(0..8), "all, in order");
-    queue.settle(batch, Answer::Taken, now);
-    assert_eq!(
-        (
-            queue.health().sent,
-            queue.health().dropped,
-            queue.due - now,
-            queue.health().error
-        ),
-        (8, 0, 1.0, None)
-    );
+    let (taken, _, wait) = flush(&mut queue, |_| Answer::Taken);
+    assert_eq!(taken, lines(0..8), "all, in order");
+    let health = lock(&queue.health);
+    assert_eq!((health.sent, health.dropped), (8, 0));
+    assert!(health.error.is_none() && (wait - 1.0).abs() < 1e-9);
 }
 
-/// Flushes of 100 lines to a server that takes what `judge` says; what it took, and the most requests of a flush.
+/// Flushes of 100 lines; what was taken, and the most requests of a flush.
 fn flushes(queue: &mut Queue, count: usize, judge: impl Fn(&str) -> Answer) -> (String, usize) {
-    let (mut taken, mut most) = (String::new(), 0);
-    for flush in 0..count {
-        queue.push(&lines(flush * 100..(flush + 1) * 100));
-        let (now, mut requests) = (queue.due, 0);
-        while let Some(batch) = queue.take(now) {
-            requests += 1;
-            let answer = judge(&batch);
-            taken += if answer == Answer::Taken { &batch } else { "" };
-            queue.settle(batch, answer, now);
-        }
-        most = most.max(requests);
+    let (mut all, mut most) = (String::new(), 0);
+    for number in 0..count {
+        queue.push(&lines(number * 100..(number + 1) * 100));
+        let (taken, requests, _) = flush(queue, &judge);
+        (all, most) = (all + &taken, most.max(requests));
     }
-    (taken, most)
+    (all, most)
 }
 
 #[test]
 fn what_is_refused_costs_itself() {
     for poison in [0, 1, 49, 98, 99] {
-        let mut queue = Queue::new(30.0, 0.0);
+        let mut queue = new_queue(30.0);
         let is_bad =
             |line: &str| line.trim_start_matches("a v=").parse::<usize>().unwrap() % 100 == poison;
         let (taken, most) = flushes(&mut queue, 20, |batch| match batch.lines().any(is_bad) {
-            true => Answer::BadLines(String::new(), None),
+            true => refused(),
             false => Answer::Taken,
         });
-        assert_eq!(
-            taken,
-            lines((0..2_000).filter(|number| number % 100 != poison))
-        );
-        assert_eq!(
-            (
-                queue.health().sent,
-                queue.health().dropped,
-                queue.health().waiting_bytes
-            ),
-            (1_980, 20, 0)
-        );
-        assert!(
-            most <= 20 && queue.health().error.is_some(),
-            "{most} requests"
-        );
+        let well = lines((0..2_000).filter(|number| number % 100 != poison));
+        assert_eq!(taken, well);
+        let health = lock(&queue.health).clone();
+        let counts = (health.sent, health.dropped, health.waiting_bytes);
+        assert_eq!(counts, (1_980, 20, 0));
+        assert!(most <= 20 && health.error.is_some(), "{most} requests");
         flushes(&mut queue, 1, |_| Answer::Taken);
-        assert_eq!(queue.health().error, None);
+        assert_eq!(lock(&queue.health).error, None);
     }
-    let mut queue = Queue::new(30.0, 0.0);
-    let (taken, most) = flushes(&mut queue, 20, |_| Answer::BadLines(String::new(), None));
-    assert!(
-        taken.is_empty() && queue.health().dropped == 2_000 && most <= 50,
-        "{most} requests"
-    );
+    let mut queue = new_queue(30.0);
+    let (taken, most) = flushes(&mut queue, 20, |_| refused());
+    assert!(taken.is_empty() && most <= 50, "{most} requests");
+    assert_eq!(lock(&queue.health).dropped, 2_000);
     let (taken, most) = flushes(&mut queue, 1, |batch| match batch.len() > 60 {
-        true => Answer::TooLarge(String::new()),
+        true => refused(),
         false => Answer::Taken,
     });
     assert!(taken == lines(0..100) && most < 50, "{most} requests");
+    assert_eq!(lock(&queue.health).error, None);
+}
+
+/// What was not sent when a server goes away in the middle waits in its order.
+#[test]
+fn away_in_the_middle() {
+    let mut queue = new_queue(30.0);
+    queue.push(&lines(0..8));
+    flush(&mut queue, |batch| match batch {
+        _ if batch.lines().count() > 2 => refused(),
+        _ if batch.contains("v=4") => failed(None),
+        _ => Answer::Taken,
+    });
+    assert_eq!(lock(&queue.health).sent, 4);
+    let (taken, ..) = flush(&mut queue, |_| Answer::Taken);
+    assert_eq!(taken, lines(4..8));
 }
 
 #[test]
 fn the_oldest_give_way() {
-    let mut queue = Queue::new(30.0, 0.0);
+    let mut queue = new_queue(30.0);
     let line = |n: usize| format!("ö{n:06} v=\"{}\"\n", "é".repeat(n % 70));
     let all: String = (0..20_000).map(line).collect();
     (0..20_000).for_each(|n| queue.push(&line(n)));
-    let batch = queue.take(100.0).unwrap();
-    assert!(all.ends_with(&batch) && batch.starts_with('ö'));
-    assert!(batch.len() <= 1 << 20 && batch.len() > (1 << 20) - 200);
-    assert_eq!(
-        queue.health().dropped + batch.lines().count() as u64,
-        20_000
-    );
-    // What comes while a batch is under way counts too.
-    queue.push(&line(7));
-    queue.settle(batch, failed(None), 100.0);
-    assert!(queue.health().waiting_bytes <= 1 << 20);
+    let kept = Vec::from(queue.lines.clone()).concat();
+    assert!(all.ends_with(&kept) && kept.starts_with('ö'));
+    assert!(kept.len() <= 1 << 20 && kept.len() > (1 << 20) - 200);
+    let lost = lock(&queue.health).dropped;
+    assert_eq!(lost + kept.lines().count() as u64, 20_000);
     queue.push(&"x".repeat(2 << 20));
-    assert_eq!(
-        queue.health().waiting_bytes,
-        0,
-        "a line that can't be kept is none"
-    );
+    assert!(queue.lines.is_empty(), "a line that can't be kept is none");
 }
