@@ -15,10 +15,13 @@ pub use values::{Auto, Image, MissingLimits, OnBattery, WhenBusy};
 use crate::host::files;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::io::ErrorKind;
 use std::path::Path;
-use toml::{Table, Value};
 use values::in_hours;
+
+/// Keys with their values as they are written. What toml read is JSON here, which the engine, the status and the state speak too.
+type Table = serde_json::Map<String, Value>;
 
 /// All keys with their explanation, commented out at their defaults.
 pub const DEFAULT_TEXT: &str = include_str!("../../conf/plancton.toml");
@@ -97,7 +100,8 @@ impl Config {
 
     /// Every key with its value in force, as TOML that parses to an equal configuration; secrets are not shown.
     pub fn to_toml(&self) -> String {
-        Table::try_from(self).unwrap_or_default().to_string()
+        let value = serde_json::to_value(self).unwrap_or_default();
+        toml::to_string(&value).unwrap_or_default()
     }
 }
 
@@ -108,16 +112,16 @@ fn hours(when: &Table) -> &str {
 
 /// With the keys of the tables in the place of its own; they were judged when they were read.
 fn over<T: Clone + Serialize + DeserializeOwned>(section: &T, tables: &[&Table]) -> T {
-    let mut keys = Table::try_from(section).unwrap_or_default();
+    if tables.is_empty() {
+        return section.clone();
+    }
+    let mut keys = serde_json::to_value(section).unwrap_or_default();
     for (key, value) in tables.iter().copied().flatten() {
         if let Some(own) = keys.get_mut(key) {
             own.clone_from(value);
         }
     }
-    match tables.is_empty() {
-        true => section.clone(),
-        false => toml::from_str(&keys.to_string()).unwrap_or_else(|_| section.clone()),
-    }
+    serde_json::from_value(keys).unwrap_or_else(|_| section.clone())
 }
 
 #[cfg(test)]

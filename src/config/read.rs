@@ -2,11 +2,12 @@
 //! hides another one. What the keys are is in `keys`, what their values may be here.
 
 use super::values::{in_hours, is_device, is_path, is_tmpfs};
-use super::{Config, LINE};
+use super::{Config, LINE, Table};
 use crate::units::{Bytes, clean_line, float, nearest, parse_cpu_list, parse_duration};
 use serde::Deserialize;
+use serde_json::Value;
 use toml::Spanned;
-use toml::de::{DeArray, DeString, DeTable, DeValue, Deserializer, Error, ValueDeserializer};
+use toml::de::{DeString, DeTable, DeValue, ValueDeserializer};
 
 const MOST_PROBLEMS: usize = 100;
 
@@ -31,39 +32,37 @@ const OWN_FIELDS: &str = "NanoCpus CpuQuota CpuPeriod CpuShares CpusetCpus Memor
     OomScoreAdj OomKillDisable RestartPolicy AutoRemove Labels LogConfig Init Binds Mounts Tmpfs Devices CapAdd CapDrop \
     Privileged NetworkMode ReadonlyRootfs";
 
-type Key<'t> = Spanned<DeString<'t>>;
-type Value<'t> = Spanned<DeValue<'t>>;
-
 struct Reader<'t> {
     text: &'t str,
     /// Line, whether it is about the meaning, column, text: sorted as such.
     problems: Vec<(usize, bool, usize, String)>,
     /// Whether the document holds all that was written: without, nothing counts as missing.
     is_whole: bool,
+    document: Table,
 }
 
 /// What is wrong comes as `file:line:column: text`, in the order of the text.
 pub fn parse(text: &str, file: &str) -> Result<Config, Vec<String>> {
     let (document, errors) = DeTable::parse_recoverable(text);
-    let mut document = document.into_inner();
-    // Of a text that is published, for those who join it: see `read_serial`.
-    document.remove("serial");
     let mut reader = Reader {
         text,
         problems: Vec::new(),
         is_whole: errors.is_empty(),
+        document: Table::new(),
     };
     for error in errors {
         let at = error.span().map_or(0, |span| span.start);
         reader.add(at, false, format!("not valid TOML: {}", error.message()));
     }
-    for (name, value) in &document {
-        reader.check(name, value);
+    for (name, value) in document.get_ref() {
+        // Of a text that is published, for those who join it: see `read_serial`.
+        if name.get_ref() != "serial" {
+            reader.check(name, value);
+        }
     }
     let mut problems = reader.problems;
     if problems.is_empty() {
-        let config = deserialize(document).map_err(|error| error.message().to_owned());
-        let config = config.and_then(Config::settle);
+        let config = deserialize(reader.document).and_then(Config::settle);
         return config.map_err(|why| vec![format!("{file}: {why}")]);
     }
     problems.sort();
@@ -77,21 +76,20 @@ pub fn parse(text: &str, file: &str) -> Result<Config, Vec<String>> {
     Err(lines.take(MOST_PROBLEMS).collect())
 }
 
-fn deserialize(document: DeTable<'_>) -> Result<Config, Error> {
-    Config::deserialize(Deserializer::from(Spanned::new(0..0, document)))
+fn deserialize(document: Table) -> Result<Config, String> {
+    serde_json::from_value(Value::Object(document)).map_err(|error| error.to_string())
 }
 
 /// A table as a document of its own.
-fn read_alone(name: &str, table: DeTable<'_>) -> Result<Config, Error> {
-    let mut value = Spanned::new(0..0, DeValue::Table(table));
+fn read_alone(name: &str, keys: Table) -> Result<Config, String> {
+    let mut value = Value::Object(keys);
     if LISTS.contains(&name) {
-        value = Spanned::new(0..0, DeValue::Array(DeArray::from_iter([value])));
+        value = Value::Array(vec![value]);
     }
-    let name = Spanned::new(0..0, DeString::Owned(name.to_owned()));
-    deserialize(DeTable::from_iter([(name, value)]))
+    deserialize(Table::from_iter([(name.to_owned(), value)]))
 }
 
-impl<'t> Reader<'t> {
+impl Reader<'_> {
     /// Of a place in bytes; lines and columns are counted from 1, columns in characters.
     fn add(&mut self, at: usize, is_about_meaning: bool, what: String) {
         let before = self.text.get(..at).unwrap_or(self.text);
@@ -102,10 +100,10 @@ impl<'t> Reader<'t> {
     }
 
     /// All the tables of one name.
-    fn check(&mut self, name: &Key<'t>, value: &Value<'t>) {
+    fn check(&mut self, name: &Spanned<DeString<'_>>, value: &Spanned<DeValue<'_>>) {
         let (at, name) = (name.span().start, name.get_ref().as_ref());
-        if let Err(error) = read_alone(name, DeTable::new()) {
-            return self.add(at, true, explain(error.message(), "the file", name));
+        if let Err(message) = read_alone(name, Table::new()) {
+            return self.add(at, true, explain(&message, "the file", name));
         }
         let is_list = LISTS.contains(&name);
         let header = match is_list {
@@ -117,7 +115,7 @@ impl<'t> Reader<'t> {
             DeValue::Table(_) if !is_list => std::slice::from_ref(value),
             _ => &[Spanned::new(value.span(), DeValue::Boolean(false))],
         };
-        let mut places = Vec::new();
+        let (mut places, mut tables) = (Vec::new(), Vec::new());
         for element in elements {
             let at = element.span().start;
             let DeValue::Table(table) = element.get_ref() else {
@@ -142,48 +140,60 @@ impl<'t> Reader<'t> {
                     self.add(at, true, format!("{place} has no {key}; {write}"));
                 }
             }
-            self.check_keys(name, table, &place);
-            let whole = read_alone(name, table.clone()).unwrap_or_default();
+            let keys = self.check_keys(name, table, &place);
+            let whole = read_alone(name, keys.clone()).unwrap_or_default();
             if self.problems.is_empty()
                 && let Err(why) = whole.settle()
             {
                 self.add(at, true, format!("{place}: {why}"));
             }
             places.push(place);
+            tables.push(Value::Object(keys));
         }
+        let value = match is_list {
+            true => Value::Array(tables),
+            false => tables.pop().unwrap_or_default(),
+        };
+        self.document.insert(name.to_owned(), value);
     }
 
-    fn check_keys(&mut self, table: &str, keys: &DeTable<'t>, place: &str) {
+    fn check_keys(&mut self, table: &str, keys: &DeTable<'_>, place: &str) -> Table {
+        let mut read = Table::new();
         for (key, value) in keys {
             if self.problems.len() > MOST_PROBLEMS {
-                return;
+                break;
             }
-            let (at, name) = (value.span(), key.get_ref());
-            let written = self.text.get(at.clone()).unwrap_or_default();
-            let why = judge_number(name, value, written).or_else(|| judge(name, value, written));
+            let (span, name) = (value.span(), key.get_ref());
+            let written = self.text.get(span.clone()).unwrap_or_default();
+            let value = match Value::deserialize(ValueDeserializer::from(value.clone())) {
+                Ok(value) => value,
+                Err(error) => {
+                    self.add(span.start, true, explain(error.message(), place, name));
+                    continue;
+                }
+            };
+            let why = judge_number(name, &value, written).or_else(|| judge(name, &value, written));
             if let Some(why) = why {
-                self.add(at.start, true, format!("{place} {name}: {why}"));
+                self.add(span.start, true, format!("{place} {name}: {why}"));
             }
             // Hours go with keys of two tables.
             let tables: &[&str] = match (table, name.as_ref()) {
-                ("when", "hours") => continue,
+                ("when", "hours") => &[],
                 ("when", _) => &["share", "owner"],
                 _ => &[table],
             };
-            let alone = DeTable::from_iter([(key.clone(), value.clone())]);
-            let read = tables.iter().map(|table| read_alone(table, alone.clone()));
-            let errors: Vec<Error> = read.filter_map(Result::err).collect();
-            let known = errors.iter().find(|error| !is_unknown(error.message()));
-            let message = match known {
-                Some(error) => error.message().to_owned(),
-                None => errors.iter().map(Error::message).collect(),
-            };
-            if errors.len() == tables.len() {
-                let span = known.or(errors.first()).and_then(Error::span);
-                let at = span.map_or(at.start, |span| span.start);
-                self.add(at, true, explain(&message, place, name));
+            let alone = Table::from_iter([(name.to_string(), value)]);
+            let errors = tables.iter().map(|table| read_alone(table, alone.clone()));
+            let errors: Vec<String> = errors.filter_map(Result::err).collect();
+            if !errors.is_empty() && errors.len() == tables.len() {
+                let known = errors.iter().find(|message| !is_unknown(message));
+                let message = known.cloned().unwrap_or_else(|| errors.concat());
+                let at = if known.is_some() { span } else { key.span() };
+                self.add(at.start, true, explain(&message, place, name));
             }
+            read.extend(alone);
         }
+        read
     }
 }
 
@@ -216,12 +226,10 @@ fn judge_number(key: &str, value: &Value, written: &str) -> Option<String> {
     let mut ranges = RANGES.split(", ");
     let range = ranges.find_map(|range| range.strip_prefix(key)?.strip_prefix(' '))?;
     let (least, most) = range.split_once(' ')?;
-    let (quote, number) = match value.get_ref().as_str() {
+    let (quote, number) = match value.as_str() {
         Some(text) => ("\"", measure(text)?),
-        None => (
-            "",
-            f64::deserialize(ValueDeserializer::from(value.clone())).ok()?,
-        ),
+        // JSON has no infinity.
+        None => ("", value.as_f64().or(written.parse().ok())?),
     };
     // What is no number is less than any.
     let (too, bound, or) = match number.max(f64::MIN) {
@@ -235,17 +243,14 @@ fn judge_number(key: &str, value: &Value, written: &str) -> Option<String> {
 
 /// What is wrong with another value for that key, and what to write. What is of another type is left to serde.
 fn judge(key: &str, value: &Value, written: &str) -> Option<String> {
-    let value = value.get_ref();
     let list = value.as_array().map_or(&[][..], |list| list);
-    let texts = || list.iter().filter_map(|value| value.get_ref().as_str());
+    let texts = || list.iter().filter_map(Value::as_str);
     let (is_fine, write) = match (key, value.as_str().unwrap_or_default()) {
         ("files", _) => {
-            let files = list.iter().filter_map(|file| file.get_ref().as_table());
-            let mut paths = files.flat_map(|file| [file.get("source"), file.get("target")]);
-            let is_path = |path: Option<&Value>| {
-                path.and_then(|path| path.get_ref().as_str())
-                    .is_none_or(is_path)
-            };
+            let mut paths = list
+                .iter()
+                .flat_map(|file| [&file["source"], &file["target"]]);
+            let is_path = |path: &Value| path.as_str().is_none_or(is_path);
             (
                 paths.all(is_path),
                 "source and target as paths from the root",
@@ -261,7 +266,7 @@ fn judge(key: &str, value: &Value, written: &str) -> Option<String> {
         }
         ("host-config", _) => {
             let own = OWN_FIELDS.to_lowercase();
-            let mut fields = value.as_table()?.keys().map(Spanned::get_ref);
+            let mut fields = value.as_object()?.keys();
             let is_own = |field: &str| own.split(' ').any(|own| own == field.to_lowercase());
             let field = fields.find(|field| is_own(field))?;
             return Some(format!("'{field}' is set by Plancton itself; leave it out"));

@@ -3,9 +3,9 @@
 
 use super::keys::{Allow, Influx, Owner, PilotClass, Share};
 use super::values::{Auto, Mount};
-use super::{Config, LINE, hours, parse};
+use super::{Config, LINE, Table, hours, parse};
 use crate::units::clean_line;
-use toml::{Table, Value};
+use serde_json::Value;
 
 /// Every target has a queue of its own in memory, and every class is looked at in each tick.
 const MOST: &str =
@@ -38,7 +38,7 @@ pub fn read_remote(text: &str, url: &str, local: &Config) -> Result<RemoteConfig
     }
     let mut remote = RemoteConfig::default();
     // Every value is good; which keys are given is seen in the text alone.
-    remote.add_rules(text.parse().unwrap_or_default());
+    remote.add_rules(toml::from_str(text).unwrap_or_default());
     for pilot in config.pilots {
         remote.add_pilot(pilot, local);
     }
@@ -57,9 +57,8 @@ pub fn read_remote(text: &str, url: &str, local: &Config) -> Result<RemoteConfig
 
 /// The number of a published text, which only grows; 0: it has none.
 pub fn read_serial(text: &str) -> u64 {
-    let table: Table = text.parse().unwrap_or_default();
-    let serial = table.get("serial").and_then(Value::as_integer);
-    serial.map_or(0, |serial| u64::try_from(serial).unwrap_or(0))
+    let table: Table = toml::from_str(text).unwrap_or_default();
+    table.get("serial").and_then(Value::as_u64).unwrap_or(0)
 }
 
 impl RemoteConfig {
@@ -67,16 +66,16 @@ impl RemoteConfig {
         let mut always = Table::new();
         for (name, value) in written {
             match value {
-                Value::Table(table) => always.extend(table),
+                Value::Object(table) => always.extend(table),
                 Value::Array(tables) if name == "when" => {
-                    let tables = tables.into_iter();
-                    self.rules = tables.filter_map(|when| when.try_into().ok()).collect();
+                    let tables = tables.iter().filter_map(Value::as_object);
+                    self.rules = tables.cloned().collect();
                 }
                 _ => {}
             }
         }
         // There it means "as many as fit".
-        always.retain(|key, value| key != "max-pilots" || *value != Value::Integer(0));
+        always.retain(|key, value| key != "max-pilots" || *value != 0);
         self.rules.insert(0, always);
         for rule in &mut self.rules {
             let hours = hours(rule).to_owned();

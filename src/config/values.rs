@@ -4,6 +4,7 @@
 use crate::units::{Bytes, format_duration, parse_duration};
 use serde::de::{DeserializeOwned, Deserializer, Error};
 use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
 use smart_default::SmartDefault;
 use std::fmt;
 use std::ops::Deref;
@@ -74,12 +75,12 @@ pub enum Auto<T> {
 
 impl<'de, T: DeserializeOwned> Deserialize<'de> for Auto<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = toml::Value::deserialize(deserializer)?;
-        if value.as_str() == Some("auto") {
+        let value = Value::deserialize(deserializer)?;
+        if value == "auto" {
             return Ok(Auto::Auto);
         }
-        let number = value.try_into().map(Auto::Fixed);
-        number.map_err(|error| D::Error::custom(format!("{}, or \"auto\"", error.message())))
+        let number = serde_json::from_value(value).map(Auto::Fixed);
+        number.map_err(|error| D::Error::custom(format!("{error}, or \"auto\"")))
     }
 }
 
