@@ -65,8 +65,7 @@ impl Options {
     }
 
     pub fn text(&self, name: &str) -> Option<String> {
-        let value = self.given.get(name)?;
-        Some(value.to_string_lossy().into_owned())
+        Some(self.given.get(name)?.to_string_lossy().into())
     }
 
     pub fn path(&self, name: &str) -> Option<PathBuf> {
@@ -109,7 +108,7 @@ impl Options {
         } else if version {
             self.command = "version";
         } else {
-            self.check(argument)?;
+            return self.check(argument);
         }
         Ok(())
     }
@@ -160,9 +159,8 @@ fn unknown_option(name: &str) -> Error {
 
 fn find_command(name: &OsStr) -> Result<&'static str, Error> {
     let name = name.to_string_lossy();
-    commands()
-        .find(|known| *known == name)
-        .ok_or_else(|| unknown("command", &name, commands()))
+    let found = commands().find(|known| *known == name);
+    found.ok_or_else(|| unknown("command", &name, commands()))
 }
 
 fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> Error {

@@ -13,7 +13,7 @@ use crate::report::Status;
 use crate::site::{Facts, Site, not_delegated, read_facts};
 use crate::units::{Bytes, Exit, word};
 use crate::{clock, host};
-use rustix::fs::{AtFlags, CWD, Statx, StatxAttributes, StatxFlags, stat, statx};
+use rustix::fs::stat;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -138,11 +138,10 @@ fn engine(context: &Context, config: &Config, found: &mut Findings) -> Done {
     limits(context, config, &facts, found)?;
     protection(&site, &facts, &status, found)?;
     rules(config, &seen, &decision, found)?;
-    match read_celsius(&find_sensors(&site.root)) {
-        Some((celsius, name)) => {
-            let text = format!("processor at {celsius:.0} °C ({name})");
-            found.add(GOOD, "sensors", &text)
-        }
+    let sensors = find_sensors(&site.root);
+    let heat = |(celsius, name)| format!("processor at {celsius:.0} °C ({name})");
+    match read_celsius(&sensors).map(heat) {
+        Some(text) => found.add(GOOD, "sensors", &text),
         None if config.owner.max_temperature == 0 => Ok(()),
         None => found.add(NOTE, "sensors", "the processor has no sensor"),
     }
@@ -164,28 +163,21 @@ fn limits(context: &Context, config: &Config, facts: &Facts, found: &mut Finding
         found.add(NOTE, "init", "the engine has no init program for pilots")?;
     }
     // In a container of its own the daemon sees of the machine only what is mounted: all else is the container's, ends
-    // with it, and says nothing about the machine.
-    let mut marks = ["/.dockerenv", "/run/.containerenv"].iter();
-    let is_contained = marks.any(|mark| Path::new(mark).exists()) && is_mounted("/etc/hostname");
+    // with it, and says nothing about the machine. A mark may lie where a machine's root was once an image, but engines
+    // mount the name of the host, too.
     let device = |path: &Path| stat(path).ok().map(|found| found.st_dev);
-    let inside = [None, device(Path::new("/"))];
+    let [own, name] = ["/", "/etc/hostname"].map(|path| device(Path::new(path)));
+    let mut marks = ["/.dockerenv", "/run/.containerenv"].iter();
+    let is_contained = own != name && marks.any(|mark| Path::new(mark).exists());
     let places = [&context.dirs.run, &context.dirs.state].into_iter();
     for path in places.chain(&facts.disks).filter(|_| is_contained) {
-        if inside.contains(&device(path)) {
+        if [None, own].contains(&device(path)) {
             let path = path.display();
             let text = format!("{path} is not the machine's; mount it: -v {path}:{path}");
             found.add(BAD, "mounts", &text)?;
         }
     }
     Ok(())
-}
-
-/// Engines mount this file into each container; on a machine whose root was once an image a mark may lie about.
-fn is_mounted(file: &str) -> bool {
-    let found = statx(CWD, file, AtFlags::empty(), StatxFlags::BASIC_STATS).ok();
-    // Before Linux 5.8 it is not said.
-    let says = |found: Statx| found.stx_attributes | !found.stx_attributes_mask;
-    found.is_none_or(|found| says(found).contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// How the owner is kept from feeling it.
@@ -198,16 +190,12 @@ fn protection(site: &Site, facts: &Facts, status: &Status, found: &mut Findings)
         let text = format!("your own manager may not use the controllers {missing}");
         found.add(BAD, "delegation", &text)?;
     }
-    if let Some(disk) = &status.disk {
-        let text = format!(
-            "{} free, {} reserved",
-            Bytes(disk.free),
-            Bytes(disk.reserve)
-        );
-        let is_full = disk.free < disk.reserve;
-        found.add(if is_full { BAD } else { GOOD }, "disk", &text)?;
-    }
-    Ok(())
+    let Some(disk) = &status.disk else {
+        return Ok(());
+    };
+    let (free, reserve) = (Bytes(disk.free), Bytes(disk.reserve));
+    let mark = if free < reserve { BAD } else { GOOD };
+    found.add(mark, "disk", &format!("{free} free, {reserve} reserved"))
 }
 
 /// What pilots and the owner's rules find here.

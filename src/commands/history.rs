@@ -4,6 +4,7 @@
 use super::view::{GOOD, Page, number, rough};
 use super::{Context, Done, Failure, complain, say};
 use crate::history::{self, Hours, Sums, by_day, local, total};
+use crate::state::{self, Durable};
 use crate::units::{clean_line, count_pilots, float, whole, word};
 use jiff::ToSpan;
 use jiff::civil::Date;
@@ -36,7 +37,12 @@ pub fn report(context: &Context) -> Done {
         return say(&page);
     }
     let shown = file.display();
-    std::fs::write(&file, page).map_err(|error| format!("{shown}: {error}; name another file"))?;
+    // Whole or not at all, but a terminal or a pipe is no file to replace.
+    let written = match file.is_file() || !file.exists() {
+        true => state::replace(&file, page.as_bytes(), 0o644, Durable::No),
+        false => std::fs::write(&file, page),
+    };
+    written.map_err(|error| format!("{shown}: {error}; name another file"))?;
     say(&format!("{shown} is written; open it in a browser\n"))
 }
 
@@ -46,9 +52,8 @@ fn read(context: &Context) -> Result<Hours, Failure> {
         complain(&format!("damaged lines of the history, left out: {bad}"));
     }
     let none = "there is no history yet; the daemon writes it every ten minutes: `plancton start`";
-    Some(hours)
-        .filter(|hours| !hours.is_empty())
-        .ok_or(none.into())
+    let hours = Some(hours).filter(|hours| !hours.is_empty());
+    hours.ok_or(none.into())
 }
 
 /// Back from today.
@@ -57,9 +62,8 @@ fn last_days(hours: &Hours, days: u64, page: &Page) -> Days {
     let today = local(whole(page.now.epoch), &page.zone).date();
     let back = (0..days.clamp(1, MOST_DAYS).cast_signed()).rev();
     let dates = back.filter_map(|back| today.checked_sub(back.days()).ok());
-    dates
-        .map(|date| (date, known.remove(&date).unwrap_or_default()))
-        .collect()
+    let day = |date| (date, known.remove(&date).unwrap_or_default());
+    dates.map(day).collect()
 }
 
 fn json_of(days: &Days) -> Value {
@@ -73,9 +77,8 @@ fn json_of(days: &Days) -> Value {
 /// of the reader says.
 fn html(hours: &Hours, host: &str, page: &Page) -> String {
     let time = |hour: u64| {
-        local(hour * 3600, &page.zone)
-            .strftime("%Y-%m-%dT%H:%M")
-            .to_string()
+        let hour = local(hour * 3600, &page.zone);
+        hour.strftime("%Y-%m-%dT%H:%M").to_string()
     };
     let this = whole(page.now.epoch / 3600.0).min(history::HOURS.end);
     let last = hours.range(this.saturating_sub(PAGE_HOURS)..);
@@ -99,17 +102,14 @@ fn render(days: &Days, mut page: Page) -> String {
     let ended: u64 = sums.ended().values().sum();
     let pilots = count_pilots(usize::try_from(ended).unwrap_or(usize::MAX));
     let text = format!("{given} of CPU time in {pilots}; the owner used {owner}");
-    page.row(
-        "Together",
-        format!("{text}; watched for {watched}, held back for {held}"),
-    );
+    let text = format!("{text}; watched for {watched}, held back for {held}");
+    page.row("Together", text);
     let by_day = days.iter().map(|(date, sums)| {
-        let given = sums.given_cpu_seconds.0;
-        (
+        let (given, date) = (
+            sums.given_cpu_seconds.0,
             date.strftime("%a %e %b").to_string(),
-            given,
-            cpu_time(given),
-        )
+        );
+        (date, given, cpu_time(given))
     });
     chart("CPU time given by day", by_day.collect(), &mut page);
     let ended = sums.ended().into_iter();

@@ -148,14 +148,11 @@ pub fn purge(context: &Context) -> Done {
 /// What pilots wrote to folders of the owner's stays the owner's.
 fn name_work(context: &Context) -> Done {
     for pilot in &context.config().unwrap_or_default().pilots {
-        let mounts = pilot.mounts.iter();
-        let written =
-            mounts.filter(|mount| !mount.is_read_only() && Path::new(&mount.source).exists());
-        for (source, name) in written.map(|mount| (&mount.source, &pilot.name)) {
-            let text = format!("{source} stays: pilots of '{name}' wrote to it, and it may hold");
-            say(&format!(
-                "{text} unfinished work; `rm -r {source}` removes it\n"
-            ))?;
+        let written = pilot.mounts.iter().filter(|mount| !mount.is_read_only());
+        let mut sources = written.map(|mount| &mount.source);
+        while let Some(source) = sources.find(|source| Path::new(source).exists()) {
+            let text = format!("{source} stays: pilots of '{}' wrote to it", pilot.name);
+            say(&(text + ", and it may hold unfinished work\n"))?;
         }
     }
     Ok(())
@@ -197,17 +194,15 @@ fn purged_directories(context: &Context) -> Vec<PathBuf> {
 /// An engine may take a moment to learn that the last container of an image is gone.
 fn remove_image(site: &Site, image: &str) -> Done {
     let mut removed = Ok(());
-    wait_until(Duration::from_secs(1), || {
+    let is_free = wait_until(Duration::from_secs(1), || {
         removed = site.engine.image_remove(image);
         !matches!(removed, Err(Error::Refused(_, 409, _)))
     });
-    match removed {
-        Err(Error::Refused(_, 409, _)) => log::info!("{image} is used by somebody else and stays"),
-        removed => {
-            removed?;
-            state::remove_image(&site.dirs.state, image)?;
-        }
+    if is_free {
+        removed?;
+        return Ok(state::remove_image(&site.dirs.state, image)?);
     }
+    log::info!("{image} is used by somebody else and stays");
     Ok(())
 }
 

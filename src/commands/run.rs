@@ -125,7 +125,7 @@ pub fn stop(context: &Context) -> Done {
     end_daemon(context, &[Signal::TERM])?;
     let pilots = count_pilots(left);
     say(&format!(
-        "plancton has ended; {pilots} left, to run until done or past their ttl\n"
+        "plancton has ended; {pilots} left, to finish or reach the ttl\n"
     ))?;
     match left {
         0 => Ok(()),
@@ -209,12 +209,9 @@ pub fn snooze(context: &Context) -> Done {
     let duration = context.options.duration("DURATION").unwrap_or_default();
     let until = clock::now().epoch + duration.as_secs_f64();
     let put = |dirs: &Dirs| control::request(dirs, control::SNOOZE, &Snooze { until });
-    let text = "pilots are paused, none are started\n`plancton resume` ends it sooner\n";
-    ask(
-        context,
-        &format!("snoozing for {}: {text}", format_rough(duration)),
-        put,
-    )
+    let text = format!("snoozing for {}: pilots are paused", format_rough(duration));
+    let text = text + ", none are started\n`plancton resume` ends it sooner\n";
+    ask(context, &text, put)
 }
 
 pub fn resume(context: &Context) -> Done {

@@ -117,8 +117,9 @@ fn follow(context: &Context, child: &mut Child, is_over: &AtomicBool) -> Result<
             redraw(&format!("{head}\n\n{text}"))?;
         } else if start.elapsed() >= next_line {
             next_line += LINE_EVERY;
-            let (pilots, reason) = (count_pilots(status.pilots.len()), &status.reason.text);
-            say(&format!("{left} left: {pilots} running; {reason}\n"))?;
+            let pilots = count_pilots(status.pilots.len());
+            let done = status.counts.get("done").unwrap_or(&0);
+            say(&format!("{left} left: {pilots} running, {done} done\n"))?;
         }
         for finished in &status.gone {
             let mut lines = finished.log_tail.lines();
@@ -150,14 +151,12 @@ fn sum_up(status: &Status, results: &BTreeMap<String, String>) -> String {
 
 /// Counts until the time or the window is over.
 pub fn pilot(context: &Context) -> Done {
-    let (options, hint) = (
-        &context.options,
-        "the end must be above the start and at most",
-    );
-    let [from, end] =
-        [("from", BEGIN), ("to", LIMIT)].map(|(name, usual)| options.number(name).unwrap_or(usual));
+    let options = &context.options;
+    let from = options.number("from").unwrap_or(BEGIN);
+    let end = options.number("to").unwrap_or(LIMIT);
     if from >= end || end > LIMIT {
-        return Err(format!("cannot count from {from} to {end}: {hint} {LIMIT}").into());
+        let hint = format!("the end must be above the start and at most {LIMIT}");
+        return Err(format!("cannot count from {from} to {end}: {hint}").into());
     }
     say(&format!("pilot: counting primes from {from}\n"))?;
     let strikers = strikers();

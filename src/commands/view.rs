@@ -179,8 +179,8 @@ impl Page {
             let width = LABEL + length(&line) + 1 + length(word);
             if word.is_empty() || (width > self.width && !line.is_empty()) {
                 let label = self.paint(STRONG, &format!("{:<LABEL$}", take(&mut label)));
-                self.lines
-                    .push(label + &self.paint(colour, &take(&mut line)));
+                let line = self.paint(colour, &take(&mut line));
+                self.lines.push(label + &line);
             }
             line += if line.is_empty() { "" } else { " " };
             line += word;
