@@ -32,14 +32,11 @@ impl Tick<'_> {
         }
     }
 
-    /// Launches in flight.
-    fn in_flight(&self) -> impl Iterator<Item = &Launching> {
-        let launching = self.state.launching.iter();
-        launching.filter(|launch| launch.answered.is_none())
-    }
-
+    /// A launch of the class is in flight.
     fn is_launching(&self, class: &str) -> bool {
-        self.in_flight().any(|launch| launch.class.name == class)
+        let launching = self.state.launching.iter();
+        let mut in_flight = launching.filter(|launch| launch.answered.is_none());
+        in_flight.any(|launch| launch.class.name == class)
     }
 
     /// Adds launches until something stands in the way; returns what does.
@@ -47,7 +44,7 @@ impl Tick<'_> {
         if self.config.pilots.is_empty() {
             return Reason::of(Code::NoPilot, 0.0, 0.0, "");
         }
-        if self.state.need.is_none() && self.is_calm() {
+        if self.state.need.is_none() && self.until_calm() <= 0.0 {
             self.refresh();
         }
         loop {
@@ -127,7 +124,9 @@ impl Tick<'_> {
         // More starts at once than processors only slow each other down, and pilots that start together end together.
         let most = f64::from(self.config.loop_.launches_per_tick);
         let most = most.min(self.seen.threads.max(1.0));
-        let (holding, in_flight) = (self.holding(), float(self.in_flight().count() as u64));
+        let launching = self.state.launching.iter();
+        let in_flight = launching.filter(|launch| launch.answered.is_none());
+        let (holding, in_flight) = (self.holding(), float(in_flight.count() as u64));
         let has_paused = !self.own_in(PilotState::Paused).is_empty();
         let is_prepared = self.seen.protection == Protection::Prepared;
         Err(match self.share.max_pilots {

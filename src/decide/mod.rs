@@ -171,7 +171,6 @@ impl<'a> Tick<'a> {
         self.give_back();
         self.out.reason = self.launch_and_explain();
         self.finish_stopping();
-        self.out.contended = self.is_contended();
         let paused = self.own_in(PilotState::Paused).len();
         self.out.state = match () {
             () if self.has_rule(Code::Snooze) => State::Snoozed,
@@ -212,7 +211,9 @@ impl<'a> Tick<'a> {
     }
 
     fn measure_capacity(&mut self) {
-        let (seen, is_protected) = (self.seen, self.seen.protection.holds());
+        let seen = self.seen;
+        // Where the idle group is in force.
+        let is_protected = [Protection::Verified, Protection::Prepared].contains(&seen.protection);
         let (mut room, mut paused) = (Capacity::default(), 0.0);
         for pilot in self.pilots.iter().filter(|pilot| pilot.state.holds_room()) {
             room.take(pilot.cpus, pilot.memory);

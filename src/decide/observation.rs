@@ -107,13 +107,6 @@ pub enum Protection {
     None(#[default("not looked at yet".to_owned())] String),
 }
 
-impl Protection {
-    /// The idle group is in force, so that the thresholds of a protected machine hold.
-    pub fn holds(&self) -> bool {
-        matches!(self, Protection::Verified | Protection::Prepared)
-    }
-}
-
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PilotState {

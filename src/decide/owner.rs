@@ -44,7 +44,8 @@ impl Tick<'_> {
     pub(super) fn find_rules(&mut self) {
         self.commands();
         if let Some(program) = &self.seen.program {
-            self.hold(Some(0), Reason::of(Code::Program, 0.0, 0.0, program));
+            self.rules
+                .push((Some(0), Reason::of(Code::Program, 0.0, 0.0, program)));
         }
         self.unread();
         self.battery();
@@ -52,10 +53,6 @@ impl Tick<'_> {
         self.number();
         self.scarce();
         self.out.void = reason::void(self.seen, &self.owner, self.share.reserve_disk);
-    }
-
-    fn hold(&mut self, keep: Option<usize>, reason: Reason) {
-        self.rules.push((keep, reason));
     }
 
     pub(super) fn has_rule(&self, code: Code) -> bool {
@@ -75,21 +72,25 @@ impl Tick<'_> {
     fn commands(&mut self) {
         let (control, epoch) = (&self.seen.control, self.seen.at.epoch);
         if control.force_stop {
-            self.hold(Some(0), Reason::of(Code::ForceStop, 0.0, 0.0, ""));
+            self.rules
+                .push((Some(0), Reason::of(Code::ForceStop, 0.0, 0.0, "")));
         }
         if let Some(drain) = control.drain {
             let left = drain.by.map(|by| by - epoch);
             self.wake_at(self.now + left.unwrap_or(0.0));
             let is_over = left.is_some_and(|left| left <= 0.0);
-            self.hold(is_over.then_some(0), reason::drain(left, self.own.len()));
+            self.rules
+                .push((is_over.then_some(0), reason::drain(left, self.own.len())));
         }
         let left = control.snooze.map_or(0.0, |snooze| snooze.until - epoch);
         if left > 0.0 {
             self.wake_at(self.now + left);
-            self.hold(Some(0), Reason::of(Code::Snooze, left, 0.0, ""));
+            self.rules
+                .push((Some(0), Reason::of(Code::Snooze, left, 0.0, "")));
         }
         if let Some(hold) = &self.seen.hold {
-            self.hold(Some(0), Reason::of(Code::Hold, 0.0, 0.0, hold));
+            self.rules
+                .push((Some(0), Reason::of(Code::Hold, 0.0, 0.0, hold)));
         }
     }
 
@@ -104,7 +105,8 @@ impl Tick<'_> {
         self.wake_at(since + patience);
         let seconds = self.now - since;
         if seconds >= patience {
-            self.hold(Some(0), reason::unread(seconds, patience));
+            self.rules
+                .push((Some(0), reason::unread(seconds, patience)));
         }
     }
 
@@ -115,7 +117,7 @@ impl Tick<'_> {
         let is_charged = limit == 0.0 || charge.is_some_and(|charge| charge >= enough);
         let may_run = self.owner.on_battery == OnBattery::Run && is_charged;
         if self.seen.on_battery && !may_run {
-            self.hold(Some(0), reason::battery(charge, limit));
+            self.rules.push((Some(0), reason::battery(charge, limit)));
         }
     }
 
@@ -126,10 +128,9 @@ impl Tick<'_> {
             self.state.cool = None;
             return;
         };
-        let is_due = |at: f64| self.now - at >= self.calm_for();
         let (own, running) = (self.own.len(), self.own_in(PilotState::Running).len());
         let keep = match self.state.cool {
-            keep if !self.state.cooled_at.is_none_or(is_due) => keep,
+            keep if !self.is_due(self.state.cooled_at) => keep,
             _ if value > limit => Some(running.saturating_sub(1)),
             Some(keep) if value < limit - COOL => Some(keep + 1).filter(|keep| *keep < own),
             keep => keep,
@@ -139,7 +140,7 @@ impl Tick<'_> {
         }
         if let Some(keep) = keep {
             let reason = Reason::of(Code::Temperature, value, limit, count_pilots(keep));
-            self.hold(Some(keep), reason);
+            self.rules.push((Some(keep), reason));
         }
     }
 
@@ -155,7 +156,7 @@ impl Tick<'_> {
                 None => (Code::MaxPilots, ""),
             };
             let reason = Reason::of(code, float(own as u64), most.into(), hours);
-            self.hold(Some(most as usize), reason);
+            self.rules.push((Some(most as usize), reason));
         }
     }
 
@@ -169,7 +170,7 @@ impl Tick<'_> {
         let waited = self.seen.memory_pressure;
         let waited = waited.filter(|percent| is_given && *percent > PRESSURE_LIMIT);
         if disk.0 > 0 && self.seen.disk_free.is_none() {
-            self.hold(None, reason::disk(None, disk));
+            self.rules.push((None, reason::disk(None, disk)));
         }
         let short = [
             free.map(|free| reason::disk(Some(free), disk)),
@@ -178,12 +179,14 @@ impl Tick<'_> {
         ];
         let fewer = Some(self.own.len().saturating_sub(1));
         for reason in short.into_iter().flatten() {
-            self.hold(fewer, reason);
+            self.rules.push((fewer, reason));
         }
     }
 
-    fn calm_for(&self) -> f64 {
-        self.owner.calm_for.as_secs_f64()
+    /// Nothing was done of a kind that is done once in `calm-for`.
+    fn is_due(&self, last: Option<f64>) -> bool {
+        let calm_for = self.owner.calm_for.as_secs_f64();
+        last.is_none_or(|last| self.now - last >= calm_for)
     }
 
     /// Since when the need lasts. A need first seen in a long window began somewhere inside it: how the next, short look
@@ -222,11 +225,6 @@ impl Tick<'_> {
         self.state.need.as_ref().is_some_and(is_long)
     }
 
-    /// The owner is short of CPU.
-    pub(super) fn is_contended(&self) -> bool {
-        self.state.holding || self.state.need.is_some()
-    }
-
     /// What the next pilot needs: free cores down to which it may start or be woken.
     fn least_free(&self) -> f64 {
         let paused = self.own_in(PilotState::Paused);
@@ -248,18 +246,14 @@ impl Tick<'_> {
             return;
         }
         self.state.calm_since = self.state.calm_since.map(|since| since.min(self.now));
-        self.state.recovering &= !self.is_calm();
+        self.state.recovering &= self.until_calm() > 0.0;
     }
 
     /// Seconds of calm that are still missing; 0: nothing held pilots back for `calm-for`.
-    fn until_calm(&self) -> f64 {
-        let calm_for = self.calm_for();
+    pub(super) fn until_calm(&self) -> f64 {
+        let calm_for = self.owner.calm_for.as_secs_f64();
         let left = |since: f64| (calm_for - (self.now - since)).clamp(0.0, calm_for);
         self.state.calm_since.map_or(0.0, left)
-    }
-
-    pub(super) fn is_calm(&self) -> bool {
-        self.until_calm() <= 0.0
     }
 
     /// Neither the owner's need nor the wait for calm after it holds pilots back.
@@ -290,11 +284,10 @@ impl Tick<'_> {
             // The kernel yields for us within a scheduling tick: there is nothing to give back.
             WhenBusy::Auto | WhenBusy::Yield => return (How::Pause, 0.0),
         };
-        let is_due = |last: f64| self.now - last >= self.calm_for();
         if need > 0.0 && self.is_busy() {
             return (how, need);
         }
-        if is_unknown && self.state.last_blind.is_none_or(is_due) {
+        if is_unknown && self.is_due(self.state.last_blind) {
             self.state.last_blind = Some(self.now);
             // However small: one pilot.
             return (how, f64::EPSILON.sqrt());
@@ -339,10 +332,11 @@ impl Tick<'_> {
             }
             cores -= pilot.cpus;
         }
+        self.out.contended = self.state.holding || self.state.need.is_some();
         self.stop_starved(&own);
         let is_heat = |(_, reason): &Rule| reason.code == Code::Temperature;
         let by_heat = keep.is_some() && self.rules.iter().all(is_heat);
-        if self.state.need.is_none() && (by_heat || self.is_calm()) {
+        if self.state.need.is_none() && (by_heat || self.until_calm() <= 0.0) {
             let most = keep.map_or(usize::MAX, |keep| keep.saturating_sub(running));
             self.wake(&own, most);
         }
@@ -370,7 +364,7 @@ impl Tick<'_> {
     /// A pilot that stands still for `starve-limit` holds its memory for nothing. One that merely waits for a job on a
     /// machine that has room is not starved: that is told apart only while the owner is short of CPU.
     fn stop_starved(&mut self, own: &[&Pilot]) {
-        let (contended, snoozed) = (self.is_contended(), self.has_rule(Code::Snooze));
+        let (contended, snoozed) = (self.out.contended, self.has_rule(Code::Snooze));
         let limit = self.owner.starve_limit.as_secs_f64();
         let is_idle = |pilot: &Pilot| pilot.used.is_some_and(|used| used < STARVED * pilot.cpus);
         let is_starved = |pilot: &&&Pilot| match pilot.state {

@@ -163,8 +163,7 @@ pub(super) struct Need {
 impl Class {
     /// The pilot's fate tells how the class is now.
     pub fn is_probe(&self, pilot: &Pilot) -> bool {
-        let is_of_now = pilot.created >= self.since && pilot.state == PilotState::Running;
-        is_of_now && self.stage != Stage::Good
+        pilot.created >= self.since && pilot.state == PilotState::Running
     }
 
     /// It has run for long enough to show that the class is well.
