@@ -179,9 +179,8 @@ fn a_database_that_is_away_for_a_while() {
     server.down();
     let start = epoch();
     while epoch() - start < 15.0 {
-        if let Some(id) = machine.pilots().first() {
-            machine.engine.end(id, 0);
-        }
+        let pilots = machine.pilots();
+        machine.engine.ends(&pilots[..pilots.len().min(1)], 0);
         std::thread::sleep(seconds(0.1));
     }
     machine.wait_problem("the points wait");

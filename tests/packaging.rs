@@ -6,15 +6,11 @@
 mod common;
 
 use common::*;
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 fn shipped(path: &str) -> String {
-    fs::read_to_string(Path::new(ROOT).join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    fs::read_to_string(in_house(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 fn files(below: &Path, ending: &str) -> Vec<PathBuf> {
@@ -43,15 +39,10 @@ fn check(config: &Path) {
     assert!(said.contains("ok   configuration"), "{config}: {said}");
 }
 
-fn exists(program: &str) -> bool {
-    let question = format!("command -v {program}");
-    run("sh", &["-c", &question], Path::new("/")).code == 0
-}
-
 /// Man pages and completions, in a directory of their own.
 fn texts() -> Scratch {
     let scratch = Scratch::new();
-    let script = Path::new(ROOT).join("packaging/texts.sh");
+    let script = in_house("packaging/texts.sh");
     let said = say(Command::new(script).args([PLANCTON.as_ref(), scratch.0.as_os_str()]));
     assert_eq!(said.must(0, &[]).text(), "");
     scratch
@@ -81,9 +72,9 @@ fn titles(section: &str) -> BTreeSet<&str> {
 
 #[test]
 fn shipped_configurations_are_valid() {
-    let folders = ["conf", "packaging"].map(|folder| Path::new(ROOT).join(folder));
+    let folders = ["conf", "packaging"].map(in_house);
     let found = folders.map(|folder| files(&folder, ".toml")).concat();
-    assert!(found.contains(&Path::new(ROOT).join("conf/plancton.toml")));
+    assert!(found.contains(&in_house("conf/plancton.toml")));
     found.iter().for_each(|file| check(file));
 }
 
@@ -139,7 +130,7 @@ fn commands_and_options() {
         ("zsh", "_plancton"),
         ("fish", "plancton.fish"),
     ] {
-        match exists(shell) {
+        match is_here(shell) {
             true => drop(run(shell, &["-n", file], &scratch.0).must(0, &[])),
             false => println!("no {shell} here"),
         }
@@ -202,7 +193,7 @@ fn keys_reasons_and_fields() {
 fn pages_render_without_warnings() {
     let scratch = texts();
     for (program, options) in [("mandoc", "-Tlint"), ("groff", "-man -Tutf8 -ww -z")] {
-        if !exists(program) {
+        if !is_here(program) {
             skip(&format!("no {program} here"));
             continue;
         }
@@ -275,7 +266,7 @@ fn units_keep_their_promises() {
     ] {
         assert!(!set.iter().any(|line| line.starts_with(never)), "{never}");
     }
-    if !exists("systemd-analyze") {
+    if !is_here("systemd-analyze") {
         return println!("no systemd-analyze here");
     }
     let question = "security --offline=true --threshold=23 packaging/systemd/plancton.service";

@@ -72,6 +72,8 @@ pub struct World {
     listeners: Vec<UnixStream>,
     /// Where several engines show one machine, each begins elsewhere.
     pub next_id: u64,
+    /// A process of the real machine that is all pilots' first one, with a group for all; 0: each has its own.
+    pub holder: u64,
 }
 
 pub type Labels<'a> = &'a [(&'a str, &'a str)];
@@ -130,13 +132,9 @@ impl FakeEngine {
         self.world().faults.clear();
     }
 
-    /// A container's process exits.
-    pub fn end(&self, id: &str, exit_code: i64) {
-        self.world().end(id, exit_code);
-    }
-
+    /// Containers' processes exit.
     pub fn ends(&self, ids: &[String], exit_code: i64) {
-        ids.iter().for_each(|id| self.end(id, exit_code));
+        ids.iter().for_each(|id| self.world().end(id, exit_code));
     }
 
     /// One that the daemon of a `Machine` made.
@@ -208,9 +206,11 @@ impl World {
     fn push(&mut self, container: Container) -> String {
         self.next_id += 1;
         let id = format!("{:016x}", self.next_id.wrapping_mul(0x9e37_79b9_7f4a_7c15)).repeat(4);
+        let own = 1_000 + self.next_id % 1_000_000;
+        let pid = if self.holder == 0 { own } else { self.holder };
         self.containers.push(Container {
             id: id.clone(),
-            pid: 1_000 + self.next_id % 1_000_000,
+            pid,
             ..container
         });
         self.most = self.most.max(self.containers.len());
@@ -233,8 +233,13 @@ impl World {
 
     /// As the kernel would show it, below the daemon's root.
     fn group_dir(&self, controller: &str, id: &str) -> PathBuf {
-        let dir = format!("sys/fs/cgroup/{controller}/docker/{id}");
-        self.root.join(dir)
+        let group = self.group_of(id);
+        self.root.join(format!("sys/fs/cgroup/{controller}{group}"))
+    }
+
+    fn group_of(&self, id: &str) -> String {
+        let id = if self.holder == 0 { id } else { "all" };
+        format!("/docker/{id}")
     }
 
     fn make_group(&self, id: &str) {
@@ -261,12 +266,15 @@ impl World {
         }
         let process = self.root.join(format!("proc/{}", container.pid));
         let _ = fs::create_dir_all(&process);
-        let groups = format!("1:cpu,cpuacct:/docker/{id}\n");
+        let groups = format!("1:cpu,cpuacct:{}\n", self.group_of(id));
         let _ = fs::write(process.join("cgroup"), groups);
     }
 
     /// The processes go first, as they do in a kernel.
     fn remove_group(&self, id: &str) {
+        if self.holder != 0 {
+            return;
+        }
         let controllers = ["cpu", "cpuacct", "memory", "pids"];
         let dirs = controllers.map(|controller| self.group_dir(controller, id));
         for dir in &dirs {
@@ -277,7 +285,7 @@ impl World {
         let _ = fs::remove_dir_all(self.root.join(format!("proc/{pid}")));
     }
 
-    fn end(&mut self, id: &str, exit_code: i64) {
+    pub fn end(&mut self, id: &str, exit_code: i64) {
         self.remove_group(id);
         let Some(at) = self.place(id) else {
             return;

@@ -100,7 +100,7 @@ impl Machine {
     /// The first of the running pilots exits.
     pub fn end_one(&self, exit_code: i64) -> String {
         let id = self.pilots()[0].clone();
-        self.engine.end(&id, exit_code);
+        self.engine.world().end(&id, exit_code);
         id
     }
 
