@@ -130,26 +130,20 @@ impl Daemon {
     fn act(&mut self, decision: &Decision) {
         self.observer.groups.contended = decision.contended;
         // Replacements before removals: a removal that is under way already would slow the start down.
-        let mut actions: Vec<&Action> = decision.actions.iter().collect();
+        let mut actions = decision.actions.clone();
         actions.sort_by_key(|action| !matches!(action, Action::Launch(..)));
-        let Some(facts) = self.engine.facts.clone() else {
-            return;
-        };
         for action in actions {
-            let text = act::describe(action);
+            let text = act::describe(&action);
             if self.start.dry_run {
                 log::info!("dry run: would {text}");
-                continue;
-            }
-            log::debug!("{text}");
-            match act::lane(action) {
-                Some(lane) => {
-                    let (action, facts) = (action.clone(), Arc::clone(&facts));
-                    let (site, config) = (Arc::clone(&self.site), Arc::clone(&self.config));
-                    let job = move || act::carry_out(action, &site, &config, &facts);
-                    self.go(lane, job, Daemon::learn);
-                }
-                None => self.mend_group(),
+            } else if let (Some(lane), Some(facts)) = (act::lane(&action), &self.engine.facts) {
+                log::debug!("{text}");
+                let (site, facts) = (Arc::clone(&self.site), Arc::clone(facts));
+                let config = Arc::clone(&self.config);
+                let job = move || act::carry_out(action, &site, &config, &facts);
+                self.go(lane, job, Daemon::learn);
+            } else {
+                self.mend_group();
             }
         }
         if self.start.dry_run {
@@ -157,12 +151,13 @@ impl Daemon {
         }
     }
 
-    /// After a crash or a lost reply, copies of files for pilots that the engine does not know. With a start under way they
-    /// may be its own.
+    /// After a crash or a lost reply, copies of files for pilots that the engine does not know. With a start under way, or one
+    /// that has come back since the list was asked for, they may be its own.
     fn sweep_files(&mut self, observation: &Observation) {
         if let Some(pilots) = &observation.pilots
             && !self.swept
             && self.executor.count(Lane::START) == 0
+            && observation.news.is_empty()
         {
             let names = pilots.iter().map(|pilot| pilot.name.as_str()).collect();
             files::sweep(&self.site.dirs.run, &names);

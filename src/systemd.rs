@@ -122,11 +122,15 @@ mod tests {
     #[test]
     fn who_has_no_watchdog() {
         let own = std::process::id().to_string();
-        assert!(manager("@x", ["2000000", &own]).live(1.0).is_some());
+        let listener = format!("@plancton-watchdog-{own}");
+        let address = SocketAddr::from_abstract_name(&listener[1..]).unwrap();
+        let _listens = UnixDatagram::bind_addr(&address).unwrap();
+        assert!(manager(&listener, ["2000000", &own]).live(1.0).is_some());
         for (name, watchdog) in [
-            ("@x", ["2000000", "1"]),
-            ("@x", ["0", ""]),
-            ("@x", ["soon", ""]),
+            (listener.as_str(), ["2000000", "1"]),
+            (&listener, ["0", ""]),
+            (&listener, ["soon", ""]),
+            ("@nobody", ["2000000", ""]),
             ("", ["2000000", ""]),
             ("vsock:2:1", ["2000000", ""]),
         ] {

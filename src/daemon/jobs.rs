@@ -5,7 +5,7 @@ use super::Daemon;
 use crate::act::group;
 use crate::clock;
 use crate::config::{self, Config};
-use crate::decide::{EngineState, LaunchResult, News, Observation, Pilot, PilotState};
+use crate::decide::{EngineState, News, Observation, Pilot, PilotState};
 use crate::engine::Error;
 use crate::executor::{Executor, Lane};
 use crate::host::cgroup::group_of_pid;
@@ -95,13 +95,16 @@ impl Daemon {
         let state = match look {
             Ok((facts, seen, problems)) => {
                 self.changes.problem("control files", &problems);
-                let unsupported = facts.unsupported.clone();
-                self.greet(facts);
-                let Some(why) = unsupported else {
+                let known = self.engine.facts.replace(Arc::clone(&facts));
+                if known.is_none_or(|known| !Arc::ptr_eq(&known, &facts)) {
+                    (self.engine.may_be_new, self.engine.since) = (false, clock::now().epoch);
+                    self.mend_group();
+                }
+                let Some(why) = &facts.unsupported else {
                     (self.engine.state, self.engine.seen) = (EngineState::Up, Some(seen));
                     return;
                 };
-                EngineState::Unsupported(why)
+                EngineState::Unsupported(why.clone())
             }
             Err(error) => {
                 self.engine
@@ -113,15 +116,6 @@ impl Daemon {
         self.stay(state);
         if self.start.once {
             self.finished = Some(Exit::EngineUnavailable);
-        }
-    }
-
-    fn greet(&mut self, facts: Arc<Facts>) {
-        let known = self.engine.facts.as_ref();
-        if !known.is_some_and(|known| Arc::ptr_eq(known, &facts)) {
-            self.engine.facts = Some(facts);
-            (self.engine.may_be_new, self.engine.since) = (false, clock::now().epoch);
-            self.mend_group();
         }
     }
 
@@ -231,17 +225,10 @@ impl Daemon {
 
     /// What came of an action.
     pub(super) fn learn(&mut self, news: Option<News>) {
-        let Some(news) = news else { return };
-        if let News::Launched {
-            result: LaunchResult::Lost(_),
-            ..
-        } = news
-        {
-            // It may have files of its own, and there may be no pilot whose end takes them back.
-            self.swept = false;
-        }
-        self.changed = true;
-        self.news.push(news);
+        // A launch may leave files of its own, and no pilot whose end takes them back.
+        self.swept &= !matches!(news, Some(News::Launched { .. }));
+        self.changed |= news.is_some();
+        self.news.extend(news);
     }
 
     /// Whether what was joined has changed.
