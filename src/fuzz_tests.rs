@@ -136,11 +136,8 @@ fn configuration() {
         let words = clean_text(&text(input), random.below(100));
         let _ = (Image::parse(&words), parse_cpu_list(&words));
     });
-    let local = parse(
-        "[allow]\nmounts = [\"/cvmfs\"]\nfiles = [\"/etc/token\"]\n",
-        "c",
-    )
-    .unwrap();
+    let allow = "[allow]\nmounts = [\"/cvmfs\"]\nfiles = [\"/etc/token\"]\n";
+    let local = parse(allow, "c").unwrap();
     fuzz("joined text", 2, &CONFIGURATIONS, |input, random| {
         let input = text(input);
         let _ = config::read_serial(&input);
@@ -215,43 +212,15 @@ fn engine_answers() {
             9 => drop(engine.load(&file, 4)),
             10 => drop(engine.pull(&reference, Some("e30="), &mut |_, _, _| Ok(()))),
             11 => drop(engine.follow_events(&mut |_| ())),
-            12 => drop(
-                engine
-                    .tell(&id, "pause")
-                    .and_then(|()| engine.image_remove("p")),
-            ),
+            12 => drop((engine.tell(&id, "pause"), engine.image_remove("p"))),
             _ => drop(read_facts(&engine, tree.root(), true)),
         }
     });
 }
 
-const REQUESTS: [&str; 4] = [
-    control::DRAIN,
-    control::SNOOZE,
-    control::PULL,
-    control::FORCE_STOP,
-];
-
-/// Path and content, with `|` for the ends of lines, `^` for zeros and `@` for an id.
+/// Path and content of what is read on a machine: the kernel's, the owner's and our own that somebody else may have written.
+/// `|` is the end of a line, `^` a zero and `@` an id.
 const FILES: &str = include_str!("../tests/fuzz/machine.txt");
-
-fn moment(random: &mut Random) -> Moment {
-    let at = random.below(100_000) as f64;
-    Moment {
-        awake: at,
-        boot: at,
-        epoch: 1_700_000_000.0 + at,
-    }
-}
-
-fn dirs(tree: &Tree) -> Dirs {
-    Dirs {
-        run: tree.path("run"),
-        state: tree.path("state"),
-        config: tree.path("config.toml"),
-        ..Dirs::machine()
-    }
-}
 
 /// The whole way from the files of a machine, one of them broken at a time, to a decision.
 #[test]
@@ -262,23 +231,42 @@ fn machines() {
     let tree = Tree::new(&[]);
     let put = |(name, text): (&str, &str)| tree.put(name, text.replace('|', "\n"));
     entries.iter().for_each(|entry| put(*entry));
+    let mode = Permissions::from_mode(0o600);
+    std::fs::set_permissions(tree.path("auth.json"), mode).unwrap();
+    let dirs = Dirs {
+        run: tree.path("run"),
+        state: tree.path("state"),
+        ..Dirs::machine()
+    };
+    let class = PilotClass {
+        auth_file: tree.path("auth.json").display().to_string(),
+        image: Image::parse("reg.example:5000/a/p:1").unwrap(),
+        ..PilotClass::default()
+    };
     let engine = Arc::new(Engine::new(tree.path("none"), Duration::from_secs(1)));
-    let mut site = Site::new(engine, dirs(&tree), "t".to_owned(), "1".to_owned());
+    let mut site = Site::new(engine, dirs.clone(), "t".to_owned(), "1".to_owned());
     site.root = tree.root().to_owned();
     let site = Arc::new(site);
     let config = parse(CONFIG, "c").unwrap();
     let (mut observer, mut policy) = (Observer::new(&site.root), PolicyState::new(1));
     let seeds: Vec<&str> = entries.iter().map(|(_, content)| *content).collect();
     let id = PilotId::new(ID).unwrap();
-    fuzz("/proc and /sys", 8, &seeds, |input, random| {
+    fuzz("files", 4, &seeds, |input, random| {
         let (name, content) = *random.one(&entries);
         // A broken line is several, and none, too.
-        tree.put(name, String::from_utf8_lossy(input).replace('|', "\n"));
+        let broken = String::from_utf8_lossy(input).replace('|', "\n");
+        tree.put(name, &broken);
         if random.below(8) == 0 {
             observer = Observer::new(&site.root);
         }
+        let second = random.below(100_000) as f64;
+        let at = Moment {
+            awake: second,
+            boot: second,
+            epoch: 1_700_000_000.0 + second,
+        };
         let seen = Observation {
-            at: moment(random),
+            at,
             pilots: Some(Vec::new()),
             ..Observation::default()
         };
@@ -288,55 +276,14 @@ fn machines() {
         let _ = group.map(|group| (group.read_limits(), group.read_usage_seconds()));
         host::boot_id(tree.root());
         host::group_id(tree.root(), "plancton");
-        put((name, content));
-    });
-}
-
-/// Files of ours and of the owner's that somebody else may have written.
-#[test]
-fn small_files() {
-    let tree = Tree::new(&[]);
-    for dir in ["run/control/", "state/control/", "state/remote/"] {
-        tree.put(dir, "");
-    }
-    let dirs = dirs(&tree);
-    let registry = r#"{"auths": {"https://index.docker.io/v1/": {"auth": "YTpi"}, "reg.example:5000/a": {"username": "u", "password": "p"}}, "credsStore": "x"}"#;
-    let image = Image::parse("reg.example:5000/a/p:1").unwrap();
-    let auth_file = tree.path("auth.json").display().to_string();
-    let class = PilotClass {
-        auth_file,
-        image,
-        ..PilotClass::default()
-    };
-    tree.put("auth.json", "");
-    let ours = Permissions::from_mode(0o600);
-    std::fs::set_permissions(tree.path("auth.json"), ours).unwrap();
-    fuzz("registry credentials", 4, &[registry], |input, _| {
-        tree.put("auth.json", input);
+        let drain = control::read(&dirs, at, "b").0.drain;
+        assert!(drain.is_some() || name == "state/control/drain" && broken == "false");
         let _ = credentials::read(&class);
-    });
-    let drain = r#"{"since":1700000000.5,"by":1700009999.0,"stop":true,"boot_id":"b","at":{"awake":1.0,"boot":2.0,"epoch":1700000000.0}}"#;
-    let snooze = r#"{"until":1700009999.0,"boot_id":"b","at":{"awake":1.0,"boot":2.0,"epoch":1700000000.0}}"#;
-    let seeds = [drain, snooze, "", "false"];
-    fuzz("control files", 4, &seeds, |input, random| {
-        let (dir, name) = (random.one(&["run", "state"]), *random.one(&REQUESTS));
-        let path = format!("{dir}/control/{name}");
-        tree.put(&path, input);
-        let asked = control::read(&dirs, moment(random), "b").0;
-        assert!(name != control::DRAIN || text(input) == "false" || asked.drain.is_some());
-        tree.remove(&path);
-    });
-    let hours = "[1700000000,{\"given\":7,\"online\":9}]\n[1700003600,{}]\n";
-    let joined =
-        r#"{"url":"https://a.example/p.toml","key":"","accepted":["x"],"is_trusted":false}"#;
-    let seeds = [hours, joined, "20000 7\n", "p:1\n"];
-    let names = ["history", "remote/joined.json", "images", "pulled"];
-    fuzz("state files", 4, &seeds, |input, random| {
-        tree.put(&format!("state/{}", random.one(&names)), input);
         let _ = history::read(&dirs.state);
         let _ = state::read_images(&dirs.state);
         remote::read_joined(&dirs.state);
         state::read_pulled(&dirs.state, 20_000);
+        put((name, content));
     });
 }
 

@@ -322,14 +322,7 @@ mod tests {
 
     #[test]
     fn files_of_both_versions() {
-        let limits = |cpus, memory_bytes, pids| {
-            Some(Limits {
-                cpus,
-                memory_bytes,
-                pids,
-            })
-        };
-        let none = limits(f64::INFINITY, f64::INFINITY, f64::INFINITY);
+        let none = Some([f64::INFINITY; 3]);
         for (layout, files) in [(V1, V1_FILES), (V2, V2_FILES)] {
             let tree = tree_of(layout);
             let group = parent_group(tree.root(), layout, "");
@@ -344,25 +337,29 @@ mod tests {
             };
             let lines = |text: &str| Some((text.replace(';', "\n") + "\n").into_bytes());
             // What is gone is not known, what the kernel lacks is no limit.
-            assert!(group.read_limits().is_none() && !group.exists());
-            group
-                .dirs()
-                .iter()
-                .for_each(|dir| drop(std::fs::create_dir_all(dir)));
-            assert_eq!((group.read_limits(), group.read_cpu_idle()), (none, None));
+            let limits = || {
+                group
+                    .read_limits()
+                    .map(|l| [l.cpus, l.memory_bytes, l.pids])
+            };
+            assert!(limits().is_none() && !group.exists());
+            for dir in group.dirs() {
+                let _ = std::fs::create_dir_all(dir);
+            }
+            assert_eq!((limits(), group.read_cpu_idle()), (none, None));
             assert_eq!(group.read_memory_used(), None);
             put_all(&|parts| lines(parts[1]));
             assert!(group.has_processes());
             assert_eq!(group.read_usage_seconds(), Some(2.5));
             assert_eq!(group.read_memory_used(), Some(132));
-            assert_eq!(group.read_limits(), limits(1.5, 1000.0, 512.0));
+            assert_eq!(limits(), Some([1.5, 1000.0, 512.0]));
             assert_eq!(group.read_cpu_idle(), Some(true));
             put_all(&|parts| lines(parts.get(2)?));
-            assert_eq!(group.read_limits(), none);
+            assert_eq!(limits(), none);
             for content in GARBAGE {
                 put_all(&|_| Some(content.to_vec()));
                 // "-1" is no limit.
-                assert!(group.read_limits().is_none() || content == b"-1");
+                assert!(limits().is_none() || content == b"-1");
                 assert_eq!(group.read_memory_used(), None);
                 assert_ne!(group.read_cpu_idle(), Some(true));
             }

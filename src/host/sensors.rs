@@ -216,27 +216,22 @@ mod tests {
         61.3 cpu-thermal | hwmon/hwmon0 name=cpu_thermal temp1_input=60836; thermal/thermal_zone0 type=cpu-thermal temp=61300; hwmon/hwmon1 name=rpi_volt in0_lcrit_alarm=0
         - | thermal/thermal_zone0 type=acpitz temp=16000; thermal/thermal_zone1 type=acpitz temp=40000; thermal/thermal_zone2 type=iwlwifi_1 temp=45000";
 
-    const SHORT: [(&str, &str); 6] = [
-        ("NVME", "hwmon/hwmon2 name=nvme temp1_input=80000"),
-        (
-            "AMD",
-            "hwmon/hwmon4 name=amdgpu temp1_label=Package+id+9 temp1_input=81000",
-        ),
-        ("RADIO", "thermal/thermal_zone0 type=iwlwifi_1 temp=66000"),
-        ("BOARD", "thermal/thermal_zone1 type=acpitz temp=67000"),
-        ("ZONE", "thermal/thermal_zone2 type=cpu0-thermal temp=48000"),
-        (
-            "PACKAGE",
-            "hwmon/hwmon0 name=coretemp temp1_label=Package+id+0 temp1_input=51000 temp2_label=Core+0 temp2_input=90000",
-        ),
-    ];
+    const SHORT: &str = "NVME hwmon/hwmon2 name=nvme temp1_input=80000
+        AMD hwmon/hwmon4 name=amdgpu temp1_label=Package+id+9 temp1_input=81000
+        RADIO thermal/thermal_zone0 type=iwlwifi_1 temp=66000
+        BOARD thermal/thermal_zone1 type=acpitz temp=67000
+        ZONE thermal/thermal_zone2 type=cpu0-thermal temp=48000
+        PACKAGE hwmon/hwmon0 name=coretemp temp1_label=Package+id+0 temp1_input=51000 temp2_label=Core+0 temp2_input=90000";
 
     #[test]
     fn temperatures() {
         for line in SENSORS.trim().lines() {
             let (expected, devices) = line.split_once('|').unwrap();
-            let whole = |text: String, (short, long): (&str, &str)| text.replace(short, long);
-            let devices = SHORT.into_iter().fold(devices.to_owned(), whole);
+            let whole = |text: String, line: &str| {
+                let (short, long) = line.trim().split_once(' ').unwrap();
+                text.replace(short, long)
+            };
+            let devices = SHORT.lines().fold(devices.to_owned(), whole);
             let tree = Tree::of_devices("", &devices);
             let sensors = find_sensors(tree.root());
             let found = read_celsius(&sensors).map(|(value, name)| format!("{value} {name}"));
