@@ -39,7 +39,7 @@ pub fn report(context: &Context) -> Done {
     let shown = file.display();
     // Whole or not at all, but a terminal or a pipe is no file to replace.
     let written = match file.is_file() || !file.exists() {
-        true => state::replace(&file, page.as_bytes(), 0o644, Durable::No),
+        true => state::write_file(&file, page.as_bytes(), 0o644, Durable::No),
         false => std::fs::write(&file, page),
     };
     written.map_err(|error| format!("{shown}: {error}; name another file"))?;

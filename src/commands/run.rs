@@ -123,10 +123,8 @@ pub fn stop(context: &Context) -> Done {
     }
     let left = context.status().map_or(0, |status| status.pilots.len());
     end_daemon(context, &[Signal::TERM])?;
-    let pilots = count_pilots(left);
-    say(&format!(
-        "plancton has ended; {pilots} left, to finish or reach the ttl\n"
-    ))?;
+    let text = format!("plancton has ended; {} left", count_pilots(left));
+    say(&(text + ", to finish or reach the ttl\n"))?;
     match left {
         0 => Ok(()),
         _ => say("`plancton start` takes them over again, `plancton force-stop` removes them\n"),
