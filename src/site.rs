@@ -153,7 +153,7 @@ pub fn read_facts(engine: &Engine, root: &Path, is_root: bool) -> Result<Facts, 
         name: engine_name(&server, &facts.info),
         version: facts.info.server_version.clone(),
         api: format!("1.{minor}"),
-        socket: engine.socket().display().to_string(),
+        socket: engine.socket.display().to_string(),
     };
     Ok(facts)
 }

@@ -46,13 +46,9 @@ impl Login {
     pub fn hide(&self, text: &str) -> String {
         let pair = STANDARD.encode(format!("{}:{}", self.username, self.password));
         let sent = self.header().unwrap_or_default();
-        let tokens = [&self.identitytoken, &self.registrytoken];
-        let [identity, registry] = tokens.map(String::as_str);
-        web::hide(
-            text,
-            &[&sent, &pair, &self.password, identity, registry],
-            1_000,
-        )
+        let (identity, registry) = (&self.identitytoken, &self.registrytoken);
+        let secrets = [&sent, &pair, &self.password, identity, registry];
+        web::hide(text, &secrets.map(String::as_str), 1_000)
     }
 }
 
@@ -108,13 +104,11 @@ fn place_of(key: &str) -> String {
 
 /// The whole name of an image, as places are written.
 fn place_of_image(image: &Image) -> String {
-    let (registry, name) = (place_of(image.registry()), image.name.as_str());
-    let path = name.strip_prefix(image.registry()).unwrap_or(name);
-    match path.trim_start_matches('/') {
-        path if registry == "docker.io" && !path.contains('/') => {
-            format!("{registry}/library/{path}")
-        }
-        path => format!("{registry}/{path}"),
+    let path = image.name.trim_start_matches(image.registry());
+    let path = path.trim_start_matches('/');
+    match place_of(image.registry()) {
+        hub if hub == "docker.io" && !path.contains('/') => format!("{hub}/library/{path}"),
+        registry => format!("{registry}/{path}"),
     }
 }
 
@@ -126,12 +120,9 @@ fn find(config: &Value, image: &Image) -> Result<Login, String> {
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
     // Of those that say as much, the shortest: Docker leaves tokens of a session behind the registry's address.
-    let entries = config
-        .get("auths")
-        .and_then(Value::as_object)
-        .into_iter()
-        .flatten();
-    let places = entries.map(|(key, entry)| (place_of(key), key, entry));
+    let entries = config.get("auths").and_then(Value::as_object);
+    let places = entries.into_iter().flatten();
+    let places = places.map(|(key, entry)| (place_of(key), key, entry));
     let places = places.filter(|(place, ..)| is_part(place));
     let best = places.max_by_key(|(place, key, _)| (place.len(), Reverse(key.len())));
     let Some((_, key, entry)) = best else {
@@ -139,13 +130,10 @@ fn find(config: &Value, image: &Image) -> Result<Login, String> {
     };
     let bad = || format!("the entry of {key} is not base64 of USER:PASSWORD");
     let login = decode(key, entry).ok_or_else(bad)?;
-    let helpers = ["credsStore", "credHelpers"];
-    let has_helper = helpers.iter().any(|name| config.get(name).is_some());
-    if login.is_empty() && has_helper {
-        warn_once(format!(
-            "the credentials of {key} are with a helper program, which is not asked; the image is pulled without, \
-             or name an auth-file that has them"
-        ));
+    if login.is_empty() {
+        let why = "are with a helper program, which is not asked";
+        let then = "the image is pulled without, or name an auth-file that has them";
+        warn_once(format!("the credentials of {key} {why}; {then}"));
     }
     Ok(login)
 }

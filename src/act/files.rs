@@ -1,13 +1,14 @@
 //! Files handed to a pilot: a copy on the run directory's tmpfs, owned by the pilot's user, bound read-only into it, gone
 //! with it. What is secret stays in memory, and out of images, layers, environments and logs.
 
+use super::Launch;
 use crate::config::PilotClass;
 use crate::decide::LaunchResult;
 use crate::host::files;
 use crate::state;
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions, Permissions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
@@ -28,27 +29,19 @@ pub fn copy_path(run: &Path, pilot: &str, index: usize) -> PathBuf {
 /// The pilot's user and group as this machine knows them. `shift`: where the engine's user namespace begins, as it says;
 /// `None`: ids are those of this machine.
 fn owners(class: &PilotClass, shift: Option<(u32, u32)>) -> (Option<u32>, Option<u32>) {
-    let own = class
-        .host_config
-        .get("UsernsMode")
-        .is_some_and(|mode| mode == "host");
-    let (users, groups) = shift.filter(|_| !own).unwrap_or_default();
+    let mode = class.host_config.get("UsernsMode");
+    let shift = shift.filter(|_| !mode.is_some_and(|mode| mode == "host"));
+    let (users, groups) = shift.unwrap_or_default();
     let mut ids = class.user.split(':').map(|id| id.parse::<u32>().ok());
     let user = ids.next().flatten();
     let group = ids.next().flatten().or(user);
-    (
-        user.and_then(|id| id.checked_add(users)),
-        group.and_then(|id| id.checked_add(groups)),
-    )
+    let shifted = |id: Option<u32>, by| id?.checked_add(by);
+    (shifted(user, users), shifted(group, groups))
 }
 
 /// Makes the copies of one pilot. After a failure some may be left.
-pub fn hand_out(
-    run: &Path,
-    pilot: &str,
-    class: &PilotClass,
-    shift: Option<(u32, u32)>,
-) -> Result<(), LaunchResult> {
+pub(super) fn hand_out(launch: &Launch<'_>) -> Result<(), LaunchResult> {
+    let (run, pilot, class) = (&launch.site.dirs.run, &launch.name, launch.class);
     if class.files.is_empty() {
         return Ok(());
     }
@@ -72,33 +65,21 @@ pub fn hand_out(
         })?;
         // Where the pilot has an id that only the engine may use (a rootless one), everybody may read the copy.
         let read = file.mode.0 >> 6 & 0o7;
-        let (mode, to) = match is_root {
-            true => (file.mode.0, owners(class, shift)),
+        let (mode, (user, group)) = match is_root {
+            true => (file.mode.0, owners(class, launch.facts.id_shift())),
             false => (file.mode.0 | read << 3 | read, (None, None)),
         };
-        let copy = copy_path(run, pilot, index);
-        let written = write_copy(&copy, &content, mode, to);
+        let (copy, mut options) = (copy_path(run, pilot, index), OpenOptions::new());
+        options.write(true).create_new(true).mode(0o600);
+        let written = options.open(&copy).and_then(|mut file| {
+            file.write_all(&content)?;
+            // Given away last: whoever is not its owner may not change its mode.
+            file.set_permissions(Permissions::from_mode(mode))?;
+            fchown(&file, user, group)
+        });
         written.map_err(|error| refused(files::failed(&copy, error)))?;
     }
     Ok(())
-}
-
-fn write_copy(
-    copy: &Path,
-    content: &[u8],
-    mode: u32,
-    (user, group): (Option<u32>, Option<u32>),
-) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(copy)?;
-    file.write_all(content)?;
-    // Given away last: whoever is not its owner may not change its mode.
-    file.set_permissions(Permissions::from_mode(mode))?;
-    fchown(&file, user, group)
 }
 
 /// The pilot is gone.

@@ -17,7 +17,7 @@ const SLICE_FILE: &str = "run/systemd/system/plancton.slice";
 
 /// Makes the group idle and bounds its memory (bytes; `None`: the machine is too small for a bound). Calling it again
 /// mends what was lost. Errors name the file or the call.
-pub fn prepare(root: &Path, facts: &Facts, memory_limit: Option<u64>) -> Result<(), String> {
+pub fn prepare(root: &Path, facts: &Facts, memory_limit: Option<u64>) -> io::Result<()> {
     let (Some(layout), Ok(group)) = (facts.our_layout(), &facts.parent) else {
         return Ok(());
     };
@@ -41,39 +41,30 @@ pub fn prepare(root: &Path, facts: &Facts, memory_limit: Option<u64>) -> Result<
 
 /// Only where we write or measure: the engine makes the group in the other hierarchies itself. In cgroup v2 a child has
 /// the files of a controller only when its parent hands that down.
-fn make(group: &Group) -> Result<(), String> {
+fn make(group: &Group) -> io::Result<()> {
     for controller in ["cpu", "cpuacct", "memory"] {
         let dir = group.file((controller, "", ""));
         let Some(parent) = dir.parent().filter(|parent| parent.is_dir()) else {
             continue;
         };
         if !dir.is_dir() {
-            fs::create_dir(&dir).map_err(|error| failed(&dir, error))?;
+            fs::create_dir(&dir).map_err(|error| files::failed(&dir, error))?;
         }
         let _ = write(&parent.join("cgroup.subtree_control"), "+cpu +memory +pids");
     }
     Ok(())
 }
 
-fn write(file: &Path, value: &str) -> Result<(), String> {
+fn write(file: &Path, value: &str) -> io::Result<()> {
     let opened = fs::OpenOptions::new().write(true).open(file);
     let written = opened.and_then(|mut file| file.write_all(value.as_bytes()));
-    written.map_err(|error| failed(file, error))
+    written.map_err(|error| files::failed(file, error))
 }
 
-fn failed(path: &Path, error: io::Error) -> String {
-    files::failed(path, error).to_string()
-}
-
-fn prepare_slice(
-    root: &Path,
-    facts: &Facts,
-    group: &Group,
-    memory_limit: Option<u64>,
-) -> Result<(), String> {
+fn prepare_slice(root: &Path, facts: &Facts, group: &Group, limit: Option<u64>) -> io::Result<()> {
     if !facts.is_rootless && !has_slice(root, "system") {
         let file = root.join(SLICE_FILE);
-        fs::write(&file, SLICE).map_err(|error| failed(&file, error))?;
+        fs::write(&file, SLICE).map_err(|error| files::failed(&file, error))?;
         systemctl(facts, "daemon-reload")?;
     }
     systemctl(facts, "start plancton.slice")?;
@@ -82,25 +73,23 @@ fn prepare_slice(
         systemctl(facts, "stop plancton.slice")?;
         systemctl(facts, "start plancton.slice")?;
     }
-    let limit = memory_limit.map_or("infinity".to_owned(), |limit| limit.to_string());
+    let limit = limit.map_or("infinity".to_owned(), |limit| limit.to_string());
     let set = format!("set-property --runtime plancton.slice CPUWeight=idle MemoryMax={limit}");
     systemctl(facts, &set)
 }
 
 /// Of the machine's manager, or of the user's own.
-fn systemctl(facts: &Facts, arguments: &str) -> Result<(), String> {
-    let manager = if facts.is_rootless {
-        "--user"
-    } else {
-        "--system"
-    };
+fn systemctl(facts: &Facts, arguments: &str) -> io::Result<()> {
+    let manager = Some("--user").filter(|_| facts.is_rootless);
+    let arguments = format!("{} {arguments}", manager.unwrap_or("--system"));
     let mut command = Command::new("systemctl");
-    let why = match command.arg(manager).args(arguments.split(' ')).output() {
+    let why = match command.args(arguments.split(' ')).output() {
         Ok(output) if output.status.success() => return Ok(()),
         Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
         Err(error) => error.to_string(),
     };
-    Err(format!("systemctl {arguments}: {}", why.trim()))
+    let text = format!("systemctl {arguments}: {}", why.trim());
+    Err(io::Error::other(text))
 }
 
 /// Removes the group, and the slice that we wrote. The groups of pilots that have just gone may be there for `patience`
@@ -111,8 +100,14 @@ pub fn remove(root: &Path, facts: &Facts, patience: Duration) {
     };
     let start = Instant::now();
     let is_left = |dir: &PathBuf| match layout.is_systemd {
-        true => has_children(dir),
-        false => dir.exists() && !is_removed(dir),
+        true => files::read_names(dir)
+            .iter()
+            .any(|name| dir.join(name).is_dir()),
+        false => {
+            // What an engine leaves below it: Podman makes an empty group `conmon`.
+            let _ = fs::remove_dir(dir.join("conmon"));
+            dir.exists() && fs::remove_dir(dir).is_err()
+        }
     };
     while group.dirs().iter().any(is_left) {
         if start.elapsed() >= patience {
@@ -142,15 +137,4 @@ fn remove_slice(root: &Path, facts: &Facts) {
         let _ = fs::remove_dir(set_in);
         let _ = systemctl(facts, "daemon-reload");
     }
-}
-
-fn has_children(dir: &Path) -> bool {
-    let mut entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.any(|entry| entry.path().is_dir())
-}
-
-/// With what an engine leaves below it: Podman makes an empty group `conmon`.
-fn is_removed(dir: &Path) -> bool {
-    let _ = fs::remove_dir(dir.join("conmon"));
-    fs::remove_dir(dir).is_ok()
 }

@@ -79,10 +79,9 @@ fn pull(site: &Site, per_day: Bytes, class: &PilotClass) -> Result<(), String> {
     let login = credentials::read(class)?;
     let day = whole(clock::now().epoch / 86_400.0);
     let today = state::read_pulled(&site.dirs.state, day);
-    let used_up =
-        || format!("pull-per-day ({per_day}) is used up; it goes on tomorrow, or raise it");
+    let used_up = format!("pull-per-day ({per_day}) is used up; it goes on tomorrow, or raise it");
     let bounded = |bytes| match per_day.0 > 0 && bytes > per_day.0 {
-        true => Err(used_up()),
+        true => Err(used_up.clone()),
         false => Ok(()),
     };
     bounded(today)?;
@@ -146,11 +145,8 @@ pub fn builtin_tag() -> io::Result<String> {
 fn archive() -> io::Result<Vec<u8>> {
     let mut tar = Vec::new();
     for file in files()? {
-        let inside = if file == OWN {
-            "plancton"
-        } else {
-            file.trim_start_matches('/')
-        };
+        let inside = file.replace(OWN, "/plancton");
+        let inside = inside.trim_start_matches('/');
         append(&mut tar, inside, &files::read(Path::new(&file), LARGEST)?);
     }
     tar.resize(tar.len() + 1024, 0);

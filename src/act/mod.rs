@@ -29,10 +29,10 @@ pub fn lane(action: &Action) -> Option<Lane> {
     }
 }
 
-/// Blocks until it is done, or has failed. What needs no decision brings no news.
+/// Blocks until it is done, or has failed.
 pub fn carry_out(action: Action, site: &Site, config: &Config, facts: &Facts) -> Option<News> {
     let engine = &site.engine;
-    match action {
+    Some(match action {
         Action::Launch(class, name) => {
             let launch = Launch {
                 class: &class,
@@ -41,28 +41,27 @@ pub fn carry_out(action: Action, site: &Site, config: &Config, facts: &Facts) ->
                 site,
                 config,
             };
-            Some(launch.run())
+            launch.run()
         }
         Action::Fetch(class) => {
             let result = images::fetch(site, config, &class).map_err(|error| error.to_string());
             let class = class.name.clone();
-            Some(News::Fetched { class, result })
+            News::Fetched { class, result }
         }
-        // That it has ended or is gone is shown by the next list.
-        Action::Terminate(pilot) => failed(&pilot, signal(engine, &pilot, "TERM").err()?),
-        Action::Kill(pilot) => failed(&pilot, signal(engine, &pilot, "KILL").err()?),
-        Action::Pause(pilot) => changed(engine, &pilot, "pause"),
-        Action::Unpause(pilot) => changed(engine, &pilot, "unpause"),
+        Action::Terminate(pilot) => told(&pilot, signal(engine, &pilot, "TERM")),
+        Action::Kill(pilot) => told(&pilot, signal(engine, &pilot, "KILL")),
+        Action::Pause(pilot) => told(&pilot, engine.tell(&pilot.id, "pause")),
+        Action::Unpause(pilot) => told(&pilot, engine.tell(&pilot.id, "unpause")),
         Action::Remove(pilot) => {
             let news = remove(engine, &pilot);
-            if let Some(News::Removed(..)) = news {
+            if let News::Removed(..) = news {
                 files::take_back(&site.dirs.run, &pilot.name);
                 images::tidy(site, config);
             }
             news
         }
-        Action::MendGroup => None,
-    }
+        Action::MendGroup => return None,
+    })
 }
 
 /// For logs and replays.
@@ -91,7 +90,7 @@ struct Launch<'a> {
 impl Launch<'_> {
     fn run(self) -> News {
         let run = &self.site.dirs.run;
-        let handed = files::hand_out(run, &self.name, self.class, self.facts.id_shift());
+        let handed = files::hand_out(&self);
         let started = handed.and_then(|()| self.create_and_start());
         let result = started.map_or_else(|result| result, LaunchResult::Started);
         // After a lost reply there may be a pilot that uses them: the list tells, and its end takes them back.
@@ -113,18 +112,15 @@ impl Launch<'_> {
         let image = engine.image(&images::name(&class.image, &self.site.builtin_tag));
         let image = image.ok().flatten().map(|image| image.config);
         let body = spec::create_body(self, &image.unwrap_or_default(), clock::now());
-        let created = engine
-            .create(&self.name, body)
-            .map_err(|error| match error {
-                Error::ReplyLost(why) => LaunchResult::Lost(why),
-                error => refused(class, error.to_string()),
-            })?;
-        let Created { id, warnings } = created.ok_or(LaunchResult::NoImage)?;
+        let Created { id, warnings } = match engine.create(&self.name, body) {
+            Ok(created) => created.ok_or(LaunchResult::NoImage)?,
+            Err(Error::ReplyLost(why)) => return Err(LaunchResult::Lost(why)),
+            Err(error) => return Err(refused(class, error.to_string())),
+        };
         let refuses = self.config.share.missing_limits == MissingLimits::Refuse;
+        let accepts = "missing-limits = \"warn\" accepts that";
         let why = match spec::dropped_limit(&warnings).filter(|_| refuses) {
-            Some(limit) => format!(
-                "the engine left a limit out ({limit}); missing-limits = \"warn\" accepts that"
-            ),
+            Some(limit) => format!("the engine left a limit out ({limit}); {accepts}"),
             None => match engine.start(&id) {
                 Ok(()) => return Ok(id),
                 Err(error @ Error::Refused(..)) => error.to_string(),
@@ -157,12 +153,11 @@ fn refused(class: &PilotClass, why: String) -> LaunchResult {
 /// `TERM`, or what the pilot's image wants instead, or `KILL`. A paused pilot is woken after it: with a TERM its handler
 /// runs, and KILL alone did not reach frozen processes with old runtimes on cgroup v1.
 pub fn signal(engine: &Engine, pilot: &Pilot, signal: &str) -> Result<(), Error> {
-    let seen = (signal == "TERM").then(|| engine.inspect(&pilot.id));
-    let wanted = seen
-        .and_then(Result::ok)
-        .flatten()
-        .map(|seen| seen.config.stop_signal);
-    let wanted = wanted.filter(|wanted| !wanted.is_empty());
+    let declared = |seen: Inspected| Some(seen.config.stop_signal).filter(|name| !name.is_empty());
+    let wanted = match signal {
+        "TERM" => engine.inspect(&pilot.id).ok().flatten().and_then(declared),
+        _ => None,
+    };
     let sent = engine.kill(&pilot.id, wanted.as_deref().unwrap_or(signal));
     if pilot.state == PilotState::Paused {
         // It may have been woken or have ended meanwhile, and that is as good.
@@ -171,31 +166,27 @@ pub fn signal(engine: &Engine, pilot: &Pilot, signal: &str) -> Result<(), Error>
     sent
 }
 
-fn changed(engine: &Engine, pilot: &Pilot, what: &str) -> Option<News> {
-    match engine.tell(&pilot.id, what) {
-        Ok(()) => Some(News::Changed(pilot.id.clone())),
-        Err(error) => failed(pilot, error),
+/// That it has ended or is gone is shown by the next list.
+fn told(pilot: &Pilot, result: Result<(), Error>) -> News {
+    match result {
+        Ok(()) => News::Changed(pilot.id.clone()),
+        Err(error) => News::Failed(pilot.id.clone(), error.to_string()),
     }
 }
 
-fn failed(pilot: &Pilot, why: impl ToString) -> Option<News> {
-    let (id, what) = (pilot.id.clone(), why.to_string());
-    Some(News::Failed(id, what))
-}
-
 /// One inspect for a pilot that has ended, then its removal with its volumes.
-fn remove(engine: &Engine, pilot: &Pilot) -> Option<News> {
+fn remove(engine: &Engine, pilot: &Pilot) -> News {
     let ended = match engine.inspect(&pilot.id) {
         Ok(Some(seen)) if seen.state.running => {
-            return failed(pilot, "it runs again, and is not removed");
+            return News::Failed(pilot.id.clone(), "it runs again".to_owned());
         }
         Ok(seen) => seen.and_then(|seen| ended(engine, &pilot.id, seen)),
-        Err(error) => return failed(pilot, error),
+        Err(error) => return told(pilot, Err(error)),
     };
     match engine.remove(&pilot.id) {
         // After a lost reply it is most likely gone, and how it ended would never be told: if it is not, the list shows it.
-        Ok(()) | Err(Error::ReplyLost(_)) => Some(News::Removed(pilot.clone(), ended)),
-        Err(error) => failed(pilot, error),
+        Ok(()) | Err(Error::ReplyLost(_)) => News::Removed(pilot.clone(), ended),
+        refused => told(pilot, refused),
     }
 }
 

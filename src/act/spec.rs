@@ -8,9 +8,6 @@ use crate::units::{Bytes, Moment, clean_line, whole};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
-/// Of the engine's words, in characters.
-const LONGEST_WARNING: usize = 1_000;
-
 /// The whole body of `POST /containers/create`; null is what the engine or the image says.
 pub(super) fn create_body(launch: &Launch<'_>, image: &Declared, now: Moment) -> Value {
     let (class, site) = (launch.class, launch.site);
@@ -25,10 +22,8 @@ pub(super) fn create_body(launch: &Launch<'_>, image: &Declared, now: Moment) ->
         format!("PLANCTON_MEMORY_BYTES={memory}"),
         format!("PLANCTON_HOST={}", site.host),
     ];
-    let theirs = class
-        .env
-        .iter()
-        .map(|(key, value)| format!("{key}={value}"));
+    let theirs = class.env.iter();
+    let theirs = theirs.map(|(key, value)| format!("{key}={value}"));
     json!({
         "Image": images::name(&class.image, &site.builtin_tag),
         "Entrypoint": given(&class.entrypoint),
@@ -137,14 +132,13 @@ fn tmpfs(class: &PilotClass, image: &Declared) -> BTreeMap<String, String> {
 
 /// A limit that the engine said it left out; swap accounting alone is common and only a warning.
 pub fn dropped_limit(warnings: &[String]) -> Option<String> {
-    let mut warnings = warnings
-        .iter()
-        .map(|text| clean_line(text, LONGEST_WARNING));
-    warnings.find(|text| {
-        let text = text.to_lowercase();
-        let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    let warnings = warnings.iter().map(|text| clean_line(text, 1_000));
+    let mut lower = warnings.map(|text| (text.to_lowercase(), text));
+    let dropped = lower.find(|(lower, _)| {
+        let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
         says(&["discarded", "not support", "unlimited", "ignored"])
             && says(&["memory", "cpu", "pids"])
             && (!says(&["swap"]) || says(&["memory limit capabilities"]))
-    })
+    });
+    dropped.map(|(_, text)| text)
 }

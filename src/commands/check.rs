@@ -114,7 +114,7 @@ fn engine(context: &Context, config: &Config, found: &mut Findings) -> Done {
     let mut observer = Observer::new(&site.root);
     let seen = observer.observe(&site, seen, Some(&facts), config);
     let decision = decide(config, &mut PolicyState::new(1), &seen);
-    let socket = site.engine.socket();
+    let socket = &site.engine.socket;
     let (name, version) = (&facts.engine.name, &facts.engine.version);
     let text = format!("{name} {version} (API {}) at", facts.engine.api);
     found.add(GOOD, "engine", &format!("{text} {}", socket.display()))?;

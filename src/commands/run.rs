@@ -35,14 +35,14 @@ pub fn run(context: &Context) -> Done {
     let config = context.config()?;
     let site = Arc::new(context.site(&config)?);
     context.dirs.prepare(Path::new("/"))?;
-    let lock = state::take_lock(&dirs.run, site.engine.socket(), &site.instance)?;
+    let lock = state::take_lock(&dirs.run, &site.engine.socket, &site.instance)?;
     join_deployed(&dirs.state, &config)?;
     let recording = options.path("record").map(|file| append(&file));
     let recording = recording.transpose()?;
     if options.has("drain") {
         control::request(dirs, control::DRAIN, &Drain::default())?;
     }
-    let (socket, version) = (site.engine.socket().display(), env!("CARGO_PKG_VERSION"));
+    let (socket, version) = (site.engine.socket.display(), env!("CARGO_PKG_VERSION"));
     log::info!("plancton {version} on {socket}");
     let ended = daemon::run(Start {
         config,

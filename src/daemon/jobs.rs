@@ -216,7 +216,8 @@ impl Daemon {
             let (total, _) = read_memory(&site.root).unwrap_or_default();
             // The machine may be smaller than its reserve.
             let limit = total.checked_sub(reserve).filter(|limit| *limit > 0);
-            group::prepare(&site.root, &facts, limit).err()
+            let prepared = group::prepare(&site.root, &facts, limit);
+            prepared.err().map(|error| error.to_string())
         };
         self.go(Lane::FILE, job, |daemon, problem| {
             daemon.changes.problem("group", problem);

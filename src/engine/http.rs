@@ -6,6 +6,7 @@
 use crate::units::clean_line;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
@@ -45,17 +46,27 @@ pub struct Request<'a> {
 }
 
 impl Request<'_> {
-    /// Sends it, and reads the head of the answer.
-    pub fn exchange(&mut self, mut connection: Connection, prefix: &str) -> io::Result<Answer> {
+    /// Asks over a connection of its own, and reads the head of the answer. The call is over after `allowed`; each write
+    /// may take so long. Errors: of the kind `NotConnected`, if there is no connection.
+    pub fn exchange(
+        &mut self,
+        socket: &Path,
+        allowed: Duration,
+        prefix: &str,
+    ) -> io::Result<Answer> {
+        let failed = |error| io::Error::new(ErrorKind::NotConnected, explain(socket, &error));
+        let mut stream = open(socket, allowed).map_err(failed)?;
+        stream.set_read_timeout(Some(self.idle.unwrap_or(allowed)))?;
+        let end = self.idle.is_none().then(|| Instant::now() + allowed);
         let (method, path, headers) = (self.method, &self.path, &self.headers);
         let length = self.body.as_ref().map_or(0, |(_, length)| *length);
         let head = format!(
             "{method} {prefix}{path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: plancton\r\nConnection: close\r\n\
              {headers}Content-Length: {length}\r\n\r\n"
         );
-        connection.stream.write_all(head.as_bytes())?;
+        stream.write_all(head.as_bytes())?;
         if let Some((body, _)) = &mut self.body {
-            match io::copy(&mut body.take(length), &mut connection.stream) {
+            match io::copy(&mut body.take(length), &mut stream) {
                 Ok(count) if count < length => {
                     return Err(io::Error::other("the file has become shorter"));
                 }
@@ -64,37 +75,24 @@ impl Request<'_> {
                 _ => {}
             }
         }
-        Answer::receive(connection)
+        Answer::receive(Connection { stream, end })
     }
 }
 
-/// Each read and write has its time.
-#[derive(Debug)]
+fn open(path: &Path, allowed: Duration) -> io::Result<UnixStream> {
+    let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
+    let stream = UnixStream::from(socket_with(family, kind, SocketFlags::CLOEXEC, None)?);
+    // Bounds the wait for room in a full backlog too.
+    stream.set_write_timeout(Some(allowed))?;
+    let address = SocketAddrUnix::new(path)?;
+    retry_on_intr(|| connect(&stream, &address))?;
+    Ok(stream)
+}
+
 pub struct Connection {
     stream: UnixStream,
     /// From then on nothing more is read.
     end: Option<Instant>,
-}
-
-impl Connection {
-    /// For a call that is over after `allowed`, or else when nothing moved for so long. Errors have the kind `NotConnected`.
-    pub fn open(path: &Path, allowed: Duration, idle: Option<Duration>) -> io::Result<Connection> {
-        let open = || -> io::Result<UnixStream> {
-            let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
-            let stream = socket_with(family, kind, SocketFlags::CLOEXEC, None)?.into();
-            // Bounds the wait for room in a full backlog too.
-            UnixStream::set_write_timeout(&stream, Some(allowed))?;
-            stream.set_read_timeout(Some(idle.unwrap_or(allowed)))?;
-            let address = SocketAddrUnix::new(path)?;
-            retry_on_intr(|| connect(&stream, &address))?;
-            Ok(stream)
-        };
-        let failed = |error| io::Error::new(ErrorKind::NotConnected, explain(path, &error));
-        Ok(Connection {
-            stream: open().map_err(failed)?,
-            end: idle.is_none().then(|| Instant::now() + allowed),
-        })
-    }
 }
 
 impl Read for Connection {
@@ -132,10 +130,9 @@ fn garbage(why: &str) -> io::Error {
 }
 
 /// One answer; read, it gives its body.
-#[derive(Debug)]
 pub struct Answer<S = Connection> {
     pub status: u16,
-    headers: Vec<(String, String)>,
+    headers: BTreeMap<String, String>,
     stream: BufReader<S>,
     is_chunked: bool,
     /// Bytes until the end of the body or of the chunk; `None`: it ends with the connection.
@@ -147,29 +144,46 @@ impl<S: Read> Answer<S> {
     pub fn receive(stream: S) -> io::Result<Answer<S>> {
         let mut answer = Answer {
             status: 0,
-            headers: Vec::new(),
+            headers: BTreeMap::new(),
             stream: BufReader::new(stream),
             is_chunked: false,
             left: Some(0),
         };
-        answer.read_head()?;
-        // RFC 9112, 6.3: chunked wins over a length, and a body without either ends with the connection.
-        match (answer.status, answer.header("transfer-encoding")) {
-            (204 | 304, _) => {}
-            (_, Some("chunked")) => answer.is_chunked = true,
-            (_, Some(_)) => return Err(garbage("unknown transfer encoding")),
-            (_, None) => {
-                let length = answer.header("content-length").map(str::parse).transpose();
-                answer.left = length.map_err(|_| garbage("the content length is no number"))?;
+        let not_http = || garbage("not an HTTP answer");
+        let line = answer.read_line()?;
+        let status = line.strip_prefix("HTTP/1.").and_then(|line| line.get(2..5));
+        let status = status.and_then(|digits| digits.parse().ok());
+        answer.status = status.ok_or_else(not_http)?;
+        for _ in 0..=MOST_HEADERS {
+            let line = answer.read_line()?;
+            if line.is_empty() {
+                return answer.frame();
             }
+            let (name, value) = line.split_once(':').ok_or_else(not_http)?;
+            let value = clean_line(value, LONGEST_VALUE);
+            answer.headers.insert(name.to_ascii_lowercase(), value);
         }
-        Ok(answer)
+        Err(garbage("its head is too large"))
     }
 
-    /// `name` in lower case.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        let header = self.headers.iter().find(|(key, _)| key == name)?;
-        Some(&header.1)
+    /// RFC 9112, 6.3: chunked wins over a length, and a body without either ends with the connection.
+    fn frame(mut self) -> io::Result<Answer<S>> {
+        match (self.status, self.header("transfer-encoding")) {
+            (204 | 304, _) => {}
+            (_, "chunked") => self.is_chunked = true,
+            (_, "") if self.header("content-length").is_empty() => self.left = None,
+            (_, "") => {
+                let length = self.header("content-length").parse();
+                self.left = Some(length.map_err(|_| garbage("its length is no number"))?);
+            }
+            _ => return Err(garbage("unknown transfer encoding")),
+        }
+        Ok(self)
+    }
+
+    /// `name` in lower case; empty where there is none.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", String::as_str)
     }
 
     /// The whole body.
@@ -177,25 +191,6 @@ impl<S: Read> Answer<S> {
         let mut body = Vec::new();
         self.take(BODY_LIMIT).read_to_end(&mut body)?;
         Ok(body)
-    }
-
-    fn read_head(&mut self) -> io::Result<()> {
-        let line = self.read_line()?;
-        let status = line.strip_prefix("HTTP/1.").and_then(|line| line.get(2..5));
-        let status = status.and_then(|digits| digits.parse().ok());
-        self.status = status.ok_or_else(|| garbage("not an HTTP answer"))?;
-        for _ in 0..MOST_HEADERS {
-            let line = self.read_line()?;
-            match line.split_once(':') {
-                Some((name, value)) => {
-                    let header = (name.to_ascii_lowercase(), clean_line(value, LONGEST_VALUE));
-                    self.headers.push(header);
-                }
-                None if line.is_empty() => return Ok(()),
-                None => return Err(garbage("not an HTTP answer")),
-            }
-        }
-        Err(garbage("its head is too large"))
     }
 
     /// A line of a head or of chunk framing, without its end.

@@ -12,12 +12,12 @@ pub use types::{Created, Declared, Error, Info, Inspected, Labels, Listed};
 
 use crate::config::Image;
 use crate::units::{PilotId, clean_line, clean_text, format_duration};
-use http::{Answer, Connection, Request, encode};
+use http::{Answer, Request, encode};
 use serde::de::DeserializeOwned;
 use serde_json::{Deserializer, Value, json};
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -34,8 +34,6 @@ const OBJECT_LIMIT: u64 = 1 << 20;
 const LONGEST_MESSAGE: usize = 1000;
 
 const PING: &str = "/_ping";
-const JSON: &str = "Content-Type: application/json\r\n";
-const TAR: &str = "Content-Type: application/x-tar\r\n";
 
 /// The engine's words for a pilot's end, or what precedes it: Docker's, Podman's and both's.
 const END_ACTIONS: [&str; 3] = ["die", "died", "oom"];
@@ -45,7 +43,7 @@ const QUIET: Duration = Duration::from_secs(3_600);
 /// One engine; shared by the threads that call it.
 #[derive(Debug, Default)]
 pub struct Engine {
-    socket: PathBuf,
+    pub socket: PathBuf,
     timeout: Duration,
     /// Minor version of the API. 0 until asked, and again after an engine that was away or refused it: another one may
     /// have come back.
@@ -68,33 +66,29 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Told of each step of a download: the layer, its bytes so far and in all (0: unknown). An error ends it.
 pub type OnProgress<'a> = &'a mut dyn FnMut(&str, u64, u64) -> std::result::Result<(), String>;
 
-fn request<'a>(
-    method: &'static str,
-    call: impl Into<String>,
-    path: impl Into<String>,
-) -> Request<'a> {
+fn request<'a>(method: &'static str, call: &str, path: &str) -> Request<'a> {
     Request {
         method,
-        call: call.into(),
-        path: path.into(),
+        call: call.to_owned(),
+        path: path.to_owned(),
         ..Request::default()
     }
 }
 
 fn container<'a>(method: &'static str, verb: &str, id: &PilotId, tail: &str) -> Request<'a> {
     let path = format!("/containers/{}{tail}", id.as_str());
-    request(method, format!("{verb} {id}"), path)
+    request(method, &format!("{verb} {id}"), &path)
 }
 
 fn image<'a>(method: &'static str, verb: &str, name: &str, tail: &str) -> Request<'a> {
     let path = format!("/images/{}{tail}", encode(name));
-    request(method, format!("{verb} {name}"), path)
+    request(method, &format!("{verb} {name}"), &path)
 }
 
 /// What the engine says about those that pass all filters.
 fn filtered<'a>(call: &str, path: &str, filters: &Value) -> Request<'a> {
     let path = format!("{path}filters={}", encode(&filters.to_string()));
-    request("GET", call, path)
+    request("GET", call, &path)
 }
 
 impl Engine {
@@ -107,10 +101,6 @@ impl Engine {
         }
     }
 
-    pub fn socket(&self) -> &Path {
-        &self.socket
-    }
-
     pub fn counters(&self) -> Counters {
         self.count(|counters| *counters)
     }
@@ -118,7 +108,7 @@ impl Engine {
     /// The server (`Docker/20.10.24 (linux)`, or empty) and the minor version that both sides speak, agreed on anew.
     pub fn ping(&self) -> Result<(String, u16)> {
         let (server, theirs) = self.call(request("GET", "ping", PING), |answer| {
-            let header = |name| answer.header(name).unwrap_or_default().to_owned();
+            let header = |name| answer.header(name).to_owned();
             Ok((header("server"), header("api-version")))
         })?;
         let minor = theirs.strip_prefix("1.");
@@ -141,11 +131,8 @@ impl Engine {
 
     /// All containers with our label, of all instances and in all states.
     pub fn list(&self) -> Result<Vec<Listed>> {
-        let request = filtered(
-            "list",
-            "/containers/json?all=1&",
-            &json!({"label": [INSTANCE_LABEL]}),
-        );
+        let filters = json!({"label": [INSTANCE_LABEL]});
+        let request = filtered("list", "/containers/json?all=1&", &filters);
         let mut listed: Vec<Listed> = self.ask(request)?;
         // Old Podman ignores the filter.
         listed.retain(|container| container.labels.instance.is_some());
@@ -180,9 +167,9 @@ impl Engine {
         let text = body.to_string();
         let path = format!("/containers/create?name={}", encode(name));
         let created = self.ask(Request {
-            headers: JSON.to_owned(),
+            headers: "Content-Type: application/json\r\n".to_owned(),
             body: Some((&mut text.as_bytes(), text.len() as u64)),
-            ..request("POST", format!("create {name}"), path)
+            ..request("POST", &format!("create {name}"), &path)
         });
         let init = body.pointer_mut("/HostConfig/Init");
         let wants_init = || init.map(Value::take) == Some(Value::Bool(true));
@@ -251,13 +238,8 @@ impl Engine {
         let changes = changes.iter().map(|change| encode(change));
         let changes: Vec<String> = changes.map(|change| format!("&changes={change}")).collect();
         let path = format!("/images/create?fromSrc=-&{named}{}", changes.concat());
-        let mut unread = tar;
-        let request = Request {
-            headers: TAR.to_owned(),
-            body: Some((&mut unread, tar.len() as u64)),
-            ..request("POST", format!("import {repo}:{tag}"), path)
-        };
-        let id = self.transfer(request, &mut |_, _, _| Ok(()))?;
+        let call = format!("import {repo}:{tag}");
+        let id = self.upload(&call, &path, (&mut &*tar, tar.len() as u64))?;
         // Podman ignores the name of an import.
         self.read(image("POST", "tag", &id, &format!("/tag?{named}")))
             .map(drop)
@@ -265,12 +247,17 @@ impl Engine {
 
     /// The images in a file of `docker save`, under the names they have there.
     pub fn load(&self, mut file: &File, length: u64) -> Result<()> {
+        self.upload("load", "/images/load?quiet=1", (&mut file, length))
+            .map(drop)
+    }
+
+    fn upload(&self, call: &str, path: &str, tar: (&mut dyn Read, u64)) -> Result<String> {
         let request = Request {
-            headers: TAR.to_owned(),
-            body: Some((&mut file, length)),
-            ..request("POST", "load", "/images/load?quiet=1")
+            headers: "Content-Type: application/x-tar\r\n".to_owned(),
+            body: Some(tar),
+            ..request("POST", call, path)
         };
-        self.transfer(request, &mut |_, _, _| Ok(())).map(drop)
+        self.transfer(request, &mut |_, _, _| Ok(()))
     }
 
     /// `auth` is the whole value of X-Registry-Auth. Gives up when nothing moves for four time-outs: registries make it wait.
@@ -280,7 +267,7 @@ impl Engine {
         let auth = auth.map(|auth| format!("X-Registry-Auth: {auth}\r\n"));
         let request = Request {
             headers: auth.unwrap_or_default(),
-            ..request("POST", format!("pull {image}"), path)
+            ..request("POST", &format!("pull {image}"), &path)
         };
         self.transfer(request, told).map(drop)
     }
@@ -352,8 +339,7 @@ impl Engine {
             minor => format!("/v1.{minor}"),
         };
         let begun = Instant::now();
-        let connection = Connection::open(&self.socket, self.timeout, request.idle);
-        let answered = connection.and_then(|connection| request.exchange(connection, &prefix));
+        let answered = request.exchange(&self.socket, self.timeout, &prefix);
         self.count(|counters| {
             counters.calls += 1;
             counters.time += begun.elapsed();
@@ -364,9 +350,6 @@ impl Engine {
         });
         match taken {
             Ok(Ok(taken)) => Ok(taken),
-            Ok(Err((400, why))) if why.contains("client version") && why.contains("is too ") => {
-                Err(self.unreachable(&format!("no common API version: {why}")))
-            }
             Ok(Err((status, why))) => Err(Error::Refused(self.named(&request.call), status, why)),
             Err(error) => Err(self.failed(&request, &error)),
         }

@@ -185,12 +185,6 @@ fn versions_are_negotiated() {
         assert_eq!(fake.finish(), ["GET /_ping", &path, &path]);
         assert_eq!(engine.counters().calls, 3);
     }
-    let too_new = "client version 1.41 is too old. Minimum supported API version is 1.60";
-    let (fake, engine) = Fake::start(&[PING, &refusal(400, too_new), PING, &answer(200, "[]")]);
-    let error = engine.list().unwrap_err();
-    assert!(matches!(&error, Error::Unreachable(why) if why.contains("is 1.60")));
-    assert_eq!(engine.list(), Ok(Vec::new()));
-    assert_eq!(fake.finish().len(), 4);
 }
 
 #[test]
@@ -233,7 +227,7 @@ fn a_stall_ends_at_the_deadline() {
     for stall in [&[STALL][..], &[PING, STALL]] {
         let (fake, engine) = Fake::start(stall);
         let begun = Instant::now();
-        let error = Engine::new(engine.socket(), allowed).list().unwrap_err();
+        let error = Engine::new(&engine.socket, allowed).list().unwrap_err();
         let took = begun.elapsed();
         assert!(error.to_string().ends_with("no answer within 200ms"));
         assert!(matches!(error, Error::ReplyLost(_)));

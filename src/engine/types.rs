@@ -4,7 +4,7 @@
 use super::LONGEST_MESSAGE;
 use crate::units::{PilotId, clean_line};
 use serde::de::{Error as _, IgnoredAny};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -92,7 +92,7 @@ pub struct Listed {
 pub const INSTANCE_LABEL: &str = "io.plancton.instance";
 
 /// Those that are ours; a list is read at each tick, so that the others cost nothing.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Labels {
     #[serde(rename = "io.plancton.instance")]
@@ -103,16 +103,12 @@ pub struct Labels {
     pub cpus: Option<String>,
     #[serde(rename = "io.plancton.memory")]
     pub memory: Option<String>,
-    #[serde(rename = "io.plancton.pids")]
-    pub pids: Option<String>,
     #[serde(rename = "io.plancton.stop-grace")]
     pub grace: Option<String>,
     #[serde(rename = "io.plancton.expires")]
     pub expires: Option<String>,
     #[serde(rename = "io.plancton.deadline")]
     pub deadline: Option<String>,
-    #[serde(rename = "io.plancton.version")]
-    pub version: Option<String>,
 }
 
 /// One container, or one image, which has no state.
