@@ -130,24 +130,24 @@ fn read(text: &str, url: &str, local: &Config) -> Result<RemoteConfig, String> {
     Ok(remote)
 }
 
-/// Whether a url can be joined. A login in it would end up in `status`.
-pub fn check_url(url: &str, allow: &Allow) -> Result<(), String> {
+/// Whether a url can be joined, and a key (empty: none) be one. A login in the url would end up in `status`.
+pub fn check(url: &str, key: &str, allow: &Allow) -> Result<(), String> {
     let (scheme, rest) = url.split_once("://").unwrap_or_default();
     let is_plain = |c: char| c.is_ascii_graphic() && !"@\\\"<>".contains(c);
-    let why = if scheme != "https" && !(scheme == "http" && allow.plain_http) {
-        "does not begin with https://; [allow] plain-http = true takes http:// too"
-    } else if rest.is_empty() || !rest.chars().all(is_plain) {
-        "is not an address without a login; write https://HOST/PATH"
-    } else {
-        return Ok(());
-    };
-    Err(format!("'{url}' {why}"))
-}
-
-pub fn check_key(key: &str) -> Result<(), String> {
-    let advice = "it is the second line of the .pub file";
-    let read = PublicKey::from_base64(key).map(drop);
-    read.map_err(|why| format!("'{key}' is no public key of minisign ({why}); {advice}"))
+    if scheme != "https" && !(scheme == "http" && allow.plain_http) {
+        let why = "does not begin with https://; [allow] plain-http = true takes http:// too";
+        return Err(format!("'{url}' {why}"));
+    }
+    if rest.is_empty() || !rest.chars().all(is_plain) {
+        return Err(format!(
+            "'{url}' is no address without a login; write https://HOST/PATH"
+        ));
+    }
+    if !key.is_empty() && PublicKey::from_base64(key).is_err() {
+        let advice = "it is the second line of the .pub file";
+        return Err(format!("'{key}' is no public key of minisign; {advice}"));
+    }
+    Ok(())
 }
 
 fn verify(key: &str, text: &str, signature: &str) -> Result<(), minisign_verify::Error> {
@@ -183,7 +183,7 @@ pub fn fetch(
 }
 
 fn get(url: &str, allow: &Allow) -> Result<String, String> {
-    check_url(url, allow)?;
+    check(url, "", allow)?;
     let is_safe = url.starts_with("https://");
     let config = web::config(url, &allow.ca_file, false)?
         .https_only(is_safe)

@@ -19,10 +19,7 @@ pub fn join(context: &Context) -> Done {
     let before = before.unwrap_or_default();
     let key = context.options.text("key").unwrap_or(before.key.clone());
     let usage = |why| Failure(Exit::Usage, why);
-    remote::check_url(&url, &config.allow).map_err(usage)?;
-    if !key.is_empty() {
-        remote::check_key(&key).map_err(usage)?;
-    }
+    remote::check(&url, &key, &config.allow).map_err(usage)?;
     let mut joined = Joined {
         url,
         key,

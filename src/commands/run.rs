@@ -73,7 +73,7 @@ fn join_deployed(state: &Path, config: &Config) -> Done {
         return Ok(());
     }
     let wrong = |why| Failure(Exit::Configuration, format!("PLANCTON_CONFIG_URL: {why}"));
-    remote::check_url(&joined.url, &config.allow).map_err(wrong)?;
+    remote::check(&joined.url, "", &config.allow).map_err(wrong)?;
     Ok(remote::write_joined(state, &joined)?)
 }
 

@@ -2,7 +2,7 @@
 //! for people in conf/plancton.toml; a test holds both together. No text here repeats a url or a secret.
 
 use super::values::{
-    Auto, Handed, Image, MissingLimits, Mount, OnBattery, Period, Secret, WhenBusy, plain_number,
+    Auto, Handed, Image, MissingLimits, Mount, OnBattery, Period, Secret, WhenBusy,
 };
 use crate::units::Bytes;
 use percent_encoding::percent_decode_str;
@@ -94,7 +94,6 @@ pub struct PilotClass {
     pub command: Vec<String>,
     pub entrypoint: Vec<String>,
     #[default = 1.0]
-    #[serde(serialize_with = "plain_number")]
     pub cpus: f64,
     #[default(Bytes(2 * GIB))]
     pub memory: Bytes,

@@ -163,11 +163,8 @@ impl PilotClass {
         let files = self.files.iter().map(|file| &file.source);
         let files = files.chain([&self.auth_file, &self.image_archive]);
         for file in files.filter(|file| !file.is_empty()) {
-            wish(
-                "files",
-                allow.files.contains(file),
-                format!("the file {file}"),
-            );
+            let what = format!("the file {file}");
+            wish("files", allow.files.contains(file), what);
         }
         for (field, value) in &self.host_config {
             let what = format!("the engine's field {field} = {value}");
@@ -177,32 +174,27 @@ impl PilotClass {
     }
 
     /// What [allow] leaves to the owner's consent.
-    fn permissions(&self, allow: &Allow) -> impl Iterator<Item = String> {
-        let user = self.user.split(':').next().unwrap_or_default();
-        let is_root = ["", "0", "root"].contains(&user);
-        let is_many = self.pids > PilotClass::default().pids;
-        let mut lines = vec![
-            (is_root, "containers whose user is root inside".to_owned()),
-            (
-                self.network == "bridge",
-                "access to the network for them".to_owned(),
-            ),
-            // The room of [share] counts neither.
-            (
-                self.swap.0 > 0,
-                format!("{} of swap space for each of them", self.swap),
-            ),
-            (is_many, format!("{} processes in each of them", self.pids)),
-        ];
-        if !self.image.is_builtin() {
-            let (name, registry) = (&self.image.name, self.image.registry());
-            let is_known = allow.registries.iter().any(|known| known == registry);
-            let line = format!("containers of {name}, from the registry {registry}");
-            lines.push((!is_known, line));
+    fn permissions(&self, allow: &Allow) -> Vec<String> {
+        let mut lines = Vec::new();
+        let (name, registry) = (&self.image.name, self.image.registry());
+        if !self.image.is_builtin() && allow.registries.iter().all(|known| known != registry) {
+            let place = format!("from the registry {registry}");
+            lines.push(format!("containers of {name}, {place}"));
+        }
+        if ["", "0", "root"].contains(&self.user.split(':').next().unwrap_or_default()) {
+            lines.push("containers whose user is root inside".to_owned());
+        }
+        if self.network == "bridge" {
+            lines.push("access to the network for them".to_owned());
+        }
+        // The room of [share] counts neither.
+        if self.swap.0 > 0 {
+            lines.push(format!("{} of swap space for each of them", self.swap));
+        }
+        if self.pids > PilotClass::default().pids {
+            lines.push(format!("{} processes in each of them", self.pids));
         }
         lines
-            .into_iter()
-            .filter_map(|(is_asked, line)| is_asked.then_some(line))
     }
 }
 

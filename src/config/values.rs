@@ -66,11 +66,17 @@ fn exact_size(size: &Bytes) -> String {
 }
 
 /// A number, or left to Plancton, which counts as more than any.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(untagged)]
 pub enum Auto<T> {
     Fixed(T),
     #[default]
+    #[serde(serialize_with = "auto")]
     Auto,
+}
+
+fn auto<S: Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str("auto")
 }
 
 impl<'de, T: DeserializeOwned> Deserialize<'de> for Auto<T> {
@@ -81,23 +87,6 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for Auto<T> {
         }
         let number = serde_json::from_value(value).map(Auto::Fixed);
         number.map_err(|error| D::Error::custom(format!("{error}, or \"auto\"")))
-    }
-}
-
-impl<T: Copy + Into<f64>> Serialize for Auto<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Auto::Auto => serializer.serialize_str("auto"),
-            Auto::Fixed(number) => plain_number(&(*number).into(), serializer),
-        }
-    }
-}
-
-/// As people write it: without a fraction where there is none.
-pub fn plain_number<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-    match number.to_string().parse() {
-        Ok(whole) => serializer.serialize_i64(whole),
-        Err(_) => serializer.serialize_f64(*number),
     }
 }
 
