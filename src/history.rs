@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::{AddAssign, Range};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+const FILE: &str = "history";
 
 /// By hours since 1970.
 pub type Hours = BTreeMap<u64, Sums>;
@@ -176,14 +178,10 @@ pub fn add_hours(to: &mut Hours, from: impl IntoIterator<Item = (u64, Sums)>) {
     }
 }
 
-fn path(state: &Path) -> PathBuf {
-    state.join("history")
-}
-
 /// Waits for the disk.
 pub fn append(state: &Path, hours: &Hours) -> io::Result<()> {
     let lines: String = hours.iter().map(encode).collect();
-    state::append_lines(&path(state), &lines)?;
+    state::append_lines(&state.join(FILE), &lines)?;
     shorten(state, MOST_BYTES)
 }
 
@@ -194,7 +192,7 @@ fn encode(hour: (&u64, &Sums)) -> String {
 
 /// The newest hours of a file that is too long.
 fn shorten(state: &Path, most_bytes: usize) -> io::Result<()> {
-    let length = std::fs::metadata(path(state)).map_or(0, |found| found.len());
+    let length = std::fs::metadata(state.join(FILE)).map_or(0, |found| found.len());
     if length <= most_bytes as u64 {
         return Ok(());
     }
@@ -206,12 +204,12 @@ fn shorten(state: &Path, most_bytes: usize) -> io::Result<()> {
     });
     let oldest = lines.len() - newest.count();
     let text: String = lines.iter().skip(oldest).map(String::as_str).collect();
-    state::write_file(&path(state), text.as_bytes(), 0o644, Durable::Yes)
+    state::write_file(&state.join(FILE), text.as_bytes(), 0o644, Durable::Yes)
 }
 
 /// Everything there is, and how many lines cannot be read: a crash or a bad disk leaves such.
 pub fn read(state: &Path) -> io::Result<(Hours, usize)> {
-    let text = state::read_file(&path(state), 2 * MOST_BYTES)?.unwrap_or_default();
+    let text = state::read_file(&state.join(FILE), 2 * MOST_BYTES)?.unwrap_or_default();
     let (mut hours, mut bad) = (Hours::new(), 0);
     for line in text.lines().filter(|line| !line.is_empty()) {
         match serde_json::from_str::<(u64, Sums)>(line) {

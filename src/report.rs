@@ -156,6 +156,7 @@ pub struct Remote {
 
 /// What the loop itself costs, measured around its wait.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(default)]
 pub struct Loop {
     pub turns: u64,
     pub longest_gap_ms: f64,
@@ -163,9 +164,7 @@ pub struct Loop {
     pub calls: u64,
     pub cpu_ms: f64,
     /// The tick on the clock that stands still while the machine sleeps, and the seconds between two of them.
-    #[serde(default)]
     pub awake: f64,
-    #[serde(default)]
     pub interval: f64,
     /// Boot second.
     #[serde(skip)]
@@ -394,16 +393,10 @@ fn log_news(news: &News) {
                 log::warn!("{name} was not started: {why}")
             }
         },
-        News::Fetched {
-            class,
-            result: Ok(()),
-        } => log::info!("the image of '{class}' is here"),
-        News::Fetched {
-            class,
-            result: Err(why),
-        } => {
-            log::warn!("the image of '{class}': {why}; trying again later")
-        }
+        News::Fetched { class, result } => match result {
+            Ok(()) => log::info!("the image of '{class}' is here"),
+            Err(why) => log::warn!("the image of '{class}': {why}; trying again later"),
+        },
         News::Removed(decide::Pilot { name, .. }, Some(ended)) => {
             let (lived, code) = (ended.lived.unwrap_or(0.0), ended.exit_code);
             log::info!("{name} ended after {lived:.0} s with exit code {code}");

@@ -138,25 +138,23 @@ pub fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
     let parent = path.parent().unwrap_or(path);
     std::fs::create_dir_all(parent).map_err(failed(path, doing))?;
     match sys::mkdir(path, Mode::from_raw_mode(mode)) {
-        Ok(()) => return set_mode(path, mode),
-        Err(Errno::EXIST) => {}
-        Err(errno) => return Err(failed(path, doing)(errno)),
+        Err(Errno::EXIST) => {
+            let is_shared = sys::stat(parent).is_ok_and(|parent| parent.st_mode & 0o002 != 0);
+            if !is_shared && path.is_dir() {
+                return Ok(());
+            }
+            let found = sys::lstat(path).map_err(failed(path, doing))?;
+            let is_directory = FileType::from_raw_mode(found.st_mode) == FileType::Directory;
+            if !is_directory || found.st_uid != geteuid().as_raw() {
+                let what = "it is no directory of ours, and not used";
+                let then = "remove it or give another --run-dir and --state-dir";
+                let path = path.display();
+                return Err(io::Error::other(format!("{path}: {what}; {then}")));
+            }
+        }
+        made => made.map_err(failed(path, doing))?,
     }
-    let is_shared = sys::stat(parent).is_ok_and(|parent| parent.st_mode & 0o002 != 0);
-    if !is_shared && path.is_dir() {
-        return Ok(());
-    }
-    let found = sys::lstat(path).map_err(failed(path, doing))?;
-    let is_directory = FileType::from_raw_mode(found.st_mode) == FileType::Directory;
-    if is_directory && found.st_uid == geteuid().as_raw() {
-        return set_mode(path, mode);
-    }
-    let what = "it is no directory of ours, and not used";
-    let then = "remove it or give another --run-dir and --state-dir";
-    Err(io::Error::other(format!(
-        "{}: {what}; {then}",
-        path.display()
-    )))
+    set_mode(path, mode)
 }
 
 /// Whatever the umask says.
@@ -323,13 +321,11 @@ pub fn write_status(run: &Path, status: &impl Serialize) -> io::Result<()> {
 /// For root and the group that may control us, and nobody else.
 pub fn write_log_tails(dirs: &Dirs, tails: &impl Serialize) -> io::Result<()> {
     let path = dirs.run.join(LOG_TAILS);
-    write_file(&path, &serde_json::to_vec(tails)?, 0o600, Durable::No)?;
+    write_file(&path, &serde_json::to_vec(tails)?, 0o640, Durable::No)?;
     let [control, _] = control::directories(dirs);
     let group = sys::stat(&control).ok().map(|found| found.st_gid);
-    if std::os::unix::fs::chown(&path, None, group).is_ok() {
-        set_mode(&path, 0o640)?;
-    }
-    Ok(())
+    // Where it is not given to that group, nobody else comes this far.
+    std::os::unix::fs::chown(&path, None, group).or(Ok(()))
 }
 
 /// Of what a daemon writes; `None` if none has.

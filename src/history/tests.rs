@@ -3,6 +3,7 @@
 use super::*;
 use crate::decide::{Finished, Reason};
 use serde_json::{Value, json};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// 2026-11-22 09:00:00 UTC.
