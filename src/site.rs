@@ -294,6 +294,41 @@ mod tests {
         assert!(rootless.parent.unwrap_err().contains("rootless"));
     }
 
+    /// What Docker 20.10 says with userns-remap, Docker 29 with its own store (docker/cli #6645), Podman 4, and who says null.
+    #[test]
+    fn where_it_keeps_things_and_as_whom() {
+        let tree = Tree::new(&[("var/lib/containerd/", "")]);
+        for (info, disks, shift) in [
+            (
+                r#"{"DockerRootDir":"/d/231072.331072","SecurityOptions":["name=seccomp","name=userns"]}"#,
+                1,
+                Some((231_072, 331_072)),
+            ),
+            (
+                r#"{"DockerRootDir":"/d","DriverStatus":[["driver-type","io.containerd.snapshotter.v1"]]}"#,
+                2,
+                None,
+            ),
+            (
+                r#"{"DockerRootDir":"/home/u/1.2","DriverStatus":[["Native Overlay Diff","true"]],"SecurityOptions":["name=rootless"]}"#,
+                1,
+                None,
+            ),
+            (
+                r#"{"DockerRootDir":"/d/1.2","SecurityOptions":null,"DriverStatus":null}"#,
+                1,
+                None,
+            ),
+        ] {
+            let facts = facts_of(serde_json::from_str(info).unwrap(), tree.root(), true);
+            assert_eq!(
+                (facts.disks.len(), facts.id_shift()),
+                (disks, shift),
+                "{info}"
+            );
+        }
+    }
+
     #[test]
     fn an_engine_of_another_machine() {
         let tree = Tree::new(&[]);

@@ -209,3 +209,37 @@ fn ended(engine: &Engine, id: &PilotId, seen: Inspected) -> Option<Ended> {
         log_tail: log.and_then(Result::ok).unwrap_or_default(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::tests::{Fake, ID, PING, answer};
+    use serde_json::{from_value, json};
+
+    /// httpd, images with systemd (by name, and by number: alehaa/docker-debian-systemd #1), what says nothing, and what
+    /// can't be asked.
+    #[test]
+    fn a_pilot_is_stopped_as_its_image_wants() {
+        let pilot = json!({
+            "id": ID, "name": "p", "class": "a", "own": true, "state": "paused", "created": 0.0, "expiry": {"epoch": 1.0},
+            "cpus": 1.0, "memory": 1, "grace": 1.0, "used": null, "unlimited": null,
+        });
+        let pilot: Pilot = from_value(pilot).unwrap();
+        for (config, sent) in [
+            (r#"{"StopSignal":"SIGWINCH"}"#, "SIGWINCH"),
+            (r#"{"StopSignal":"SIGRTMIN+3"}"#, "SIGRTMIN%2B3"),
+            (r#"{"StopSignal":"37"}"#, "37"),
+            (r#"{"StopSignal":""}"#, "TERM"),
+            (r#"{"StopSignal":null}"#, "TERM"),
+            ("7", "TERM"),
+        ] {
+            let seen = answer(200, &format!(r#"{{"Id":"{ID}","Config":{config}}}"#));
+            let done = answer(204, "");
+            let (fake, engine) = Fake::start(&[PING, &seen, &done, &done]);
+            assert_eq!(signal(&engine, &pilot, "TERM"), Ok(()));
+            let asked = fake.finish();
+            assert!(asked[2].ends_with(&format!("/kill?signal={sent}")));
+            assert!(asked[3].ends_with("/unpause"));
+        }
+    }
+}

@@ -142,3 +142,80 @@ pub fn dropped_limit(warnings: &[String]) -> Option<String> {
     });
     dropped.map(|(_, text)| text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, parse};
+    use crate::engine::Inspected;
+    use crate::engine::tests::{Fake, PING, answer};
+    use crate::site::{Site, read_facts};
+    use crate::state::Dirs;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    /// The body for a class with these keys, of an image that declares this.
+    fn body(keys: &str, declared: &str) -> Value {
+        let (fake, engine) = Fake::start(&[PING, &answer(200, "{}")]);
+        let facts = read_facts(&engine, Path::new("/nonexistent"), true).unwrap();
+        fake.finish();
+        let site = Site::new(
+            Arc::new(engine),
+            Dirs::machine(),
+            "t".to_owned(),
+            "1".to_owned(),
+        );
+        let text =
+            format!("[[pilot]]\nname = \"a\"\nimage = \"i:1\"\nmemory = \"64MiB\"\n{keys}\n");
+        let config: Config = parse(&text, "c").unwrap();
+        let image: Inspected =
+            serde_json::from_str(&format!(r#"{{"Id":"i","Config":{declared}}}"#)).unwrap();
+        let launch = Launch {
+            class: &config.pilots[0],
+            name: "plancton-a-1".to_owned(),
+            facts: &facts,
+            site: &site,
+            config: &config,
+        };
+        create_body(&launch, &image.config, Moment::default())
+    }
+
+    /// What images declare, and what becomes of it: writable places are memory where the class bounds what is written
+    /// (containerd/cri #1504), a user by name is not the pilot's (prom/prometheus has `USER nobody`), and how to be stopped
+    /// and whether it is healthy stays the engine's business (httpd has `STOPSIGNAL SIGWINCH`).
+    #[test]
+    fn what_an_image_declares() {
+        let data = r#"{"Volumes":{"/data":{}}}"#;
+        let memory = "rw,nosuid,nodev,exec,mode=1777,size=33554432";
+        let own = r#"{"User":"nobody","StopSignal":"SIGWINCH","Healthcheck":{"Test":["CMD","x"]},"Volumes":null}"#;
+        for (keys, declared, place, expected) in [
+            (
+                "read-only = true",
+                data,
+                "/HostConfig/Tmpfs/~1data",
+                json!(memory),
+            ),
+            (
+                "host-config = { StorageOpt = { size = \"1G\" } }",
+                data,
+                "/HostConfig/Tmpfs/~1data",
+                json!(memory),
+            ),
+            ("", data, "/HostConfig/Tmpfs", json!({})),
+            (
+                "read-only = true\nmounts = [\"/srv:/data\"]",
+                data,
+                "/HostConfig/Tmpfs",
+                json!({}),
+            ),
+            ("read-only = true", own, "/HostConfig/Tmpfs", json!({})),
+            ("", own, "/User", json!("65534:65534")),
+            ("", own, "/Entrypoint", Value::Null),
+        ] {
+            let body = body(keys, declared);
+            assert_eq!(body.pointer(place), Some(&expected), "{keys} {place}");
+            let theirs = ["StopSignal", "Healthcheck"].map(|key| body.get(key));
+            assert_eq!(theirs, [None, None]);
+        }
+    }
+}

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 
 const PATIENCE: Duration = Duration::from_secs(5);
-const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+pub const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 pub const PING: &str = "HTTP/1.1 200 OK\r\nAPI-Version: 1.41\r\nServer: Fake/1\r\n\r\nOK";
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
 /// Holds the connection, silent, until the client leaves.
