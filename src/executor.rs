@@ -1,8 +1,8 @@
-//! Turns calls that may take longer than the loop can wait for into jobs: each runs on a short-lived thread, and what it
-//! brings back comes in by the one channel on which the loop waits. Lanes keep slow calls from standing in front of urgent
-//! ones. No job is ever lost: one for which there is no thread is tried again whenever one ends, and after a moment.
+//! Turns calls that may take longer than the loop can wait for into jobs: each runs on a thread, and what it brings back
+//! comes in by the one channel on which the loop waits. One idle thread is kept, so that a quiet tick starts none. Lanes
+//! keep slow calls from standing in front of urgent ones. No job is ever lost: one for which there is no thread is tried again whenever one ends, and after a moment.
 
-use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::Builder;
 use std::time::Duration;
 
@@ -38,10 +38,18 @@ const ASKED_AGAIN: Duration = Duration::from_millis(500);
 
 type Job<T> = Box<dyn FnOnce() -> T + Send>;
 
+/// A thread, by the number it gives back with each result.
+struct Worker<T> {
+    number: u64,
+    hand: SyncSender<Job<T>>,
+}
+
 pub struct Executor<T> {
-    sender: Sender<(Option<Lane>, T)>,
-    receiver: Receiver<(Option<Lane>, T)>,
-    running: Vec<Lane>,
+    sender: Sender<(Option<u64>, T)>,
+    receiver: Receiver<(Option<u64>, T)>,
+    started: u64,
+    running: Vec<(Lane, Worker<T>)>,
+    idle: Option<Worker<T>>,
     waiting: Vec<(Lane, Job<T>)>,
     /// Why the last thread could not be started; `None`: it could.
     pub refused: Option<String>,
@@ -53,7 +61,9 @@ impl<T: Send + 'static> Executor<T> {
         Executor {
             sender,
             receiver,
+            started: 0,
             running: Vec::new(),
+            idle: None,
             waiting: Vec::new(),
             refused: None,
         }
@@ -88,7 +98,7 @@ impl<T: Send + 'static> Executor<T> {
     }
 
     fn running_in(&self, lane: Lane) -> usize {
-        self.running.iter().filter(|other| **other == lane).count()
+        self.running.iter().filter(|(of, _)| *of == lane).count()
     }
 
     fn start_waiting(&mut self) {
@@ -108,19 +118,30 @@ impl<T: Send + 'static> Executor<T> {
 
     /// The job is handed over when there is a thread for it.
     fn spawn(&mut self, lane: Lane, job: Job<T>) {
-        let (sender, (hand, handed)) = (self.sender.clone(), sync_channel::<Job<T>>(1));
-        let thread = Builder::new().name(lane.0.to_owned());
-        let started = thread.stack_size(STACK_BYTES).spawn(move || {
-            if let Ok(job) = handed.recv() {
-                let _ = sender.send((Some(lane), job()));
+        match self.idle.take().map_or_else(|| self.start(lane), Ok) {
+            Ok(worker) => {
+                // Its thread lives for as long as it is held here.
+                let _ = worker.hand.send(job);
+                self.running.push((lane, worker));
             }
-        });
-        if let Err(error) = started {
-            self.refused = Some(format!("no thread could be started: {error}"));
-            self.waiting.push((lane, job));
-        } else if hand.send(job).is_ok() {
-            self.running.push(lane);
+            Err(error) => {
+                self.refused = Some(format!("no thread could be started: {error}"));
+                self.waiting.push((lane, job));
+            }
         }
+    }
+
+    fn start(&mut self, lane: Lane) -> std::io::Result<Worker<T>> {
+        self.started += 1;
+        let (number, sender) = (self.started, self.sender.clone());
+        let (hand, handed) = sync_channel::<Job<T>>(1);
+        let thread = Builder::new().name(lane.0.to_owned());
+        thread.stack_size(STACK_BYTES).spawn(move || {
+            for job in handed {
+                let _ = sender.send((Some(number), job()));
+            }
+        })?;
+        Ok(Worker { number, hand })
     }
 
     /// Waits for so many seconds (infinite: for ever) or until something comes back, and starts what waited for that.
@@ -133,9 +154,12 @@ impl<T: Send + 'static> Executor<T> {
         };
         let first = self.receiver.recv_timeout(time);
         let mut values = Vec::new();
-        for (lane, value) in first.into_iter().chain(self.receiver.try_iter()) {
-            let place = self.running.iter().position(|of| Some(*of) == lane);
-            place.map(|place| self.running.swap_remove(place));
+        for (number, value) in first.into_iter().chain(self.receiver.try_iter()) {
+            let mut running = self.running.iter();
+            let place = running.position(|(_, worker)| Some(worker.number) == number);
+            if let Some(place) = place {
+                self.idle = Some(self.running.swap_remove(place).1);
+            }
             values.push(value);
         }
         self.start_waiting();
