@@ -90,38 +90,30 @@ pub struct Power {
     pub charge_percent: Option<u8>,
 }
 
-struct Battery {
-    is_ups: bool,
-    is_discharging: bool,
-    /// Now and when full, in µWh.
-    energy: Option<(u64, u64)>,
-    percent: Option<u8>,
-}
-
 pub fn read_power(root: &Path) -> Power {
     let class = root.join("sys/class/power_supply");
-    let (mut on_mains, mut batteries) = (false, Vec::new());
+    let (mut on_mains, mut batteries, mut upses) = (false, Vec::new(), Vec::new());
     for name in read_names(&class) {
         let supply = class.join(&name);
-        let says = |file| read_word(&supply, file);
-        let kind = says("type");
-        match kind.as_str() {
+        match read_word(&supply, "type").as_str() {
             "" => {}
-            _ if says("scope") == "Device" || says("present") == "0" => {}
-            "Battery" | "UPS" => batteries.push(read_battery(&supply, kind == "UPS")),
-            _ => {
-                let is_online = says("online").parse().is_ok_and(|on: u64| on > 0);
+            _ if read_word(&supply, "scope") == "Device" => {}
+            _ if read_word(&supply, "present") == "0" => {}
+            "Battery" => batteries.push(supply),
+            "UPS" => upses.push(supply),
+            kind => {
+                let is_online = read_value(&supply.join("online")).is_some_and(|on: u64| on > 0);
                 on_mains |= is_online && !(kind.starts_with("USB") && gives_power(&supply, &name));
             }
         }
     }
-    let is_discharging = batteries.iter().any(|battery| battery.is_discharging);
-    let has_battery = batteries.iter().any(|battery| !battery.is_ups);
-    batteries.retain(|battery| battery.is_ups != has_battery);
+    let has_battery = !batteries.is_empty();
+    let mut all = batteries.iter().chain(&upses);
+    let is_discharging = all.any(|supply| read_word(supply, "status") == "Discharging");
     Power {
         on_battery: is_discharging && !on_mains,
         has_battery,
-        charge_percent: charge_percent(&batteries),
+        charge_percent: read_charge(if has_battery { &batteries } else { &upses }),
     }
 }
 
@@ -149,21 +141,31 @@ fn gives_power(supply: &Path, name: &str) -> bool {
     own().map_or_else(|| roles.iter().any(gives), gives)
 }
 
-/// An amount of energy or charge is the one now and the one when full.
-fn read_battery(supply: &Path, is_ups: bool) -> Battery {
-    let number = |name: String| read_value::<u64>(&supply.join(name));
-    let amount = |kind: &str| {
-        let full = number(format!("{kind}_full")).or_else(|| number(format!("{kind}_full_design")));
-        number(format!("{kind}_now")).zip(full)
+/// In percent: weighted by energy where every battery says its own, else that of the emptiest one.
+fn read_charge(batteries: &[PathBuf]) -> Option<u8> {
+    let energies = batteries
+        .iter()
+        .map(|battery| read_amount(battery, "energy"));
+    let energies: Option<Vec<_>> = energies.collect();
+    let add = |a: (u64, u64), b: (u64, u64)| (a.0.saturating_add(b.0), a.1.saturating_add(b.1));
+    let weighted = energies.and_then(|energies| energies.into_iter().reduce(add));
+    let read = |battery: &PathBuf| {
+        let capacity = read_value(&battery.join("capacity")).zip(Some(100));
+        let amounts = ["energy", "charge"].map(|kind| read_amount(battery, kind));
+        capacity
+            .into_iter()
+            .chain(amounts.into_iter().flatten())
+            .find_map(percent)
     };
-    let (capacity, energy) = (number("capacity".to_owned()), amount("energy"));
-    let known = [capacity.zip(Some(100)), energy, amount("charge")];
-    Battery {
-        is_ups,
-        is_discharging: read_word(supply, "status") == "Discharging",
-        energy,
-        percent: known.into_iter().flatten().find_map(percent),
-    }
+    weighted
+        .and_then(percent)
+        .or_else(|| batteries.iter().filter_map(read).min())
+}
+
+/// Of energy or charge: what there is, and when full.
+fn read_amount(battery: &Path, kind: &str) -> Option<(u64, u64)> {
+    let read = |what: &str| read_value(&battery.join(format!("{kind}_{what}")));
+    read("now").zip(read("full").or_else(|| read("full_design")))
 }
 
 /// `None` for what no battery has.
@@ -171,15 +173,6 @@ fn percent((now, full): (u64, u64)) -> Option<u8> {
     let percent = now.saturating_mul(100).checked_div(full)?;
     let is_possible = percent <= 110;
     u8::try_from(percent.min(100)).ok().filter(|_| is_possible)
-}
-
-/// Weighted by energy where every battery says its own, else that of the emptiest one.
-fn charge_percent(batteries: &[Battery]) -> Option<u8> {
-    let energies: Option<Vec<(u64, u64)>> = batteries.iter().map(|b| b.energy).collect();
-    let add = |a: (u64, u64), b: (u64, u64)| (a.0.saturating_add(b.0), a.1.saturating_add(b.1));
-    let weighted = energies.and_then(|energies| energies.into_iter().reduce(add));
-    let emptiest = || batteries.iter().filter_map(|b| b.percent).min();
-    weighted.and_then(percent).or_else(emptiest)
 }
 
 #[cfg(test)]
