@@ -2,9 +2,8 @@
 
 use super::*;
 use crate::decide::{Finished, Reason};
+use crate::host::tests::Tree;
 use serde_json::{Value, json};
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 /// 2026-11-22 09:00:00 UTC.
 const NINE: f64 = 1_795_338_000.0;
@@ -130,14 +129,14 @@ const LINES: &str = "\
 \"held_back_seconds\":{\"memory-pressure\":60}}]
 ";
 
-fn read_text(scratch: &Scratch, text: impl AsRef<[u8]>) -> (Hours, usize) {
-    std::fs::write(scratch.0.join("history"), text).unwrap();
-    read(&scratch.0).unwrap()
+fn read_text(scratch: &Tree, text: impl AsRef<[u8]>) -> (Hours, usize) {
+    scratch.put("history", text);
+    read(scratch.root()).unwrap()
 }
 
 #[test]
 fn lines_are_read_back() {
-    let scratch = Scratch::new();
+    let scratch = Tree::new(&[]);
     let (hours, bad) = read_text(&scratch, LINES);
     assert_eq!(bad, 0);
     assert_eq!(hours.iter().map(encode).collect::<String>(), LINES);
@@ -168,7 +167,7 @@ fn lines_are_read_back() {
 /// Whatever a crash or a bad disk leaves of a file: whole lines are kept, the rest is counted and dropped.
 #[test]
 fn every_prefix_and_every_wrong_byte() {
-    let scratch = Scratch::new();
+    let scratch = Tree::new(&[]);
     let first = LINES.find('\n').unwrap();
     for end in 0..LINES.len() {
         let (hours, bad) = read_text(&scratch, &LINES.as_bytes()[..end]);
@@ -212,47 +211,28 @@ fn days_by_the_clock_on_the_wall() {
     }
 }
 
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Scratch {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("plancton-history-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&path).unwrap();
-        Scratch(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 /// Ticks from one second to another, every ten, each with a pilot that ended; how many writes there were.
-fn run(history: &mut History, scratch: &Scratch, from: u32, to: u32) -> usize {
+fn run(history: &mut History, scratch: &Tree, from: u32, to: u32) -> usize {
     let mut writes = 0;
     for second in (from..=to).step_by(10).map(f64::from) {
         let seen = seen(second);
         history.tick(&seen, &decided(Code::Busy, &[("a", EndKind::Done)]));
         if let Some(hours) = history.take_due(seen.at.boot) {
-            append(&scratch.0, &hours).unwrap();
+            append(scratch.root(), &hours).unwrap();
             writes += 1;
         }
     }
     writes
 }
 
-fn seconds_and_ends(scratch: &Scratch) -> (f64, u64) {
-    let sums = total(read(&scratch.0).unwrap().0.values());
+fn seconds_and_ends(scratch: &Tree) -> (f64, u64) {
+    let sums = total(read(scratch.root()).unwrap().0.values());
     (sums.observed_seconds.0, sums.ended().values().sum())
 }
 
 #[test]
 fn a_crash_costs_ten_minutes_at_most() {
-    let scratch = Scratch::new();
+    let scratch = Tree::new(&[]);
     let mut history = History::default();
     for (from, to, writes, written) in [
         (0, 50, 0, (0.0, 0)),
@@ -264,19 +244,19 @@ fn a_crash_costs_ten_minutes_at_most() {
     }
     let mut history = History::default();
     assert_eq!(run(&mut history, &scratch, 1300, 1320), 0);
-    append(&scratch.0, &history.unwritten).unwrap();
+    append(scratch.root(), &history.unwritten).unwrap();
     assert_eq!(seconds_and_ends(&scratch), (680.0, 70));
 }
 
 /// A clock that is set back shows hours twice: they are one, and nothing is counted twice.
 #[test]
 fn hours_roll_over() {
-    let scratch = Scratch::new();
+    let scratch = Tree::new(&[]);
     for expected in [(10_800.0, 1081), (21_600.0, 2162)] {
         let mut history = History::default();
         run(&mut history, &scratch, 0, 3 * 3600);
-        append(&scratch.0, &history.unwritten).unwrap();
-        let (hours, bad) = read(&scratch.0).unwrap();
+        append(scratch.root(), &history.unwritten).unwrap();
+        let (hours, bad) = read(scratch.root()).unwrap();
         assert!(bad == 0 && hours.into_keys().eq(HOUR..HOUR + 4));
         assert_eq!(seconds_and_ends(&scratch), expected);
     }
@@ -284,32 +264,32 @@ fn hours_roll_over() {
 
 #[test]
 fn what_cannot_be_written_is_whole_afterwards() {
-    let scratch = Scratch::new();
-    let path = scratch.0.join("history");
+    let scratch = Tree::new(&[]);
+    let path = scratch.path("history");
     std::fs::create_dir(&path).unwrap();
     let mut history = History::default();
     run(&mut history, &scratch, 0, 50);
-    assert!(append(&scratch.0, &history.unwritten).is_err());
+    assert!(append(scratch.root(), &history.unwritten).is_err());
     std::fs::remove_dir(&path).unwrap();
     // A line that was cut off is ended, so that the next one is whole.
     std::fs::write(&path, "[498701,[36").unwrap();
-    append(&scratch.0, &history.unwritten).unwrap();
-    let (hours, bad) = read(&scratch.0).unwrap();
+    append(scratch.root(), &history.unwritten).unwrap();
+    let (hours, bad) = read(scratch.root()).unwrap();
     assert_eq!((hours.len(), bad), (1, 1));
 }
 
 #[test]
 fn a_file_that_is_too_long_loses_its_oldest_hours() {
-    let scratch = Scratch::new();
-    let path = scratch.0.join("history");
+    let scratch = Tree::new(&[]);
+    let path = scratch.path("history");
     let usual = json!([3600, 28800, 3600, {"science": [28800, {"done": 20}]}, {"busy": 600}]);
     let usual = sums_of(usual);
     let line = |hour: u64| encode((&hour, &usual));
     let text: String = (HOUR - 99..=HOUR).map(line).collect();
     for (most, kept) in [(text.len(), 100), (text.len() - 1, 49), (0, 0)] {
         std::fs::write(&path, &text).unwrap();
-        shorten(&scratch.0, most).unwrap();
-        let (hours, bad) = read(&scratch.0).unwrap();
+        shorten(scratch.root(), most).unwrap();
+        let (hours, bad) = read(scratch.root()).unwrap();
         assert!(bad == 0 && hours.into_keys().eq(HOUR + 1 - kept..=HOUR));
     }
     // A year and a month of a usual machine fits.

@@ -3,46 +3,26 @@
 use super::control::{self, Kept};
 use super::*;
 use crate::decide::{Control, Drain, Snooze};
+use crate::host::tests::Tree;
 use crate::units::Moment;
 use crate::{clock, host};
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::sync::atomic::{AtomicU32, Ordering};
 
-struct Temp(PathBuf);
-
-impl Temp {
-    fn new() -> Temp {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("plancton-state-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir(&path).unwrap();
-        Temp(path)
-    }
-
-    fn dirs(&self) -> Dirs {
-        Dirs {
-            run: self.0.join("deep/run"),
-            state: self.0.join("state"),
-            config: self.0.join("config"),
-            scope: Scope::Given,
-        }
-    }
-
-    /// As a daemon does it, with that in /etc/group.
-    fn prepared(&self, group: &str) -> Dirs {
-        std::fs::create_dir_all(self.0.join("etc")).unwrap();
-        std::fs::write(self.0.join("etc/group"), group).unwrap();
-        let dirs = self.dirs();
-        dirs.prepare(&self.0).unwrap();
-        dirs
+fn dirs_in(temp: &Tree) -> Dirs {
+    Dirs {
+        run: temp.path("deep/run"),
+        state: temp.path("state"),
+        config: temp.path("config"),
+        scope: Scope::Given,
     }
 }
 
-impl Drop for Temp {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// As a daemon makes them, with that in /etc/group.
+fn prepared(temp: &Tree, group: &str) -> Dirs {
+    temp.put("etc/group", group);
+    let dirs = dirs_in(temp);
+    dirs.prepare(temp.root()).unwrap();
+    dirs
 }
 
 fn mode(path: &Path) -> u32 {
@@ -118,10 +98,10 @@ fn where_everything_is() {
 
 #[test]
 fn whose_daemon() {
-    let temp = Temp::new();
+    let temp = Tree::new(&[]);
     let dirs = |name: &str, scope| {
-        let run = Some(temp.0.join(name));
-        std::fs::create_dir_all(temp.0.join(name)).unwrap();
+        let run = Some(temp.path(name));
+        std::fs::create_dir_all(temp.path(name)).unwrap();
         Dirs {
             scope,
             ..Dirs::machine().given([run, None, None])
@@ -145,14 +125,14 @@ fn whose_daemon() {
 /// To its own process a lock is free: a second daemon is among the tests of the program.
 #[test]
 fn one_daemon_an_engine_and_instance() {
-    let temp = Temp::new();
-    assert!(!is_running(&temp.0) && !is_running(&temp.0.join("absent")));
-    let lock = temp.0.join("lock");
+    let temp = Tree::new(&[]);
+    assert!(!is_running(temp.root()) && !is_running(&temp.path("absent")));
+    let lock = temp.path("lock");
     assert!(!lock.exists(), "a probe creates nothing");
-    let other = temp.0.join("other");
+    let other = temp.path("other");
     std::fs::create_dir(&other).unwrap();
-    let take = |run: &Path, instance: &str| take_lock(run, &temp.0.join("engine.sock"), instance);
-    let _held = take(&temp.0, "a").unwrap();
+    let take = |run: &Path, instance: &str| take_lock(run, &temp.path("engine.sock"), instance);
+    let _held = take(temp.root(), "a").unwrap();
     let error = take(&other, "a").unwrap_err().to_string();
     assert!(
         error.contains(&format!("(pid {})", std::process::id())),
@@ -160,19 +140,19 @@ fn one_daemon_an_engine_and_instance() {
     );
     take(&other, "b").unwrap();
     std::fs::remove_file(&lock).unwrap();
-    std::fs::write(temp.0.join("precious"), "text").unwrap();
-    symlink(temp.0.join("precious"), &lock).unwrap();
-    assert!(take(&temp.0, "c").is_err(), "a lock is no link");
-    assert!(!is_running(&temp.0));
-    let precious = std::fs::read_to_string(temp.0.join("precious")).unwrap();
+    temp.put("precious", "text");
+    symlink(temp.path("precious"), &lock).unwrap();
+    assert!(take(temp.root(), "c").is_err(), "a lock is no link");
+    assert!(!is_running(temp.root()));
+    let precious = std::fs::read_to_string(temp.path("precious")).unwrap();
     assert_eq!(precious, "text");
 }
 
 #[test]
 fn files_are_whole() {
-    let temp = Temp::new();
-    let path = temp.0.join("file");
-    let left = temp.0.join(format!(".file.{}.tmp", std::process::id()));
+    let temp = Tree::new(&[]);
+    let path = temp.path("file");
+    let left = temp.path(&format!(".file.{}.tmp", std::process::id()));
     std::fs::write(&left, "left over").unwrap();
     for (content, bits, durable) in [("one", 0o644, Durable::No), ("two", 0o660, Durable::Yes)] {
         write_file(&path, content.as_bytes(), bits, durable).unwrap();
@@ -180,13 +160,13 @@ fn files_are_whole() {
         assert_eq!(mode(&path), bits);
     }
     assert!(read_file(&path, 2).is_err(), "too long");
-    assert_eq!(read_file(&temp.0.join("absent"), 9).unwrap(), None);
-    std::fs::create_dir(temp.0.join("busy")).unwrap();
+    assert_eq!(read_file(&temp.path("absent"), 9).unwrap(), None);
+    temp.put("busy/", "");
     for name in ["absent/file", "busy"] {
-        let error = write_file(&temp.0.join(name), b"", 0o644, Durable::No).unwrap_err();
+        let error = write_file(&temp.path(name), b"", 0o644, Durable::No).unwrap_err();
         assert!(error.to_string().contains(name), "{error}");
     }
-    assert_eq!(files::read_names(&temp.0), ["busy", "file"]);
+    assert_eq!(files::read_names(temp.root()), ["busy", "file"]);
     // A line that a crash has left open is ended.
     append_lines(&path, "three\n").unwrap();
     assert_eq!(
@@ -197,23 +177,26 @@ fn files_are_whole() {
 
 #[test]
 fn notes_about_images() {
-    let temp = Temp::new();
+    let temp = Tree::new(&[]);
     for image in ["b", "a", "b"] {
-        add_image(&temp.0, image).unwrap();
+        add_image(temp.root(), image).unwrap();
     }
-    assert_eq!(read_images(&temp.0).unwrap(), ["b", "a"]);
+    assert_eq!(read_images(temp.root()).unwrap(), ["b", "a"]);
     for image in ["b", "a", "never"] {
-        remove_image(&temp.0, image).unwrap();
+        remove_image(temp.root(), image).unwrap();
     }
-    assert!(!temp.0.join("images").exists());
-    write_pulled(&temp.0, 7, 12).unwrap();
-    assert_eq!([7, 8, 1].map(|day| read_pulled(&temp.0, day)), [12, 0, 0]);
+    assert!(!temp.path("images").exists());
+    write_pulled(temp.root(), 7, 12).unwrap();
+    assert_eq!(
+        [7, 8, 1].map(|day| read_pulled(temp.root(), day)),
+        [12, 0, 0]
+    );
 }
 
 #[test]
 fn directories_are_ours() {
-    let temp = Temp::new();
-    let shared = temp.0.join("shared");
+    let temp = Tree::new(&[]);
+    let shared = temp.path("shared");
     std::fs::create_dir(&shared).unwrap();
     std::fs::set_permissions(&shared, PermissionsExt::from_mode(0o1777)).unwrap();
     let ours = shared.join("ours");
@@ -232,10 +215,10 @@ fn directories_are_ours() {
         assert!(make_directory(&shared.join(refused), 0o700).is_err());
     }
     // Elsewhere a link is the administrator's choice.
-    symlink(&ours, temp.0.join("link")).unwrap();
-    make_directory(&temp.0.join("link"), 0o700).unwrap();
-    make_directory(&temp.0.join("a/b/c"), 0o755).unwrap();
-    assert_eq!(mode(&temp.0.join("a/b/c")), 0o755);
+    symlink(&ours, temp.path("link")).unwrap();
+    make_directory(&temp.path("link"), 0o700).unwrap();
+    make_directory(&temp.path("a/b/c"), 0o755).unwrap();
+    assert_eq!(mode(&temp.path("a/b/c")), 0o755);
 }
 
 #[test]
@@ -245,14 +228,14 @@ fn control_is_for_the_group() {
         ("plancton2:x:54321:\nroot:x:0:plancton\n", 0o700),
         ("plancton:x:none:\n", 0o700),
     ] {
-        let temp = Temp::new();
+        let temp = Tree::new(&[]);
         let expected = if is_root() { with_group } else { 0o700 };
         for _ in ["first", "second"] {
-            for directory in control::directories(&temp.prepared(group_file)) {
+            for directory in control::directories(&prepared(&temp, group_file)) {
                 assert_eq!(mode(&directory), expected, "{group_file}");
             }
         }
-        let dirs = temp.dirs();
+        let dirs = dirs_in(&temp);
         control::request(&dirs, control::DRAIN, &Drain::default()).unwrap();
         let [_, lasting] = control::directories(&dirs).map(|path| path.join("drain"));
         assert_eq!(mode(&lasting), 0o660);
@@ -270,8 +253,8 @@ fn control_is_for_the_group() {
 
 #[test]
 fn requests_come_and_go() {
-    let temp = Temp::new();
-    let dirs = temp.prepared("");
+    let temp = Tree::new(&[]);
+    let dirs = prepared(&temp, "");
     let now = now();
     assert_eq!(asked(&dirs, now), Control::default());
     let drain = Drain {
@@ -302,15 +285,15 @@ fn requests_come_and_go() {
     }
     assert_eq!(asked(&dirs, now), Control::default());
     // A command that comes before any daemon.
-    let error = control::request(&Temp::new().dirs(), control::PULL, &()).unwrap_err();
+    let error = control::request(&dirs_in(&Tree::new(&[])), control::PULL, &()).unwrap_err();
     assert!(error.to_string().contains("plancton start"), "{error}");
 }
 
 /// Issue: a day back made an hour's snooze 25, a day forward ended it and let `drain --by` stop pilots.
 #[test]
 fn a_clock_that_is_set_moves_no_end() {
-    let temp = Temp::new();
-    let dirs = temp.prepared("");
+    let temp = Tree::new(&[]);
+    let dirs = prepared(&temp, "");
     let now = now();
     let drain = Drain {
         stop: false,
@@ -345,8 +328,8 @@ fn a_clock_that_is_set_moves_no_end() {
 fn garbage_is_the_owners() {
     let huge = "9".repeat(10_000);
     for garbage in ["", "{", "null", "drain", "7", "{\"stop\":7}", &huge, "\0"] {
-        let temp = Temp::new();
-        let dirs = temp.prepared("");
+        let temp = Tree::new(&[]);
+        let dirs = prepared(&temp, "");
         let [_, control] = control::directories(&dirs);
         for name in ["drain", "snooze"] {
             std::fs::write(control.join(name), garbage).unwrap();
@@ -367,11 +350,11 @@ fn garbage_is_the_owners() {
 
 #[test]
 fn what_is_no_plain_file_is_removed() {
-    let temp = Temp::new();
-    let dirs = temp.prepared("");
+    let temp = Tree::new(&[]);
+    let dirs = prepared(&temp, "");
     let [_, control] = control::directories(&dirs);
-    std::fs::write(temp.0.join("elsewhere"), "{}").unwrap();
-    symlink(temp.0.join("elsewhere"), control.join("drain")).unwrap();
+    temp.put("elsewhere", "{}");
+    symlink(temp.path("elsewhere"), control.join("drain")).unwrap();
     std::fs::create_dir(control.join("snooze")).unwrap();
     let fifo = control.join("force-stop");
     sys::mkfifoat(sys::CWD, fifo, Mode::from_raw_mode(0o600)).unwrap();
@@ -380,15 +363,15 @@ fn what_is_no_plain_file_is_removed() {
     assert_eq!(asked_for, Control::default());
     assert_eq!(problems.len(), 4, "{:?}", problems);
     assert_eq!(files::read_names(&control), ["pull"], "it is stepped over");
-    assert!(temp.0.join("elsewhere").exists());
+    assert!(temp.path("elsewhere").exists());
     assert_eq!(control::read(&dirs, at(1.0, 1.0), "b").1.len(), 1);
 }
 
 /// A disk that takes nothing: the directory in which the request should be written does not let itself be written to.
 #[test]
 fn a_refused_request_goes_the_other_way() {
-    let temp = Temp::new();
-    let dirs = temp.prepared("");
+    let temp = Tree::new(&[]);
+    let dirs = prepared(&temp, "");
     let [brief, lasting] = control::directories(&dirs);
     // A directory that is not empty takes the place of a file that can't be replaced.
     std::fs::create_dir_all(lasting.join("drain/full")).unwrap();
@@ -410,8 +393,8 @@ fn a_refused_request_goes_the_other_way() {
 /// What cannot be looked at may be a drain: nothing is launched, nothing else changes.
 #[test]
 fn in_doubt_nothing_is_launched() {
-    let temp = Temp::new();
-    let mut dirs = temp.prepared("");
+    let temp = Tree::new(&[]);
+    let mut dirs = prepared(&temp, "");
     // A path that is too long is an error of the system.
     dirs.state = dirs.state.join("x".repeat(300));
     let (asked_for, problems) = control::read(&dirs, at(1.0, 77.0), "b");
