@@ -88,7 +88,7 @@ pub fn check(context: &Context) -> Done {
         targets.try_for_each(|target| metrics(target, &mut found))?;
     }
     match found.0 {
-        None if config.pilots.is_empty() => say("first add a [[pilot]]: nothing runs without\n"),
+        None if config.pilots.is_empty() => say("first add a [[pilot]]: none is configured\n"),
         None => say("ready\n"),
         Some(first) => say(&first).and(Err(Failure(exit, String::new()))),
     }
@@ -206,8 +206,7 @@ fn rules(config: &Config, seen: &Observation, decision: &Decision, found: &mut F
     for pilot in &config.pilots {
         let (name, cpus, needed) = (&pilot.name, pilot.cpus, pilot.memory);
         let fits = cpus <= cores && needed <= memory;
-        let given = format!("{cores} cores and {memory} can be given");
-        let text = format!("'{name}' needs {cpus} cores and {needed}; {given}");
+        let text = format!("'{name}' needs {cpus} of {cores} cores and {needed} of {memory}");
         found.add(if fits { GOOD } else { NOTE }, "room", &text)?;
     }
     let battery = match (seen.has_battery, seen.on_battery) {

@@ -27,7 +27,10 @@ const TOO_LATE: &str = "not removed, the time for it is over";
 const GROUP_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Of every Plancton pilot that there is, those.
-fn find(context: &Context, which: impl Fn(&Pilot) -> bool) -> Result<(Site, Vec<Pilot>), Failure> {
+pub fn find(
+    context: &Context,
+    which: impl Fn(&Pilot) -> bool,
+) -> Result<(Site, Vec<Pilot>), Failure> {
     // A broken configuration must not keep anybody from removing things: then the usual places are tried.
     let config = context.config().unwrap_or_else(|failure| {
         complain(&failure.1);
@@ -93,12 +96,8 @@ pub fn reap(context: &Context) -> Done {
     remove(find(context, is_due)?, LONGEST)
 }
 
-/// Every pilot of this instance, at once.
-pub fn remove_own(context: &Context) -> Done {
-    remove(find(context, |pilot| pilot.own)?, Duration::ZERO)
-}
-
-fn remove((site, pilots): (Site, Vec<Pilot>), longest: Duration) -> Done {
+/// Each is waited for as long as its grace, at most `longest`.
+pub fn remove((site, pilots): (Site, Vec<Pilot>), longest: Duration) -> Done {
     let problems = remove_pilots(&site, &pilots, longest);
     let removed = count_pilots(pilots.len() - problems.len());
     say(&format!("removed: {removed}\n"))?;

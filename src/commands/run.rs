@@ -263,7 +263,7 @@ pub fn force_stop(context: &Context) -> Done {
         complain(&format!("{why}; ending it and removing the pilots here"));
         end_daemon(context, &[Signal::TERM, Signal::KILL])?;
     }
-    pilots::remove_own(context)?;
+    pilots::remove(pilots::find(context, |pilot| pilot.own)?, Duration::ZERO)?;
     // What is left of the request would end the next daemon; where it could not be written, nothing is.
     let _ = control::clear(&dirs, control::FORCE_STOP);
     Ok(())

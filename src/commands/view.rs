@@ -326,7 +326,7 @@ impl Page {
         let text = format!("{version}, pid {pid}, instance {instance}, up {up}");
         self.row("Daemon", text);
         let counts = status.counts.iter();
-        let counts = counts.map(|(what, count)| format!("{count} {what}"));
+        let counts = counts.map(|(what, count)| format!("{what} {count}"));
         if let Some(counts) = counts.reduce(|all, one| all + ", " + &one) {
             self.row("So far", counts);
         }
