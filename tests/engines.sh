@@ -91,27 +91,27 @@ start_podman() {
     --runroot "$TEST_TMP/podman/run" $podman_options system service --time 0 "unix://$TEST_TMP/podman/socket"
 }
 
-# In a network of its own: an engine without a bridge takes away the one of this machine's. What it stores is at the same
+# In a network of its own: an engine without a bridge takes away the one of this machine's. What it stores and mounts is at the same
 # path for it and for this machine, as the daemon has to see it.
 start_docker_of() { # start_docker_of RELEASE
-  make_root "$1" docker.io ca-certificates || return 1
-  mkdir -p "$cache/$1$TEST_TMP"
+  make_root "$1" docker.io ca-certificates procps || return 1
+  mkdir -p "$cache/$1${TEST_TMP%/*}"
   # shellcheck disable=SC2016 # expanded by that shell
   serve "docker-$1" "$cache/$1/run/test-docker.sock" unshare -m -n --propagation private sh -c 'root=$1; ip link set lo up
     mount --bind "$root" "$root"; for name in /proc /sys /dev "$2"; do mount --rbind "$name" "$root$name"; done
-    exec chroot "$root" dockerd -H unix:///run/test-docker.sock --pidfile /run/test-docker.pid --data-root "$2/docker" \
-      --exec-root /run/test-docker --bridge none --iptables=false --ip6tables=false' sh "$cache/$1" "$TEST_TMP"
+    exec chroot "$root" dockerd -H unix:///run/test-docker.sock --pidfile /run/test-docker.pid --data-root "$3/docker" \
+      --exec-root /run/test-docker --bridge none --iptables=false --ip6tables=false' sh "$cache/$1" "${TEST_TMP%/*}" "$TEST_TMP"
 }
 
 start_podman_of() { # start_podman_of RELEASE
-  make_root "$1" podman runc catatonit ca-certificates || return 1
-  mkdir -p "$cache/$1/etc/containers" "$cache/$1$TEST_TMP"
+  make_root "$1" podman runc catatonit ca-certificates procps || return 1
+  mkdir -p "$cache/$1/etc/containers" "$cache/$1${TEST_TMP%/*}"
   # shellcheck disable=SC2059 # its newlines
   printf "$podman_settings" >"$cache/$1/etc/containers/containers.conf"
   # shellcheck disable=SC2016 # expanded by that shell
   serve "podman-$1" "$cache/$1/run/test-podman.sock" unshare -m --propagation private sh -c 'root=$1
     mount --bind "$root" "$root"; for name in /proc /sys /dev "$2"; do mount --rbind "$name" "$root$name"; done
-    exec chroot "$root" podman --root "$2/podman" --runroot /run/test-podman '"$podman_options"' system service --time 0 unix:///run/test-podman.sock' sh "$cache/$1" "$TEST_TMP"
+    exec chroot "$root" podman --root "$3/podman" --runroot /run/test-podman '"$podman_options"' system service --time 0 unix:///run/test-podman.sock' sh "$cache/$1" "${TEST_TMP%/*}" "$TEST_TMP"
 }
 
 start() {

@@ -79,24 +79,28 @@ impl Reason {
     pub fn of(code: Code, value: f64, threshold: f64, what: impl Display) -> Reason {
         let pilots = count_pilots(usize::try_from(whole(value)).unwrap_or(0));
         let text = match code {
-            Code::EngineDown => format!("the container engine: {what}"),
-            Code::ForceStop => "force-stop: removing every pilot".to_owned(),
-            Code::Snooze => format!("pilots are paused for {} more", rough(value)),
-            Code::Hold => format!("held back by {what}"),
-            Code::Program => format!("'{what}' is running and is to have the machine alone"),
+            Code::EngineDown => format!("the container engine is not available: {what}"),
+            Code::ForceStop => "removing every pilot now (force-stop)".to_owned(),
+            Code::Snooze => format!("you asked for a pause: {} left", rough(value)),
+            Code::Hold => format!("on hold: {what}"),
+            Code::Program => format!("'{what}' is running (pause-while-running)"),
             Code::Temperature => format!(
-                "the processor is at {value:.0} °C, the limit is {threshold:.0} °C; {what} may run"
+                "the processor is at {value:.0} °C, the limit is {threshold:.0} °C: at most {what} may run"
             ),
-            Code::MaxPilots => format!("{pilots} of {threshold:.0} that are allowed (max-pilots)"),
+            Code::MaxPilots => {
+                format!("running {value:.0} of at most {threshold:.0} pilots (max-pilots)")
+            }
             Code::Hours => {
-                format!("{pilots} of {threshold:.0} that are allowed at these hours ({what})")
+                format!(
+                    "running {value:.0} of at most {threshold:.0} pilots at these hours ({what})"
+                )
             }
             Code::MemoryPressure => {
-                format!("memory is short: somebody waited for it {value:.0} % of the time")
+                format!("memory is short: processes stalled on it {value:.0} % of the time")
             }
             Code::NoPilot => NO_PILOT.to_owned(),
-            Code::Image => format!("waiting for the image {what}"),
-            Code::ClassMax => format!("'{what}' has its {pilots} (max)"),
+            Code::Image => format!("downloading the image {what}"),
+            Code::ClassMax => format!("running {pilots} of '{what}', as many as it may have (max)"),
             _ => what.to_string(),
         };
         Reason {
@@ -111,15 +115,15 @@ impl Reason {
 
 const NO_PILOT: &str = "no [[pilot]] is configured; `plancton config --default` shows how to add \
                         one, `plancton check` names the file";
-pub(super) const FIRST_LOOK: &str = "taking a first look at what the owner and the pilots use";
+pub(super) const FIRST_LOOK: &str = "measuring what you and the pilots use before more are started";
 pub(super) const PROBING: &str =
-    "reading back from the first pilot that protection and limits hold";
+    "checking on the first pilot that its limits and your protection hold";
 /// Why a class waits.
-pub(super) const IMAGE_GONE: &str = "its image was here, and the engine does not find it";
+pub(super) const IMAGE_GONE: &str = "its image has been removed from the engine";
 
 /// Without a list.
 pub(super) fn of_engine(engine: &EngineState) -> Reason {
-    let asking = "asking the container engine what it is running";
+    let asking = "asking the container engine which pilots are running";
     match engine {
         EngineState::Down(why) => Reason::of(Code::EngineDown, 0.0, 0.0, why),
         EngineState::Unsupported(why) => Reason::of(Code::EngineUnsupported, 0.0, 0.0, why),
@@ -132,47 +136,52 @@ pub(super) fn drain(left: Option<f64>, running: usize) -> Reason {
     let (pilots, time) = (count_pilots(running), rough(left.unwrap_or(0.0)));
     let text = match left {
         Some(left) if left > 0.0 => {
-            format!("{time} more for {pilots} to finish, then they are stopped")
+            format!(
+                "no more pilots are started; {pilots} may finish within {time}, what is left is stopped then"
+            )
         }
-        Some(_) => format!("the time is over, stopping {pilots}"),
-        None => format!("nothing is started, {pilots} may finish"),
+        Some(_) => format!("the time for the drain is over: stopping {pilots}"),
+        None => format!("no more pilots are started; {pilots} may finish"),
     };
     Reason::of(Code::Drain, float(running as u64), 0.0, text)
 }
 
 /// Percent.
 pub(super) fn battery(charge: Option<f64>, limit: f64) -> Reason {
-    let mut text = "the machine runs on its battery".to_owned();
+    let mut text = "the machine is on battery".to_owned();
     if let Some(charge) = charge {
-        text += &format!(", at {charge:.0} % (min-battery {limit:.0} %)");
+        text += &format!(" at {charge:.0} % (min-battery {limit:.0} %)");
     }
     Reason::of(Code::Battery, charge.unwrap_or(0.0), limit, text)
 }
 
 /// Seconds for which the use of pilots could not be read, and for which that is borne.
 pub(super) fn unread(seconds: f64, limit: f64) -> Reason {
-    let text = format!(
-        "how much CPU the pilots use can't be read (for {seconds:.0} s), so they are paused"
-    );
+    let text =
+        format!("pilots are paused: how much CPU they use could not be read for {seconds:.0} s");
     Reason::of(Code::Busy, seconds, limit, text)
 }
 
 fn no_disk(reserve: Bytes) -> String {
-    format!("reserve-disk = {reserve}: the engine's disk can't be seen, so nothing is started")
+    format!(
+        "nothing is started: the engine's disk can't be seen, and {reserve} of it are reserved (reserve-disk)"
+    )
 }
 
 /// `None`: it can't be seen.
 pub(super) fn disk(free: Option<u64>, reserve: Bytes) -> Reason {
     let text = free.map_or(no_disk(reserve), |free| {
         let free = Bytes(free);
-        format!("{free} are free on the engine's disk, {reserve} are reserved")
+        format!("only {free} are free on the engine's disk, {reserve} are reserved (reserve-disk)")
     });
     Reason::of(Code::Disk, float(free.unwrap_or(0)), float(reserve.0), text)
 }
 
 pub(super) fn memory(available: u64, reserve: Bytes) -> Reason {
-    let (bytes, least) = (Bytes(available), "half of the reserve of");
-    let text = format!("{bytes} of memory are available, {least} {reserve} is the least");
+    let bytes = Bytes(available);
+    let text = format!(
+        "only {bytes} of memory are available, less than half of reserve-memory ({reserve})"
+    );
     Reason::of(Code::Memory, float(available), float(reserve.0 / 2), text)
 }
 
@@ -184,7 +193,7 @@ pub(super) fn void(seen: &Observation, owner: &Owner, disk: Bytes) -> Vec<String
     let is_watched = owner.on_battery == OnBattery::Run && charge > 0 && seen.has_battery;
     let mut void = Vec::new();
     if is_limited && seen.temperature.is_none() {
-        let what = "no sensor of the processor can be read, so heat does not hold pilots back";
+        let what = "no sensor of the processor can be read, so pilots are not paused for heat";
         void.push(format!("max-temperature = {heat}: {what}"));
     }
     if is_watched && seen.charge.is_none() {
@@ -195,14 +204,15 @@ pub(super) fn void(seen: &Observation, owner: &Owner, disk: Bytes) -> Vec<String
         void.push(no_disk(disk));
     }
     if seen.hides_programs && !owner.pause_while_running.is_empty() {
-        let why = "other users' programs can't be seen here (hidepid), so they hold nothing back";
+        let why =
+            "other users' programs can't be seen here (hidepid), so pilots are not paused for them";
         void.push(format!("pause-while-running: {why}"));
     }
     void
 }
 
 pub(super) fn probing(class: &str) -> Reason {
-    let text = format!("one pilot of '{class}' shows whether it runs before more are started");
+    let text = format!("starting with one pilot of '{class}' to see whether it works");
     Reason::of(Code::Probing, 1.0, 1.0, text)
 }
 
@@ -210,8 +220,8 @@ pub(super) fn probing(class: &str) -> Reason {
 pub(super) fn waiting(class: &str, wait: &Wait, left: Option<f64>) -> Reason {
     let (why, numbers) = (&wait.why, left.map_or((1.0, 1.0), |left| (left, 0.0)));
     let text = match left {
-        Some(left) => format!("'{class}' is tried again in {left:.0} s: {why}"),
-        None => format!("one pilot of '{class}' shows whether it goes better now: {why}"),
+        Some(left) => format!("trying '{class}' again in {}: {why}", rough(left)),
+        None => format!("retrying '{class}' with one pilot: {why}"),
     };
     Reason::of(wait.code, numbers.0, numbers.1, text)
 }
@@ -219,53 +229,65 @@ pub(super) fn waiting(class: &str, wait: &Wait, left: Option<f64>) -> Reason {
 impl Tick<'_> {
     fn owner_use(&self) -> String {
         let foreign = self.seen.cpu.map_or(0.0, |cpu| cpu.foreign);
-        let (cores, given) = (self.seen.cores, self.out.capacity.given);
-        format!("the owner uses {foreign:.1} of {cores:.0} cores, pilots were promised {given:.1}")
+        format!("you are using {foreign:.1} of {:.0} cores", self.seen.cores)
     }
 
     pub(super) fn busy(&self) -> Reason {
         let (numbers, room) = (self.owner_use(), &self.out.capacity);
-        let what = match room.need_unknown {
-            true => "all cores are busy and pilots are not protected, so they give way one by one",
-            false => "nothing is started",
+        let text = match room.need_unknown {
+            true => {
+                "all cores are busy, and pilots without protection give way one by one".to_owned()
+            }
+            false => {
+                let calm_for = rough(self.owner.calm_for.as_secs_f64());
+                format!("{numbers}; pilots start once you have been idle for {calm_for}")
+            }
         };
-        let (text, free) = (format!("{numbers}; {what}"), room.free_now.unwrap_or(0.0));
+        let free = room.free_now.unwrap_or(0.0);
         Reason::of(Code::Busy, free, room.give_floor, text)
     }
 
     /// What pilots need to go on is not free: `least` cores.
     pub(super) fn tight(&self, least: f64) -> Reason {
         let (numbers, free) = (self.owner_use(), self.out.capacity.free_now.unwrap_or(0.0));
-        let text =
-            format!("{numbers}; pilots go on once {least:.1} cores are free, now {free:.1} are");
+        let text = format!("{numbers}; pilots need {least:.1} free cores, and {free:.1} are free");
         Reason::of(Code::Busy, free, least, text)
     }
 
     /// For `left` seconds more.
     pub(super) fn calming(&self, left: f64) -> Reason {
-        let (numbers, what) = match self.own_in(PilotState::Paused).len() {
-            0 => (count_pilots(self.holding()), "pilots are started"),
-            _ => (self.owner_use(), "paused pilots go on"),
+        let what = match self.own_in(PilotState::Paused).len() {
+            0 => "starting",
+            _ => "resuming",
         };
-        let text = format!("{numbers}; {what} after {left:.0} s more of calm");
+        let text = format!(
+            "you have been busy: waiting {} more before {what} pilots",
+            rough(left)
+        );
         Reason::of(Code::Calming, left, 0.0, text)
     }
 
     pub(super) fn starting(&self) -> Reason {
-        let (pilots, under_way) = (count_pilots(self.holding()), self.unlisted().len());
-        let text = format!("{pilots}, {under_way} of them being started");
+        let under_way = self.unlisted().len();
+        let text = format!("starting {}", count_pilots(under_way));
         Reason::of(Code::Starting, float(under_way as u64), 0.0, text)
     }
 
     /// `free`, and the `least` that is enough for the next pilot. Nothing running is a problem to explain; a full machine is
     /// not.
     fn full(&self, free: f64, least: f64, text: &str) -> Reason {
-        let pilots = count_pilots(self.holding());
-        let code = match self.holding() {
-            0 => Code::NothingFits,
-            _ => Code::Full,
-        };
-        Reason::of(code, free, least, format!("{pilots}; {text}"))
+        match self.holding() {
+            0 => Reason::of(
+                Code::NothingFits,
+                free,
+                least,
+                format!("no pilot fits: {text}"),
+            ),
+            number => {
+                let text = format!("running as many pilots as fit ({number}): {text}");
+                Reason::of(Code::Full, free, least, text)
+            }
+        }
     }
 
     /// The next pilot takes `next` cores.
@@ -275,13 +297,13 @@ impl Tick<'_> {
         let foreign = |cpu: CpuUse| cpu.foreign.max(cpu.foreign_smooth);
         let foreign = seen.cpu.map_or(0.0, foreign);
         let text = format!(
-            "of {cores:.0} cores {foreign:.1} are the owner's, {reserve:.1} reserved and {given:.1} promised to pilots, \
-             the next one takes {next:.1}"
+            "of {cores:.0} cores you use {foreign:.1}, {reserve:.1} are reserved and {given:.1} given to pilots, the \
+             next one needs {next:.1}"
         );
         match &seen.protection {
             // That is what keeps a small machine from running anything.
             Protection::None(why) if self.holding() == 0 && reserve > 0.0 => {
-                let because = "cores are reserved because pilots are not protected";
+                let because = "a core is reserved because pilots can't be kept out of your way";
                 self.full(free, least, &format!("{text}; {because}: {why}"))
             }
             _ => self.full(free, least, &text),
@@ -292,7 +314,7 @@ impl Tick<'_> {
         let (left, reserve) = (Bytes(whole(free)), self.share.reserve_memory);
         let (name, wanted) = (&class.name, class.memory);
         let text = format!(
-            "{left} of memory may still be given (with {reserve} reserved), the next '{name}' takes {wanted}"
+            "'{name}' needs {wanted} of memory, and {left} can be given with {reserve} reserved (reserve-memory)"
         );
         self.full(free, float(wanted.0), &text)
     }
@@ -313,7 +335,7 @@ pub(super) fn pilot_failed(kind: EndKind, ended: &Ended) -> String {
         _ if [126, 127].contains(&code) => {
             let words = ended.log_tail.trim_end().lines().next_back();
             let words = clean_line(words.unwrap_or_default(), 200);
-            format!("exit code {code}, its command can't be executed: {words}")
+            format!("exit code {code}, its command could not be run: {words}")
         }
         _ => format!("exit code {code}"),
     };
