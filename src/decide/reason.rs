@@ -261,7 +261,7 @@ impl Tick<'_> {
             _ => "resuming",
         };
         let text = format!(
-            "you have been busy: waiting {} more before {what} pilots",
+            "waiting {} more before {what} pilots (calm-for)",
             rough(left)
         );
         Reason::of(Code::Calming, left, 0.0, text)
@@ -269,7 +269,10 @@ impl Tick<'_> {
 
     pub(super) fn starting(&self) -> Reason {
         let under_way = self.unlisted().len();
-        let text = format!("starting {}", count_pilots(under_way));
+        let text = match under_way {
+            0 => "resuming paused pilots".to_owned(),
+            _ => format!("starting {}", count_pilots(under_way)),
+        };
         Reason::of(Code::Starting, float(under_way as u64), 0.0, text)
     }
 
