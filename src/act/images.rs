@@ -111,9 +111,8 @@ pub fn tidy(site: &Site, config: &Config) {
     // The built-in one stays for the next time: it costs no network, and `purge` knows it.
     let wanted = config.pilots.iter().map(|class| class.image.clone());
     let wanted = wanted.chain([Image::default()]);
-    let wanted: Vec<_> = wanted
-        .map(|image| name(&image, &site.builtin_tag))
-        .collect();
+    let name = |image: Image| name(&image, &site.builtin_tag);
+    let wanted: Vec<String> = wanted.map(name).collect();
     for image in state::read_images(state).unwrap_or_default() {
         if wanted.contains(&image) {
             continue;

@@ -119,8 +119,9 @@ impl Launch<'_> {
         };
         let refuses = self.config.share.missing_limits == MissingLimits::Refuse;
         let accepts = "missing-limits = \"warn\" accepts that";
-        let why = match spec::dropped_limit(&warnings).filter(|_| refuses) {
-            Some(limit) => format!("the engine left a limit out ({limit}); {accepts}"),
+        let mut warnings = warnings.iter().filter(|_| refuses);
+        let why = match warnings.find(|warning| spec::is_dropped_limit(warning)) {
+            Some(warning) => format!("the engine left a limit out ({warning}); {accepts}"),
             None => match engine.start(&id) {
                 Ok(()) => return Ok(id),
                 Err(error @ Error::Refused(..)) => error.to_string(),

@@ -4,7 +4,7 @@
 use super::{Launch, files, images};
 use crate::config::PilotClass;
 use crate::engine::Declared;
-use crate::units::{Bytes, Moment, clean_line, whole};
+use crate::units::{Bytes, Moment, whole};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -130,17 +130,13 @@ fn tmpfs(class: &PilotClass, image: &Declared) -> BTreeMap<String, String> {
     volumes.chain(named).map(mount).collect()
 }
 
-/// A limit that the engine said it left out; swap accounting alone is common and only a warning.
-pub fn dropped_limit(warnings: &[String]) -> Option<String> {
-    let warnings = warnings.iter().map(|text| clean_line(text, 1_000));
-    let mut lower = warnings.map(|text| (text.to_lowercase(), text));
-    let dropped = lower.find(|(lower, _)| {
-        let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
-        says(&["discarded", "not support", "unlimited", "ignored"])
-            && says(&["memory", "cpu", "pids"])
-            && (!says(&["swap"]) || says(&["memory limit capabilities"]))
-    });
-    dropped.map(|(_, text)| text)
+/// The engine says that it left a limit out; swap accounting alone is common and only a warning.
+pub fn is_dropped_limit(warning: &str) -> bool {
+    let warning = warning.to_lowercase();
+    let says = |words: &[&str]| words.iter().any(|word| warning.contains(word));
+    says(&["discarded", "not support", "unlimited", "ignored"])
+        && says(&["memory", "cpu", "pids"])
+        && (!says(&["swap"]) || says(&["memory limit capabilities"]))
 }
 
 #[cfg(test)]

@@ -196,12 +196,11 @@ impl Engine {
     /// `pause`, `unpause`, without waiting for what comes of it. That a pilot has ended, or is paused
     /// already, is shown by the next list; Docker before 23 says 500 for it.
     pub fn tell(&self, id: &PilotId, what: &str) -> Result<()> {
-        let so_already = ["not running", "paused", "no such process"];
+        let words = ["not running", "paused", "no such process"];
+        let is_so = |why: &str| words.iter().any(|so| why.contains(so));
         match if_there(self.read(container("POST", what, id, &format!("/{what}")))) {
             Err(Error::Refused(_, 409, _)) => Ok(()),
-            Err(Error::Refused(_, 500, why)) if so_already.iter().any(|so| why.contains(so)) => {
-                Ok(())
-            }
+            Err(Error::Refused(_, 500, why)) if is_so(&why) => Ok(()),
             result => result.map(drop),
         }
     }
@@ -236,8 +235,8 @@ impl Engine {
     pub fn import(&self, repo: &str, tag: &str, changes: &[&str], tar: &[u8]) -> Result<()> {
         let named = format!("repo={}&tag={}", encode(repo), encode(tag));
         let changes = changes.iter().map(|change| encode(change));
-        let changes: Vec<String> = changes.map(|change| format!("&changes={change}")).collect();
-        let path = format!("/images/create?fromSrc=-&{named}{}", changes.concat());
+        let changes: String = changes.map(|change| format!("&changes={change}")).collect();
+        let path = format!("/images/create?fromSrc=-&{named}{changes}");
         let call = format!("import {repo}:{tag}");
         let id = self.upload(&call, &path, (&mut &*tar, tar.len() as u64))?;
         // Podman ignores the name of an import.

@@ -75,7 +75,7 @@ pub struct Listed {
     #[serde(deserialize_with = "checked_id")]
     pub id: PilotId,
     /// With a leading slash; may be empty.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "list_of_words")]
     pub names: Vec<String>,
     /// The engine's word, `running` or `exited` and so on; other words exist and mean "leave it alone".
     #[serde(default)]
@@ -164,7 +164,7 @@ pub struct Created {
     #[serde(deserialize_with = "checked_id")]
     pub id: PilotId,
     /// May say that a limit was dropped.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "list_of_words")]
     pub warnings: Vec<String>,
 }
 
@@ -188,6 +188,12 @@ where
 fn words<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let text: String = or_default(from)?;
     Ok(clean_line(&text, LONGEST_MESSAGE))
+}
+
+fn list_of_words<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    let list: Vec<String> = or_default(from)?;
+    let clean = |text: &String| clean_line(text, LONGEST_MESSAGE);
+    Ok(list.iter().map(clean).collect())
 }
 
 fn checked_id<'de, D: Deserializer<'de>>(from: D) -> Result<PilotId, D::Error> {
