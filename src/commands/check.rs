@@ -29,7 +29,6 @@ fn way_out(topic: &str) -> &'static str {
         "configuration" => "; it is missing, the defaults hold",
         "rights" => "; trust their image as you trust yourself",
         "group" => "; `groupadd --system plancton` and `usermod -aG plancton USER` change that",
-        "init" => "; install docker-init, or live with pilots that have no init program",
         "limits" => "; enable the kernel's cgroup controllers, or set missing-limits = \"warn\"",
         "swap" => "; boot with swapaccount=1 to change that",
         "protection" => "; one core is kept free instead",
@@ -81,7 +80,7 @@ pub fn check(context: &Context) -> Done {
     }
     if !context.options.has("offline") {
         if let Err(Failure(code, why)) = engine(context, &config, &mut found) {
-            exit = if found.0.is_none() { code } else { exit };
+            exit = code;
             found.add(BAD, "engine", &why)?;
         }
         let mut targets = config.influxdb.iter();
@@ -158,9 +157,6 @@ fn limits(context: &Context, config: &Config, facts: &Facts, found: &mut Finding
     found.add(mark, "limits", &text)?;
     if !facts.info.swap_limit {
         found.add(NOTE, "swap", "a pilot may swap beyond its memory")?;
-    }
-    if facts.info.lacks_init() {
-        found.add(NOTE, "init", "the engine has no init program for pilots")?;
     }
     // In a container of its own the daemon sees of the machine only what is mounted: all else is the container's, ends
     // with it, and says nothing about the machine. A mark may lie where a machine's root was once an image, but engines

@@ -30,46 +30,42 @@ use std::time::{Duration, Instant};
 
 /// Carries a command out, and says what went wrong.
 pub fn dispatch(options: Options) -> Exit {
-    match carry_out(&Context::new(options)) {
-        Ok(()) => Exit::Done,
-        Err(Failure(exit, text)) => {
-            complain(&text);
-            exit
-        }
-    }
-}
-
-fn carry_out(context: &Context) -> Done {
-    match context.options.command {
-        "try" => try_out::try_out(context),
-        "check" => check::check(context),
-        "config" => show_config(context),
-        "status" => view::status(context),
-        "why" => view::why(context),
-        "health" => view::health(context),
-        "history" => history::history(context),
-        "report" => history::report(context),
-        "drain" => run::drain(context),
-        "snooze" => run::snooze(context),
-        "resume" => run::resume(context),
-        "kill" => pilots::kill(context),
-        "log" => pilots::log(context),
-        "pull" => run::pull(context),
-        "force-stop" => run::force_stop(context),
-        "join" => join::join(context),
-        "leave" => join::leave(context),
-        "run" => run::run(context),
-        "start" => run::start(context),
-        "stop" => run::stop(context),
-        "replay" => run::replay(context),
-        "reap" => pilots::reap(context),
-        "purge" => pilots::purge(context),
-        "pilot" => try_out::pilot(context),
+    let context = Context::new(options);
+    let done = match context.options.command {
+        "try" => try_out::try_out(&context),
+        "check" => check::check(&context),
+        "config" => show_config(&context),
+        "status" => view::status(&context),
+        "why" => view::why(&context),
+        "health" => view::health(&context),
+        "history" => history::history(&context),
+        "report" => history::report(&context),
+        "drain" => run::drain(&context),
+        "snooze" => run::snooze(&context),
+        "resume" => run::resume(&context),
+        "kill" => pilots::kill(&context),
+        "log" => pilots::log(&context),
+        "pull" => run::pull(&context),
+        "force-stop" => run::force_stop(&context),
+        "join" => join::join(&context),
+        "leave" => join::leave(&context),
+        "run" => run::run(&context),
+        "start" => run::start(&context),
+        "stop" => run::stop(&context),
+        "replay" => run::replay(&context),
+        "reap" => pilots::reap(&context),
+        "purge" => pilots::purge(&context),
+        "pilot" => try_out::pilot(&context),
         "version" => say(concat!("plancton ", env!("CARGO_PKG_VERSION"), "\n")),
         _ => say(cli::help(
             &context.options.text("COMMAND").unwrap_or_default(),
         )),
-    }
+    };
+    let Err(Failure(exit, text)) = done else {
+        return Exit::Done;
+    };
+    complain(&text);
+    exit
 }
 
 fn show_config(context: &Context) -> Done {
@@ -144,10 +140,9 @@ impl Context {
     pub fn new(options: Options) -> Context {
         let uid = rustix::process::geteuid();
         let given = ["run-dir", "state-dir", "config"].map(|name| options.path(name));
-        let [run, state, config] = given;
         Context {
             options,
-            dirs: Dirs::usual(uid.as_raw(), |name| env::var_os(name)).given([run, state, config]),
+            dirs: Dirs::usual(uid.as_raw(), |name| env::var_os(name)).given(given),
             is_root: uid.is_root(),
         }
     }

@@ -101,7 +101,6 @@ fn show(context: &Context, base: &Path, is_over: &AtomicBool) -> Result<Seen, Fa
 fn follow(context: &Context, child: &mut Child, is_over: &AtomicBool) -> Result<Seen, Failure> {
     let time = context.options.duration("for").unwrap_or(TRY_TIME);
     let (start, mut next_line, mut seen) = (Instant::now(), Duration::ZERO, Seen::default());
-    let is_terminal = std::io::stdout().is_terminal();
     while start.elapsed() < time && !is_over.load(Ordering::Relaxed) {
         std::thread::sleep(Duration::from_millis(250));
         if !matches!(child.try_wait(), Ok(None)) {
@@ -111,7 +110,7 @@ fn follow(context: &Context, child: &mut Child, is_over: &AtomicBool) -> Result<
             continue;
         };
         let left = format_rough(time.saturating_sub(start.elapsed()));
-        if is_terminal {
+        if std::io::stdout().is_terminal() {
             let text = render(&status, Page::of_terminal());
             let head = format!("plancton try: {left} left, Ctrl-C ends it sooner");
             redraw(&format!("{head}\n\n{text}"))?;

@@ -83,9 +83,7 @@ pub fn status(context: &Context) -> Done {
         std::thread::sleep(Duration::from_secs(1));
         status = read(context)?;
     }
-    let mut page = Page::of_terminal();
-    page.height = None;
-    say(&render(&status, page))
+    say(&render(&status, Page::of_terminal()))
 }
 
 pub fn why(context: &Context) -> Done {
@@ -97,10 +95,8 @@ pub fn why(context: &Context) -> Done {
 /// Whether the loop turns, whatever the engine does.
 pub fn health(context: &Context) -> Done {
     let status = read(context).map_err(|failure| Failure(Exit::Failed, failure.1))?;
-    let (now, pid) = (clock::now(), status.pid);
-    let late = now.awake - status.turning.awake;
-    match status.is_stuck(now) {
-        true => Err(format!("the daemon (pid {pid}) has made no progress for {late:.0} s").into()),
+    match status.is_stuck(clock::now()) {
+        true => Err(format!("the daemon (pid {}) makes no progress", status.pid).into()),
         false => Ok(()),
     }
 }
