@@ -50,11 +50,11 @@ fn start_log(verbosity: i32) {
     let level = match verbosity {
         ..=-2 => LevelFilter::Error,
         -1 => LevelFilter::Warn,
-        0 => LevelFilter::Info,
-        1.. => LevelFilter::Debug,
+        0.. => LevelFilter::Info,
     };
     log::set_max_level(level);
     let logger = Logger {
+        is_verbose: verbosity > 0,
         is_dated: std::env::var_os("JOURNAL_STREAM").is_none(),
         lost: AtomicU64::new(0),
     };
@@ -64,16 +64,20 @@ fn start_log(verbosity: i32) {
 
 /// To standard error, without time where somebody else (systemd) writes it.
 struct Logger {
+    is_verbose: bool,
     is_dated: bool,
     /// Lines that nobody read.
     lost: AtomicU64,
 }
 
 impl Log for Logger {
-    /// Of libraries only warnings are of use here.
+    /// Of libraries only warnings are of use here; what is below them is not compiled in, and so ours has a target instead.
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        let is_ours = metadata.target().starts_with(env!("CARGO_PKG_NAME"));
-        is_ours || metadata.level() <= Level::Warn
+        match metadata.target() {
+            "debug" => self.is_verbose,
+            target if target.starts_with(env!("CARGO_PKG_NAME")) => true,
+            _ => metadata.level() <= Level::Warn,
+        }
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -82,7 +86,10 @@ impl Log for Logger {
                 true => format!("{:.0} ", jiff::Timestamp::now()),
                 false => String::new(),
             };
-            let level = record.level().as_str().to_lowercase();
+            let level = match record.target() {
+                "debug" => "debug".to_owned(),
+                _ => record.level().as_str().to_lowercase(),
+            };
             let line = format!("{date}{level}: {}\n", record.args());
             write_if_read(std::io::stderr().lock(), &line, &self.lost);
         }

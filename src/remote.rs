@@ -14,15 +14,6 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// For the whole of a request: a server that sends a byte a second is not waited for.
-const LIMIT: Duration = Duration::from_secs(30);
-/// At the start it is looked at within so many seconds: machines that start together do not ask together.
-const FIRST: f64 = 30.0;
-/// As long as nothing is in force a node has nothing to do, and looks this often, in seconds.
-const AGAIN: f64 = 60.0;
-/// Of what is wrong with a text: there may be a problem in each line.
-const SHOWN: usize = 500;
-
 /// Their files in STATE/remote.
 const JOINED: &str = "joined.json";
 const IN_FORCE: &str = "config.toml";
@@ -120,7 +111,7 @@ pub fn hash(text: &str) -> String {
 /// What a text of that url comes to here. Its targets get a name for this machine that says nothing, and that no other url
 /// knows: figures of many nodes would be one heap without.
 fn read(text: &str, url: &str, local: &Config) -> Result<RemoteConfig, String> {
-    let shorten = |problems: Vec<String>| clean_line(&problems.join("; "), SHOWN);
+    let shorten = |problems: Vec<String>| clean_line(&problems.join("; "), 500);
     let mut remote = read_remote(text, url, local).map_err(shorten)?;
     let machine = files::read_value(Path::new("/etc/machine-id"));
     let machine = machine.unwrap_or_else(crate::host::name);
@@ -189,7 +180,8 @@ fn get(url: &str, allow: &Allow) -> Result<String, String> {
         .https_only(is_safe)
         .max_redirects(if is_safe { 4 } else { 0 })
         .max_redirects_will_error(is_safe)
-        .timeout_global(Some(LIMIT));
+        // A server that sends a byte a second is not waited for.
+        .timeout_global(Some(Duration::from_secs(30)));
     let response = config.build().new_agent().get(url).call();
     let mut response = response.map_err(|error| web::explain(url, &error))?;
     let redirects = "redirects are followed between https addresses only";
@@ -248,7 +240,8 @@ impl Remote {
         };
         if before.as_ref() != Some(&joined.url) {
             let (now, refresh) = (clock::now().boot, local.allow.refresh.as_secs_f64());
-            self.due = Some(now + FIRST.min(refresh) * draw(now));
+            // Within half a minute: machines that start together do not ask together.
+            self.due = Some(now + refresh.min(30.0) * draw(now));
         }
         let mut config = local.clone();
         let mut told = read_seen(state);
@@ -288,7 +281,8 @@ impl Remote {
         let (now, refresh) = (clock::now().boot, local.allow.refresh.as_secs_f64());
         let Some(told) = &mut self.told else { return };
         let wait = match told.hash.as_str() {
-            "" => refresh.min(AGAIN),
+            // Without anything in force a node has nothing to do.
+            "" => refresh.min(60.0),
             _ => refresh,
         };
         self.due = Some(now + wait * (0.8 + 0.2 * draw(now)));

@@ -20,8 +20,6 @@ use ureq::{Agent, Proxy};
 /// For each step but the body: on a slow line a mebibyte takes its time.
 const STEP: Duration = Duration::from_secs(5);
 const BODY: Duration = Duration::from_secs(30);
-/// More certificates than anybody has.
-const CA_LIMIT: usize = 1 << 20;
 
 /// A word of an error, and what to do about it.
 const ADVICE: &str = "\
@@ -140,7 +138,8 @@ pub fn hide(text: &str, secrets: &[&str], limit: usize) -> String {
 }
 
 fn read_certificates(file: &str) -> Result<Vec<Certificate<'static>>, String> {
-    let text = files::read_text_up_to(Path::new(file), CA_LIMIT)
+    // More certificates than anybody has.
+    let text = files::read_text_up_to(Path::new(file), 1 << 20)
         .map_err(|error| format!("ca-file {error}"))?;
     let items = parse_pem(text.as_bytes()).filter_map(|item| match item {
         Ok(PemItem::Certificate(certificate)) => Some(certificate),

@@ -9,6 +9,7 @@ use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use smart_default::SmartDefault;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 const HOUR: u64 = 3_600;
 const GIB: u64 = 1 << 30;
@@ -17,7 +18,7 @@ const GIB: u64 = 1 << 30;
 #[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Loop {
-    #[default(Period::seconds(10))]
+    #[default(Period(Duration::from_secs(10)))]
     pub interval: Period,
     #[default = 4]
     pub launches_per_tick: u32,
@@ -48,11 +49,11 @@ pub struct Share {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Owner {
     pub when_busy: WhenBusy,
-    #[default(Period::seconds(10))]
+    #[default(Period(Duration::from_secs(10)))]
     pub busy_for: Period,
-    #[default(Period::seconds(60))]
+    #[default(Period(Duration::from_secs(60)))]
     pub calm_for: Period,
-    #[default(Period::seconds(600))]
+    #[default(Period(Duration::from_secs(600)))]
     pub starve_limit: Period,
     pub on_battery: OnBattery,
     /// Percent.
@@ -71,7 +72,7 @@ pub struct Owner {
 pub struct EngineKeys {
     /// Empty: looked for.
     pub socket: String,
-    #[default(Period::seconds(30))]
+    #[default(Period(Duration::from_secs(30)))]
     pub timeout: Period,
     /// Empty: `system`, or `user-UID`.
     pub instance: String,
@@ -85,7 +86,7 @@ pub struct PilotClass {
     pub name: String,
     pub image: Image,
     /// 0: never.
-    #[default(Period::seconds(12 * HOUR))]
+    #[default(Period(Duration::from_secs(12 * HOUR)))]
     pub image_refresh: Period,
     /// Empty: from its registry.
     pub image_archive: String,
@@ -101,16 +102,16 @@ pub struct PilotClass {
     pub swap: Bytes,
     #[default = 512]
     pub pids: u32,
-    #[default(Period::seconds(12 * HOUR))]
+    #[default(Period(Duration::from_secs(12 * HOUR)))]
     pub ttl: Period,
-    #[default(Period::seconds(10))]
+    #[default(Period(Duration::from_secs(10)))]
     pub stop_grace: Period,
     #[default(vec![75])]
     pub no_work_exit: Vec<u32>,
     /// A pilot that is done sooner had no work.
-    #[default(Period::seconds(1))]
+    #[default(Period(Duration::from_secs(1)))]
     pub min_runtime: Period,
-    #[default(Period::seconds(300))]
+    #[default(Period(Duration::from_secs(300)))]
     pub no_work_pause: Period,
     #[default = 1]
     pub weight: u32,
@@ -151,7 +152,7 @@ pub struct Influx {
     pub bucket: String,
     pub token: Secret,
     pub token_file: String,
-    #[default(Period::seconds(30))]
+    #[default(Period(Duration::from_secs(30)))]
     pub flush: Period,
     pub ca_file: String,
     pub insecure: bool,
@@ -165,7 +166,7 @@ pub struct Influx {
 #[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Allow {
-    #[default(Period::seconds(HOUR))]
+    #[default(Period(Duration::from_secs(HOUR)))]
     pub refresh: Period,
     /// Else https only.
     pub plain_http: bool,

@@ -28,8 +28,6 @@ pub const DEFAULT_TEXT: &str = include_str!("../../conf/plancton.toml");
 
 /// Of what is said about a text: others' words are in it.
 const LINE: usize = 1_000;
-/// A class has some hundred bytes.
-const MOST_BYTES: usize = 256 << 10;
 
 /// A whole configuration; the default one has no pilots.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -56,7 +54,8 @@ pub struct Config {
 /// The configuration in a file; errors: every problem of it, one a line.
 pub fn load(file: &Path) -> Result<Config, String> {
     let write = "; write one (`plancton config --default` is a beginning), or leave --config out";
-    let bytes = files::read(file, MOST_BYTES).map_err(|error| match error.kind() {
+    // A class has some hundred bytes.
+    let bytes = files::read(file, 256 << 10).map_err(|error| match error.kind() {
         ErrorKind::NotFound => format!("{error}{write}"),
         _ => error.to_string(),
     })?;

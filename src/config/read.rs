@@ -36,8 +36,6 @@ struct Reader<'t> {
     text: &'t str,
     /// Line, whether it is about the meaning, column, text: sorted as such.
     problems: Vec<(usize, bool, usize, String)>,
-    /// Whether the document holds all that was written: without, nothing counts as missing.
-    is_whole: bool,
     document: Table,
 }
 
@@ -47,7 +45,6 @@ pub fn parse(text: &str, file: &str) -> Result<Config, Vec<String>> {
     let mut reader = Reader {
         text,
         problems: Vec::new(),
-        is_whole: errors.is_empty(),
         document: Table::new(),
     };
     for error in errors {
@@ -134,8 +131,10 @@ impl Reader<'_> {
                 let write = "an earlier one has this name; give each its own";
                 self.add(at, true, format!("{place}: {write}"));
             }
+            // After a syntax error nothing counts as missing.
+            let is_whole = self.problems.iter().all(|problem| problem.1);
             for (of, key, example) in REQUIRED {
-                if self.is_whole && name == of && !table.contains_key(key) {
+                if is_whole && name == of && !table.contains_key(key) {
                     let write = format!("write one such as {key} = {example}");
                     self.add(at, true, format!("{place} has no {key}; {write}"));
                 }

@@ -7,10 +7,6 @@ use super::{Config, LINE, Table, hours, parse};
 use crate::units::clean_line;
 use serde_json::Value;
 
-/// Every target has a queue of its own in memory, and every class is looked at in each tick.
-const MOST: &str =
-    "no more than 32 [[pilot]], 2 [[influxdb]] and 16 [[when]] are taken from elsewhere";
-
 /// The keys of [share] and [owner] by which less can be given. `cpus` is not among them: "auto" is not known here.
 const LOWERED: &str = "max-pilots reserve-cpus reserve-memory reserve-disk on-battery min-battery max-temperature calm-for";
 
@@ -34,7 +30,9 @@ pub struct RemoteConfig {
 pub fn read_remote(text: &str, url: &str, local: &Config) -> Result<RemoteConfig, Vec<String>> {
     let config = parse(text, url)?;
     if config.pilots.len() > 32 || config.influxdb.len() > 2 || config.when.len() > 16 {
-        return Err(vec![format!("{url}: {MOST}")]);
+        // Every target has a queue of its own in memory, and every class is looked at in each tick.
+        let most = "32 [[pilot]], 2 [[influxdb]] and 16 [[when]] are taken from elsewhere";
+        return Err(vec![format!("{url}: no more than {most}")]);
     }
     let mut remote = RemoteConfig::default();
     // Every value is good; which keys are given is seen in the text alone.
@@ -308,30 +306,20 @@ mod tests {
         assert_eq!(found.permissions, asked);
         assert!(!found.influxdb[0].owner_metrics);
         // A newer tag is nothing new; another place is.
-        for (from, to, new) in [
-            ("p:1", "p:2", ""),
-            (
-                "reg.example",
-                "evil",
-                "containers of evil/p, from the registry docker.io",
-            ),
-            (
-                "m:1",
-                "m:2",
-                "metrics to http://m:2#d: figures of its pilots, none of the owner",
-            ),
-            (
-                "user",
-                "swap = \"64GiB\"\nuser",
-                "64GiB of swap space for each of them",
-            ),
-            (
-                "user",
-                "pids = 4000000\nuser",
-                "4000000 processes in each of them",
-            ),
-        ] {
-            let newer = read(&text.replace(from, to), "");
+        for row in r#"
+            p:1 | p:2 |
+            reg.example | evil | containers of evil/p, from the registry docker.io
+            m:1 | m:2 | metrics to http://m:2#d: figures of its pilots, none of the owner
+            user | swap = "64GiB";user | 64GiB of swap space for each of them
+            user | pids = 4000000;user | 4000000 processes in each of them"#
+            .trim()
+            .lines()
+        {
+            let [from, to, new] = row.split('|').map(str::trim).collect::<Vec<_>>()[..] else {
+                panic!("{row}");
+            };
+            let to = to.replace(';', "\n");
+            let newer = read(&text.replace(from, &to), "");
             let is_new = |line: &String| !found.permissions.contains(line);
             let lines: Vec<String> = newer.permissions.into_iter().filter(is_new).collect();
             assert_eq!(lines.join(";"), new);
@@ -389,17 +377,9 @@ mod tests {
         let others = "[loop]|interval = \"1s\"|[share]|cpus = 64|missing-limits = \"warn\"|[owner]|when-busy = \"yield\"|\
                       [engine]|socket = \"/evil\"|[allow]|privileged = true|[[when]]|hours = \"Mon\"|smt = true";
         let (remote, own) = (read(&others.replace('|', "\n"), ""), Config::default());
-        let keys = [
-            "cpus",
-            "interval",
-            "missing-limits",
-            "privileged",
-            "smt",
-            "socket",
-            "when-busy",
-        ];
+        let keys = "cpus interval missing-limits privileged smt socket when-busy".split(' ');
         let refused = keys.map(|key| format!("{key}: that is the owner's alone; ignored"));
-        assert_eq!(remote.refused, refused);
+        assert_eq!(remote.refused, refused.collect::<Vec<_>>());
         let (share, owner, _) = own.with(&remote).effective(0, 0);
         assert_eq!((share, owner), (own.share, own.owner));
     }

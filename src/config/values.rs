@@ -43,12 +43,6 @@ texts! {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Period(pub Duration);
 
-impl Period {
-    pub const fn seconds(seconds: u64) -> Period {
-        Period(Duration::from_secs(seconds))
-    }
-}
-
 impl Deref for Period {
     type Target = Duration;
 
