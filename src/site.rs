@@ -125,14 +125,10 @@ impl Facts {
 
     /// Limits that the engine says it cannot hold.
     pub fn missing(&self) -> Vec<&'static str> {
-        let info = &self.info;
-        let held = [
-            (info.memory_limit, "memory"),
-            (info.cpu_cfs_quota, "CPU quota"),
-            (info.pids_limit, "pids"),
-        ];
-        let missing = held.into_iter().filter(|(holds, _)| !holds);
-        missing.map(|(_, what)| what).collect()
+        let (info, mut missing) = (&self.info, vec!["memory", "CPU quota", "pids"]);
+        let mut held = [info.memory_limit, info.cpu_cfs_quota, info.pids_limit].into_iter();
+        missing.retain(|_| held.next() != Some(true));
+        missing
     }
 
     /// The parent group as the engine's `CgroupParent` names it; `None`: the engine's own.

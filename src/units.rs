@@ -201,7 +201,12 @@ pub fn parse_cpu_list(text: &str) -> Option<BTreeSet<u32>> {
 /// One line of somebody else's words, of at most `limit` characters: without control characters and those that hide text
 /// or turn its direction; what breaks a line is a blank.
 pub fn clean_line(text: &str, limit: usize) -> String {
-    clean_text(&text.trim().replace(char::is_whitespace, " "), limit)
+    let text = text.trim();
+    // As nearly all are: a list has thousands.
+    match text.len() <= limit && text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        true => text.to_owned(),
+        false => clean_text(&text.replace(char::is_whitespace, " "), limit),
+    }
 }
 
 /// The same for text in which new lines and tabs mean something, such as a pilot's output.

@@ -63,6 +63,7 @@ impl Groups {
                 running.check_limits(pilot);
             }
             pilot.unlimited.clone_from(&running.unlimited);
+            pilot.used = running.rate;
         }
         self.running.retain(|_, running| running.last_seen >= now);
     }
@@ -159,11 +160,6 @@ impl Groups {
         // Without facts it is not known yet who counts: what comes later must not look like a leap.
         let seconds = Some(self.counted).filter(|_| facts.is_some() && !is_hidden);
         (seconds, Some(memory))
-    }
-
-    /// Cores that a pilot used since the last look, where that was looked at.
-    pub fn rate(&self, id: &PilotId) -> Option<f64> {
-        self.running.get(id)?.rate
     }
 }
 

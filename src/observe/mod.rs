@@ -67,9 +67,6 @@ impl Observer {
         let pilots = seen.pilots.as_deref().unwrap_or_default();
         seen.protection = self.groups.protection(pilots, facts, now);
         let (used, memory) = self.groups.used(facts, now);
-        for pilot in seen.pilots.iter_mut().flatten() {
-            pilot.used = self.groups.rate(&pilot.id);
-        }
         let power = sensors::read_power(root);
         seen.has_battery = power.has_battery;
         seen.on_battery = power.on_battery;
