@@ -148,8 +148,12 @@ impl History {
             self.window_at = cpu.at;
         }
         let pilots = seen.pilots.iter().flatten();
+        let mut cores: BTreeMap<&str, f64> = BTreeMap::new();
         for pilot in pilots.filter(|pilot| pilot.own && pilot.state == PilotState::Running) {
-            sums.class(&pilot.class).core_seconds.0 += pilot.cpus * elapsed;
+            *cores.entry(&pilot.class).or_default() += pilot.cpus;
+        }
+        for (class, cores) in cores {
+            sums.class(class).core_seconds.0 += cores * elapsed;
         }
         for pilot in &decision.ended {
             let ended = &mut sums.class(&pilot.class).ended;

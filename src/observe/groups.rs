@@ -50,10 +50,17 @@ impl Groups {
         let holds =
             |pilot: &&mut Pilot| matches!(pilot.state, PilotState::Running | PilotState::Paused);
         for pilot in pilots.iter_mut().filter(holds) {
-            let running = self.running.entry(pilot.id.clone()).or_default();
-            if running.first_seen <= 0.0 {
-                running.first_seen = now;
+            if !self.running.contains_key(&pilot.id) {
+                let first_seen = now;
+                let running = Running {
+                    first_seen,
+                    ..Running::default()
+                };
+                self.running.insert(pilot.id.clone(), running);
             }
+            let Some(running) = self.running.get_mut(&pilot.id) else {
+                continue;
+            };
             running.last_seen = now;
             if running.group.is_none() && running.is_to_be_asked(&pilot.id, self.sample.as_ref()) {
                 self.unknown.push(pilot.id.clone());
