@@ -1,6 +1,7 @@
 //! Turns calls that may take longer than the loop can wait for into jobs: each runs on a thread, and what it brings back
 //! comes in by the one channel on which the loop waits. One idle thread is kept, so that a quiet tick starts none. Lanes
-//! keep slow calls from standing in front of urgent ones. No job is ever lost: one for which there is no thread is tried again whenever one ends, and after a moment.
+//! keep slow calls from standing in front of urgent ones. No job is ever lost: one for which there is no thread is tried
+//! again whenever one ends, and after a moment.
 
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::Builder;
@@ -38,18 +39,21 @@ const ASKED_AGAIN: Duration = Duration::from_millis(500);
 
 type Job<T> = Box<dyn FnOnce() -> T + Send>;
 
-/// A thread, by the number it gives back with each result.
-struct Worker<T> {
-    number: u64,
-    hand: SyncSender<Job<T>>,
+/// What a thread is given: a job, and the way to give it the next one, which comes back with the result. A thread to which
+/// there is no way any more ends.
+struct Task<T> {
+    lane: Lane,
+    job: Job<T>,
+    hand: SyncSender<Task<T>>,
 }
 
+type Back<T> = (Option<(Lane, SyncSender<Task<T>>)>, T);
+
 pub struct Executor<T> {
-    sender: Sender<(Option<u64>, T)>,
-    receiver: Receiver<(Option<u64>, T)>,
-    started: u64,
-    running: Vec<(Lane, Worker<T>)>,
-    idle: Option<Worker<T>>,
+    sender: Sender<Back<T>>,
+    receiver: Receiver<Back<T>>,
+    running: Vec<Lane>,
+    idle: Option<SyncSender<Task<T>>>,
     waiting: Vec<(Lane, Job<T>)>,
     /// Why the last thread could not be started; `None`: it could.
     pub refused: Option<String>,
@@ -61,7 +65,6 @@ impl<T: Send + 'static> Executor<T> {
         Executor {
             sender,
             receiver,
-            started: 0,
             running: Vec::new(),
             idle: None,
             waiting: Vec::new(),
@@ -98,7 +101,7 @@ impl<T: Send + 'static> Executor<T> {
     }
 
     fn running_in(&self, lane: Lane) -> usize {
-        self.running.iter().filter(|(of, _)| *of == lane).count()
+        self.running.iter().filter(|of| **of == lane).count()
     }
 
     fn start_waiting(&mut self) {
@@ -119,10 +122,10 @@ impl<T: Send + 'static> Executor<T> {
     /// The job is handed over when there is a thread for it.
     fn spawn(&mut self, lane: Lane, job: Job<T>) {
         match self.idle.take().map_or_else(|| self.start(lane), Ok) {
-            Ok(worker) => {
-                // Its thread lives for as long as it is held here.
-                let _ = worker.hand.send(job);
-                self.running.push((lane, worker));
+            Ok(thread) => {
+                let hand = thread.clone();
+                let _ = thread.send(Task { lane, job, hand });
+                self.running.push(lane);
             }
             Err(error) => {
                 self.refused = Some(format!("no thread could be started: {error}"));
@@ -131,17 +134,15 @@ impl<T: Send + 'static> Executor<T> {
         }
     }
 
-    fn start(&mut self, lane: Lane) -> std::io::Result<Worker<T>> {
-        self.started += 1;
-        let (number, sender) = (self.started, self.sender.clone());
-        let (hand, handed) = sync_channel::<Job<T>>(1);
+    fn start(&self, lane: Lane) -> std::io::Result<SyncSender<Task<T>>> {
+        let (sender, (hand, tasks)) = (self.sender.clone(), sync_channel::<Task<T>>(1));
         let thread = Builder::new().name(lane.0.to_owned());
         thread.stack_size(STACK_BYTES).spawn(move || {
-            for job in handed {
-                let _ = sender.send((Some(number), job()));
+            for Task { lane, job, hand } in tasks {
+                let _ = sender.send((Some((lane, hand)), job()));
             }
         })?;
-        Ok(Worker { number, hand })
+        Ok(hand)
     }
 
     /// Waits for so many seconds (infinite: for ever) or until something comes back, and starts what waited for that.
@@ -154,11 +155,11 @@ impl<T: Send + 'static> Executor<T> {
         };
         let first = self.receiver.recv_timeout(time);
         let mut values = Vec::new();
-        for (number, value) in first.into_iter().chain(self.receiver.try_iter()) {
-            let mut running = self.running.iter();
-            let place = running.position(|(_, worker)| Some(worker.number) == number);
-            if let Some(place) = place {
-                self.idle = Some(self.running.swap_remove(place).1);
+        for (done, value) in first.into_iter().chain(self.receiver.try_iter()) {
+            if let Some((lane, hand)) = done {
+                let place = self.running.iter().position(|of| *of == lane);
+                place.map(|place| self.running.swap_remove(place));
+                self.idle = Some(hand);
             }
             values.push(value);
         }
