@@ -3,7 +3,7 @@
 
 use super::view::{GOOD, Page, number, rough};
 use super::{Context, Done, Failure, complain, say};
-use crate::history::{self, Hours, Sums, by_day, local, total};
+use crate::history::{self, Hours, Sums, by_day, day_name, local, total};
 use crate::state::{self, Durable};
 use crate::units::{clean_line, count_pilots, float, whole, word};
 use jiff::ToSpan;
@@ -78,7 +78,7 @@ fn json_of(days: &Days) -> Value {
 fn html(hours: &Hours, host: &str, page: &Page) -> String {
     let time = |hour: u64| {
         let hour = local(hour * 3600, &page.zone);
-        hour.strftime("%Y-%m-%dT%H:%M").to_string()
+        format!("{}T{:02}:{:02}", hour.date(), hour.hour(), hour.minute())
     };
     let this = whole(page.now.epoch / 3600.0).min(history::HOURS.end);
     let last = hours.range(this.saturating_sub(PAGE_HOURS)..);
@@ -105,10 +105,7 @@ fn render(days: &Days, mut page: Page) -> String {
     let text = format!("{text}; watched for {watched}, held back for {held}");
     page.row("Together", text);
     let by_day = days.iter().map(|(date, sums)| {
-        let (given, date) = (
-            sums.given_cpu_seconds.0,
-            date.strftime("%a %e %b").to_string(),
-        );
+        let (given, date) = (sums.given_cpu_seconds.0, day_name(*date));
         (date, given, cpu_time(given))
     });
     chart("CPU time given by day", by_day.collect(), &mut page);

@@ -5,7 +5,7 @@
 use super::{Context, Done, Failure, is_running, say};
 use crate::clock;
 use crate::decide::Code;
-use crate::history::local;
+use crate::history::{day_name, local};
 use crate::host::boot_id;
 use crate::report::{Drain, Snooze, State, Status};
 use crate::state::control;
@@ -162,8 +162,11 @@ impl Page {
     fn clock(&self, epoch: f64) -> String {
         let [at, now] = [epoch, self.now.epoch].map(|second| local(whole(second), &self.zone));
         let is_today = at.date() == now.date();
-        let format = if is_today { "%H:%M" } else { "%a %-d %b %H:%M" };
-        at.strftime(format).to_string()
+        let day = match is_today {
+            true => String::new(),
+            false => day_name(at.date()) + " ",
+        };
+        format!("{day}{:02}:{:02}", at.hour(), at.minute())
     }
 
     /// `Engine      text`, wrapped below itself.
