@@ -137,14 +137,11 @@ pub fn end_daemon(context: &Context, signals: &[Signal]) -> Done {
     if has_unit(context) {
         systemctl("stop")?;
     }
-    for signal in signals {
-        if is_running(run) && send(run, *signal) {
-            wait_until(PATIENCE, || !is_running(run));
-        }
-    }
-    match is_running(run) {
-        true => Err(format!("{} could not be ended, it is still running", daemon_of(run)).into()),
-        false => Ok(()),
+    let is_over = || !is_running(run);
+    let ends = |signal: &Signal| send(run, *signal) && wait_until(PATIENCE, is_over);
+    match signals.iter().any(ends) || is_over() {
+        true => Ok(()),
+        false => Err(format!("{} could not be ended, it is still running", daemon_of(run)).into()),
     }
 }
 
@@ -255,8 +252,8 @@ pub fn force_stop(context: &Context) -> Done {
         if told.is_ok() && wait_until(PATIENCE, || !is_running(&dirs.run)) {
             return say("plancton has removed its pilots and ended\n");
         }
-        let why = told.err().map(|error| error.to_string());
-        let why = why.unwrap_or("the daemon has not done it in time".to_owned());
+        let late = |_| "the daemon has not done it in time".to_owned();
+        let why = told.map_or_else(|error| error.to_string(), late);
         if dirs != context.dirs {
             return Err(format!("{why}; root can end it").into());
         }
