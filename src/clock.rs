@@ -26,8 +26,8 @@ pub fn local() -> LocalTime {
 fn local_of(now: &jiff::Zoned) -> LocalTime {
     let minute = i16::from(now.hour()) * 60 + i16::from(now.minute());
     LocalTime {
-        weekday: u8::try_from(now.weekday().to_monday_zero_offset()).unwrap_or(0),
-        minute: u16::try_from(minute).unwrap_or(0),
+        weekday: now.weekday().to_monday_zero_offset().unsigned_abs(),
+        minute: minute.unsigned_abs(),
     }
 }
 

@@ -2,7 +2,6 @@
 //! and only from regular files (those of /proc, /sys and cgroups are regular, with a size of 0). Errors name the file.
 
 use rustix::fs::OFlags;
-use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -12,17 +11,15 @@ use std::str::FromStr;
 /// More than any file read here has, except /proc/stat on machines with many interrupts.
 pub const LIMIT: usize = 64 << 10;
 
-/// What failed, at which file. `NotFound` is also what a file of a group or device says that has gone away since.
+/// What failed, and at which file.
 pub fn failed(path: &Path, error: impl Into<io::Error>) -> io::Error {
     let error = error.into();
-    let (kind, why) = match Errno::from_io_error(&error) {
-        Some(Errno::NOENT | Errno::NOTDIR | Errno::NODEV | Errno::NXIO) => {
-            (ErrorKind::NotFound, "not there".to_owned())
-        }
-        Some(Errno::ACCESS | Errno::PERM) => (error.kind(), "permission denied".to_owned()),
-        _ => (error.kind(), error.to_string()),
+    let why = match error.kind() {
+        ErrorKind::NotFound => "not there".to_owned(),
+        ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        _ => error.to_string(),
     };
-    io::Error::new(kind, format!("{}: {why}", path.display()))
+    io::Error::new(error.kind(), format!("{}: {why}", path.display()))
 }
 
 /// A password or a token; never one that everybody has access to.
@@ -122,7 +119,8 @@ mod tests {
             ("dir", Err(ErrorKind::Other)),
             ("fifo", Err(ErrorKind::Other)),
             ("/dev/zero", Err(ErrorKind::Other)),
-            ("plain/below", Err(ErrorKind::NotFound)),
+            ("plain/below", Err(ErrorKind::NotADirectory)),
+            ("gone", Err(ErrorKind::NotFound)),
         ] {
             let read = read_text_up_to(&tree.path(name), 9_999).map_err(|e| e.kind());
             assert_eq!(read, expected, "{name}");
