@@ -137,7 +137,7 @@ impl Daemon {
             if self.start.dry_run {
                 log::info!("dry run: would {text}");
             } else if let (Some(lane), Some(facts)) = (act::lane(&action), &self.engine.facts) {
-                log::info!(target: "debug", "{text}");
+                log::debug!("{text}");
                 let (site, facts) = (Arc::clone(&self.site), Arc::clone(facts));
                 let config = Arc::clone(&self.config);
                 let job = move || act::carry_out(action, &site, &config, &facts);

@@ -309,7 +309,7 @@ pub(super) fn follow_engine(executor: &Executor<Then>, site: &Site) -> io::Resul
                     daemon.engine.ending.push(ended);
                 }));
             });
-            log::info!(target: "debug", "the stream of events has ended ({end:?}), and is asked for again");
+            log::debug!("the stream of events has ended ({end:?}), and is asked for again");
             post(Box::new(|daemon| daemon.engine.may_be_new = true));
             if begun.elapsed() > LONGEST_PAUSE {
                 pause = FIRST_PAUSE;
