@@ -220,7 +220,8 @@ fn remove_pilots(site: &Site, pilots: &[Pilot], longest: Duration) -> Vec<String
             let seen = engine.inspect(&pilot.id);
             !runs(&pilot) || !matches!(seen, Ok(Some(seen)) if seen.state.running)
         });
-        if is_paused(pilot) {
+        // Podman's forced removal asks once more, and waits for that.
+        if runs(&pilot) {
             let _ = signal(engine, pilot, "KILL");
         }
         let removed = match start.elapsed() > TIME_LIMIT {
