@@ -383,7 +383,7 @@ impl Changes {
 
 fn log_news(news: &News) {
     match news {
-        News::Launched { name, result, .. } => match result {
+        News::Launched(_, name, _, result) => match result {
             LaunchResult::Started(id) => log::info!("{name} started ({id})"),
             LaunchResult::NoImage => log::info!("{name}: its image is not here yet"),
             LaunchResult::MountMissing(source) => {
@@ -393,7 +393,7 @@ fn log_news(news: &News) {
                 log::warn!("{name} was not started: {why}")
             }
         },
-        News::Fetched { class, result } => match result {
+        News::Fetched(class, result) => match result {
             Ok(()) => log::info!("the image of '{class}' is here"),
             Err(why) => log::warn!("the image of '{class}': {why}; trying again later"),
         },

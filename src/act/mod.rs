@@ -45,8 +45,7 @@ pub fn carry_out(action: Action, site: &Site, config: &Config, facts: &Facts) ->
         }
         Action::Fetch(class) => {
             let result = images::fetch(site, config, &class).map_err(|error| error.to_string());
-            let class = class.name.clone();
-            News::Fetched { class, result }
+            News::Fetched(class.name.clone(), result)
         }
         Action::Terminate(pilot) => told(&pilot, signal(engine, &pilot, "TERM")),
         Action::Kill(pilot) => told(&pilot, signal(engine, &pilot, "KILL")),
@@ -98,12 +97,7 @@ impl Launch<'_> {
             files::take_back(run, &self.name);
         }
         let (class, at) = (self.class.name.clone(), clock::now().boot);
-        News::Launched {
-            class,
-            name: self.name,
-            at,
-            result,
-        }
+        News::Launched(class, self.name, at, result)
     }
 
     fn create_and_start(&self) -> Result<PilotId, LaunchResult> {

@@ -69,6 +69,15 @@ pub enum Auto<T> {
     Auto,
 }
 
+impl<T> Auto<T> {
+    pub fn or(self, auto: T) -> T {
+        match self {
+            Auto::Fixed(value) => value,
+            Auto::Auto => auto,
+        }
+    }
+}
+
 fn auto<S: Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str("auto")
 }

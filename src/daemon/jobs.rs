@@ -227,7 +227,7 @@ impl Daemon {
     /// What came of an action.
     pub(super) fn learn(&mut self, news: Option<News>) {
         // A launch may leave files of its own, and no pilot whose end takes them back.
-        self.swept &= !matches!(news, Some(News::Launched { .. }));
+        self.swept &= !matches!(news, Some(News::Launched(..)));
         self.changed |= news.is_some();
         self.news.extend(news);
     }

@@ -3,9 +3,9 @@
 
 use super::observation::{Pilot, PilotState, Protection};
 use super::reason::{self, Code, Reason};
-use super::state::{Class, Image, Launching, Stage};
+use super::state::{Class, Launching, Stage};
 use super::{Action, Tick};
-use crate::config::{Auto, PilotClass};
+use crate::config::PilotClass;
 use crate::units::float;
 use std::sync::Arc;
 
@@ -24,9 +24,13 @@ impl Tick<'_> {
         for pilot in &self.own {
             // One that is being started may be the one that the list shows.
             let is_launching = self.is_launching(&pilot.class);
-            let class = self.state.class(&pilot.class);
+            let (class, at) = (self.state.class(&pilot.class), self.seen.at);
             class.served += pilot.cpus * elapsed;
-            if !is_launching && class.is_proof(pilot, self.seen.at) {
+            let has_lived = match &class.stage {
+                Stage::Waiting(wait) => at.epoch - pilot.created >= wait.lives,
+                _ => at.boot >= class.proves_at,
+            };
+            if has_lived && !is_launching && class.is_probe(pilot) {
                 class.stage = Stage::Good;
             }
         }
@@ -34,9 +38,12 @@ impl Tick<'_> {
 
     /// A launch of the class is in flight.
     fn is_launching(&self, class: &str) -> bool {
+        self.in_flight().any(|launch| launch.class.name == class)
+    }
+
+    fn in_flight(&self) -> impl Iterator<Item = &Launching> {
         let launching = self.state.launching.iter();
-        let mut in_flight = launching.filter(|launch| launch.answered.is_none());
-        in_flight.any(|launch| launch.class.name == class)
+        launching.filter(|launch| launch.answered.is_none())
     }
 
     /// Adds launches until something stands in the way; returns what does.
@@ -75,7 +82,7 @@ impl Tick<'_> {
             let is_busy = known.any(|class| class.fetching > self.now);
             let known = self.state.class(&class.name);
             let due = *known.refresh_at.get_or_insert(first);
-            if self.now >= due && !is_busy && known.image != Image::Missing {
+            if self.now >= due && !is_busy && known.image != Some(false) {
                 self.fetch(class);
             }
         }
@@ -122,21 +129,21 @@ impl Tick<'_> {
         }
         self.owner_is_calm()?;
         // More starts at once than processors only slow each other down, and pilots that start together end together.
-        let most = f64::from(self.config.loop_.launches_per_tick);
-        let most = most.min(self.seen.threads.max(1.0));
-        let launching = self.state.launching.iter();
-        let in_flight = launching.filter(|launch| launch.answered.is_none());
-        let (holding, in_flight) = (self.holding(), float(in_flight.count() as u64));
+        let starts = f64::from(self.config.loop_.launches_per_tick);
+        let starts = starts.min(self.seen.threads.max(1.0));
+        let (holding, in_flight) = (self.holding(), float(self.in_flight().count() as u64));
         let has_paused = !self.own_in(PilotState::Paused).is_empty();
-        let is_prepared = self.seen.protection == Protection::Prepared;
-        Err(match self.share.max_pilots {
+        let is_first = self.own.is_empty() && self.state.launching.is_empty();
+        let most = self.share.max_pilots.or(u32::MAX);
+        Err(match self.seen.protection {
             // Paused ones go first.
-            _ if has_paused || in_flight >= most => self.starting(),
-            _ if is_prepared && !(self.own.is_empty() && self.state.launching.is_empty()) => {
+            _ if has_paused || in_flight >= starts => self.starting(),
+            Protection::Prepared if !is_first => {
                 Reason::of(Code::Probing, 0.0, 0.0, reason::PROBING)
             }
-            Auto::Fixed(most) if holding as u64 >= u64::from(most) => {
-                Reason::of(Code::MaxPilots, float(holding as u64), most.into(), "")
+            _ if holding >= most as usize => {
+                let (holding, most) = (float(holding as u64), f64::from(most));
+                Reason::of(Code::MaxPilots, holding, most, reason::MAX_PILOTS)
             }
             _ => return Ok(()),
         })
@@ -146,7 +153,7 @@ impl Tick<'_> {
         let (name, number, now) = (&class.name, self.slots_of(class).0, self.now);
         let is_probe = |pilot: &&Pilot| pilot.class == *name && known.is_probe(pilot);
         let is_probed = known.proves_at > now || self.own.iter().any(is_probe);
-        let is_alone = known.image == Image::Unknown || known.stage != Stage::Good;
+        let is_alone = known.image.is_none() || known.stage != Stage::Good;
         // Replacements go first, except where they may end as soon as this one: then it is read how it ended.
         let mut handled = self.state.handled.values();
         let is_early = handled.any(|handled| handled.early.as_ref() == Some(name));
@@ -169,7 +176,7 @@ impl Tick<'_> {
                 reason::probing(name)
             }
             _ if is_alone && self.is_launching(name) => self.starting(),
-            _ if known.image == Image::Missing => Reason::of(Code::Image, 0.0, 0.0, &class.image),
+            _ if known.image == Some(false) => Reason::of(Code::Image, 0.0, 0.0, &class.image),
             _ => return self.fits(class),
         })
     }

@@ -13,7 +13,7 @@ pub use observation::*;
 pub use reason::{Code, Reason, State};
 pub use state::{Counts, PolicyState};
 
-use crate::config::{Auto, Config, MissingLimits, Owner, PilotClass, Share};
+use crate::config::{Config, MissingLimits, Owner, PilotClass, Share};
 use crate::units::float;
 use owner::Rule;
 use state::{Handled, LIVES};
@@ -224,15 +224,11 @@ impl<'a> Tick<'a> {
             room.take(class.cpus, class.memory.0);
             self.take_slot(&class.name, class.cpus);
         }
-        let half_on_battery = if seen.has_battery { 0.5 } else { 1.0 };
-        room.cap = match self.share.cpus {
-            Auto::Fixed(cpus) => cpus,
-            Auto::Auto => (seen.cores * half_on_battery).max(seen.cores.min(1.0)),
-        };
-        room.reserve = match self.share.reserve_cpus {
-            Auto::Fixed(cpus) => cpus,
-            Auto::Auto => f64::from(u8::from(!is_protected)),
-        };
+        let part = if seen.has_battery { 0.5 } else { 1.0 };
+        let all = (seen.cores * part).max(seen.cores.min(1.0));
+        let reserve = if is_protected { 0.0 } else { 1.0 };
+        room.cap = self.share.cpus.or(all);
+        room.reserve = self.share.reserve_cpus.or(reserve);
         if is_protected {
             let is_small = seen.cores <= 1.0;
             let slack = if is_small { SMALL_SLACK } else { GIVE_SLACK };
@@ -296,11 +292,10 @@ impl<'a> Tick<'a> {
 
     fn remove(&mut self, pilot: &Pilot) {
         if self.is_free(pilot) {
-            let age = self.seen.at.epoch - pilot.created;
+            let (now, age) = (self.now, self.seen.at.epoch - pilot.created);
             let is_early = pilot.state == PilotState::Exited && age < EARLY;
-            let busy_until = self.now + REMOVED_WITHIN;
             let handled = self.handled(pilot);
-            handled.busy_until = busy_until;
+            handled.busy_until = now + REMOVED_WITHIN;
             handled.early = is_early.then(|| pilot.class.clone());
             self.out.actions.push(Action::Remove(pilot.clone()));
         }
@@ -327,27 +322,24 @@ impl<'a> Tick<'a> {
         let kill_at = self.now + grace;
         let handled = self.handled(pilot);
         if !handled.killed {
-            handled.kill_at = Some(handled.kill_at.unwrap_or(kill_at).min(kill_at));
+            handled.kill_at = handled.kill_at.min(kill_at);
         }
-        let is_new = handled.cause.is_none();
-        handled.cause.get_or_insert(cause);
-        if is_new && grace > 0.0 {
+        if handled.cause.is_none() && grace > 0.0 {
             self.end(pilot, Action::Terminate);
         }
+        self.handled(pilot).cause.get_or_insert(cause);
     }
 
     /// Sends the SIGKILLs that are due. Repeated each interval while the pilot is still there.
     fn finish_stopping(&mut self) {
         let next = self.now + self.interval();
         for pilot in self.own.clone() {
-            match self.known(pilot).kill_at {
-                Some(at) if at > self.now => self.wake_at(at),
-                Some(_) => {
-                    let handled = self.handled(pilot);
-                    (handled.killed, handled.kill_at) = (true, Some(next));
-                    self.end(pilot, Action::Kill);
-                }
-                None => {}
+            let kill_at = self.known(pilot).kill_at;
+            self.wake_at(kill_at);
+            if kill_at <= self.now {
+                let handled = self.handled(pilot);
+                (handled.killed, handled.kill_at) = (true, next);
+                self.end(pilot, Action::Kill);
             }
         }
     }

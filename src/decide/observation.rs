@@ -181,17 +181,10 @@ pub struct Pilot {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum News {
-    /// `at`: boot-clock second of the answer; a list asked for later shows the pilot if there is one.
-    Launched {
-        class: String,
-        name: String,
-        at: f64,
-        result: LaunchResult,
-    },
-    Fetched {
-        class: String,
-        result: Result<(), String>,
-    },
+    /// Class and name of the pilot, and the boot-clock second of the answer: a list asked for later shows it if there is one.
+    Launched(String, String, f64, LaunchResult),
+    /// The image of a class.
+    Fetched(String, Result<(), String>),
     /// With how it ended, if it ever ran.
     Removed(Pilot, Option<Ended>),
     /// A pause or its end was carried out: look again.

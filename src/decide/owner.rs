@@ -7,7 +7,7 @@ use super::observation::{EndKind, Pilot, PilotState, Protection};
 use super::reason::{self, Code, Reason};
 use super::state::Need;
 use super::{Action, Tick, find};
-use crate::config::{Auto, OnBattery, WhenBusy};
+use crate::config::{OnBattery, WhenBusy};
 use crate::units::{count_pilots, float};
 
 /// Degrees below the limit at which heat no longer holds pilots back.
@@ -41,18 +41,68 @@ enum How {
 }
 
 impl Tick<'_> {
+    /// The rules that hold, in the order in which they are told.
     pub(super) fn find_rules(&mut self) {
-        self.commands();
-        if let Some(program) = &self.seen.program {
-            self.rules
-                .push((Some(0), Reason::of(Code::Program, 0.0, 0.0, program)));
+        let (seen, own, epoch) = (self.seen, self.own.len(), self.seen.at.epoch);
+        let (control, none, mut rules) = (&seen.control, Some(0), Vec::new());
+        let mut rule = |holds: bool, keep, why| rules.extend(holds.then_some((keep, why)));
+
+        let force_stop = Reason::of(Code::ForceStop, 0.0, 0.0, "");
+        rule(control.force_stop, none, force_stop);
+        let left = |end: f64| end - epoch;
+        let by = control.drain.and_then(|drain| drain.by).map(left);
+        let keep = by.filter(|left| *left <= 0.0).and(none);
+        rule(control.drain.is_some(), keep, reason::drain(by, own));
+        let snooze = control.snooze.map_or(0.0, |snooze| left(snooze.until));
+        let reason = Reason::of(Code::Snooze, snooze, 0.0, "");
+        rule(snooze > 0.0, none, reason);
+        self.wake_at(self.now + by.unwrap_or(0.0));
+        self.wake_at(self.now + snooze);
+        for (code, what) in [(Code::Hold, &seen.hold), (Code::Program, &seen.program)] {
+            let what = what.as_deref().unwrap_or("");
+            rule(!what.is_empty(), none, Reason::of(code, 0.0, 0.0, what));
         }
-        self.unread();
-        self.battery();
-        self.heat();
-        self.number();
-        self.scarce();
-        self.out.void = reason::void(self.seen, &self.owner, self.share.reserve_disk);
+
+        let patience = self.owner.busy_for.as_secs_f64().max(UNREAD_LEAST);
+        let unread = self.time_unread(patience);
+        rule(unread >= patience, none, reason::unread(unread, patience));
+        let (charge, least) = (seen.charge.map(f64::from), self.owner.min_battery.into());
+        let enough = least + if self.state.holding { RESTORED } else { 0.0 };
+        let is_charged = least == 0.0 || charge >= Some(enough);
+        let may_run = self.owner.on_battery == OnBattery::Run && is_charged;
+        let binds = seen.on_battery && !may_run;
+        rule(binds, none, reason::battery(charge, least));
+        let limit = f64::from(self.owner.max_temperature);
+        let (hot, keep) = (seen.temperature.unwrap_or(0.0), self.cool(limit));
+        let pilots = count_pilots(keep.unwrap_or(0));
+        let reason = Reason::of(Code::Temperature, hot, limit, pilots);
+        rule(keep.is_some(), keep, reason);
+
+        let (most, usual) = (self.share.max_pilots, self.config.share.max_pilots);
+        let (code, hours) = match self.hours.filter(|_| most != usual) {
+            Some(hours) => (Code::Hours, format!("at these hours ({hours})")),
+            None => (Code::MaxPilots, reason::MAX_PILOTS.to_owned()),
+        };
+        let most = most.or(u32::MAX) as usize;
+        let number = Reason::of(code, float(own as u64), float(most as u64), hours);
+        rule(own > most || most == 0, Some(most), number);
+        // What runs short is given back by the youngest first, one a tick; its end wakes the loop for the next look.
+        let fewer = Some(own.saturating_sub(1));
+        let (free, reserve) = (seen.disk_free, self.share.reserve_disk);
+        let is_short = reserve.0 > 0 && free.is_none_or(|free| free < reserve.0);
+        rule(is_short, free.and(fewer), reason::disk(free, reserve));
+        let (reserve, is_given) = (
+            self.share.reserve_memory,
+            self.out.capacity.memory_given > 0,
+        );
+        let available = seen.memory.map_or(u64::MAX, |memory| memory.available);
+        let is_short = is_given && available < reserve.0 / 2;
+        rule(is_short, fewer, reason::memory(available, reserve));
+        let (stalled, limit) = (seen.memory_pressure.unwrap_or(0.0), PRESSURE_LIMIT);
+        let pressure = Reason::of(Code::MemoryPressure, stalled, limit, "");
+        rule(is_given && stalled > limit, fewer, pressure);
+        self.rules = rules;
+        self.out.void = reason::void(seen, &self.owner, self.share.reserve_disk);
     }
 
     pub(super) fn has_rule(&self, code: Code) -> bool {
@@ -69,64 +119,22 @@ impl Tick<'_> {
         }
     }
 
-    fn commands(&mut self) {
-        let (control, epoch) = (&self.seen.control, self.seen.at.epoch);
-        if control.force_stop {
-            self.rules
-                .push((Some(0), Reason::of(Code::ForceStop, 0.0, 0.0, "")));
-        }
-        if let Some(drain) = control.drain {
-            let left = drain.by.map(|by| by - epoch);
-            self.wake_at(self.now + left.unwrap_or(0.0));
-            let is_over = left.is_some_and(|left| left <= 0.0);
-            self.rules
-                .push((is_over.then_some(0), reason::drain(left, self.own.len())));
-        }
-        let left = control.snooze.map_or(0.0, |snooze| snooze.until - epoch);
-        if left > 0.0 {
-            self.wake_at(self.now + left);
-            self.rules
-                .push((Some(0), Reason::of(Code::Snooze, left, 0.0, "")));
-        }
-        if let Some(hold) = &self.seen.hold {
-            self.rules
-                .push((Some(0), Reason::of(Code::Hold, 0.0, 0.0, hold)));
-        }
-    }
-
-    /// Pilots whose use can't be read may be using anything.
-    fn unread(&mut self) {
+    /// Seconds for which pilots' use can't be read: they may be using anything.
+    fn time_unread(&mut self, patience: f64) -> f64 {
         if self.seen.cpu.is_some() || self.own.is_empty() {
             self.state.unread_since = None;
-            return;
+            return 0.0;
         }
         let since = *self.state.unread_since.get_or_insert(self.now);
-        let patience = self.owner.busy_for.as_secs_f64().max(UNREAD_LEAST);
         self.wake_at(since + patience);
-        let seconds = self.now - since;
-        if seconds >= patience {
-            self.rules
-                .push((Some(0), reason::unread(seconds, patience)));
-        }
-    }
-
-    fn battery(&mut self) {
-        let charge = self.seen.charge.map(f64::from);
-        let limit = f64::from(self.owner.min_battery);
-        let enough = limit + if self.state.holding { RESTORED } else { 0.0 };
-        let is_charged = limit == 0.0 || charge.is_some_and(|charge| charge >= enough);
-        let may_run = self.owner.on_battery == OnBattery::Run && is_charged;
-        if self.seen.on_battery && !may_run {
-            self.rules.push((Some(0), reason::battery(charge, limit)));
-        }
+        self.now - since
     }
 
     /// Above the limit one pilot fewer each `calm-for`; well below it one more.
-    fn heat(&mut self) {
-        let limit = f64::from(self.owner.max_temperature);
+    fn cool(&mut self, limit: f64) -> Option<usize> {
         let Some(value) = self.seen.temperature.filter(|_| limit > 0.0) else {
             self.state.cool = None;
-            return;
+            return None;
         };
         let (own, running) = (self.own.len(), self.own_in(PilotState::Running).len());
         let keep = match self.state.cool {
@@ -138,49 +146,7 @@ impl Tick<'_> {
         if keep != self.state.cool {
             (self.state.cool, self.state.cooled_at) = (keep, Some(self.now));
         }
-        if let Some(keep) = keep {
-            let reason = Reason::of(Code::Temperature, value, limit, count_pilots(keep));
-            self.rules.push((Some(keep), reason));
-        }
-    }
-
-    fn number(&mut self) {
-        let Auto::Fixed(most) = self.share.max_pilots else {
-            return;
-        };
-        let own = self.own.len();
-        if own > most as usize || most == 0 {
-            let is_usual = self.share.max_pilots == self.config.share.max_pilots;
-            let (code, hours) = match self.hours.filter(|_| !is_usual) {
-                Some(hours) => (Code::Hours, hours),
-                None => (Code::MaxPilots, ""),
-            };
-            let reason = Reason::of(code, float(own as u64), most.into(), hours);
-            self.rules.push((Some(most as usize), reason));
-        }
-    }
-
-    /// What runs short is given back by the youngest first, one a tick; its end wakes the loop for the next look.
-    fn scarce(&mut self) {
-        let (disk, memory) = (self.share.reserve_disk, self.share.reserve_memory);
-        let is_given = self.out.capacity.memory_given > 0;
-        let free = self.seen.disk_free.filter(|free| *free < disk.0);
-        let available = self.seen.memory.map(|memory| memory.available);
-        let available = available.filter(|bytes| is_given && *bytes < memory.0 / 2);
-        let waited = self.seen.memory_pressure;
-        let waited = waited.filter(|percent| is_given && *percent > PRESSURE_LIMIT);
-        if disk.0 > 0 && self.seen.disk_free.is_none() {
-            self.rules.push((None, reason::disk(None, disk)));
-        }
-        let short = [
-            free.map(|free| reason::disk(Some(free), disk)),
-            available.map(|bytes| reason::memory(bytes, memory)),
-            waited.map(|waited| Reason::of(Code::MemoryPressure, waited, PRESSURE_LIMIT, "")),
-        ];
-        let fewer = Some(self.own.len().saturating_sub(1));
-        for reason in short.into_iter().flatten() {
-            self.rules.push((fewer, reason));
-        }
+        keep
     }
 
     /// Nothing was done of a kind that is done once in `calm-for`.
@@ -299,30 +265,26 @@ impl Tick<'_> {
     pub(super) fn give_back(&mut self) {
         self.watch();
         let (by_need, mut cores) = self.measure_need();
-        let rules = self.rules.iter();
-        let binding = rules.filter_map(|(keep, reason)| Some(((*keep)?, self.how(reason.code))));
-        let (keep, hows): (Vec<usize>, Vec<How>) = binding.unzip();
-        let (keep, by_rule) = (keep.into_iter().min(), hows.into_iter().max());
-        let by_rule = by_rule.unwrap_or(How::Pause);
+        let binding = self.rules.iter().filter(|(keep, _)| keep.is_some());
+        let hows = binding.clone().map(|(_, reason)| self.how(reason.code));
+        let by_rule = hows.max().unwrap_or(How::Pause);
+        let keep = binding.filter_map(|(keep, _)| *keep).min();
         self.state.holding = keep.is_some() || cores > 0.0;
         self.state.recovering |= cores > 0.0;
         self.time_calm(keep);
         let mut own = self.own.clone();
         own.retain(|pilot| by_rule == How::Kill || self.known(pilot).cause.is_none());
-        let is_running = |pilot: &Pilot| pilot.state == PilotState::Running;
-        let running = own.iter().filter(|pilot| is_running(pilot)).count();
-        let counted = match by_rule {
-            How::Pause => running,
-            // Paused ones hold memory and disk too.
-            How::Stop | How::Kill => own.len(),
-        };
+        let is_running = |pilot: &&Pilot| pilot.state == PilotState::Running;
+        // Paused ones hold memory and disk too.
+        let is_counted = |pilot: &&Pilot| by_rule > How::Pause || is_running(pilot);
+        let counted = own.iter().copied().filter(is_counted).count();
         let mut too_many = keep.map_or(0, |keep| counted.saturating_sub(keep));
         let cause = match self.has_rule(Code::Drain) {
             true => EndKind::Drained,
             false => EndKind::Owner,
         };
         for pilot in own.iter().rev() {
-            if too_many > 0 && (by_rule > How::Pause || is_running(pilot)) {
+            if too_many > 0 && is_counted(pilot) {
                 too_many -= 1;
                 self.hold_back(pilot, by_rule, cause);
             } else if too_many == 0 && cores > 1e-6 && is_running(pilot) {
@@ -337,8 +299,8 @@ impl Tick<'_> {
         let is_heat = |(_, reason): &Rule| reason.code == Code::Temperature;
         let by_heat = keep.is_some() && self.rules.iter().all(is_heat);
         if self.state.need.is_none() && (by_heat || self.until_calm() <= 0.0) {
-            let most = keep.map_or(usize::MAX, |keep| keep.saturating_sub(running));
-            self.wake(&own, most);
+            let running = own.iter().copied().filter(is_running).count();
+            self.wake(&own, keep.map(|keep| keep.saturating_sub(running)));
         }
     }
 
@@ -384,10 +346,10 @@ impl Tick<'_> {
     }
 
     /// Paused pilots go on, the oldest first, while they fit.
-    fn wake(&mut self, own: &[&Pilot], most: usize) {
+    fn wake(&mut self, own: &[&Pilot], most: Option<usize>) {
         let mut free = self.out.capacity.free;
         let paused = own.iter().filter(|pilot| pilot.state == PilotState::Paused);
-        for pilot in paused.take(most) {
+        for pilot in paused.take(most.unwrap_or(usize::MAX)) {
             free = free.map(|free| free - pilot.cpus);
             if free.is_none_or(|free| free < self.out.capacity.launch_floor - 1e-6) {
                 return;

@@ -87,13 +87,8 @@ impl Reason {
             Code::Temperature => format!(
                 "the processor is at {value:.0} °C, the limit is {threshold:.0} °C: at most {what} may run"
             ),
-            Code::MaxPilots => {
-                format!("running {value:.0} of at most {threshold:.0} pilots (max-pilots)")
-            }
-            Code::Hours => {
-                format!(
-                    "running {value:.0} of at most {threshold:.0} pilots at these hours ({what})"
-                )
+            Code::MaxPilots | Code::Hours => {
+                format!("running {value} of at most {threshold} pilots {what}")
             }
             Code::MemoryPressure => {
                 format!("memory is short: processes stalled on it {value:.0} % of the time")
@@ -118,6 +113,7 @@ const NO_PILOT: &str = "no [[pilot]] is configured; `plancton config --default` 
 pub(super) const FIRST_LOOK: &str = "measuring what you and the pilots use before more are started";
 pub(super) const PROBING: &str =
     "checking on the first pilot that its limits and your protection hold";
+pub(super) const MAX_PILOTS: &str = "(max-pilots)";
 /// Why a class waits.
 pub(super) const IMAGE_GONE: &str = "its image has been removed from the engine";
 
@@ -191,24 +187,21 @@ pub(super) fn void(seen: &Observation, owner: &Owner, disk: Bytes) -> Vec<String
     // The usual limit is nobody's wish on a machine without a sensor, such as a virtual one.
     let is_limited = heat > 0 && heat != Owner::default().max_temperature;
     let is_watched = owner.on_battery == OnBattery::Run && charge > 0 && seen.has_battery;
-    let mut void = Vec::new();
-    if is_limited && seen.temperature.is_none() {
-        let what = "no sensor of the processor can be read, so pilots are not paused for heat";
-        void.push(format!("max-temperature = {heat}: {what}"));
-    }
-    if is_watched && seen.charge.is_none() {
-        let what = "the charge can't be read, so pilots are paused on battery";
-        void.push(format!("min-battery = {charge}: {what}"));
-    }
-    if disk.0 > 0 && seen.disk_free.is_none() {
-        void.push(no_disk(disk));
-    }
-    if seen.hides_programs && !owner.pause_while_running.is_empty() {
-        let why =
-            "other users' programs can't be seen here (hidepid), so pilots are not paused for them";
-        void.push(format!("pause-while-running: {why}"));
-    }
-    void
+    let is_hidden = seen.hides_programs && !owner.pause_while_running.is_empty();
+    let no_heat = "no sensor of the processor can be read, so pilots are not paused for heat";
+    let no_charge = "the charge can't be read, so pilots are paused on battery";
+    let no_program = "can't be seen here (hidepid), so pilots are not paused for them";
+    let no_heat = format!("max-temperature = {heat}: {no_heat}");
+    let no_charge = format!("min-battery = {charge}: {no_charge}");
+    let no_program = format!("pause-while-running: other users' programs {no_program}");
+    let void = [
+        (is_limited && seen.temperature.is_none(), no_heat),
+        (is_watched && seen.charge.is_none(), no_charge),
+        (disk.0 > 0 && seen.disk_free.is_none(), no_disk(disk)),
+        (is_hidden, no_program),
+    ];
+    let void = void.into_iter().filter(|(is_void, _)| *is_void);
+    void.map(|(_, why)| why).collect()
 }
 
 pub(super) fn probing(class: &str) -> Reason {
@@ -218,12 +211,12 @@ pub(super) fn probing(class: &str) -> Reason {
 
 /// `left`: seconds until a pilot is tried; `None`: one is being tried.
 pub(super) fn waiting(class: &str, wait: &Wait, left: Option<f64>) -> Reason {
-    let (why, numbers) = (&wait.why, left.map_or((1.0, 1.0), |left| (left, 0.0)));
-    let text = match left {
-        Some(left) => format!("trying '{class}' again in {}: {why}", rough(left)),
-        None => format!("retrying '{class}' with one pilot: {why}"),
+    let (value, limit) = left.map_or((1.0, 1.0), |left| (left, 0.0));
+    let how = match left {
+        Some(left) => format!("trying '{class}' again in {}", rough(left)),
+        None => format!("retrying '{class}' with one pilot"),
     };
-    Reason::of(wait.code, numbers.0, numbers.1, text)
+    Reason::of(wait.code, value, limit, format!("{how}: {}", wait.why))
 }
 
 impl Tick<'_> {
@@ -233,15 +226,12 @@ impl Tick<'_> {
     }
 
     pub(super) fn busy(&self) -> Reason {
-        let (numbers, room) = (self.owner_use(), &self.out.capacity);
+        let (room, calm_for) = (&self.out.capacity, self.owner.calm_for.as_secs_f64());
+        let (numbers, time) = (self.owner_use(), rough(calm_for));
+        let unknown = "all cores are busy, and pilots without protection give way one by one";
         let text = match room.need_unknown {
-            true => {
-                "all cores are busy, and pilots without protection give way one by one".to_owned()
-            }
-            false => {
-                let calm_for = rough(self.owner.calm_for.as_secs_f64());
-                format!("{numbers}; pilots start once you have been idle for {calm_for}")
-            }
+            true => unknown.to_owned(),
+            false => format!("{numbers}; pilots start once you have been idle for {time}"),
         };
         let free = room.free_now.unwrap_or(0.0);
         Reason::of(Code::Busy, free, room.give_floor, text)
@@ -257,13 +247,10 @@ impl Tick<'_> {
     /// For `left` seconds more.
     pub(super) fn calming(&self, left: f64) -> Reason {
         let what = match self.own_in(PilotState::Paused).len() {
-            0 => "starting",
-            _ => "resuming",
+            0 => "starting pilots (calm-for)",
+            _ => "resuming pilots (calm-for)",
         };
-        let text = format!(
-            "waiting {} more before {what} pilots (calm-for)",
-            rough(left)
-        );
+        let text = format!("waiting {} more before {what}", rough(left));
         Reason::of(Code::Calming, left, 0.0, text)
     }
 
@@ -279,18 +266,11 @@ impl Tick<'_> {
     /// `free`, and the `least` that is enough for the next pilot. Nothing running is a problem to explain; a full machine is
     /// not.
     fn full(&self, free: f64, least: f64, text: &str) -> Reason {
-        match self.holding() {
-            0 => Reason::of(
-                Code::NothingFits,
-                free,
-                least,
-                format!("no pilot fits: {text}"),
-            ),
-            number => {
-                let text = format!("running as many pilots as fit ({number}): {text}");
-                Reason::of(Code::Full, free, least, text)
-            }
-        }
+        let (code, what) = match self.holding() {
+            0 => (Code::NothingFits, "no pilot fits".to_owned()),
+            n => (Code::Full, format!("running as many pilots as fit ({n})")),
+        };
+        Reason::of(code, free, least, format!("{what}: {text}"))
     }
 
     /// The next pilot takes `next` cores.
@@ -299,18 +279,17 @@ impl Tick<'_> {
         let (cores, reserve, given) = (seen.cores, room.reserve, room.given);
         let foreign = |cpu: CpuUse| cpu.foreign.max(cpu.foreign_smooth);
         let foreign = seen.cpu.map_or(0.0, foreign);
-        let text = format!(
+        let mut text = format!(
             "of {cores:.0} cores you use {foreign:.1}, {reserve:.1} are reserved and {given:.1} given to pilots, the \
              next one needs {next:.1}"
         );
-        match &seen.protection {
-            // That is what keeps a small machine from running anything.
-            Protection::None(why) if self.holding() == 0 && reserve > 0.0 => {
-                let because = "a core is reserved because pilots can't be kept out of your way";
-                self.full(free, least, &format!("{text}; {because}: {why}"))
-            }
-            _ => self.full(free, least, &text),
+        // That is what keeps a small machine from running anything.
+        let is_kept = self.holding() == 0 && reserve > 0.0;
+        if is_kept && let Protection::None(why) = &seen.protection {
+            text += "; a core is reserved because pilots can't be kept out of your way: ";
+            text += why;
         }
+        self.full(free, least, &text)
     }
 
     pub(super) fn full_of_memory(&self, free: f64, class: &PilotClass) -> Reason {

@@ -6,9 +6,10 @@ use super::observation::{EndKind, Ended, Expiry, Finished, LaunchResult, News, P
 use super::reason::{self, Code};
 use super::{Tick, find};
 use crate::config::{Config, PilotClass};
-use crate::units::{Moment, PilotId, float, word};
+use crate::units::{PilotId, float, word};
+use smart_default::SmartDefault;
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::mem::{replace, take};
+use std::mem::take;
 use std::sync::Arc;
 
 /// First wait after a failure, in seconds; doubled with each further one, up to [`BACK_OFF_MOST`].
@@ -81,7 +82,8 @@ pub(super) struct Class {
     pub proves_at: f64,
     /// Epoch second: pilots created before say nothing about the class as it is now.
     pub since: f64,
-    pub image: Image,
+    /// Its image is there; `None`: the first launch tells.
+    pub image: Option<bool>,
     /// Boot-clock second until which its image is being brought, or brought again; 0: it is not.
     pub fetching: f64,
     /// Boot-clock second of the image's next refresh; `None`: not known yet.
@@ -115,15 +117,6 @@ pub(super) struct Wait {
     pub lives: f64,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) enum Image {
-    /// The first launch tells.
-    #[default]
-    Unknown,
-    Ready,
-    Missing,
-}
-
 /// A launch that was asked for and that no list has shown running yet.
 #[derive(Clone, Debug)]
 pub(super) struct Launching {
@@ -135,7 +128,7 @@ pub(super) struct Launching {
 }
 
 /// What is being done about one pilot.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, SmartDefault)]
 pub(super) struct Handled {
     /// Boot-clock second before which it is not touched again.
     pub busy_until: f64,
@@ -144,7 +137,8 @@ pub(super) struct Handled {
     /// It was asked to end, or will be: what its end will count as.
     pub cause: Option<EndKind>,
     /// Boot-clock second of the next SIGKILL.
-    pub kill_at: Option<f64>,
+    #[default(f64::INFINITY)]
+    pub kill_at: f64,
     pub killed: bool,
     /// Its class, while it is being removed after an end so early that the end has to be known before it is replaced.
     pub early: Option<String>,
@@ -165,15 +159,6 @@ impl Class {
     pub fn is_probe(&self, pilot: &Pilot) -> bool {
         pilot.created >= self.since && pilot.state == PilotState::Running
     }
-
-    /// It has run for long enough to show that the class is well.
-    pub fn is_proof(&self, pilot: &Pilot, now: Moment) -> bool {
-        let has_lived = match &self.stage {
-            Stage::Waiting(wait) => now.epoch - pilot.created >= wait.lives,
-            _ => now.boot >= self.proves_at,
-        };
-        has_lived && self.is_probe(pilot)
-    }
 }
 
 impl PolicyState {
@@ -191,11 +176,8 @@ impl PolicyState {
 
     /// What is configured otherwise now is new, whatever was learned of it before.
     pub fn forget_changed(&mut self, before: &Config, after: &Config, epoch: f64) {
-        for class in after
-            .pilots
-            .iter()
-            .filter(|class| !before.pilots.contains(class))
-        {
+        let is_new = |class: &&PilotClass| !before.pilots.contains(class);
+        for class in after.pilots.iter().filter(is_new) {
             if let Some(known) = self.classes.get_mut(&class.name) {
                 let served = take(known).served;
                 // The engine dates containers in whole seconds.
@@ -268,12 +250,7 @@ impl Tick<'_> {
         // Where a call failed, or the list shows it undone, the next regular tick decides again: it must not spin.
         let busy_until = self.now + self.interval();
         match news {
-            News::Launched {
-                class,
-                name,
-                at,
-                result,
-            } => {
+            News::Launched(class, name, at, result) => {
                 let may_exist = matches!(result, LaunchResult::Started(_) | LaunchResult::Lost(_));
                 let launching = &mut self.state.launching;
                 launching.retain(|launch| may_exist || launch.name != *name);
@@ -282,7 +259,7 @@ impl Tick<'_> {
                 }
                 self.launched(class, *at, result);
             }
-            News::Fetched { class, result } => self.fetched(class, result),
+            News::Fetched(class, result) => self.fetched(class, result),
             News::Removed(pilot, ended) => {
                 let handled = self.state.handled.entry(pilot.id.clone()).or_default();
                 let cause = take(handled).cause;
@@ -306,16 +283,16 @@ impl Tick<'_> {
         let known = self.state.class(class);
         let why = match result {
             LaunchResult::Started(_) => {
-                (known.image, known.proves_at) = (Image::Ready, at + RUNS);
+                (known.image, known.proves_at) = (Some(true), at + RUNS);
                 return self.state.count(class, "launches");
             }
             LaunchResult::MountMissing(source) => {
                 let why = reason::mount_missing(source);
                 return self.back_off(class, Code::MountMissing, MOUNT_AGAIN, RUNS, why);
             }
-            LaunchResult::NoImage => match replace(&mut known.image, Image::Missing) {
+            LaunchResult::NoImage => match known.image.replace(false) {
                 // Brought again it may be gone again: without a wait that would never end.
-                Image::Ready => reason::IMAGE_GONE,
+                Some(true) => reason::IMAGE_GONE,
                 _ => return,
             },
             LaunchResult::Failed(why) | LaunchResult::Lost(why) => why,
@@ -331,13 +308,13 @@ impl Tick<'_> {
         let class = self.state.class(name);
         class.fetching = 0.0;
         match result {
-            Err(why) if class.image == Image::Missing => self.failed(name, why.clone(), RUNS),
+            Err(why) if class.image == Some(false) => self.failed(name, why.clone(), RUNS),
             Err(_) => {
                 let wait = (2.0 * class.refresh_wait).max(REFRESH_AGAIN).min(interval);
                 (class.refresh_wait, class.refresh_at) = (wait, Some(self.now + wait * jitter));
             }
             Ok(()) => {
-                (class.image, class.refresh_wait) = (Image::Ready, 0.0);
+                (class.image, class.refresh_wait) = (Some(true), 0.0);
                 class.refresh_at = Some(self.now + interval * jitter);
             }
         }
@@ -389,8 +366,8 @@ impl Tick<'_> {
     pub(super) fn match_list(&mut self) {
         let (now, pilots, listed_at) = (self.now, self.pilots, self.seen.listed_at);
         self.state.launching.retain_mut(|launch| {
-            if launch.answered.is_none() && now - launch.asked > ANSWERED_WITHIN {
-                launch.answered = Some(now);
+            if now - launch.asked > ANSWERED_WITHIN {
+                launch.answered.get_or_insert(now);
             }
             let mut listed = pilots.iter().filter(|pilot| pilot.name == launch.name);
             let is_created = listed.any(|pilot| pilot.state == PilotState::Created);

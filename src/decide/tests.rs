@@ -49,13 +49,7 @@ fn removed(pilot: &Pilot, exit_code: i64, lived: f64) -> News {
 }
 
 fn launched(class: &str, name: &str, at: f64, result: LaunchResult) -> News {
-    let (class, name) = (class.to_owned(), name.to_owned());
-    News::Launched {
-        class,
-        name,
-        at,
-        result,
-    }
+    News::Launched(class.to_owned(), name.to_owned(), at, result)
 }
 
 fn config(text: &str) -> Config {

@@ -198,8 +198,8 @@ fn images_are_refreshed_in_time_and_never_against_the_owner() {
             let mut actions = decision.actions.iter();
             if actions.any(|action| matches!(action, Action::Fetch(_))) {
                 at.push(world.now);
-                let (class, result) = ("a".to_owned(), result.clone());
-                world.news.push(News::Fetched { class, result });
+                let news = News::Fetched("a".to_owned(), result.clone());
+                world.news.push(news);
             }
             world.now += decision.wake_in.unwrap();
         }
