@@ -52,15 +52,6 @@ impl Layout {
     }
 }
 
-/// Infinite: there is no limit, or the kernel has no such file (the accounting is missing), so that none holds.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Limits {
-    /// Cores: quota over period.
-    pub cpus: f64,
-    pub memory_bytes: f64,
-    pub pids: f64,
-}
-
 /// One group: the same place in each mounted hierarchy (on v2 there is one), whether it exists there or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
@@ -201,16 +192,15 @@ impl Group {
         sizes.reduce(u64::saturating_add)
     }
 
-    pub fn read_limits(&self) -> Option<Limits> {
+    /// Cores (quota over period), bytes of memory, processes. Infinite: there is no limit, or the kernel has no such file (the
+    /// accounting is missing), so that none holds.
+    pub fn read_limits(&self) -> Option<[f64; 3]> {
         let quota = self.read_limit(CPU_QUOTA, 0)?;
         let period = self.read_limit(CPU_PERIOD, usize::from(self.is_v2))?;
         // A quota without a period is none.
         let period = if period.is_finite() { period } else { 0.0 };
-        Some(Limits {
-            cpus: quota / period,
-            memory_bytes: self.read_limit(MEMORY_LIMIT, 0)?,
-            pids: self.read_limit(PIDS_LIMIT, 0)?,
-        })
+        let memory = self.read_limit(MEMORY_LIMIT, 0)?;
+        Some([quota / period, memory, self.read_limit(PIDS_LIMIT, 0)?])
     }
 
     /// The number at that place in a file. Without a limit it is "max", or what v1 writes for it: -1, or the largest
@@ -337,29 +327,24 @@ mod tests {
             };
             let lines = |text: &str| Some((text.replace(';', "\n") + "\n").into_bytes());
             // What is gone is not known, what the kernel lacks is no limit.
-            let limits = || {
-                group
-                    .read_limits()
-                    .map(|l| [l.cpus, l.memory_bytes, l.pids])
-            };
-            assert!(limits().is_none() && !group.exists());
+            assert!(group.read_limits().is_none() && !group.exists());
             for dir in group.dirs() {
                 let _ = std::fs::create_dir_all(dir);
             }
-            assert_eq!((limits(), group.read_cpu_idle()), (none, None));
+            assert_eq!((group.read_limits(), group.read_cpu_idle()), (none, None));
             assert_eq!(group.read_memory_used(), None);
             put_all(&|parts| lines(parts[1]));
             assert!(group.has_processes());
             assert_eq!(group.read_usage_seconds(), Some(2.5));
             assert_eq!(group.read_memory_used(), Some(132));
-            assert_eq!(limits(), Some([1.5, 1000.0, 512.0]));
+            assert_eq!(group.read_limits(), Some([1.5, 1000.0, 512.0]));
             assert_eq!(group.read_cpu_idle(), Some(true));
             put_all(&|parts| lines(parts.get(2)?));
-            assert_eq!(limits(), none);
+            assert_eq!(group.read_limits(), none);
             for content in GARBAGE {
                 put_all(&|_| Some(content.to_vec()));
                 // "-1" is no limit.
-                assert!(limits().is_none() || content == b"-1");
+                assert!(group.read_limits().is_none() || content == b"-1");
                 assert_eq!(group.read_memory_used(), None);
                 assert_ne!(group.read_cpu_idle(), Some(true));
             }

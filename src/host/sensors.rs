@@ -80,17 +80,9 @@ pub fn read_celsius(sensors: &[Sensor]) -> Option<(f64, &str)> {
     hottest.map(|(millidegrees, name)| (float(millidegrees) / 1000.0, name))
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Power {
-    /// A UPS that feeds the machine counts as a battery in use.
-    pub on_battery: bool,
-    /// The machine has a battery of its own (a UPS is none): it is a laptop.
-    pub has_battery: bool,
-    /// Of all batteries together; of the UPS where there is no battery.
-    pub charge_percent: Option<u8>,
-}
-
-pub fn read_power(root: &Path) -> Power {
+/// Does the machine have a battery of its own, so that it is a laptop? Does it run on it, or on a UPS? And the charge in
+/// percent, of all batteries together; of the UPS where there is none.
+pub fn read_power(root: &Path) -> (bool, bool, Option<u8>) {
     let class = root.join("sys/class/power_supply");
     let (mut on_mains, mut batteries, mut upses) = (false, Vec::new(), Vec::new());
     for name in read_names(&class) {
@@ -110,11 +102,8 @@ pub fn read_power(root: &Path) -> Power {
     let has_battery = !batteries.is_empty();
     let mut all = batteries.iter().chain(&upses);
     let is_discharging = all.any(|supply| read_word(supply, "status") == "Discharging");
-    Power {
-        on_battery: is_discharging && !on_mains,
-        has_battery,
-        charge_percent: read_charge(if has_battery { &batteries } else { &upses }),
-    }
+    let charge = read_charge(if has_battery { &batteries } else { &upses });
+    (has_battery, is_discharging && !on_mains, charge)
 }
 
 fn read_word(dir: &Path, file: &str) -> String {
@@ -304,10 +293,10 @@ mod tests {
         mains   laptop 60 | BAT0 type=Battery status=Not+charging capacity=60; hid type=Battery scope=Device present=1 status=Discharging capacity=9";
 
     fn shown(root: &Path) -> String {
-        let power = read_power(root);
-        let charge = power.charge_percent.map(|charge| charge.to_string());
-        let feed = ["mains", "battery"][usize::from(power.on_battery)];
-        let kind = ["desktop", "laptop"][usize::from(power.has_battery)];
+        let (has_battery, on_battery, charge) = read_power(root);
+        let charge = charge.map(|charge| charge.to_string());
+        let feed = ["mains", "battery"][usize::from(on_battery)];
+        let kind = ["desktop", "laptop"][usize::from(has_battery)];
         format!("{feed} {kind} {}", charge.as_deref().unwrap_or("-"))
     }
 

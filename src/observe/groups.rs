@@ -3,7 +3,7 @@
 
 use super::SHORTEST_WINDOW;
 use crate::decide::{Pilot, PilotState, Protection};
-use crate::host::cgroup::{Group, Limits};
+use crate::host::cgroup::Group;
 use crate::site::Facts;
 use crate::units::{PilotId, float};
 use std::collections::HashMap;
@@ -191,7 +191,7 @@ impl Running {
         if let Some(group) = &self.group
             && let Some(limits) = group.read_limits()
         {
-            self.unlimited = unlimited(&limits, pilot).filter(|_| group.has_processes());
+            self.unlimited = unlimited(limits, pilot).filter(|_| group.has_processes());
             self.is_checked = true;
         }
     }
@@ -213,15 +213,15 @@ impl Running {
 
 /// Names the first limit that was asked for and does not hold. Swap accounting alone is often off, and then the memory
 /// limit holds all the same.
-fn unlimited(limits: &Limits, pilot: &Pilot) -> Option<String> {
-    let memory = match pilot.memory {
+fn unlimited([cpus, memory, pids]: [f64; 3], pilot: &Pilot) -> Option<String> {
+    let wanted = match pilot.memory {
         0 => f64::INFINITY,
         bytes => float(bytes),
     };
     let checks = [
-        ("CPU", limits.cpus, pilot.cpus * 1.02 + 0.01),
-        ("memory", limits.memory_bytes, memory),
-        ("pids", limits.pids, f64::MAX),
+        ("CPU", cpus, pilot.cpus * 1.02 + 0.01),
+        ("memory", memory, wanted),
+        ("pids", pids, f64::MAX),
     ];
     // What is no number does not hold either.
     let (what, found, _) = checks

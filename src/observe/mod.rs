@@ -67,10 +67,7 @@ impl Observer {
         let pilots = seen.pilots.as_deref().unwrap_or_default();
         seen.protection = self.groups.protection(pilots, facts, now);
         let (used, memory) = self.groups.used(facts, now);
-        let power = sensors::read_power(root);
-        seen.has_battery = power.has_battery;
-        seen.on_battery = power.on_battery;
-        seen.charge = power.charge_percent;
+        (seen.has_battery, seen.on_battery, seen.charge) = sensors::read_power(root);
         seen.temperature = sensors::read_celsius(&self.sensors).map(|(celsius, _)| celsius);
         seen.memory_pressure = read_pressure_percent(root);
         self.sample_cpu(root, now, used, config.loop_.interval.as_secs_f64());
