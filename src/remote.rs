@@ -12,7 +12,6 @@ use minisign_verify::{PublicKey, Signature};
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Their files in STATE/remote.
 const JOINED: &str = "joined.json";
@@ -33,10 +32,6 @@ pub struct Joined {
 }
 
 impl Joined {
-    fn is_from_where(&self, other: &Joined) -> bool {
-        (&self.url, &self.key) == (&other.url, &other.key)
-    }
-
     /// What it asks for that was not permitted.
     pub fn beyond(&self, remote: &RemoteConfig) -> Vec<String> {
         let mut lines = remote.permissions.clone();
@@ -64,11 +59,6 @@ fn write(state: &Path, name: &str, content: &str) -> std::io::Result<()> {
     state::write_file(&path, content.as_bytes(), 0o600, Durable::Yes)
 }
 
-fn write_json(state: &Path, name: &str, value: &impl Serialize) -> std::io::Result<()> {
-    let json = serde_json::to_string(value).unwrap_or_default();
-    write(state, name, &json)
-}
-
 /// `None`: nothing was joined, or the file is broken and with it the consent.
 pub fn read_joined(state: &Path) -> Option<Joined> {
     let joined: Joined = serde_json::from_str(&read_text(state, JOINED)).ok()?;
@@ -77,11 +67,12 @@ pub fn read_joined(state: &Path) -> Option<Joined> {
 
 /// What was fetched from another url, or under another key, goes.
 pub fn write_joined(state: &Path, joined: &Joined) -> std::io::Result<()> {
-    if !read_joined(state).is_some_and(|before| before.is_from_where(joined)) {
+    let before = read_joined(state).unwrap_or_default();
+    if (&before.url, &before.key) != (&joined.url, &joined.key) {
         let _ = leave(state);
     }
     state::make_directory(&path(state, ""), 0o700)?;
-    write_json(state, JOINED, joined)
+    write(state, JOINED, &serde_json::to_string(joined)?)
 }
 
 /// Nothing of it is left.
@@ -89,16 +80,20 @@ pub fn leave(state: &Path) -> std::io::Result<()> {
     std::fs::remove_dir_all(path(state, ""))
 }
 
+fn write_seen(state: &Path, changed: f64, waiting: Vec<String>) -> std::io::Result<()> {
+    let seen = report::Remote {
+        looked: clock::now().epoch,
+        changed,
+        waiting,
+        ..report::Remote::default()
+    };
+    write(state, SEEN, &serde_json::to_string(&seen)?)
+}
+
 /// What was permitted holds from now on.
 pub fn put_in_force(state: &Path, text: &str) -> std::io::Result<()> {
     write(state, IN_FORCE, text)?;
-    let now = clock::now().epoch;
-    let seen = report::Remote {
-        looked: now,
-        changed: now,
-        ..report::Remote::default()
-    };
-    write_json(state, SEEN, &seen)
+    write_seen(state, clock::now().epoch, Vec::new())
 }
 
 /// The first digits of its SHA-256.
@@ -125,14 +120,11 @@ fn read(text: &str, url: &str, local: &Config) -> Result<RemoteConfig, String> {
 pub fn check(url: &str, key: &str, allow: &Allow) -> Result<(), String> {
     let (scheme, rest) = url.split_once("://").unwrap_or_default();
     let is_plain = |c: char| c.is_ascii_graphic() && !"@\\\"<>".contains(c);
-    if scheme != "https" && !(scheme == "http" && allow.plain_http) {
-        let why = "does not begin with https://; [allow] plain-http = true takes http:// too";
-        return Err(format!("'{url}' {why}"));
-    }
-    if rest.is_empty() || !rest.chars().all(is_plain) {
-        return Err(format!(
-            "'{url}' is no address without a login; write https://HOST/PATH"
-        ));
+    let is_taken = scheme == "https" || scheme == "http" && allow.plain_http;
+    if !is_taken || rest.is_empty() || !rest.chars().all(is_plain) {
+        let write =
+            "write https://HOST/PATH, without a login; [allow] plain-http takes http:// too";
+        return Err(format!("'{url}' can't be joined; {write}"));
     }
     if !key.is_empty() && PublicKey::from_base64(key).is_err() {
         let advice = "it is the second line of the .pub file";
@@ -153,23 +145,22 @@ pub fn fetch(
     joined: &Joined,
     local: &Config,
 ) -> Result<(String, RemoteConfig), String> {
-    let text = get(&joined.url, &local.allow)?;
-    if !joined.key.is_empty() {
-        let place = format!("{}.minisig", joined.url);
+    let (Joined { url, key, .. }, allow) = (joined, &local.allow);
+    let text = get(url, allow)?;
+    if !key.is_empty() {
+        let place = format!("{url}.minisig");
         let why = |why: String| format!("its signature {place}: {why}");
-        let signature = get(&place, &local.allow).map_err(why)?;
-        verify(&joined.key, &text, &signature).map_err(|error| why(error.to_string()))?;
+        let signature = get(&place, allow).map_err(why)?;
+        verify(key, &text, &signature).map_err(|error| why(error.to_string()))?;
+        let before = read_joined(state).filter(|it| it.url == *url && it.key == *key);
+        let last = before.map_or(String::new(), |_| read_text(state, IN_FORCE));
+        let (serial, before) = (read_serial(&text), read_serial(&last));
+        if last != text && serial <= before {
+            let why = "an old text is refused, and each signed one counts `serial` up";
+            return Err(format!("its serial {serial} is not above {before}: {why}"));
+        }
     }
-    let remote = read(&text, &joined.url, local)?;
-    let last = match read_joined(state) {
-        Some(before) if before.is_from_where(joined) => read_text(state, IN_FORCE),
-        _ => String::new(),
-    };
-    let (serial, before) = (read_serial(&text), read_serial(&last));
-    if !joined.key.is_empty() && last != text && serial <= before {
-        let why = "an old text is refused, and each signed one counts `serial` up";
-        return Err(format!("its serial {serial} is not above {before}: {why}"));
-    }
+    let remote = read(&text, url, local)?;
     Ok((text, remote))
 }
 
@@ -179,9 +170,7 @@ fn get(url: &str, allow: &Allow) -> Result<String, String> {
     let config = web::config(url, &allow.ca_file, false)?
         .https_only(is_safe)
         .max_redirects(if is_safe { 4 } else { 0 })
-        .max_redirects_will_error(is_safe)
-        // A server that sends a byte a second is not waited for.
-        .timeout_global(Some(Duration::from_secs(30)));
+        .max_redirects_will_error(is_safe);
     let response = config.build().new_agent().get(url).call();
     let mut response = response.map_err(|error| web::explain(url, &error))?;
     let redirects = "redirects are followed between https addresses only";
@@ -197,29 +186,21 @@ fn get(url: &str, allow: &Allow) -> Result<String, String> {
     }
     // A class has some hundred bytes.
     let body = response.body_mut().with_config().limit(64 << 10);
-    let body = body.read_to_vec();
-    let body = body.map_err(|error| format!("{error}; no more than 64 KiB are taken"))?;
+    let body = body
+        .read_to_vec()
+        .map_err(|error| format!("{error}; no more than 64 KiB are taken"))?;
     String::from_utf8(body).map_err(|_| "the answer is no UTF-8 text".to_owned())
 }
 
 /// Fetches what was joined, checks it whole, and puts it in force where it asks for nothing new. Blocks its thread.
-/// `true`: something has changed on disk.
-fn look(state: &Path, joined: &Joined, local: &Config) -> Result<bool, String> {
-    let failed = |error: std::io::Error| error.to_string();
+fn look(state: &Path, joined: &Joined, local: &Config) -> Result<(), String> {
     let (text, remote) = fetch(state, joined, local)?;
     let waiting = joined.beyond(&remote);
-    if waiting.is_empty() && text != read_text(state, IN_FORCE) {
-        return put_in_force(state, &text).map(|()| true).map_err(failed);
-    }
-    let before = read_seen(state);
-    let has_changed = before.waiting != waiting;
-    let seen = report::Remote {
-        looked: clock::now().epoch,
-        waiting,
-        ..before
+    let written = match waiting.is_empty() && text != read_text(state, IN_FORCE) {
+        true => put_in_force(state, &text),
+        false => write_seen(state, read_seen(state).changed, waiting),
     };
-    write_json(state, SEEN, &seen).map_err(failed)?;
-    Ok(has_changed)
+    written.map_err(|error| error.to_string())
 }
 
 /// The daemon's side.
@@ -267,7 +248,7 @@ impl Remote {
         state: &Path,
         local: &Config,
         now: f64,
-    ) -> Option<impl FnOnce() -> Result<bool, String> + Send + use<>> {
+    ) -> Option<impl FnOnce() -> Result<(), String> + Send + use<>> {
         self.due.take_if(|due| now >= *due)?;
         let (state, joined, local) = (state.to_owned(), read_joined(state)?, local.clone());
         let next = "what was accepted last stays in force; it is looked at again";
@@ -277,17 +258,13 @@ impl Remote {
     }
 
     /// A look is over: the next one is due before `refresh` is.
-    pub fn looked(&mut self, state: &Path, local: &Config) {
+    pub fn looked(&mut self, local: &Config) {
         let (now, refresh) = (clock::now().boot, local.allow.refresh.as_secs_f64());
-        let Some(told) = &mut self.told else { return };
-        let wait = match told.hash.as_str() {
+        self.due = self.told.as_ref().map(|told| {
             // Without anything in force a node has nothing to do.
-            "" => refresh.min(60.0),
-            _ => refresh,
-        };
-        self.due = Some(now + wait * (0.8 + 0.2 * draw(now)));
-        let seen = read_seen(state);
-        (told.looked, told.changed) = (seen.looked, seen.changed);
+            let most = if told.hash.is_empty() { 60.0 } else { refresh };
+            now + refresh.min(most) * (0.8 + 0.2 * draw(now))
+        });
     }
 }
 
@@ -312,9 +289,9 @@ mod tests {
                 told: Some(told),
             };
             let mut local = Config::default();
-            local.allow.refresh.0 = Duration::from_secs(refresh);
+            local.allow.refresh.0 = std::time::Duration::from_secs(refresh);
             let before = clock::now().boot;
-            remote.looked(Path::new("/nonexistent"), &local);
+            remote.looked(&local);
             let wait = remote.due.unwrap() - before;
             assert!(
                 bounds.contains(&wait) || (wait - bounds.end()).abs() < 0.1,

@@ -17,9 +17,10 @@ use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::typestate::AgentScope;
 use ureq::{Agent, Proxy};
 
-/// For each step but the body: on a slow line a mebibyte takes its time.
-const STEP: Duration = Duration::from_secs(5);
-const BODY: Duration = Duration::from_secs(30);
+/// A server that is there says so soon.
+const CONNECT: Duration = Duration::from_secs(5);
+/// For a whole exchange: on a slow line a mebibyte takes its time, but a server that sends a byte a second is not waited for.
+pub const WHOLE: Duration = Duration::from_secs(30);
 
 /// A word of an error, and what to do about it.
 const ADVICE: &str = "\
@@ -58,12 +59,9 @@ pub fn config(
         .max_redirects(0)
         .max_redirects_will_error(false)
         .user_agent(concat!("plancton/", env!("CARGO_PKG_VERSION")))
-        .timeout_resolve(Some(STEP))
-        .timeout_connect(Some(STEP))
-        .timeout_send_request(Some(STEP))
-        .timeout_send_body(Some(BODY))
-        .timeout_recv_response(Some(STEP))
-        .timeout_recv_body(Some(BODY))
+        .timeout_connect(Some(CONNECT))
+        .timeout_recv_response(Some(CONNECT))
+        .timeout_global(Some(WHOLE))
         .input_buffer_size(16 << 10)
         .output_buffer_size(16 << 10);
     Ok(config)
@@ -107,13 +105,12 @@ fn proxy(url: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Option<
     let text = value(&own).or_else(|| value("all_proxy"));
     let direct = value("no_proxy").unwrap_or_default();
     let is_direct = is_direct(uri.host().unwrap_or_default(), &direct);
-    let proxy = text
-        .filter(|_| !is_direct)
-        .map(|text| Proxy::new(text.trim()));
+    let Some(text) = text.filter(|_| !is_direct) else {
+        return Ok(None);
+    };
     let way_out = "write it as http://host:port or socks5h://host:port";
-    proxy
-        .transpose()
-        .map_err(|error| format!("{own} or all_proxy: {error}; {way_out}"))
+    let proxy = Proxy::new(text.trim()).map(Some);
+    proxy.map_err(|error| format!("{own} or all_proxy: {error}; {way_out}"))
 }
 
 /// Entries are names, with all below them, or addresses; `*` is everything.
@@ -141,16 +138,17 @@ fn read_certificates(file: &str) -> Result<Vec<Certificate<'static>>, String> {
     // More certificates than anybody has.
     let text = files::read_text_up_to(Path::new(file), 1 << 20)
         .map_err(|error| format!("ca-file {error}"))?;
-    let items = parse_pem(text.as_bytes()).filter_map(|item| match item {
-        Ok(PemItem::Certificate(certificate)) => Some(certificate),
-        _ => None,
-    });
-    let found: Vec<_> = items.collect();
-    match found.is_empty() {
-        true => Err(format!(
-            "ca-file {file}: no certificate in it; it must be PEM text"
-        )),
-        false => Ok(found),
+    let mut found = Vec::new();
+    for item in parse_pem(text.as_bytes()) {
+        if let Ok(PemItem::Certificate(certificate)) = item {
+            found.push(certificate);
+        }
+    }
+    let why = format!("ca-file {file}: no certificate in it; it must be PEM text");
+    if found.is_empty() {
+        Err(why)
+    } else {
+        Ok(found)
     }
 }
 

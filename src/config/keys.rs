@@ -232,29 +232,27 @@ impl Influx {
         if self.database.is_empty() {
             self.database = database.to_owned();
         }
-        self.contradiction()
-            .map_or(Ok(()), |why| Err(why.to_owned()))
+        self.check()
     }
 
-    fn contradiction(&self) -> Option<&'static str> {
-        let given = |text: &str| !text.is_empty();
-        let passwords = [self.password.expose(), &self.password_file].map(given);
-        let tokens = [self.token.expose(), &self.token_file].map(given);
-        let (has_password, has_token) = (passwords != [false; 2], tokens != [false; 2]);
-        let (has_user, has_org) = (given(&self.user), given(&self.org));
-        let of_v1 = has_user || has_password || given(&self.retention_policy);
-        Some(match (given(&self.database), given(&self.bucket)) {
-            (true, true) => {
-                "a database is of version 1 and a bucket of version 2; write one of them"
+    /// If its keys go together.
+    fn check(&self) -> Result<(), String> {
+        let given = |texts: &[&str]| texts.iter().filter(|text| !text.is_empty()).count();
+        let passwords = given(&[self.password.expose(), &self.password_file]);
+        let tokens = given(&[self.token.expose(), &self.token_file]);
+        let of_v1 = given(&[&self.user, &self.retention_policy]) + passwords;
+        let of_v2 = given(&[&self.org]) + tokens;
+        let why = match (given(&[&self.database]), given(&[&self.bucket])) {
+            _ if self.insecure && !self.ca_file.is_empty() => "ca-file is void when insecure",
+            (1, 0) if of_v2 == 0 && passwords <= given(&[&self.user]) => return Ok(()),
+            (0, 1) if of_v1 == 0 && tokens < 2 => return Ok(()),
+            (0, 0) => "nowhere to write to; give a database (version 1) or a bucket (2)",
+            (1, 0) => {
+                "with a database go retention-policy, user and one of password, password-file"
             }
-            (false, false) => "nowhere to write to; give a database (version 1) or a bucket (2)",
-            _ if passwords == [true; 2] => "password and password-file; write one of them",
-            _ if tokens == [true; 2] => "token and token-file; write one of them",
-            (_, true) if of_v1 => "user, password and retention-policy go with a database",
-            (true, _) if has_org || has_token => "org and token go with a bucket",
-            _ if has_password && !has_user => "a password without a user; add user",
-            _ if self.insecure && given(&self.ca_file) => "ca-file is void when insecure",
-            _ => return None,
-        })
+            (0, 1) => "with a bucket go org and one of token, token-file",
+            _ => "a database is of version 1 and a bucket of version 2; write one of them",
+        };
+        Err(why.to_owned())
     }
 }

@@ -16,7 +16,6 @@ use crate::host::files;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::io::ErrorKind;
 use std::path::Path;
 use values::in_hours;
 
@@ -53,15 +52,13 @@ pub struct Config {
 
 /// The configuration in a file; errors: every problem of it, one a line.
 pub fn load(file: &Path) -> Result<Config, String> {
-    let write = "; write one (`plancton config --default` is a beginning), or leave --config out";
+    let (name, write) = (
+        file.display().to_string(),
+        "`plancton config --default` writes one",
+    );
     // A class has some hundred bytes.
-    let bytes = files::read(file, 256 << 10).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => format!("{error}{write}"),
-        _ => error.to_string(),
-    })?;
-    let name = file.display().to_string();
-    let text = String::from_utf8(bytes)
-        .map_err(|_| format!("{name}: it is not UTF-8 text; save it as that"))?;
+    let bytes = files::read(file, 256 << 10).map_err(|error| format!("{error}; {write}"))?;
+    let text = String::from_utf8(bytes).map_err(|_| format!("{name}: save it as UTF-8 text"))?;
     parse(&text, &name).map_err(|problems| problems.join("\n"))
 }
 
@@ -92,8 +89,8 @@ impl Config {
         let (mut share, mut owner) = (over(&self.share, &whens), over(&self.owner, &whens));
         let rules: Vec<&Table> = self.lowered.iter().filter(holds).collect();
         let (other, asked) = (over(&share, &rules), over(&owner, &rules));
-        share.lower(&other);
-        owner.lower(&asked);
+        remote::lower(&mut share, &other);
+        remote::protect(&mut owner, &asked);
         (share, owner, whens.last().map(|when| hours(when)))
     }
 

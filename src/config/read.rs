@@ -1,7 +1,7 @@
 //! A text to a `Config`, with every problem in it at its line and column: each key is read alone first, so that no problem
 //! hides another one. What the keys are is in `keys`, what their values may be here.
 
-use super::values::{in_hours, is_device, is_path, is_tmpfs};
+use super::values::{in_hours, is_device, is_path, is_plain, is_tmpfs};
 use super::{Config, LINE, Table};
 use crate::units::{Bytes, clean_line, float, nearest, parse_cpu_list, parse_duration};
 use serde::Deserialize;
@@ -171,7 +171,7 @@ impl Reader<'_> {
                     continue;
                 }
             };
-            let why = judge_number(name, &value, written).or_else(|| judge(name, &value, written));
+            let why = judge_number(name, &value, written).or_else(|| judge(name, &value));
             if let Some(why) = why {
                 self.add(span.start, true, format!("{place} {name}: {why}"));
             }
@@ -241,60 +241,46 @@ fn judge_number(key: &str, value: &Value, written: &str) -> Option<String> {
 }
 
 /// What is wrong with another value for that key, and what to write. What is of another type is left to serde.
-fn judge(key: &str, value: &Value, written: &str) -> Option<String> {
-    let list = value.as_array().map_or(&[][..], |list| list);
-    let texts = || list.iter().filter_map(Value::as_str);
-    let (is_fine, write) = match (key, value.as_str().unwrap_or_default()) {
-        ("files", _) => {
-            let mut paths = list
-                .iter()
-                .flat_map(|file| [&file["source"], &file["target"]]);
-            let is_path = |path: &Value| path.as_str().is_none_or(is_path);
-            (
-                paths.all(is_path),
-                "source and target as paths from the root",
-            )
-        }
-        ("devices", _) => {
-            let write = "devices such as \"/dev/fuse\" or \"/dev/a:/dev/b:rwm\"";
-            (texts().all(is_device), write)
-        }
-        ("tmpfs", _) => {
-            let write = "paths such as \"/tmp\" or \"/tmp:64MiB\"";
-            (texts().all(is_tmpfs), write)
-        }
-        ("host-config", _) => {
-            let own = OWN_FIELDS.to_lowercase();
-            let mut fields = value.as_object()?.keys();
-            let is_own = |field: &str| own.split(' ').any(|own| own == field.to_lowercase());
-            let field = fields.find(|field| is_own(field))?;
-            return Some(format!("'{field}' is set by Plancton itself; leave it out"));
-        }
-        ("pause-while-running", _) => {
-            let is_fine = texts().all(|name| !name.contains('/'));
-            (is_fine, "programs without their folders")
-        }
-        ("hours", hours) => {
-            let write = "a time of the week such as \"Mon-Fri 09:00-18:00; Sat,Sun\"";
-            (in_hours(hours, 0).is_some(), write)
-        }
-        ("name", name) => (is_label(name), "1 to 32 of a-z, 0-9 and '-'"),
-        (_, "") => return None,
-        ("instance", name) => (is_label(name), "1 to 32 of a-z, 0-9 and '-'"),
-        ("image-archive" | "auth-file" | "ca-file", path) => {
-            (is_path(path), "a path from the root")
-        }
-        ("socket", path) => {
-            let path = path.trim_start_matches("unix://");
-            (is_path(path), "\"/path\" or \"unix:///path\"")
-        }
-        ("cpuset", list) => {
-            let is_list = parse_cpu_list(list).is_some() && !list.contains(['+', ' ']);
-            (is_list, "a list of CPUs such as \"4-7,9\"")
-        }
+fn judge(key: &str, value: &Value) -> Option<String> {
+    let is_fine: fn(&str) -> bool = match key {
+        "files" | "image-archive" | "auth-file" | "ca-file" => is_path,
+        "devices" => is_device,
+        "tmpfs" => is_tmpfs,
+        "host-config" => |field| {
+            let mut own = OWN_FIELDS.split(' ');
+            !own.any(|own| own.eq_ignore_ascii_case(field))
+        },
+        "pause-while-running" => |program| !program.contains('/'),
+        "hours" => |hours| in_hours(hours, 0).is_some(),
+        // They go into labels, container names and paths.
+        "name" | "instance" => |name| is_plain(name, "-") && name.len() <= 32,
+        "socket" => |path| is_path(path.trim_start_matches("unix://")),
+        "cpuset" => |list| parse_cpu_list(list).is_some() && !list.contains(['+', ' ']),
         _ => return None,
     };
-    (!is_fine).then(|| format!("{written} can't be; write {write}"))
+    let may_be_empty = !["hours", "name"].contains(&key);
+    let texts: Vec<&str> = match value {
+        Value::String(text) if text.is_empty() && may_be_empty => Vec::new(),
+        Value::Array(list) => {
+            let parts = list.iter().map(|one| [one, &one["source"], &one["target"]]);
+            parts.flatten().filter_map(Value::as_str).collect()
+        }
+        Value::Object(fields) => fields.keys().map(String::as_str).collect(),
+        one => one.as_str().into_iter().collect(),
+    };
+    let wrong = texts.into_iter().find(|text| !is_fine(text))?;
+    let write = match key {
+        "devices" => "devices such as \"/dev/fuse\" or \"/dev/a:/dev/b:rwm\"",
+        "tmpfs" => "paths such as \"/tmp\" or \"/tmp:64MiB\"",
+        "host-config" => "fields that Plancton does not set itself",
+        "pause-while-running" => "programs without their folders",
+        "hours" => "a time of the week such as \"Mon-Fri 09:00-18:00; Sat,Sun\"",
+        "name" | "instance" => "1 to 32 of a-z, 0-9 and '-'",
+        "socket" => "\"/path\" or \"unix:///path\"",
+        "cpuset" => "a list of CPUs such as \"4-7,9\"",
+        _ => "a path from the root",
+    };
+    Some(format!("\"{wrong}\" can't be; write {write}"))
 }
 
 /// Seconds of a duration, bytes of a size, or the number.
@@ -304,11 +290,4 @@ fn measure(text: &str) -> Option<f64> {
         (_, Some(size)) => Some(float(size.0)),
         _ => text.parse().ok(),
     }
-}
-
-/// Names of instances and classes: they go into labels, container names and paths.
-fn is_label(text: &str) -> bool {
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let all = text.chars().all(|c| plain(c) || c == '-');
-    text.starts_with(plain) && text.len() <= 32 && all
 }

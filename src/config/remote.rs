@@ -93,19 +93,15 @@ impl RemoteConfig {
     fn add_pilot(&mut self, pilot: PilotClass, local: &Config) {
         let wishes = pilot.wishes(&local.allow);
         let name = &pilot.name;
-        let why = match wishes.iter().find(|(_, is_allowed, _)| !is_allowed) {
-            _ if local.pilots.iter().any(|own| own.name == *name) => {
-                "a class of this machine's owner has that name".to_owned()
-            }
-            Some((key, _, what)) => {
-                format!("it asks for {what}, which [allow] {key} does not name")
-            }
-            None => {
+        let mut why = "a class of this machine's owner has that name".to_owned();
+        if local.pilots.iter().all(|own| own.name != *name) {
+            let Some((key, _, what)) = wishes.iter().find(|(_, is_allowed, _)| !is_allowed) else {
                 self.permissions.extend(pilot.permissions(&local.allow));
                 self.granted.extend(pilot.granted());
                 return self.pilots.push(pilot);
-            }
-        };
+            };
+            why = format!("it asks for {what}, which [allow] {key} does not name");
+        }
         let what = format!("[[pilot]] '{name}': {why}; the class is left out");
         self.refused.push(what);
     }
@@ -173,26 +169,20 @@ impl PilotClass {
 
     /// What [allow] leaves to the owner's consent.
     fn permissions(&self, allow: &Allow) -> Vec<String> {
-        let mut lines = Vec::new();
         let (name, registry) = (&self.image.name, self.image.registry());
-        if !self.image.is_builtin() && allow.registries.iter().all(|known| known != registry) {
-            let place = format!("from the registry {registry}");
-            lines.push(format!("containers of {name}, {place}"));
-        }
-        if ["", "0", "root"].contains(&self.user.split(':').next().unwrap_or_default()) {
-            lines.push("containers whose user is root inside".to_owned());
-        }
-        if self.network == "bridge" {
-            lines.push("access to the network for them".to_owned());
-        }
-        // The room of [share] counts neither.
-        if self.swap.0 > 0 {
-            lines.push(format!("{} of swap space for each of them", self.swap));
-        }
-        if self.pids > PilotClass::default().pids {
-            lines.push(format!("{} processes in each of them", self.pids));
-        }
-        lines
+        let is_known = self.image.is_builtin() || allow.registries.iter().any(|it| it == registry);
+        let user = self.user.split(':').next().unwrap_or_default();
+        let is_root = ["", "0", "root"].contains(&user);
+        let most = PilotClass::default().pids;
+        let lines = [
+            (!is_known).then(|| format!("containers of {name}, from the registry {registry}")),
+            is_root.then(|| "containers whose user is root inside".to_owned()),
+            (self.network == "bridge").then(|| "access to the network for them".to_owned()),
+            // The room of [share] counts neither.
+            (self.swap.0 > 0).then(|| format!("{} of swap space for each of them", self.swap)),
+            (self.pids > most).then(|| format!("{} processes in each of them", self.pids)),
+        ];
+        lines.into_iter().flatten().collect()
     }
 }
 
@@ -215,31 +205,30 @@ impl Config {
     }
 }
 
-impl Share {
-    /// Key by key the stricter one.
-    pub(super) fn lower(&mut self, other: &Share) {
-        self.max_pilots = self.max_pilots.min(other.max_pilots);
-        self.reserve_cpus = match (self.reserve_cpus, other.reserve_cpus) {
-            (Auto::Fixed(own), Auto::Fixed(other)) => Auto::Fixed(own.max(other)),
-            // "auto" is one core at most.
-            (Auto::Auto, Auto::Fixed(other)) if other > 0.0 => Auto::Fixed(other.max(1.0)),
-            (own, _) => own,
-        };
-        self.reserve_memory = self.reserve_memory.max(other.reserve_memory);
-        self.reserve_disk = self.reserve_disk.max(other.reserve_disk);
-    }
+/// Key by key the stricter one.
+pub(super) fn lower(share: &mut Share, other: &Share) {
+    share.max_pilots = share.max_pilots.min(other.max_pilots);
+    share.reserve_cpus = match (share.reserve_cpus, other.reserve_cpus) {
+        (Auto::Fixed(own), Auto::Fixed(other)) => Auto::Fixed(own.max(other)),
+        // "auto" is one core at most.
+        (Auto::Auto, Auto::Fixed(other)) if other > 0.0 => Auto::Fixed(other.max(1.0)),
+        (own, _) => own,
+    };
+    share.reserve_memory = share.reserve_memory.max(other.reserve_memory);
+    share.reserve_disk = share.reserve_disk.max(other.reserve_disk);
 }
 
-impl Owner {
-    /// Key by key the stricter one.
-    pub(super) fn lower(&mut self, other: &Owner) {
-        self.calm_for = self.calm_for.max(other.calm_for);
-        self.on_battery = self.on_battery.max(other.on_battery);
-        self.min_battery = self.min_battery.max(other.min_battery);
-        let limits = [self.max_temperature, other.max_temperature];
-        let limits = limits.into_iter().filter(|limit| *limit > 0);
-        self.max_temperature = limits.min().unwrap_or(0);
-    }
+/// Likewise; a temperature of 0 is no limit.
+pub(super) fn protect(owner: &mut Owner, other: &Owner) {
+    owner.calm_for = owner.calm_for.max(other.calm_for);
+    owner.on_battery = owner.on_battery.max(other.on_battery);
+    owner.min_battery = owner.min_battery.max(other.min_battery);
+    let limits = [owner.max_temperature, other.max_temperature];
+    owner.max_temperature = limits
+        .into_iter()
+        .filter(|limit| *limit > 0)
+        .min()
+        .unwrap_or(0);
 }
 
 #[cfg(test)]

@@ -312,7 +312,7 @@ fn image_references() {
     }
     let (long_tag, long_name) = (format!("a:{}", "t".repeat(129)), "a".repeat(256));
     let digest = format!("a@sha256:{}", "A".repeat(64));
-    let bad = " :tag @sha256:00 [x]/a Busybox a//b a/ /a -a a- ä h:1/ a:b:c https://h/a a: a:-x a@ a@sha256:00";
+    let bad = " :tag @sha256:00 [x]/a Busybox a//b a/ /a -a ä h:1/ a:b:c https://h/a a: a:-x a@ a@sha256:00";
     for text in bad
         .split(' ')
         .chain([&*long_tag, &long_name, &digest, "a b"])

@@ -35,7 +35,7 @@ texts! {
     Bytes: "a size such as \"512MiB\" or \"2GiB\"", Bytes::parse, exact_size;
     Image: "\"builtin\" or an image such as \"registry.example.org/pilot:1.2\", in small letters", Image::parse, Image::to_string;
     Mount: "a mount such as \"/data:/data\", \"/scratch:/tmp:rw\" or \"/cvmfs:/cvmfs:ro,rslave\"", Mount::parse, Mount::to_string;
-    Mode: "a mode that its user can read, such as \"0400\"", Mode::parse, |mode| format!("{:04o}", mode.0);
+    Mode: "a mode that its user can read, such as \"0400\"", |text| read_mode(text).map(Mode), |mode| format!("{:04o}", mode.0);
     Secret: "a secret", Secret::parse, |secret| format!("{secret:?}");
 }
 
@@ -103,46 +103,31 @@ pub struct Image {
     /// What a pull sends as `tag` beside `name` as `fromImage`: engines take a digest there too, which decides. Empty
     /// for the built-in one only, because an engine that is asked for no tag pulls all of them.
     pub tag: String,
-    #[default("builtin".to_owned())]
-    text: String,
 }
 
 impl Image {
+    /// What else there is to say against a name the engine says.
     pub fn parse(text: &str) -> Option<Image> {
         if text == "builtin" {
             return Some(Image::default());
         }
-        let (rest, digest) = match text.split_once('@') {
-            Some((rest, digest)) => (rest, Some(digest)),
-            None => (text, None),
-        };
+        let (rest, digest) = text.split_once('@').unwrap_or((text, ""));
         // After the last slash only, so that a registry's port is never taken for a tag.
         let (name, tag) = match rest.rsplit_once(':') {
-            Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
-            _ => (rest, None),
+            Some((name, tag)) if !tag.contains('/') => (name, tag),
+            _ => (rest, "latest"),
         };
-        // What else there is to say against a name the engine says.
-        let all = |text: &str, more: &str| {
-            let is_known =
-                |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || more.contains(c);
-            !text.starts_with(['.', '-']) && text.chars().all(is_known) && !text.is_empty()
-        };
-        let is_part = |part: &str| {
-            all(part, "._-") && !part.starts_with('_') && !part.ends_with(['.', '_', '-'])
-        };
-        let is_tag = |tag: &str| all(&tag.to_ascii_lowercase(), "._-") && tag.len() <= 128;
-        let is_digest = |digest: &str| {
-            let hex = digest.strip_prefix("sha256:").unwrap_or_default();
-            hex.len() == 64 && all(hex, "") && !hex.contains(|c| c > 'f')
-        };
-        let is_name = split_registry(name).1.split('/').all(is_part) && name.len() <= 255;
-        let is_fine = is_name && tag.is_none_or(is_tag) && digest.is_none_or(is_digest);
-        let given = digest.or(tag);
-        let usual = if given.is_none() { ":latest" } else { "" };
+        let is_tag = |tag: &str| is_plain(tag.trim_start_matches('_'), "._-") && tag.len() <= 128;
+        let mut parts = split_registry(name).1.split('/');
+        let is_name = parts.all(|part| is_plain(part, "._-"));
+        let hex = digest.strip_prefix("sha256:").unwrap_or_default();
+        let is_digest = !text.contains('@') || hex.len() == 64 && is_plain(hex, "");
+        let is_fine =
+            is_name && is_tag(&tag.to_ascii_lowercase()) && is_digest && name.len() <= 255;
+        let tag = if digest.is_empty() { tag } else { digest };
         is_fine.then(|| Image {
             name: name.to_owned(),
-            tag: given.unwrap_or("latest").to_owned(),
-            text: format!("{text}{usual}"),
+            tag: tag.to_owned(),
         })
     }
 
@@ -158,8 +143,16 @@ impl Image {
 
 impl fmt::Display for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        let sign = if self.tag.contains(':') { "@" } else { ":" };
+        let text = [&self.name, sign, &self.tag].concat();
+        f.write_str(text.trim_end_matches(':'))
     }
+}
+
+/// Of small letters, digits and `more`, which it does not begin with.
+pub fn is_plain(text: &str, more: &str) -> bool {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    text.starts_with(plain) && text.chars().all(|c| plain(c) || more.contains(c))
 }
 
 /// The first part is a registry when a path could not look like it: so engines decide. They also judge it.
@@ -242,15 +235,15 @@ pub struct Mount {
 
 impl Mount {
     fn parse(text: &str) -> Option<Mount> {
-        let (source, rest) = text.split_once(':')?;
-        let (target, options) = rest.split_once(':').unwrap_or((rest, "ro"));
+        let mut parts = text.splitn(3, ':').map(str::to_owned);
+        let mount = Mount {
+            source: parts.next()?,
+            target: parts.next()?,
+            options: parts.next().unwrap_or("ro".to_owned()),
+        };
         let is_known = |option: &str| OPTIONS.split(' ').any(|known| known == option);
-        let is_fine = is_path(source) && is_path(target) && options.split(',').all(is_known);
-        is_fine.then(|| Mount {
-            source: source.to_owned(),
-            target: target.to_owned(),
-            options: options.to_owned(),
-        })
+        let is_fine = mount.options.split(',').all(is_known);
+        Some(mount).filter(|mount| is_fine && is_path(&mount.source) && is_path(&mount.target))
     }
 
     pub fn is_read_only(&self) -> bool {
@@ -279,11 +272,9 @@ pub struct Handed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, SmartDefault)]
 pub struct Mode(#[default = 0o400] pub u32);
 
-impl Mode {
-    fn parse(text: &str) -> Option<Mode> {
-        let mode = u32::from_str_radix(text, 8).ok().map(Mode);
-        mode.filter(|Mode(mode)| *mode <= 0o777 && *mode & 0o400 != 0)
-    }
+fn read_mode(text: &str) -> Option<u32> {
+    let mode = u32::from_str_radix(text, 8).ok();
+    mode.filter(|mode| mode & !0o377 == 0o400)
 }
 
 /// `/path` or `/path:64MiB`.

@@ -232,13 +232,12 @@ impl Daemon {
         self.news.extend(news);
     }
 
-    /// Whether what was joined has changed.
-    pub(super) fn fetched(&mut self, result: Result<bool, String>) {
-        if result == Ok(true) {
+    /// What was joined was looked at, and may have changed.
+    pub(super) fn fetched(&mut self, result: Result<(), String>) {
+        if result.is_ok() {
             self.adopt();
         }
-        let (state, config) = (&self.site.dirs.state, &self.start.config);
-        self.remote.looked(state, config);
+        self.remote.looked(&self.start.config);
         self.changes.problem("remote configuration", result.err());
     }
 }

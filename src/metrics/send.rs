@@ -105,7 +105,10 @@ fn ask(
     let secret = secret(target)?;
     let login = BASE64_STANDARD.encode(format!("{}:{secret}", target.user));
     let config = web::config(&target.url, &target.ca_file, target.insecure)?;
-    let agent = config.timeout_global(limit).build().new_agent();
+    let agent = config
+        .timeout_global(limit.or(Some(web::WHOLE)))
+        .build()
+        .new_agent();
     let given = query.iter().filter(|(_, value)| !value.is_empty());
     let mut request = agent
         .post(format!("{}{path}", target.url))
