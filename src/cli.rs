@@ -41,9 +41,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Options, S
 
 /// The help of one command; of "" the overview.
 pub fn help(command: &str) -> &'static str {
-    let mut pages = pages();
-    let page = pages.find_map(|(name, page)| (name == command).then_some(page));
-    page.unwrap_or_default()
+    let page = pages().find(|(name, _)| *name == command);
+    page.map_or("", |(_, page)| page)
 }
 
 /// In the order of the overview.

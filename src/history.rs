@@ -99,11 +99,6 @@ impl Sums {
         }
         sums
     }
-
-    pub fn held_back(&self) -> f64 {
-        let seconds = self.held_back_seconds.values();
-        seconds.map(|seconds| seconds.0).sum()
-    }
 }
 
 /// Why less runs than was wanted; `None`: it does not, or it is only just being started.

@@ -2,20 +2,14 @@
 //! holds on this machine is what an observation and a decision say, the same that a daemon goes by; the last line is what
 //! to do first.
 
-use super::{Context, Done, Failure, no_engine, say};
-use crate::config::{Config, Influx, MissingLimits};
-use crate::decide::{Decision, EngineState, Observation, PolicyState, decide};
+use super::*;
+use crate::config::{Influx, MissingLimits};
 use crate::host::sensors::{find_sensors, read_celsius};
 use crate::metrics::{Answer, write};
 use crate::observe::{Observer, read_pilot};
-use crate::remote::Remote;
-use crate::report::Status;
-use crate::site::{Facts, Site, not_delegated, read_facts};
-use crate::units::{Bytes, Exit, word};
-use crate::{clock, host};
+use crate::site::{Facts, not_delegated};
+use crate::units::Bytes;
 use rustix::fs::stat;
-use std::path::Path;
-use std::sync::Arc;
 
 /// What is found, as it is marked.
 const GOOD: &str = "ok  ";
@@ -205,12 +199,8 @@ fn rules(config: &Config, seen: &Observation, decision: &Decision, found: &mut F
         let text = format!("'{name}' needs {cpus} of {cores} cores and {needed} of {memory}");
         found.add(if fits { GOOD } else { NOTE }, "room", &text)?;
     }
-    let battery = match (seen.has_battery, seen.on_battery) {
-        (false, _) => "no battery",
-        (true, false) => "on mains power",
-        (true, true) => "on its battery",
-    };
-    found.add(GOOD, "sensors", battery)
+    let power = if seen.on_battery { "battery" } else { "mains" };
+    found.add(GOOD, "sensors", &format!("on {power} power"))
 }
 
 /// Asks a target to take nothing at all: that shows address, certificate, credentials and database.

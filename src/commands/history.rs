@@ -1,11 +1,10 @@
-//! `history` and `report`: what this machine gave, by day, as text with small bars, as JSON, and as a page that draws
-//! itself from that JSON.
+//! `history` and `report`: what this machine gave, by day, as a table, as JSON, and as a page that draws itself from that
+//! JSON.
 
-use super::view::{GOOD, Page, number, rough};
-use super::{Context, Done, Failure, complain, say};
+use super::view::{number, rough};
+use super::*;
+use crate::decide::EndKind;
 use crate::history::{self, Hours, Sums, by_day, day_name, local, total};
-use crate::state::{self, Durable};
-use crate::units::{clean_line, count_pilots, float, whole, word};
 use jiff::ToSpan;
 use jiff::civil::Date;
 use serde_json::{Value, json};
@@ -17,22 +16,20 @@ type Days = Vec<(Date, Sums)>;
 const MOST_DAYS: u64 = 396;
 /// So much is drawn hour by hour on the page.
 const PAGE_HOURS: u64 = 14 * 24;
-const LONGEST_LABEL: usize = 18;
 
 pub fn history(context: &Context) -> Done {
-    let (hours, page) = (read(context)?, Page::of_terminal());
     let days = context.options.number("days").unwrap_or(14);
-    let days = last_days(&hours, days, &page);
+    let days = last_days(&read(context)?, days, &Zoned::now());
     match context.options.has("json") {
         true => say(&(serde_json::to_string_pretty(&json_of(&days))? + "\n")),
-        false => say(&render(&days, page)),
+        false => say(&table(&days)),
     }
 }
 
 pub fn report(context: &Context) -> Done {
     let file = context.options.path("FILE");
     let file = file.unwrap_or("plancton-report.html".into());
-    let page = html(&read(context)?, &crate::host::name(), &Page::of_terminal());
+    let page = html(&read(context)?, &host::name(), &Zoned::now());
     if file.as_os_str() == "-" {
         return say(&page);
     }
@@ -40,7 +37,7 @@ pub fn report(context: &Context) -> Done {
     // Whole or not at all, but a terminal or a pipe is no file to replace.
     let written = match file.is_file() || !file.exists() {
         true => state::write_file(&file, page.as_bytes(), 0o644, Durable::No),
-        false => std::fs::write(&file, page),
+        false => fs::write(&file, page),
     };
     written.map_err(|error| format!("{shown}: {error}; name another file"))?;
     say(&format!("{shown} is written; open it in a browser\n"))
@@ -57,11 +54,10 @@ fn read(context: &Context) -> Result<Hours, Failure> {
 }
 
 /// Back from today.
-fn last_days(hours: &Hours, days: u64, page: &Page) -> Days {
-    let mut known = by_day(hours, &page.zone);
-    let today = local(whole(page.now.epoch), &page.zone).date();
+fn last_days(hours: &Hours, days: u64, now: &Zoned) -> Days {
+    let mut known = by_day(hours, now.time_zone());
     let back = (0..days.clamp(1, MOST_DAYS).cast_signed()).rev();
-    let dates = back.filter_map(|back| today.checked_sub(back.days()).ok());
+    let dates = back.filter_map(|back| now.date().checked_sub(back.days()).ok());
     let day = |date| (date, known.remove(&date).unwrap_or_default());
     dates.map(day).collect()
 }
@@ -75,19 +71,19 @@ fn json_of(days: &Days) -> Value {
 
 /// A file of its own: style, script and data are in it. The hours are those of the clock on the wall, whatever the clock
 /// of the reader says.
-fn html(hours: &Hours, host: &str, page: &Page) -> String {
+fn html(hours: &Hours, host: &str, now: &Zoned) -> String {
     let time = |hour: u64| {
-        let hour = local(hour * 3600, &page.zone);
+        let hour = local(hour * 3600, now.time_zone());
         format!("{}T{:02}:{:02}", hour.date(), hour.hour(), hour.minute())
     };
-    let this = whole(page.now.epoch / 3600.0).min(history::HOURS.end);
+    let this = u64::try_from(now.timestamp().as_second()).unwrap_or(0) / 3600;
     let last = hours.range(this.saturating_sub(PAGE_HOURS)..);
     let last = last.map(|(hour, sums)| json!({"time": time(*hour), "sums": sums}));
     let data = json!({
         "host": clean_line(host, 64),
         "version": env!("CARGO_PKG_VERSION"),
         "now": time(this),
-        "history": json_of(&last_days(hours, MOST_DAYS, page)),
+        "history": json_of(&last_days(hours, MOST_DAYS, now)),
         "hours": last.collect::<Vec<_>>(),
     });
     // The one place where anything is escaped: no text can end the element that it stands in, and the script sets texts only.
@@ -95,68 +91,27 @@ fn html(hours: &Hours, host: &str, page: &Page) -> String {
     include_str!("page.html").replacen("DATA", &data, 1)
 }
 
-fn render(days: &Days, mut page: Page) -> String {
-    let sums = total(days.iter().map(|(_, sums)| sums));
-    let [given, owner] = [sums.given_cpu_seconds.0, sums.owner_cpu_seconds.0].map(cpu_time);
-    let [watched, held] = [sums.observed_seconds.0, sums.held_back()].map(rough);
-    let ended: u64 = sums.ended().values().sum();
-    let pilots = count_pilots(usize::try_from(ended).unwrap_or(usize::MAX));
-    let text = format!("{given} of CPU time in {pilots}; the owner used {owner}");
-    let text = format!("{text}; watched for {watched}, held back for {held}");
-    page.row("Together", text);
-    let by_day = days.iter().map(|(date, sums)| {
-        let (given, date) = (sums.given_cpu_seconds.0, day_name(*date));
-        (date, given, cpu_time(given))
-    });
-    chart("CPU time given by day", by_day.collect(), &mut page);
-    let ended = sums.ended().into_iter();
-    let ended = ended.map(|(kind, count)| (word(kind), float(count), count.to_string()));
-    chart("Pilots by end", sorted(ended), &mut page);
-    let classes = sums.classes.iter().map(|(name, class)| {
-        let (seconds, pilots) = (class.core_seconds.0, class.ended.values().sum::<u64>());
-        let text = format!("{}, pilots: {pilots}", cpu_time(seconds));
-        (clean_line(name, LONGEST_LABEL), seconds, text)
-    });
-    chart("Core time by class", sorted(classes), &mut page);
-    let held = sums.held_back_seconds.iter();
-    let held = held.map(|(code, time)| (word(code), time.0, rough(time.0)));
-    chart("Held back by", sorted(held), &mut page);
-    page.text()
-}
-
-/// What it is, how much, and how that is said.
-type Row = (String, f64, String);
-
-/// The largest first.
-fn sorted(rows: impl Iterator<Item = Row>) -> Vec<Row> {
-    let mut rows: Vec<Row> = rows.collect();
-    rows.sort_by(|a, b| b.1.total_cmp(&a.1));
-    rows
-}
-
-/// Label, bar, text; the longest bar is the largest value, and what is more than nothing shows. Nothing without rows.
-fn chart(title: &str, rows: Vec<Row>, page: &mut Page) {
-    let widths = rows.iter().map(|row| row.2.chars().count());
-    let Some(widest) = widths.max() else { return };
-    page.title(title);
-    let width = page.width.saturating_sub(LONGEST_LABEL + widest + 4);
-    let width = width.clamp(4, 50);
-    let values = rows.iter().map(|row| row.1);
-    let largest = values.fold(f64::MIN_POSITIVE, f64::max);
-    for (label, value, text) in rows {
-        let least = largest / float(width as u64) * f64::from(u8::from(value > 0.0));
-        let bar = page.bar(&[("█", GOOD, value.max(least))], largest, width);
-        let line = format!("{label:<LONGEST_LABEL$}  {bar}  {text:>widest$}");
-        page.lines.push(line);
+/// A line a day, and one for all of them; of what held pilots back, what did so longest.
+fn table(days: &Days) -> String {
+    let all = total(days.iter().map(|(_, sums)| sums));
+    let mut text = "DAY         CPU HOURS   OWNER    DONE  FAILED  HELD BACK\n".to_owned();
+    let days = days.iter().map(|(date, sums)| (day_name(*date), sums));
+    for (day, sums) in days.chain([("Together".to_owned(), &all)]) {
+        let hours = |seconds: f64| number(seconds / 3600.0);
+        let (given, owner) = (sums.given_cpu_seconds.0, sums.owner_cpu_seconds.0);
+        let (given, owner) = (hours(given), hours(owner));
+        let ended = sums.ended();
+        let done = ended.get(&EndKind::Done).unwrap_or(&0);
+        let failed = ended.iter().filter(|(kind, _)| !kind.is_well());
+        let failed: u64 = failed.map(|(_, count)| count).sum();
+        let longest = sums.held_back_seconds.iter();
+        let longest = longest.max_by(|a, b| a.1.0.total_cmp(&b.1.0));
+        let held = longest.map(|(code, time)| format!("{} {}", rough(time.0), word(code)));
+        let line = format!("{day:<10} {given:>10} {owner:>7} {done:>7} {failed:>7}  ");
+        text += (line + &held.unwrap_or_default()).trim_end();
+        text += "\n";
     }
-}
-
-/// `31.2 h`, and minutes where that would be little.
-fn cpu_time(seconds: f64) -> String {
-    match seconds / 3600.0 {
-        hours if hours >= 0.95 => format!("{} h", number(hours)),
-        _ => rough(seconds),
-    }
+    text
 }
 
 #[cfg(test)]

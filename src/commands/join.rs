@@ -1,33 +1,23 @@
 //! `join` and `leave`: a configuration from elsewhere, under the owner's consent. What it asks for is shown before anything
 //! is written down, and the daemon learns of it at once. Joining the same address again consents to what it asks by now.
 
-use super::{Context, Done, Failure, run, say};
+use super::*;
 use crate::config::RemoteConfig;
-use crate::remote::{self, Joined};
-use crate::units::{Exit, clean_line};
-use rustix::process::Signal;
-use std::io::IsTerminal;
-use std::path::Path;
 
 /// Of the lines that somebody else wrote.
 const LINE: usize = 500;
 
 pub fn join(context: &Context) -> Done {
     let (config, state) = (context.config()?, &context.dirs.state);
-    let url = context.options.text("URL").unwrap_or_default();
-    let before = remote::read_joined(state).filter(|before| before.url == url);
+    let (url, mut joined) = (&context.text("URL"), Joined::default());
+    let before = remote::read_joined(state).filter(|before| before.url == *url);
     let before = before.unwrap_or_default();
     let key = context.options.text("key").unwrap_or(before.key.clone());
     let usage = |why| Failure(Exit::Usage, why);
-    remote::check(&url, &key, &config.allow).map_err(usage)?;
-    let mut joined = Joined {
-        url,
-        key,
-        ..Joined::default()
-    };
-    let url = &joined.url;
-    let (text, remote) = remote::fetch(state, &joined, &config)
-        .map_err(|why| format!("{url}: {}; nothing was joined", clean_line(&why, LINE)))?;
+    remote::check(url, &key, &config.allow).map_err(usage)?;
+    (joined.url, joined.key) = (url.clone(), key);
+    let failed = |why: String| format!("{url}: {}; nothing was joined", clean_line(&why, LINE));
+    let (text, remote) = remote::fetch(state, &joined, &config).map_err(failed)?;
     let hash = remote::hash(&text);
     say(&format!("{url} ({hash})\n{}", describe(&remote)))?;
     if !before.accepted.is_empty() {
@@ -44,22 +34,20 @@ pub fn join(context: &Context) -> Done {
         true => "the daemon takes it over now",
         false => "`plancton start` starts the daemon",
     };
-    let url = &joined.url;
-    say(&format!(
-        "{url} is joined; {daemon}\n`plancton leave` ends it, at any time\n"
-    ))
+    let text = format!("{url} is joined; {daemon}\n`plancton leave` ends it, at any time\n");
+    say(&text)
 }
 
 pub fn leave(context: &Context) -> Done {
     let Some(Joined { url, .. }) = remote::read_joined(&context.dirs.state) else {
         return say("nothing is joined\n");
     };
-    remote::leave(&context.dirs.state)
-        .map_err(|error| format!("{url}: {error}; it is still joined"))?;
+    let failed = |error| format!("{url}: {error}; it is still joined");
+    remote::leave(&context.dirs.state).map_err(failed)?;
     run::send(&context.dirs.run, Signal::HUP);
-    let pilots = "its pilots that run go on to their end; `plancton kill PILOT` ends one";
+    let pilots = "its pilots that run go on to their end; `plancton kill PILOT` ends one\n";
     say(&format!(
-        "{url} is left: nothing more is started for it, and {pilots}\n"
+        "{url} is left: nothing more is started for it, and {pilots}"
     ))
 }
 
@@ -96,10 +84,8 @@ fn describe(remote: &RemoteConfig) -> String {
 }
 
 fn list(title: &str, lines: &[String]) -> String {
-    let lines = lines
-        .iter()
-        .map(|line| format!("\n  - {}", clean_line(line, LINE)));
-    match lines.collect::<String>().as_str() {
+    let line = |line: &String| format!("\n  - {}", clean_line(line, LINE));
+    match lines.iter().map(line).collect::<String>().as_str() {
         "" => String::new(),
         lines => format!("\n{title}:{lines}\n"),
     }

@@ -12,21 +12,25 @@ mod view;
 
 use crate::act::images::builtin_tag;
 use crate::cli::{self, Options};
+use crate::clock;
 use crate::config::{self, Config};
+use crate::decide::{Decision, Drain, EngineState, Observation, PolicyState, Snooze, decide};
 use crate::engine::Engine;
-use crate::remote::Remote;
+use crate::host::{self, files};
+use crate::remote::{self, Joined, Remote};
 use crate::report::Status;
-use crate::site::Site;
-use crate::state::Dirs;
-pub use crate::state::is_running;
-use crate::units::Exit;
+use crate::site::{Site, read_facts};
+use crate::state::{self, Dirs, Durable, Scope, control, is_running};
+use crate::units::{Exit, clean_line, count_pilots, format_rough, word};
+use jiff::Zoned;
 use rustix::fs::{Access, access};
-use std::env;
+use rustix::process::Signal;
 use std::fmt::Display;
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use std::{env, fs};
 
 /// Carries a command out, and says what went wrong.
 pub fn dispatch(options: Options) -> Exit {
@@ -57,9 +61,7 @@ pub fn dispatch(options: Options) -> Exit {
         "purge" => pilots::purge(&context),
         "pilot" => try_out::pilot(&context),
         "version" => say(concat!("plancton ", env!("CARGO_PKG_VERSION"), "\n")),
-        _ => say(cli::help(
-            &context.options.text("COMMAND").unwrap_or_default(),
-        )),
+        _ => say(cli::help(&context.text("COMMAND"))),
     };
     let Err(Failure(exit, text)) = done else {
         return Exit::Done;
@@ -72,14 +74,8 @@ fn show_config(context: &Context) -> Done {
     if context.options.has("default") {
         return say(config::DEFAULT_TEXT);
     }
-    let file = context.config_file().map(|file| file.display().to_string());
-    let mut from = file.unwrap_or("built-in defaults".to_owned());
-    let mut remote = Remote::default();
-    let config = remote.adopt(&context.dirs.state, &context.config()?);
-    if let Some(told) = remote.told {
-        from += &format!(" and {} ({})", told.url, told.hash);
-    }
-    say(&format!("# in force, from {from}\n{}", config.to_toml()))
+    let config = Remote::default().adopt(&context.dirs.state, &context.config()?);
+    say(&config.to_toml())
 }
 
 /// Why a command does not end with 0, and what is said about it; empty: it was said already.
@@ -145,6 +141,11 @@ impl Context {
             dirs: Dirs::usual(uid.as_raw(), |name| env::var_os(name)).given(given),
             is_root: uid.is_root(),
         }
+    }
+
+    /// Of an argument or option; "" if there is none.
+    fn text(&self, name: &str) -> String {
+        self.options.text(name).unwrap_or_default()
     }
 
     /// The file given, which must exist, or the usual one, which need not.

@@ -1,20 +1,12 @@
 //! Commands about pilots that ask the engine without the loop: `kill`, `log`, `reap`, `purge`, and `force-stop` where no
 //! daemon does it. Only pilots are touched, and other instances' only by root where the machine's owner was promised an end.
 
-use super::{Context, Done, Failure, complain, no_engine, run, say, wait_until};
+use super::*;
 use crate::act::{files, group, signal};
-use crate::clock;
-use crate::config::Config;
 use crate::decide::{Pilot, PilotState};
 use crate::engine::Error;
 use crate::observe::read_pilot;
-use crate::report::Status;
-use crate::site::{Site, read_facts};
-use crate::state::{self, Scope};
-use crate::units::{clean_text, count_pilots, word};
-use rustix::process::Signal;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use crate::units::clean_text;
 
 /// Lines and bytes that are shown of a pilot that is still there.
 const LOG: (usize, usize) = (200, 256 << 10);
@@ -26,11 +18,10 @@ const TOO_LATE: &str = "not removed, the time for it is over";
 /// How long the pilots' group has for getting empty.
 const GROUP_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Of every Plancton pilot that there is, those.
-pub fn find(
-    context: &Context,
-    which: impl Fn(&Pilot) -> bool,
-) -> Result<(Site, Vec<Pilot>), Failure> {
+/// Of every Plancton pilot that there is, some.
+type Found = (Site, Vec<Pilot>);
+
+pub fn find(context: &Context, which: impl Fn(&Pilot) -> bool) -> Result<Found, Failure> {
     // A broken configuration must not keep anybody from removing things: then the usual places are tried.
     let config = context.config().unwrap_or_else(|failure| {
         complain(&failure.1);
@@ -57,8 +48,7 @@ fn find_one(context: &Context, name: &str) -> Result<(Site, Pilot), Failure> {
 }
 
 pub fn kill(context: &Context) -> Done {
-    let wanted = context.options.text("PILOT").unwrap_or_default();
-    let (site, pilot) = find_one(context, &wanted)?;
+    let (site, pilot) = find_one(context, &context.text("PILOT"))?;
     site.engine.kill(&pilot.id, "KILL")?;
     say(&format!("{} was killed\n", pilot.name))
 }
@@ -97,7 +87,7 @@ pub fn reap(context: &Context) -> Done {
 }
 
 /// Each is waited for as long as its grace, at most `longest`.
-pub fn remove((site, pilots): (Site, Vec<Pilot>), longest: Duration) -> Done {
+pub fn remove((site, pilots): Found, longest: Duration) -> Done {
     let problems = remove_pilots(&site, &pilots, longest);
     let removed = count_pilots(pilots.len() - problems.len());
     say(&format!("removed: {removed}\n"))?;
@@ -175,7 +165,7 @@ pub fn purge_everything(context: &Context) -> Done {
     settle(&problems)?;
     let directories = purged_directories(context).into_iter();
     for directory in directories.filter(|path| path.exists()) {
-        let removed = std::fs::remove_dir_all(&directory);
+        let removed = fs::remove_dir_all(&directory);
         removed.map_err(|error| format!("{}: {error}", directory.display()))?;
     }
     Ok(())
@@ -183,11 +173,9 @@ pub fn purge_everything(context: &Context) -> Done {
 
 /// With --keep-state drains and logs stay, for packages that may come back.
 fn purged_directories(context: &Context) -> Vec<PathBuf> {
-    let mut directories = vec![context.dirs.run.clone()];
-    if !context.options.has("keep-state") {
-        directories.push(context.dirs.state.clone());
-    }
-    directories
+    let Dirs { run, state, .. } = context.dirs.clone();
+    let state = (!context.options.has("keep-state")).then_some(state);
+    [run].into_iter().chain(state).collect()
 }
 
 /// An engine may take a moment to learn that the last container of an image is gone.
@@ -209,8 +197,7 @@ fn remove_image(site: &Site, image: &str) -> Done {
 /// could not be removed, one line each.
 fn remove_pilots(site: &Site, pilots: &[Pilot], longest: Duration) -> Vec<String> {
     let (start, engine) = (Instant::now(), &site.engine);
-    let is_paused = |pilot: &Pilot| pilot.state == PilotState::Paused;
-    let runs = |pilot: &&Pilot| is_paused(pilot) || pilot.state == PilotState::Running;
+    let runs = |pilot: &&Pilot| matches!(pilot.state, PilotState::Paused | PilotState::Running);
     let asked = pilots.iter().filter(runs).filter(|_| !longest.is_zero());
     asked.for_each(|pilot| drop(signal(engine, pilot, "TERM")));
     let mut problems = Vec::new();

@@ -2,28 +2,17 @@
 //! of it while it runs, as files in its control directory by which it is woken at once, and its decisions over again
 //! (`replay`).
 
-use super::{Context, Done, Failure, complain, is_running, pilots, say, wait_until};
+use super::*;
 use crate::act::describe;
-use crate::clock;
-use crate::config::Config;
 use crate::daemon::{self, Start};
-use crate::decide::{Drain, Observation, PolicyState, Snooze, decide};
-use crate::host::files;
-use crate::remote::{self, Joined};
-use crate::state::control::{self, Kept};
-use crate::state::{self, Dirs, Scope};
-use crate::units::{Exit, clean_line, count_pilots, format_rough, parse_duration, word};
-use jiff::Zoned;
+use crate::state::control::Kept;
+use crate::units::parse_duration;
 use jiff::civil::Time;
-use rustix::process::{Signal, kill_process};
-use std::env;
-use std::fs::File;
+use rustix::process::kill_process;
 use std::io::BufReader;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, absolute};
+use std::path::absolute;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::time::Duration;
 
 /// How long is waited for the first turn, and for the end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -37,8 +26,8 @@ pub fn run(context: &Context) -> Done {
     context.dirs.prepare(Path::new("/"))?;
     let lock = state::take_lock(&dirs.run, &site.engine.socket, &site.instance)?;
     join_deployed(&dirs.state, &config)?;
-    let recording = options.path("record").map(|file| append(&file));
-    let recording = recording.transpose()?;
+    let append = |file: PathBuf| files::open_to_append(&file);
+    let recording = options.path("record").map(append).transpose()?;
     if options.has("drain") {
         control::request(dirs, control::DRAIN, &Drain::default())?;
     }
@@ -56,10 +45,6 @@ pub fn run(context: &Context) -> Done {
         Exit::Done => Ok(()),
         exit => Err(Failure(exit, String::new())),
     }
-}
-
-fn append(file: &Path) -> Result<File, String> {
-    files::open_to_append(file).map_err(|error| format!("{error}; nothing was started"))
 }
 
 /// The url that came with this daemon's deployment, as in a container; the first look at it is the loop's.
@@ -83,8 +68,8 @@ pub fn start(context: &Context) -> Done {
     if has_unit(context) {
         return systemctl("start");
     }
-    if is_running(&dirs.run) {
-        return say(&format!("{} is already running\n", daemon_of(&dirs.run)));
+    if let Some(pid) = state::lock_holder(&dirs.run) {
+        return say(&format!("plancton is already running (pid {pid})\n"));
     }
     context.config()?;
     context.dirs.prepare(Path::new("/"))?;
@@ -99,7 +84,7 @@ pub fn start(context: &Context) -> Done {
 
 /// `plancton run` in the same place as this command; what it says goes to the file.
 pub fn spawn(context: &Context, log: &Path) -> Result<Child, Failure> {
-    let (dirs, out) = (&context.dirs, append(log)?);
+    let (dirs, out) = (&context.dirs, files::open_to_append(log)?);
     let mut command = Command::new(env::current_exe()?);
     command.arg("--run-dir").arg(absolute(&dirs.run)?);
     command.arg("--state-dir").arg(absolute(&dirs.state)?);
@@ -121,11 +106,12 @@ pub fn stop(context: &Context) -> Done {
     if !is_running(&context.dirs.run) && !has_unit(context) {
         return say("plancton is not running\n");
     }
-    let left = context.status().map_or(0, |status| status.pilots.len());
+    let pilots = context.status().map_or(0, |status| status.pilots.len());
     end_daemon(context, &[Signal::TERM])?;
-    let text = format!("plancton has ended; {} left", count_pilots(left));
-    say(&(text + ", to finish or reach the ttl\n"))?;
-    match left {
+    let left = count_pilots(pilots);
+    let text = format!("plancton has ended; {left} left, to finish or reach the ttl\n");
+    say(&text)?;
+    match pilots {
         0 => Ok(()),
         _ => say("`plancton start` takes them over again, `plancton force-stop` removes them\n"),
     }
@@ -141,15 +127,7 @@ pub fn end_daemon(context: &Context, signals: &[Signal]) -> Done {
     let ends = |signal: &Signal| send(run, *signal) && wait_until(PATIENCE, is_over);
     match signals.iter().any(ends) || is_over() {
         true => Ok(()),
-        false => Err(format!("{} could not be ended, it is still running", daemon_of(run)).into()),
-    }
-}
-
-/// `the daemon (pid 7)`
-fn daemon_of(run: &Path) -> String {
-    match state::lock_holder(run) {
-        Some(pid) => format!("the daemon (pid {pid})"),
-        None => format!("the daemon of {}", run.display()),
+        false => Err("the daemon could not be ended, it is still running".into()),
     }
 }
 
@@ -274,11 +252,9 @@ fn parse_by(text: &str, now: &Zoned) -> Result<f64, String> {
     let at = if let Ok(duration) = parse_duration(text) {
         now.timestamp() + duration
     } else if let Ok(time) = text.parse::<Time>() {
-        let today = now.with().time(time).build().map_err(hint)?;
-        match today > *now {
-            true => today.timestamp(),
-            false => today.tomorrow().map_err(hint)?.timestamp(),
-        }
+        let today = now.with().time(time).build();
+        let next = today.and_then(|at| if at > *now { Ok(at) } else { at.tomorrow() });
+        next.map_err(hint)?.timestamp()
     } else {
         text.parse().map_err(hint)?
     };
@@ -308,7 +284,7 @@ pub fn replay(context: &Context) -> Done {
             continue;
         }
         let actions = decision.actions.iter().map(describe);
-        let actions = actions.reduce(|all, action| format!("{all}, {action}"));
+        let actions = actions.reduce(|all, action| all + ", " + &action);
         let actions = actions.unwrap_or("nothing".to_owned());
         let (state, reason) = (word(decision.state), &decision.reason.text);
         say(&format!("{seconds:9.1} s  {state}: {actions} ({reason})\n"))?;

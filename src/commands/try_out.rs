@@ -4,20 +4,10 @@
 //! everything it did stands in the line `result:` and can be computed again anywhere.
 
 use super::view::{Page, redraw, render};
-use super::{Context, Done, Failure, no_engine, pilots, run, say};
-use crate::host::files;
-use crate::report::Status;
-use crate::units::{count_pilots, format_rough};
-use rustix::process::Signal;
+use super::*;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use std::collections::BTreeMap;
-use std::fs;
-use std::io::IsTerminal;
-use std::path::Path;
 use std::process::Child;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 const TRY_TIME: Duration = Duration::from_secs(60);
 /// Where no terminal can be redrawn, a line this often.
@@ -26,7 +16,7 @@ const CONFIGURATION: &str = include_str!("try.toml");
 
 const PILOT_TIME: Duration = Duration::from_secs(20);
 const BEGIN: u64 = 1_000_000_000_000;
-/// Up to here the sieving primes take 2 MB.
+/// Up to here a segment takes no more than a moment.
 const LIMIT: u64 = 10_000_000_000_000;
 /// Numbers that are sieved at once; their marks fit into a second-level cache.
 const SEGMENT: u64 = 1 << 19;
@@ -37,9 +27,6 @@ const KNOWN: [(u64, u64, u64); 2] = [
     (0, 1_000_000, 78_498),
     (1_000_000_000_000, 1_000_001_000_000, 36_249),
 ];
-
-/// What was seen while it ran: the last status, and by pilot what it computed.
-type Seen = (Status, BTreeMap<String, String>);
 
 pub fn try_out(context: &Context) -> Done {
     let name = format!("try-{}", std::process::id());
@@ -57,15 +44,14 @@ pub fn try_out(context: &Context) -> Done {
         signal_hook::flag::register(signal, Arc::clone(&is_over))?;
     }
     let seen = show(&own, &base, &is_over);
-    let purged = pilots::purge_everything(&own);
+    let gone = pilots::purge_everything(&own);
     let removed = fs::remove_dir_all(&base);
-    let (status, results) = seen?;
-    if purged.is_err() || (removed.is_err() && base.exists()) {
-        let why = purged.err().map_or(String::new(), |failure| failure.1);
+    let status = seen?;
+    if let Err(Failure(_, why)) = gone.and(removed.map_err(Failure::from)) {
         let hint = "not everything could be removed; `plancton purge` removes what is left";
         return Err(format!("{why}\n{hint}").into());
     }
-    say(&sum_up(&status, &results))?;
+    say(&sum_up(&status))?;
     let others = "another daemon's pilots have the cores; `plancton snooze 5m` lends them";
     match status.others.pilots {
         _ if status.counts.contains_key("done") => Ok(()),
@@ -75,7 +61,7 @@ pub fn try_out(context: &Context) -> Done {
 }
 
 /// Starts the loop, and draws until the time is over, a signal comes or the loop ends.
-fn show(context: &Context, base: &Path, is_over: &AtomicBool) -> Result<Seen, Failure> {
+fn show(context: &Context, base: &Path, is_over: &AtomicBool) -> Result<Status, Failure> {
     let nothing = |error| format!("{}: {error}; nothing was started", base.display());
     fs::create_dir(base).map_err(nothing)?;
     fs::write(base.join("config.toml"), CONFIGURATION).map_err(nothing)?;
@@ -98,9 +84,9 @@ fn show(context: &Context, base: &Path, is_over: &AtomicBool) -> Result<Seen, Fa
     seen
 }
 
-fn follow(context: &Context, child: &mut Child, is_over: &AtomicBool) -> Result<Seen, Failure> {
+fn follow(context: &Context, child: &mut Child, is_over: &AtomicBool) -> Result<Status, Failure> {
     let time = context.options.duration("for").unwrap_or(TRY_TIME);
-    let (start, mut next_line, mut seen) = (Instant::now(), Duration::ZERO, Seen::default());
+    let (start, mut next_line, mut seen) = (Instant::now(), Duration::ZERO, Status::default());
     while start.elapsed() < time && !is_over.load(Ordering::Relaxed) {
         std::thread::sleep(Duration::from_millis(250));
         if !matches!(child.try_wait(), Ok(None)) {
@@ -120,27 +106,20 @@ fn follow(context: &Context, child: &mut Child, is_over: &AtomicBool) -> Result<
             let done = status.counts.get("done").unwrap_or(&0);
             say(&format!("{left} left: {pilots} running, {done} done\n"))?;
         }
-        for finished in &status.gone {
-            let mut lines = finished.log_tail.lines();
-            let result = lines.find(|line| line.starts_with(RESULT));
-            let result = result.map(|line| (finished.name.clone(), line.to_owned()));
-            seen.1.extend(result);
-        }
-        seen.0 = status;
+        seen = status;
     }
     Ok(seen)
 }
 
-fn sum_up(status: &Status, results: &BTreeMap<String, String>) -> String {
+fn sum_up(status: &Status) -> String {
     let (seconds, given) = (status.tick - status.since, status.given_seconds);
     let done = status.counts.get("done").unwrap_or(&0);
     let mut text = format!("\nIn {seconds:.0} s, pilots got {given:.0} s of CPU time");
     text += &format!("; pilots that did their work: {done}.\n");
-    if let Some(one) = results.values().next() {
-        let primes = |line: &String| line.split("primes=").nth(1)?.parse::<u64>().ok();
-        let primes: u64 = results.values().filter_map(primes).sum();
+    let mut said = status.gone.iter().flat_map(|gone| gone.log_tail.lines());
+    if let Some(result) = said.find(|line| line.starts_with(RESULT)) {
         let again = "count again with `plancton pilot --from … --to …`";
-        text += &format!("They found {primes} primes; {again}:\n  {one}\n");
+        text += &format!("They counted primes; {again}:\n  {result}\n");
     }
     if status.protection.level == "verified" {
         text += "The kernel gave them only what nobody else wanted (an idle group).\n";
@@ -158,9 +137,8 @@ pub fn pilot(context: &Context) -> Done {
         return Err(format!("cannot count from {from} to {end}: {hint}").into());
     }
     say(&format!("pilot: counting primes from {from}\n"))?;
-    let strikers = strikers();
     for (from, to, known) in KNOWN {
-        let (_, found) = count(&strikers, from, to, None);
+        let (_, found) = count(from, to, None);
         if found != known {
             let text = format!("it found {found} primes from {from} to {to} instead of {known}");
             return Err(format!("this machine computes wrongly: {text}; stopping").into());
@@ -169,46 +147,28 @@ pub fn pilot(context: &Context) -> Done {
     say("pilot: self-check passed, both counts as known\n")?;
     let time = options.duration("for").unwrap_or(PILOT_TIME);
     let time = (!options.has("to")).then_some(time);
-    let (to, primes) = count(&strikers, from, end, time);
+    let (to, primes) = count(from, end, time);
     say(&format!("{RESULT} from={from} to={to} primes={primes}\n"))
 }
 
-/// The primes up to the root of [`LIMIT`], whose multiples are struck out.
-fn strikers() -> Vec<u64> {
-    let root = LIMIT.isqrt();
-    let mut is_composite = vec![false; index(root) + 1];
-    let mut primes = Vec::new();
-    for number in 2..=root {
-        if is_composite.get(index(number)) == Some(&false) {
-            primes.push(number);
-            strike(&mut is_composite, number * number, number);
-        }
-    }
-    primes
-}
-
 /// Until the end or the time is reached: the first number that was not looked at, and how many were primes.
-fn count(strikers: &[u64], from: u64, end: u64, time: Option<Duration>) -> (u64, u64) {
-    let (start, mut low, mut primes) = (Instant::now(), from, 0);
+fn count(from: u64, end: u64, time: Option<Duration>) -> (u64, u64) {
+    // 0 and 1 are neither.
+    let (start, mut low, mut primes) = (Instant::now(), from.max(2), 0);
     while low < end && time.is_none_or(|time| start.elapsed() < time) {
         let high = (low + SEGMENT).min(end);
         let mut is_composite = vec![false; index(high - low)];
-        for prime in strikers.iter().take_while(|prime| *prime * *prime < high) {
-            let first = low.next_multiple_of(*prime).max(prime * prime);
-            strike(&mut is_composite, first - low, *prime);
+        for divisor in 2..=(high - 1).isqrt() {
+            let first = low.next_multiple_of(divisor).max(divisor * divisor);
+            let multiples = is_composite.iter_mut().skip(index(first - low));
+            let multiples = multiples.step_by(index(divisor));
+            multiples.for_each(|is_composite| *is_composite = true);
         }
         let left = is_composite.iter().filter(|is_composite| !**is_composite);
-        // 0 and 1 are neither.
-        primes += left.count() as u64 - 2.min(high).saturating_sub(low);
+        primes += left.count() as u64;
         low = high;
     }
-    (low, primes)
-}
-
-fn strike(is_composite: &mut [bool], first: u64, step: u64) {
-    let multiples = is_composite.iter_mut().skip(index(first));
-    let multiples = multiples.step_by(index(step));
-    multiples.for_each(|is_composite| *is_composite = true);
+    (low.min(end), primes)
 }
 
 fn index(number: u64) -> usize {
@@ -221,16 +181,11 @@ mod tests {
 
     #[test]
     fn counts() {
-        let strikers = strikers();
         let is_prime = |n: u64| n > 1 && (2..=n.isqrt()).all(|d| !n.is_multiple_of(d));
         for from in (0..30).chain([120, 121, 127, SEGMENT - 20]) {
             for to in (from + 1..from + 40).chain([from + 700]) {
                 let expected = (from..to).filter(|n| is_prime(*n)).count() as u64;
-                assert_eq!(
-                    count(&strikers, from, to, None),
-                    (to, expected),
-                    "{from}..{to}"
-                );
+                assert_eq!(count(from, to, None), (to, expected), "{from}..{to}");
             }
         }
         for (from, to, primes) in [
@@ -238,11 +193,7 @@ mod tests {
             (LIMIT - 1_000, LIMIT, 26),
             KNOWN[1],
         ] {
-            assert_eq!(
-                count(&strikers, from, to, None),
-                (to, primes),
-                "{from}..{to}"
-            );
+            assert_eq!(count(from, to, None), (to, primes), "{from}..{to}");
         }
     }
 }

@@ -2,21 +2,12 @@
 //! what other texts for a terminal are made with. Everything is readable without colour, and whatever comes from outside is
 //! cleaned once more where it is laid out.
 
-use super::{Context, Done, Failure, is_running, say};
-use crate::clock;
-use crate::decide::Code;
+use super::*;
+use crate::decide::{Code, State};
 use crate::history::{day_name, local};
-use crate::host::boot_id;
-use crate::report::{Drain, Snooze, State, Status};
-use crate::state::control;
-use crate::units::{
-    Bytes, Exit, Moment, clean_line, count_pilots, float, format_rough, whole, word,
-};
+use crate::units::{Bytes, Moment, float, whole};
 use jiff::tz::TimeZone;
-use std::io::IsTerminal;
 use std::mem::take;
-use std::path::Path;
-use std::time::Duration;
 
 /// A text in the making, line by line, and what it is made for.
 #[derive(Clone, Debug)]
@@ -33,19 +24,8 @@ pub struct Page {
 /// Colours by what they mean, as ANSI numbers; all of them are readable on light and dark terminals.
 const STRONG: u8 = 1;
 const FAINT: u8 = 2;
-pub const GOOD: u8 = 32;
+const GOOD: u8 = 32;
 const OWNER: u8 = 34;
-
-/// The colour of a row's text; 0: the terminal's own.
-fn colour(label: &str) -> u8 {
-    match label {
-        "● active" => GOOD,
-        "◐ draining" | "‖ snoozed" | "‖ paused" => 33,
-        "Draining" | "Snoozing" | "Problem" => 33,
-        "Silent" => 31,
-        _ => 0,
-    }
-}
 
 /// The narrowest screen that is drawn for; beyond the widest, lines are hard to read.
 const NARROWEST: u16 = 40;
@@ -64,7 +44,7 @@ fn read(context: &Context) -> Result<Status, Failure> {
     if let Some(status) = status.filter(|_| is_running(&dirs.run)) {
         return Ok(status);
     }
-    let (asked, _) = control::read(&dirs, clock::now(), &boot_id(Path::new("/")));
+    let (asked, _) = control::read(&dirs, clock::now(), &host::boot_id(Path::new("/")));
     if asked.drain.is_some() {
         say("draining: the next daemon starts no pilots until `plancton resume`\n")?;
     }
@@ -161,51 +141,31 @@ impl Page {
     /// `14:02`, with the date if that is another day.
     fn clock(&self, epoch: f64) -> String {
         let [at, now] = [epoch, self.now.epoch].map(|second| local(whole(second), &self.zone));
-        let is_today = at.date() == now.date();
-        let day = match is_today {
-            true => String::new(),
-            false => day_name(at.date()) + " ",
-        };
-        format!("{day}{:02}:{:02}", at.hour(), at.minute())
+        let time = format!("{:02}:{:02}", at.hour(), at.minute());
+        match at.date() == now.date() {
+            true => time,
+            false => day_name(at.date()) + " " + &time,
+        }
     }
 
     /// `Engine      text`, wrapped below itself.
     pub fn row(&mut self, label: &str, text: impl AsRef<str>) {
-        let (colour, mut label, mut line) = (colour(label), label, String::new());
+        let (mut label, mut line) = (label, String::new());
         let text = clean_line(text.as_ref(), LONGEST_TEXT);
         // The empty word at the end is wider than any line: what stands before it is put down.
         for word in text.split_whitespace().chain([""]) {
             let width = LABEL + length(&line) + 1 + length(word);
             if word.is_empty() || (width > self.width && !line.is_empty()) {
                 let label = self.paint(STRONG, &format!("{:<LABEL$}", take(&mut label)));
-                let line = self.paint(colour, &take(&mut line));
-                self.lines.push(label + &line);
+                self.lines.push(label + &take(&mut line));
             }
             line += if line.is_empty() { "" } else { " " };
             line += word;
         }
     }
 
-    /// After an empty line.
-    pub fn title(&mut self, text: &str) {
-        self.lines.extend([String::new(), self.paint(STRONG, text)]);
-    }
-
-    /// Parts of a whole, each with its mark and its colour; what does not fit any more is cut.
-    pub fn bar(&self, parts: &[(&str, u8, f64)], total: f64, width: usize) -> String {
-        let (mut line, mut reached, mut drawn) = (String::new(), 0.0, 0);
-        for (mark, colour, part) in parts {
-            reached += part;
-            let cells = (reached / total).clamp(0.0, 1.0) * float(width as u64);
-            let cells = usize::try_from(whole(cells.round())).unwrap_or(width);
-            line += &self.paint(*colour, &mark.repeat(cells.saturating_sub(drawn)));
-            drawn = drawn.max(cells);
-        }
-        line + &" ".repeat(width - drawn)
-    }
-
-    /// Who uses of a resource how much, what is promised, what is left. A kind of part differs from the others by its
-    /// character as well as by its colour.
+    /// Who uses of a resource how much, what is promised, what is left; what does not fit is cut. A kind of part differs from
+    /// the others by its character as well as by its colour.
     fn shares(&mut self, name: &str, unit: &str, sums: [f64; 3], used: [Option<f64>; 2]) {
         let ([total, given, reserve], [owner, pilots]) = (sums, used);
         let amount = |value: Option<f64>| value.filter(|value| *value > 0.0).unwrap_or(0.0);
@@ -220,12 +180,20 @@ impl Page {
         ];
         let title = format!("{} {unit}", number(total));
         let width = self.width.saturating_sub(LABEL + length(&title) + 2);
-        let drawn = parts.map(|(mark, colour, _, value)| (mark, colour, amount(value)));
-        let bar = self.bar(&drawn, total, width.min(64));
-        let line = self.paint(STRONG, &format!("{name:<LABEL$}")) + &bar + "  " + &title;
+        let (width, mut reached, mut drawn) = (width.min(64), 0.0, 0);
+        let (mut bar, mut legend) = (String::new(), Vec::new());
+        for (mark, colour, part, value) in parts {
+            reached += amount(value);
+            let cells = (reached / total).clamp(0.0, 1.0) * float(width as u64);
+            let cells = usize::try_from(whole(cells.round())).unwrap_or(width);
+            bar += &self.paint(colour, &mark.repeat(cells.saturating_sub(drawn)));
+            drawn = drawn.max(cells);
+            let shown = value.map_or("?".into(), number);
+            legend.push(format!("{mark} {part} {shown}"));
+        }
+        let name = self.paint(STRONG, &format!("{name:<LABEL$}"));
+        let line = name + &bar + &" ".repeat(width - drawn) + "  " + &title;
         self.lines.extend([String::new(), line]);
-        let shown = |value: Option<f64>| value.map_or("?".to_owned(), number);
-        let legend = parts.map(|(mark, _, part, value)| format!("{mark} {part} {}", shown(value)));
         self.row("", legend.join(", "));
     }
 

@@ -80,7 +80,6 @@ fn what_a_tick_adds() {
     let sums = total_of(&history);
     assert_eq!(sums, sums_of(expected));
     assert_eq!(sums.ended(), BTreeMap::from([(done, 3), (failed, 1)]));
-    assert!((sums.held_back() - 14.0).abs() < 1e-9);
 }
 
 #[test]
