@@ -278,7 +278,7 @@ impl Status {
 
 fn protection(observation: &Observation) -> Protection {
     let (level, text) = match &observation.protection {
-        decide::Protection::Verified => ("verified", "they get only what nobody else wants"),
+        decide::Protection::Verified => ("verified", "pilots get only what nobody else wants"),
         decide::Protection::Session => (
             "session",
             "within your session; they are paused when you need the machine",

@@ -95,7 +95,7 @@ impl Reason {
             }
             Code::NoPilot => NO_PILOT.to_owned(),
             Code::Image => format!("downloading the image {what}"),
-            Code::ClassMax => format!("running {pilots} of '{what}', as many as it may have (max)"),
+            Code::ClassMax => format!("running {pilots} of '{what}', its maximum (max)"),
             _ => what.to_string(),
         };
         Reason {
@@ -133,7 +133,7 @@ pub(super) fn drain(left: Option<f64>, running: usize) -> Reason {
     let text = match left {
         Some(left) if left > 0.0 => {
             format!(
-                "no more pilots are started; {pilots} may finish within {time}, what is left is stopped then"
+                "no more pilots are started; {pilots} may finish within {time}, then they are stopped"
             )
         }
         Some(_) => format!("the time for the drain is over: stopping {pilots}"),
