@@ -5,16 +5,16 @@ mod jobs;
 
 use crate::act::{self, files, group};
 use crate::clock;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::decide::{Action, Decision, EngineState, News, Observation, PolicyState, decide};
 use crate::executor::{Executor, Lane};
 use crate::history::{self, History, add_hours};
 use crate::metrics::Metrics;
 use crate::observe::Observer;
 use crate::remote::Remote;
-use crate::report::{self, Changes, Loop, Status};
+use crate::report::{self, Changes, Status};
 use crate::site::Site;
-use crate::state::{self, Lock, control};
+use crate::state::{self, control};
 use crate::systemd::Manager;
 use crate::units::{Exit, count_pilots, whole, word};
 use jobs::{EngineSide, Then};
@@ -31,7 +31,6 @@ const GROUP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How the loop is started.
 pub struct Start {
-    pub site: Arc<Site>,
     /// The owner's own; its file is read again on SIGHUP.
     pub config: Config,
     /// End after the first full tick and what it set off.
@@ -40,8 +39,6 @@ pub struct Start {
     pub dry_run: bool,
     /// Observations, one JSON object a line.
     pub recording: Option<File>,
-    #[expect(dead_code, reason = "it is held as long as the loop turns, not read")]
-    pub lock: Lock,
 }
 
 struct Daemon {
@@ -61,9 +58,8 @@ struct Daemon {
     history: Option<History>,
     manager: Manager,
     metrics: Metrics,
-    /// Those of the last status, for the times when the engine does not say.
-    last_pilots: Vec<report::Pilot>,
-    turning: Loop,
+    /// The last one.
+    status: Status,
     /// Boot second.
     started: f64,
     /// The copies of files that nobody uses were removed.
@@ -76,20 +72,20 @@ struct Daemon {
 }
 
 /// Runs until a signal, a force-stop or a finished drain. Errors: no signals, no threads for what is followed.
-pub fn run(start: Start) -> io::Result<Exit> {
-    let mut daemon = Daemon::new(start)?;
+pub fn run(site: Arc<Site>, start: Start) -> io::Result<Exit> {
+    let mut daemon = Daemon::new(site, start)?;
     // Ready to manage: an engine that is not there yet is a state like any other.
     daemon.manager.send("READY=1");
     let exit = loop {
         for then in daemon.wait() {
             then(&mut daemon);
         }
-        if let Some(exit) = daemon.exit() {
+        // `--once` waits for what its tick set off.
+        let is_idle = !daemon.start.once || daemon.executor.is_empty();
+        if let Some(exit) = daemon.finished.filter(|_| is_idle) {
             break exit;
         }
-        if let Some(seen) = daemon.engine.seen.take() {
-            daemon.tick(seen);
-        } else if daemon.asks_at() <= clock::now().boot {
+        if daemon.asks_at() <= clock::now().boot {
             daemon.ask();
         }
     };
@@ -101,14 +97,14 @@ impl Daemon {
     /// One turn, with what a job has seen of the engine. Without pilots in it nothing is changed, but what holds is told.
     fn tick(&mut self, seen: Observation) {
         let observation = self.observe(seen);
-        let decision = decide(&self.config, &mut self.policy, &observation);
+        let mut decision = decide(&self.config, &mut self.policy, &observation);
         self.ask_for_groups();
-        self.act(&decision);
+        self.act(&mut decision);
         self.sweep_files(&observation);
         self.record(&observation, &decision);
         self.report(&observation, &decision);
-        let wake_in = decision.wake_in;
-        self.next_tick = wake_in.map(|seconds| observation.at.boot + seconds);
+        let at = observation.at.boot;
+        self.next_tick = decision.wake_in.map(|seconds| at + seconds);
         self.look_again_soon(&observation);
         self.finish(&observation, &decision);
     }
@@ -127,12 +123,12 @@ impl Daemon {
         self.observer.observe(&self.site, seen, facts, &self.config)
     }
 
-    fn act(&mut self, decision: &Decision) {
+    fn act(&mut self, decision: &mut Decision) {
         self.observer.groups.contended = decision.contended;
         // Replacements before removals: a removal that is under way already would slow the start down.
-        let mut actions = decision.actions.clone();
-        actions.sort_by_key(|action| !matches!(action, Action::Launch(..)));
-        for action in actions {
+        let is_later = |action: &Action| !matches!(action, Action::Launch(..));
+        decision.actions.sort_by_key(is_later);
+        for action in decision.actions.drain(..) {
             let text = act::describe(&action);
             if self.start.dry_run {
                 log::info!("dry run: would {text}");
@@ -191,12 +187,12 @@ impl Daemon {
 
     fn report(&mut self, observation: &Observation, decision: &Decision) {
         let at = observation.at;
-        self.turning.calls = self.site.engine.counters().calls;
-        (self.turning.awake, self.turning.interval) = (at.awake, self.interval());
+        let mut turning = self.status.turning.clone();
+        turning.calls = self.site.engine.counters().calls;
+        (turning.awake, turning.interval) = (at.awake, self.config.interval());
         let sinks = self.metrics.health();
         self.changes.sinks(&sinks);
-        let refused = self.executor.refused.clone();
-        self.changes.problem("jobs", refused);
+        self.changes.problem("jobs", &self.executor.refused);
         if observation.pilots.is_some() {
             self.changes.problem("rules", &decision.void);
         }
@@ -206,22 +202,20 @@ impl Daemon {
             *counts.entry(what.clone()).or_default() += count;
         }
         // Everybody may read a status, but not what pilots said last: that has a file of its own.
-        let without_tail = |gone: &report::Finished| report::Finished {
-            log_tail: String::new(),
-            ..gone.clone()
-        };
+        let mut gone = Vec::from(self.policy.gone.clone());
+        gone.iter_mut().for_each(|gone| gone.log_tail.clear());
         let mut status = Status {
             instance: self.site.instance.clone(),
             since: at.epoch - (at.boot - self.started),
             engine: facts.map(|facts| facts.engine.clone()).unwrap_or_default(),
             counts,
-            gone: self.policy.gone.iter().map(without_tail).collect(),
+            gone,
             pull: self.site.pulling().clone(),
             problems: self.changes.problems(),
             sinks,
             remote: self.remote.told.clone(),
-            turning: self.turning.clone(),
-            ..Status::of(&self.config, observation, decision, &self.last_pilots)
+            turning,
+            ..Status::of(&self.config, observation, decision, &self.status.pilots)
         };
         if let Some(asked_at) = self.engine.asked_at {
             // Turning is no sign of life while a question is not answered, not even by an error.
@@ -242,24 +236,24 @@ impl Daemon {
         }
         let written = state::write_status(&dirs.run, &status);
         self.changes.problem("status", written.err());
-        self.last_pilots = status.pilots;
+        self.status = status;
     }
 
     /// Until something comes back, or it is time for something.
     fn wait(&mut self) -> Vec<Then> {
         let now = clock::now().boot;
-        self.turning.turned(now, clock::process_cpu());
+        self.status.turning.turned(now, clock::process_cpu());
         let (state, config) = (&self.site.dirs.state, &self.start.config);
         if let Some(job) = self.remote.job(state, config, now) {
             self.go(Lane::WEB, job, Daemon::fetched);
         }
-        let patience = report::patience(self.interval());
+        let patience = report::patience(self.config.interval());
         let is_stuck = self.engine.asked_at.is_some_and(|at| now - at > patience);
         let live_at = (!is_stuck).then(|| self.manager.live(now));
         let times = [live_at.flatten(), self.remote.due].into_iter().flatten();
         let due = times.fold(self.asks_at(), f64::min);
         let back = self.executor.wait(due - now);
-        self.turning.woken = clock::now().boot;
+        self.status.turning.woken = clock::now().boot;
         back
     }
 
@@ -267,12 +261,12 @@ impl Daemon {
     /// happens while it is asked already is told when its answer takes long.
     fn asks_at(&self) -> f64 {
         let changed_at = self.engine.asked_at.map_or(0.0, |at| at + SILENT);
-        let times = [self.next_tick, self.changed.then_some(changed_at)];
-        times.into_iter().flatten().fold(f64::INFINITY, f64::min)
-    }
-
-    fn interval(&self) -> f64 {
-        self.config.loop_.interval.as_secs_f64()
+        let changed_at = if self.changed {
+            changed_at
+        } else {
+            f64::INFINITY
+        };
+        self.next_tick.map_or(changed_at, |at| at.min(changed_at))
     }
 
     /// What was asked for and is carried out is consumed: the next start is a new beginning.
@@ -296,34 +290,26 @@ impl Daemon {
         }
     }
 
-    /// `--once` waits for what its tick set off.
-    fn exit(&self) -> Option<Exit> {
-        let is_idle = !self.start.once || self.executor.is_empty();
-        self.finished.filter(|_| is_idle)
-    }
-
     fn leave(&mut self) {
         self.manager.send("STOPPING=1");
         // What has come back since the last tick.
         self.changes.news(&self.news);
         let dirs = &self.site.dirs;
-        let history = self.history.as_ref();
-        let written = history.map(|history| history::append(&dirs.state, &history.unwritten));
-        for result in [written, Some(state::remove_status(&dirs.run))] {
-            if let Some(Err(error)) = result {
-                log::warn!("{error}");
-            }
+        if let Some(history) = &self.history {
+            let written = history::append(&dirs.state, &history.unwritten);
+            self.changes.problem("history", written.err());
         }
+        let removed = state::remove_status(&dirs.run);
+        self.changes.problem("status", removed.err());
         self.metrics.end();
         if let Some(facts) = self.engine.facts.clone().filter(|_| !self.start.dry_run) {
             // Pilots that go on keep the group, and the end is not to wait for them.
-            let patience = GROUP_PATIENCE * u32::from(self.last_pilots.is_empty());
+            let patience = GROUP_PATIENCE * u32::from(self.status.pilots.is_empty());
             group::remove(&self.site.root, &facts, patience);
         }
     }
 
-    fn new(start: Start) -> io::Result<Daemon> {
-        let site = Arc::clone(&start.site);
+    fn new(site: Arc<Site>, start: Start) -> io::Result<Daemon> {
         let (mut remote, mut changes) = (Remote::default(), Changes::default());
         let config = remote.adopt(&site.dirs.state, &start.config);
         changes.remote(remote.told.as_ref());
@@ -335,6 +321,8 @@ impl Daemon {
         let unwatched = jobs::follow_control(&executor, &site.dirs).err();
         changes.problem("control files are read at each tick only", unwatched);
         let now = clock::now();
+        let mut status = Status::default();
+        status.turning.woken = now.boot;
         let seed = whole(now.epoch * 1e6) ^ u64::from(std::process::id()) << 40;
         Ok(Daemon {
             metrics,
@@ -348,11 +336,7 @@ impl Daemon {
             policy: PolicyState::new(seed),
             changes,
             manager: Manager::find(|name| std::env::var_os(name)),
-            last_pilots: Vec::new(),
-            turning: Loop {
-                woken: now.boot,
-                ..Loop::default()
-            },
+            status,
             started: now.boot,
             swept: false,
             changed: false,

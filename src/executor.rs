@@ -39,21 +39,15 @@ const ASKED_AGAIN: Duration = Duration::from_millis(500);
 
 type Job<T> = Box<dyn FnOnce() -> T + Send>;
 
-/// What a thread is given: a job, and the way to give it the next one, which comes back with the result. A thread to which
-/// there is no way any more ends.
-struct Task<T> {
-    lane: Lane,
-    job: Job<T>,
-    hand: SyncSender<Task<T>>,
-}
-
-type Back<T> = (Option<(Lane, SyncSender<Task<T>>)>, T);
+/// The way to give a thread its next job, which comes back with the result. A thread to which there is no way any more ends.
+type Hand = SyncSender<Box<dyn FnOnce() + Send>>;
+type Back<T> = (Option<(Lane, Hand)>, T);
 
 pub struct Executor<T> {
     sender: Sender<Back<T>>,
     receiver: Receiver<Back<T>>,
     running: Vec<Lane>,
-    idle: Option<SyncSender<Task<T>>>,
+    idle: Option<Hand>,
     waiting: Vec<(Lane, Job<T>)>,
     /// Why the last thread could not be started; `None`: it could.
     pub refused: Option<String>,
@@ -108,9 +102,8 @@ impl<T: Send + 'static> Executor<T> {
         let removals = self.count(Lane::REMOVE) - self.running_in(Lane::REMOVE);
         self.refused = None;
         for (lane, job) in std::mem::take(&mut self.waiting) {
-            let is_held = lane == Lane::REMOVE
-                && removals <= MOST_REMOVALS_HELD
-                && self.running_in(Lane::START) > 0;
+            let is_starting = self.running_in(Lane::START) > 0;
+            let is_held = lane == Lane::REMOVE && removals <= MOST_REMOVALS_HELD && is_starting;
             if is_held || self.refused.is_some() || self.running_in(lane) >= lane.1 {
                 self.waiting.push((lane, job));
             } else {
@@ -121,10 +114,11 @@ impl<T: Send + 'static> Executor<T> {
 
     /// The job is handed over when there is a thread for it.
     fn spawn(&mut self, lane: Lane, job: Job<T>) {
-        match self.idle.take().map_or_else(|| self.start(lane), Ok) {
+        match self.idle.take().map_or_else(|| start(lane), Ok) {
             Ok(thread) => {
-                let hand = thread.clone();
-                let _ = thread.send(Task { lane, job, hand });
+                let (sender, hand) = (self.sender.clone(), thread.clone());
+                let work = move || drop(sender.send((Some((lane, hand)), job())));
+                let _ = thread.send(Box::new(work));
                 self.running.push(lane);
             }
             Err(error) => {
@@ -134,26 +128,12 @@ impl<T: Send + 'static> Executor<T> {
         }
     }
 
-    fn start(&self, lane: Lane) -> std::io::Result<SyncSender<Task<T>>> {
-        let (sender, (hand, tasks)) = (self.sender.clone(), sync_channel::<Task<T>>(1));
-        let thread = Builder::new().name(lane.0.to_owned());
-        thread.stack_size(STACK_BYTES).spawn(move || {
-            for Task { lane, job, hand } in tasks {
-                let _ = sender.send((Some((lane, hand)), job()));
-            }
-        })?;
-        Ok(hand)
-    }
-
     /// Waits for so many seconds (infinite: for ever) or until something comes back, and starts what waited for that.
     pub fn wait(&mut self, seconds: f64) -> Vec<T> {
         // One millisecond more than asked: a wait that ends just before its time would be waited for twice.
         let time = Duration::try_from_secs_f64(seconds.max(0.0) + 0.001).unwrap_or(Duration::MAX);
-        let time = match self.refused {
-            Some(_) => time.min(ASKED_AGAIN),
-            None => time,
-        };
-        let first = self.receiver.recv_timeout(time);
+        let most = self.refused.as_ref().map_or(time, |_| ASKED_AGAIN);
+        let first = self.receiver.recv_timeout(time.min(most));
         let mut values = Vec::new();
         for (done, value) in first.into_iter().chain(self.receiver.try_iter()) {
             if let Some((lane, hand)) = done {
@@ -166,6 +146,14 @@ impl<T: Send + 'static> Executor<T> {
         self.start_waiting();
         values
     }
+}
+
+fn start(lane: Lane) -> std::io::Result<Hand> {
+    let (hand, jobs) = sync_channel::<Box<dyn FnOnce() + Send>>(1);
+    let thread = Builder::new().name(lane.0.to_owned());
+    let thread = thread.stack_size(STACK_BYTES);
+    thread.spawn(move || jobs.into_iter().for_each(|job| job()))?;
+    Ok(hand)
 }
 
 #[cfg(test)]

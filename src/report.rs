@@ -230,7 +230,7 @@ impl Status {
         let holding = listed.filter(|pilot| pilot.state.holds_room());
         let (own, others): (Vec<_>, Vec<_>) = holding.partition(|pilot| pilot.own);
         let pilots = own.into_iter().map(|pilot| row(pilot, at)).collect();
-        let patience = patience(config.loop_.interval.as_secs_f64());
+        let patience = patience(config.interval());
         Status {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -262,10 +262,10 @@ impl Status {
                 free,
                 reserve: share.reserve_disk.0,
             }),
-            pilots: observation
-                .pilots
-                .as_ref()
-                .map_or(last.to_vec(), |_| pilots),
+            pilots: match observation.pilots {
+                Some(_) => pilots,
+                None => last.to_vec(),
+            },
             others: Others {
                 pilots: others.len(),
                 cpus: others.iter().fold(0.0, |sum, pilot| sum + pilot.cpus),

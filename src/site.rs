@@ -48,7 +48,9 @@ pub struct EngineName {
 
 impl Site {
     pub fn new(engine: Arc<Engine>, dirs: Dirs, instance: String, builtin_tag: String) -> Site {
-        let root = machine_root();
+        // Builds for tests can be shown a made-up machine; a release sees only its own.
+        let made_up = std::env::var_os("PLANCTON_MADE_UP_ROOT").filter(|_| cfg!(debug_assertions));
+        let root = PathBuf::from(made_up.unwrap_or("/".into()));
         Site {
             engine,
             dirs,
@@ -66,11 +68,12 @@ impl Site {
     }
 }
 
-/// Builds for tests can be shown a made-up machine; a release sees only its own.
-pub fn machine_root() -> PathBuf {
-    let made_up = std::env::var_os("PLANCTON_MADE_UP_ROOT").filter(|_| cfg!(debug_assertions));
-    made_up.map_or_else(|| PathBuf::from("/"), PathBuf::from)
-}
+const STORE: &str = "var/lib/containerd";
+/// Why there is no parent group.
+const NO_USER_SLICE: &str =
+    "a rootless engine makes no idle group without the package's user slice";
+const NO_SLICE: &str = "only root, or the package's plancton.slice, makes an idle group beside the owner's; \
+     pilots run in the engine's own";
 
 /// An engine as it was greeted.
 #[derive(Clone, Debug)]
@@ -80,8 +83,8 @@ pub struct Facts {
     /// Whatever runs out there stops the engine.
     pub disks: Vec<PathBuf>,
     pub is_rootless: bool,
-    /// Of the parent group, if there is one.
-    layout: Option<Layout>,
+    /// How it makes groups.
+    pub layout: Layout,
     /// The group that pilots are to run below, or why there is none.
     pub parent: Result<Group, String>,
     /// The parent group is ours to make and to mend.
@@ -91,30 +94,13 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// The layout of the parent group, if that is ours to make and mend.
-    pub fn our_layout(&self) -> Option<Layout> {
-        self.layout.filter(|_| self.is_ours)
-    }
-
-    /// Of a pilot's group, the one of our parent's name that it is below.
-    pub fn parent_of(&self, group: &Group) -> Option<Group> {
-        group.ancestor(self.layout?.parent_name())
-    }
-
-    /// Of its security options.
-    pub fn has(&self, name: &str) -> bool {
-        let mut options = self.info.security_options.iter();
-        options.any(|option| option.contains(name))
-    }
-
     /// Where the ids of pilots' users and groups begin on this machine; `None`: they are its own. With user namespaces the
     /// engine keeps its data apart by them: `/var/lib/docker/231072.231072`.
     pub fn id_shift(&self) -> Option<(u32, u32)> {
-        let directory = self.info.docker_root_dir.rsplit('/').next();
-        let (user, group) = directory
-            .filter(|_| self.has("name=userns"))?
-            .split_once('.')?;
-        Some((user.parse().ok()?, group.parse().ok()?))
+        let (_, directory) = self.info.docker_root_dir.rsplit_once('/')?;
+        let (user, group) = directory.split_once('.')?;
+        let ids = Some((user.parse().ok()?, group.parse().ok()?));
+        ids.filter(|_| self.info.has("name=userns"))
     }
 
     /// Bytes free on the fullest of its disks; `None`: one of them can't be seen from here.
@@ -133,11 +119,9 @@ impl Facts {
 
     /// The parent group as the engine's `CgroupParent` names it; `None`: the engine's own.
     pub fn parent_name(&self) -> Option<String> {
-        let layout = self.layout?;
-        Some(match layout.is_systemd {
-            true => layout.parent_name().to_owned(),
-            false => format!("/{}", layout.parent_name()),
-        })
+        let top = if self.layout.is_systemd { "" } else { "/" };
+        let name = format!("{top}{}", self.layout.parent_name());
+        self.parent.is_ok().then_some(name)
     }
 }
 
@@ -145,8 +129,14 @@ impl Facts {
 pub fn read_facts(engine: &Engine, root: &Path, is_root: bool) -> Result<Facts, Error> {
     let (server, minor) = engine.ping()?;
     let mut facts = facts_of(engine.info()?, root, is_root);
+    // `Libpod/4.3.1 (linux)` is Podman; Docker calls itself by its name, or says nothing.
+    let name = match server.split('/').next().unwrap_or_default() {
+        "Libpod" => "Podman",
+        "" => "Docker",
+        name => name,
+    };
     facts.engine = EngineName {
-        name: engine_name(&server, &facts.info),
+        name: name.to_owned(),
         version: facts.info.server_version.clone(),
         api: format!("1.{minor}"),
         socket: engine.socket.display().to_string(),
@@ -155,24 +145,41 @@ pub fn read_facts(engine: &Engine, root: &Path, is_root: bool) -> Result<Facts, 
 }
 
 fn facts_of(info: Info, root: &Path, is_root: bool) -> Facts {
-    let layout = Layout::parse(&info.cgroup_version, &info.cgroup_driver);
-    let mut options = info.security_options.iter();
-    let is_rootless = options.any(|option| option.contains("rootless"));
-    let parent = parent(layout, root, is_root, is_rootless);
+    let known = Layout::parse(&info.cgroup_version, &info.cgroup_driver);
+    let (layout, is_rootless) = (known.unwrap_or_default(), info.has("rootless"));
+    let (whose, manager, why) = match is_rootless {
+        true => ("user", user_manager(), NO_USER_SLICE),
+        false => ("system", String::new(), NO_SLICE),
+    };
+    // Anybody who may talk to an engine with the systemd driver gets our parent group by the name of the package's slice,
+    // from the machine's manager or their own.
+    let is_packaged = layout.is_systemd && has_slice(root, whose);
+    let parent = match known {
+        None => Err("the engine has no cgroups on this host".to_owned()),
+        Some(_) if is_packaged || (is_root && !is_rootless) => {
+            Ok(parent_group(root, layout, &manager))
+        }
+        Some(_) => Err(why.to_owned()),
+    };
+    // Images and what pilots write; the containerd store has a place of its own, which the engine does not name.
+    let (mut words, store) = (info.driver_status.iter().flatten(), root.join(STORE));
+    let has_store = words.any(|word| word.starts_with("io.containerd.snapshotter"));
+    let store = Some(store).filter(|store| has_store && store.exists());
+    let disks = [PathBuf::from(&info.docker_root_dir)];
     Facts {
         engine: EngineName::default(),
-        disks: disks(&info, root),
+        disks: disks.into_iter().chain(store).collect(),
         is_rootless,
-        layout: layout.filter(|_| parent.is_ok()),
+        layout,
         parent,
         is_ours: is_root || is_rootless,
-        unsupported: unsupported(&info, layout, root),
+        unsupported: unsupported(&info, known.is_some(), root),
         info,
     }
 }
 
 /// The engine must run on this kernel and see this machine's memory: else what the owner uses here is not seen there.
-fn unsupported(info: &Info, layout: Option<Layout>, root: &Path) -> Option<String> {
+fn unsupported(info: &Info, has_groups: bool, root: &Path) -> Option<String> {
     let (theirs, total) = (&info.kernel_version, info.mem_total);
     let ours: Option<String> = host::files::read_value(&root.join("proc/sys/kernel/osrelease"));
     let is_other = !theirs.is_empty() && ours.is_some_and(|ours| ours != *theirs);
@@ -185,7 +192,7 @@ fn unsupported(info: &Info, layout: Option<Layout>, root: &Path) -> Option<Strin
         ));
     }
     let driver = &info.cgroup_driver;
-    layout.is_none().then(|| {
+    (!has_groups).then(|| {
         format!(
             "the engine has no cgroups on this host (driver '{driver}'), so that no limit holds; \
              use an engine with cgroups, or delegate them to the rootless one"
@@ -202,29 +209,6 @@ pub fn has_slice(root: &Path, whose: &str) -> bool {
     })
 }
 
-/// Our parent group, or why there is none. Anybody who may talk to an engine with the systemd driver gets it by the name of
-/// the package's slice, from the machine's manager or their own.
-fn parent(
-    layout: Option<Layout>,
-    root: &Path,
-    is_root: bool,
-    is_rootless: bool,
-) -> Result<Group, String> {
-    let layout = layout.ok_or("the engine has no cgroups on this host")?;
-    let is_packaged = |whose| layout.is_systemd && has_slice(root, whose);
-    if is_rootless && is_packaged("user") {
-        return Ok(parent_group(root, layout, &user_manager()));
-    } else if is_rootless {
-        let why = "a rootless engine makes no idle group without the package's user slice";
-        return Err(why.to_owned());
-    }
-    let why = "only root, or the package's plancton.slice, makes an idle group beside the owner's; \
-               pilots run in the engine's own";
-    let is_possible = is_root || is_packaged("system");
-    let group = parent_group(root, layout, "");
-    is_possible.then_some(group).ok_or_else(|| why.to_owned())
-}
-
 /// The group of this user's own manager.
 fn user_manager() -> String {
     let user = rustix::process::geteuid().as_raw();
@@ -238,27 +222,6 @@ pub fn not_delegated(root: &Path) -> Vec<&'static str> {
     let mut needed = vec!["cpu", "memory", "pids"];
     needed.retain(|name| there.split_whitespace().all(|other| other != *name));
     needed
-}
-
-/// Where images and what pilots write are. The containerd store has a place of its own, which the engine does not name.
-fn disks(info: &Info, root: &Path) -> Vec<PathBuf> {
-    let mut disks = vec![PathBuf::from(&info.docker_root_dir)];
-    let mut words = info.driver_status.iter().flatten();
-    let store = root.join("var/lib/containerd");
-    if words.any(|word| word.starts_with("io.containerd.snapshotter")) && store.exists() {
-        disks.push(store);
-    }
-    disks
-}
-
-/// `Libpod/4.3.1 (linux)` is Podman; Docker calls itself by its name, or says nothing.
-fn engine_name(server: &str, info: &Info) -> String {
-    let name = match server.split('/').next().unwrap_or_default() {
-        "Libpod" => "Podman",
-        "" if !info.server_version.is_empty() => "Docker",
-        name => name,
-    };
-    name.to_owned()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! write; else through the cgroup files.
 
 use crate::host::cgroup::{CPU_IDLE, Group, IO_WEIGHTS, MEMORY_LIMIT};
-use crate::host::files;
+use crate::host::{files, read_memory};
 use crate::site::{Facts, has_slice};
 use std::fs;
 use std::io::{self, Write};
@@ -15,12 +15,15 @@ use std::time::{Duration, Instant};
 const SLICE: &str = include_str!("../../packaging/systemd/plancton.slice");
 const SLICE_FILE: &str = "run/systemd/system/plancton.slice";
 
-/// Makes the group idle and bounds its memory (bytes; `None`: the machine is too small for a bound). Calling it again
-/// mends what was lost. Errors name the file or the call.
-pub fn prepare(root: &Path, facts: &Facts, memory_limit: Option<u64>) -> io::Result<()> {
-    let (Some(layout), Ok(group)) = (facts.our_layout(), &facts.parent) else {
+/// Makes the group idle and bounds its memory, so that so many bytes stay for the owner. Calling it again mends what was
+/// lost. Errors name the file or the call.
+pub fn prepare(root: &Path, facts: &Facts, reserve: u64) -> io::Result<()> {
+    let (layout, Ok(group), true) = (facts.layout, &facts.parent, facts.is_ours) else {
         return Ok(());
     };
+    // The machine may be smaller than its reserve.
+    let limit = read_memory(root).and_then(|(total, _)| total.checked_sub(reserve));
+    let memory_limit = limit.filter(|limit| *limit > 0);
     if layout.is_systemd {
         prepare_slice(root, facts, group, memory_limit)?;
         if layout.is_v2 {
@@ -95,7 +98,7 @@ fn systemctl(facts: &Facts, arguments: &str) -> io::Result<()> {
 /// Removes the group, and the slice that we wrote. The groups of pilots that have just gone may be there for `patience`
 /// more. A group in use stays: that is no error.
 pub fn remove(root: &Path, facts: &Facts, patience: Duration) {
-    let (Some(layout), Ok(group)) = (facts.our_layout(), &facts.parent) else {
+    let (layout, Ok(group), true) = (facts.layout, &facts.parent, facts.is_ours) else {
         return;
     };
     let start = Instant::now();

@@ -60,7 +60,11 @@ fn hostname(launch: &Launch<'_>) -> Option<String> {
 fn host_config(launch: &Launch<'_>, image: &Declared) -> Map<String, Value> {
     let (class, facts) = (launch.class, launch.facts);
     // Copies are this pilot's alone, so that its label may be put on them; only this form of a mount can say so.
-    let label = if facts.has("name=selinux") { ",Z" } else { "" };
+    let label = if facts.info.has("name=selinux") {
+        ",Z"
+    } else {
+        ""
+    };
     let copies = class.files.iter().enumerate().map(|(index, file)| {
         let copy = files::copy_path(&launch.site.dirs.run, &launch.name, index);
         format!("{}:{}:ro{label}", copy.display(), file.target)

@@ -24,7 +24,7 @@ pub fn run(context: &Context) -> Done {
     let config = context.config()?;
     let site = Arc::new(context.site(&config)?);
     context.dirs.prepare(Path::new("/"))?;
-    let lock = state::take_lock(&dirs.run, &site.engine.socket, &site.instance)?;
+    let _held = state::take_lock(&dirs.run, &site.engine.socket, &site.instance)?;
     join_deployed(&dirs.state, &config)?;
     let append = |file: PathBuf| files::open_to_append(&file);
     let recording = options.path("record").map(append).transpose()?;
@@ -33,14 +33,13 @@ pub fn run(context: &Context) -> Done {
     }
     let (socket, version) = (site.engine.socket.display(), env!("CARGO_PKG_VERSION"));
     log::info!("plancton {version} on {socket}");
-    let ended = daemon::run(Start {
+    let start = Start {
         config,
         once: options.has("once"),
         dry_run: options.has("dry-run"),
         recording,
-        lock,
-        site,
-    });
+    };
+    let ended = daemon::run(site, start);
     match ended.map_err(|error| format!("the loop cannot start: {error}"))? {
         Exit::Done => Ok(()),
         exit => Err(Failure(exit, String::new())),

@@ -63,6 +63,11 @@ pub fn load(file: &Path) -> Result<Config, String> {
 }
 
 impl Config {
+    /// Seconds between two ticks.
+    pub fn interval(&self) -> f64 {
+        self.loop_.interval.as_secs_f64()
+    }
+
     /// If its keys go together.
     fn settle(mut self) -> Result<Config, String> {
         // Of the whole time 0 says "as many as fit", because a share of nothing is a drain; at some hours it means none.

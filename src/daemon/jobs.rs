@@ -1,34 +1,24 @@
 //! What runs beside the loop, and what becomes of what it brings back: the one question to the engine a tick and all other
 //! jobs, the engine's events, signals, changes of the control files.
 
-use super::Daemon;
-use crate::act::group;
-use crate::clock;
-use crate::config::{self, Config};
-use crate::decide::{EngineState, News, Observation, Pilot, PilotState};
+use super::*;
+use crate::decide::{Pilot, PilotState};
 use crate::engine::Error;
-use crate::executor::{Executor, Lane};
 use crate::host::cgroup::group_of_pid;
-use crate::host::read_memory;
 use crate::observe::read_pilot;
-use crate::site::{Facts, Site, read_facts};
-use crate::state::{Dirs, control};
-use crate::units::{Exit, whole};
+use crate::site::{Facts, read_facts};
+use crate::state::Dirs;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::io::{read, retry_on_intr};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use std::io;
-use std::sync::Arc;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 /// Seconds until the list is read again when it did not show an announced end, and how often.
 const SOON: f64 = 0.01;
 const MOST_LOOKS: u8 = 60;
 /// Until a stream of events that ended is asked for again.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_secs(3);
 /// Between two looks at control files that somebody keeps touching.
 const LOOKS_APART: Duration = Duration::from_millis(500);
 
@@ -51,8 +41,6 @@ pub(super) struct EngineSide {
     pub since: f64,
     /// Boot second at which the question under way was asked.
     pub asked_at: Option<f64>,
-    /// Its answer, which waits for its tick.
-    pub seen: Option<Observation>,
     /// Pilots whose end was announced, and how often a list still showed them running.
     ending: Vec<(String, u8)>,
 }
@@ -81,7 +69,7 @@ impl Daemon {
             return self.stay(EngineState::Down(text));
         }
         self.engine.asked_at = Some(now);
-        (self.next_tick, self.changed) = (Some(now + self.interval()), false);
+        (self.next_tick, self.changed) = (Some(now + self.config.interval()), false);
         let is_known = |facts: &Arc<Facts>| facts.unsupported.is_none() && !self.engine.may_be_new;
         let facts = self.engine.facts.clone().filter(is_known);
         let site = Arc::clone(&self.site);
@@ -101,15 +89,14 @@ impl Daemon {
                     self.mend_group();
                 }
                 let Some(why) = &facts.unsupported else {
-                    (self.engine.state, self.engine.seen) = (EngineState::Up, Some(seen));
-                    return;
+                    self.engine.state = EngineState::Up;
+                    return self.tick(seen);
                 };
                 EngineState::Unsupported(why.clone())
             }
             Err(error) => {
-                self.engine
-                    .facts
-                    .take_if(|_| matches!(error, Error::Unreachable(_)));
+                let is_away = matches!(error, Error::Unreachable(_));
+                self.engine.facts.take_if(|_| is_away);
                 EngineState::Down(error.to_string())
             }
         };
@@ -125,10 +112,9 @@ impl Daemon {
         let (dirs, boot_id) = (&self.site.dirs, &self.site.boot_id);
         let (control, problems) = control::read(dirs, clock::now(), boot_id);
         self.changes.problem("control files", &problems);
-        self.tick(Observation {
-            control,
-            ..Observation::default()
-        });
+        let mut seen = Observation::default();
+        seen.control = control;
+        self.tick(seen);
     }
 
     /// The groups of pilots that have just started are asked for by their first process.
@@ -212,13 +198,7 @@ impl Daemon {
             return;
         };
         let (site, reserve) = (Arc::clone(&self.site), self.config.share.reserve_memory.0);
-        let job = move || {
-            let (total, _) = read_memory(&site.root).unwrap_or_default();
-            // The machine may be smaller than its reserve.
-            let limit = total.checked_sub(reserve).filter(|limit| *limit > 0);
-            let prepared = group::prepare(&site.root, &facts, limit);
-            prepared.err().map(|error| error.to_string())
-        };
+        let job = move || group::prepare(&site.root, &facts, reserve).err();
         self.go(Lane::FILE, job, |daemon, problem| {
             daemon.changes.problem("group", problem);
         });
@@ -293,14 +273,11 @@ pub(super) fn follow_control(executor: &Executor<Then>, dirs: &Dirs) -> io::Resu
     })
 }
 
-/// The engine's events: a stream that ends is asked for again, after a pause that grows while none lasts. Errors: there is
-/// no thread.
+/// The engine's events: a stream that ends is asked for again, after a pause. Errors: there is no thread.
 pub(super) fn follow_engine(executor: &Executor<Then>, site: &Site) -> io::Result<()> {
     let engine = Arc::clone(&site.engine);
     executor.follow("events", move |post| {
-        let mut pause = FIRST_PAUSE;
         loop {
-            let begun = Instant::now();
             let end = engine.follow_events(&mut |id| {
                 let ended = (id.to_owned(), 0);
                 post(Box::new(move |daemon| {
@@ -310,11 +287,7 @@ pub(super) fn follow_engine(executor: &Executor<Then>, site: &Site) -> io::Resul
             });
             log::debug!("the stream of events has ended ({end:?}), and is asked for again");
             post(Box::new(|daemon| daemon.engine.may_be_new = true));
-            if begun.elapsed() > LONGEST_PAUSE {
-                pause = FIRST_PAUSE;
-            }
-            sleep(pause);
-            pause = LONGEST_PAUSE.min(2 * pause);
+            sleep(PAUSE);
         }
     })
 }

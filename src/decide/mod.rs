@@ -143,7 +143,7 @@ pub fn decide(config: &Config, state: &mut PolicyState, seen: &Observation) -> D
         rules: Vec::new(),
         out: Decision::default(),
     };
-    tick.out.wake_in = Some(tick.interval());
+    tick.out.wake_in = Some(config.interval());
     seen.news.iter().for_each(|news| tick.learn(news));
     let elapsed = tick.now - tick.state.last_tick.replace(tick.now).unwrap_or(tick.now);
     if seen.pilots.is_some() {
@@ -332,7 +332,7 @@ impl<'a> Tick<'a> {
 
     /// Sends the SIGKILLs that are due. Repeated each interval while the pilot is still there.
     fn finish_stopping(&mut self) {
-        let next = self.now + self.interval();
+        let next = self.now + self.config.interval();
         for pilot in self.own.clone() {
             let kill_at = self.known(pilot).kill_at;
             self.wake_at(kill_at);
@@ -373,10 +373,6 @@ impl<'a> Tick<'a> {
     /// How many slots are taken.
     fn holding(&self) -> usize {
         self.slots.values().map(|(number, _)| number).sum()
-    }
-
-    fn interval(&self) -> f64 {
-        self.config.loop_.interval.as_secs_f64()
     }
 
     /// The next tick is to be at this boot-clock second at the latest.

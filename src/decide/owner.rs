@@ -317,7 +317,7 @@ impl Tick<'_> {
 
     /// Asked for once; asked again only when the list does not show it by then.
     fn ask(&mut self, pilot: &Pilot, action: fn(Pilot) -> Action) {
-        let busy_until = self.now + self.interval() / 2.0;
+        let busy_until = self.now + self.config.interval() / 2.0;
         let handled = self.handled(pilot);
         (handled.busy_until, handled.asked_in) = (busy_until, Some(pilot.state));
         self.out.actions.push(action(pilot.clone()));

@@ -248,7 +248,7 @@ impl Tick<'_> {
     /// Takes in what a call in flight brought back.
     pub(super) fn learn(&mut self, news: &News) {
         // Where a call failed, or the list shows it undone, the next regular tick decides again: it must not spin.
-        let busy_until = self.now + self.interval();
+        let busy_until = self.now + self.config.interval();
         match news {
             News::Launched(class, name, at, result) => {
                 let may_exist = matches!(result, LaunchResult::Started(_) | LaunchResult::Lost(_));

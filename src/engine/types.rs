@@ -62,6 +62,12 @@ pub struct Info {
 }
 
 impl Info {
+    /// Of its security options.
+    pub fn has(&self, name: &str) -> bool {
+        let mut options = self.security_options.iter();
+        options.any(|option| option.contains(name))
+    }
+
     /// Docker says so of a `docker-init` that it can't run; Podman says nothing.
     pub fn lacks_init(&self) -> bool {
         self.init_commit.get("ID").is_some_and(|id| id == "N/A")

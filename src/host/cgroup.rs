@@ -24,7 +24,7 @@ pub const IO_WEIGHTS: [File; 2] = [
 ];
 
 /// How the engine makes groups, as its /info says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
     /// All controllers share one tree.
     pub is_v2: bool,

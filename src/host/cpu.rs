@@ -67,7 +67,7 @@ pub fn smoothed(before: Option<f64>, value: f64, elapsed_seconds: f64) -> Option
     Some(next).filter(|next| next.is_finite()).or(before)
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topology {
     /// The threads of each core that are online and on which this program (and so the pilots) may run, ascending; one entry
     /// a core. Cores with one thread and with two may be mixed.

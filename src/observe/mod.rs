@@ -31,7 +31,7 @@ const LONGEST_GRACE: f64 = 3_600.0;
 #[derive(Default)]
 pub struct Observer {
     sensors: Vec<sensors::Sensor>,
-    topology: Option<Topology>,
+    topology: Topology,
     /// The sample before, and the CPU seconds that pilots had used by then.
     before: Option<(cpu::CpuSample, Option<f64>)>,
     cpu: Option<CpuUse>,
@@ -45,7 +45,7 @@ impl Observer {
     pub fn new(root: &Path) -> Observer {
         Observer {
             sensors: sensors::find_sensors(root),
-            topology: cpu::read_topology(root),
+            topology: cpu::read_topology(root).unwrap_or_default(),
             ..Observer::default()
         }
     }
@@ -70,7 +70,7 @@ impl Observer {
         (seen.has_battery, seen.on_battery, seen.charge) = sensors::read_power(root);
         seen.temperature = sensors::read_celsius(&self.sensors).map(|(celsius, _)| celsius);
         seen.memory_pressure = read_pressure_percent(root);
-        self.sample_cpu(root, now, used, config.loop_.interval.as_secs_f64());
+        self.sample_cpu(root, now, used, config.interval());
         (seen.cpu, seen.given_seconds) = (self.cpu, self.given_seconds);
         seen.memory = read_memory(root).map(|(total, available)| MemoryUse {
             total,
@@ -89,15 +89,12 @@ impl Observer {
 
     /// Cores that pilots may run on, and all that are online.
     fn count_cores(&self, share: &Share, facts: Option<&Facts>) -> (f64, f64) {
-        let Some(topology) = &self.topology else {
-            return (0.0, 0.0);
-        };
         let cpuset = parse_cpu_list(&share.cpuset).unwrap_or_default();
-        let (cores, threads) = topology.count(&cpuset);
+        let (cores, threads) = self.topology.count(&cpuset);
         let cores = if share.smt { threads } else { cores };
         let of_engine = facts.map(|facts| facts.info.cpus).filter(|cpus| *cpus > 0);
         let cores = (cores as u64).min(of_engine.unwrap_or(u64::MAX));
-        let (_, online) = topology.count(&BTreeSet::new());
+        let (_, online) = self.topology.count(&BTreeSet::new());
         (float(cores), float(online as u64))
     }
 
@@ -132,9 +129,8 @@ impl Observer {
                 at: now,
             })
         });
-        let topology = self.topology.as_ref();
-        if topology.is_none_or(|topology| topology.in_stat != sample.cpus_online) {
-            self.topology = cpu::read_topology(root);
+        if self.topology.in_stat != sample.cpus_online {
+            self.topology = cpu::read_topology(root).unwrap_or_default();
         }
     }
 }
@@ -142,51 +138,45 @@ impl Observer {
 /// The first `*.hold` file: its first line says why.
 fn read_hold(run: &Path) -> Option<String> {
     let dirs = [run.join("inhibit.d"), PathBuf::from(HOLDS)];
+    let read = |dir: &PathBuf, name: &String| {
+        let text = files::read_text(&dir.join(name)).ok()?;
+        let line = clean_line(text.lines().next().unwrap_or(""), LONGEST_HOLD);
+        let line = format!("{name}: {line}");
+        Some(line.trim_end_matches(": ").to_owned())
+    };
     dirs.iter().find_map(|dir| {
-        let mut names = files::read_names(dir);
-        names.retain(|name| name.ends_with(".hold"));
-        names.into_iter().find_map(|name| {
-            let text = files::read_text(&dir.join(&name)).ok()?;
-            match clean_line(text.lines().next().unwrap_or(""), LONGEST_HOLD) {
-                line if line.is_empty() => Some(name),
-                line => Some(format!("{name}: {line}")),
-            }
-        })
+        let names = files::read_names(dir);
+        let mut holds = names.iter().filter(|name| name.ends_with(".hold"));
+        holds.find_map(|name| read(dir, name))
     })
 }
 
 /// A line of the engine's list as a pilot, by its labels. What cannot be read errs towards leaving it alone.
 pub fn read_pilot(listed: Listed, instance: &str, boot_id: &str) -> Pilot {
     let labels = listed.labels;
-    let name = listed
-        .names
-        .first()
-        .map(|name| name.trim_start_matches('/'));
-    let name = name.filter(|name| !name.is_empty());
-    let number = |text: &Option<String>| {
-        let number = text.as_deref().and_then(|text| text.parse::<f64>().ok());
-        number.filter(|number| number.is_finite())
-    };
     // Unknown is doubtful, and what is doubtful is not over.
     let created = listed.created.unwrap_or(f64::INFINITY);
+    let names = listed.names.iter().map(|name| name.trim_start_matches('/'));
+    let name = names.take(1).find(|name| !name.is_empty());
+    let number = |text: Option<String>| {
+        let number = text.and_then(|text| text.parse::<f64>().ok());
+        number.filter(|number| number.is_finite())
+    };
+    let expiry = expiry(&labels, created, boot_id);
+    let grace = number(labels.grace).unwrap_or(10.0);
+    let cpus = number(labels.cpus).filter(|cpus| *cpus > 0.0);
+    let memory = labels.memory.and_then(|text| text.parse().ok());
     let state = StrDeserializer::<Error>::new(&listed.state);
     Pilot {
         name: name.map_or_else(|| listed.id.to_string(), str::to_owned),
         own: labels.instance.as_deref() == Some(instance),
         state: Deserialize::deserialize(state).unwrap_or_default(),
         created,
-        expiry: expiry(&labels, created, boot_id),
+        expiry,
         // One core, so that room is never given twice.
-        cpus: number(&labels.cpus)
-            .filter(|cpus| *cpus > 0.0)
-            .unwrap_or(1.0),
-        memory: labels
-            .memory
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(0),
-        grace: number(&labels.grace)
-            .unwrap_or(10.0)
-            .clamp(0.0, LONGEST_GRACE),
+        cpus: cpus.unwrap_or(1.0),
+        memory: memory.unwrap_or(0),
+        grace: grace.clamp(0.0, LONGEST_GRACE),
         class: labels.class.unwrap_or_default(),
         image: listed.image,
         id: listed.id,
@@ -198,16 +188,11 @@ pub fn read_pilot(listed: Listed, instance: &str, boot_id: &str) -> Pilot {
 /// `BOOT_ID:SECONDS` of this boot's awake clock, else the epoch second of the deadline label, else `created` plus a day.
 fn expiry(labels: &Labels, created: f64, boot_id: &str) -> Expiry {
     let second = |text: &str| text.parse::<u64>().ok().map(float);
-    let of_boot = labels
-        .expires
-        .as_ref()
-        .and_then(|text| text.rsplit_once(':'));
+    let expires = labels.expires.as_deref().unwrap_or_default();
+    let of_boot = expires.rsplit_once(':');
     let of_boot = of_boot.filter(|(boot, _)| !boot.is_empty() && *boot == boot_id);
-    match of_boot.and_then(|(_, text)| second(text)) {
-        Some(second) => Expiry::Awake(second),
-        None => {
-            let deadline = labels.deadline.as_deref().and_then(second);
-            Expiry::Epoch(deadline.unwrap_or(created + USUAL_TTL))
-        }
-    }
+    let deadline = labels.deadline.as_deref().and_then(second);
+    let epoch = Expiry::Epoch(deadline.unwrap_or(created + USUAL_TTL));
+    let awake = of_boot.and_then(|(_, text)| second(text));
+    awake.map_or(epoch, Expiry::Awake)
 }
