@@ -4,25 +4,18 @@
 mod jobs;
 
 use crate::act::{self, files, group};
-use crate::clock;
 use crate::config::{self, Config};
 use crate::decide::{Action, Decision, EngineState, News, Observation, PolicyState, decide};
 use crate::executor::{Executor, Lane};
 use crate::history::{self, History, add_hours};
-use crate::metrics::Metrics;
-use crate::observe::Observer;
-use crate::remote::Remote;
 use crate::report::{self, Changes, Status};
-use crate::site::Site;
 use crate::state::{self, control};
 use crate::systemd::Manager;
 use crate::units::{Exit, count_pilots, whole, word};
+use crate::{clock, metrics::Metrics, observe::Observer, remote::Remote, site::Site};
 use jobs::{EngineSide, Then};
-use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, Write};
-use std::sync::Arc;
-use std::time::Duration;
+use std::{collections::BTreeMap, fs::File, sync::Arc, time::Duration};
 
 /// Seconds after which an engine counts as silent: then it is not waited for before something is told.
 const SILENT: f64 = 1.0;

@@ -4,8 +4,7 @@
 //! again whenever one ends, and after a moment.
 
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::thread::Builder;
-use std::time::Duration;
+use std::{thread::Builder, time::Duration};
 
 /// What a call is, by how it competes with others: a name, and how many may run at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

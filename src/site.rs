@@ -2,10 +2,8 @@
 //! and what the engine says about itself, once a greeting: what it can hold, where its groups are, what is missing.
 
 use crate::engine::{Engine, Error, Info};
-use crate::host;
 use crate::host::cgroup::{Group, Layout, parent_group};
-use crate::state::Dirs;
-use crate::units::Bytes;
+use crate::{host, state::Dirs, units::Bytes};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

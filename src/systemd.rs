@@ -1,11 +1,8 @@
 //! Tells the service manager how the daemon is, in datagrams to the socket that it named (sd_notify(3)): ready, reloading,
 //! stopping, a status line on change, and a sign of life at half of the watchdog's time. Without such a socket: nothing.
 
-use std::ffi::OsStr;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::time::Duration;
+use std::{ffi::OsStr, os::linux::net::SocketAddrExt, os::unix::ffi::OsStrExt, time::Duration};
 
 #[derive(Default)]
 pub struct Manager {

@@ -3,11 +3,8 @@
 
 use super::*;
 use crate::decide::{Pilot, PilotState};
-use crate::engine::Error;
-use crate::host::cgroup::group_of_pid;
-use crate::observe::read_pilot;
 use crate::site::{Facts, read_facts};
-use crate::state::Dirs;
+use crate::{engine::Error, host::cgroup::group_of_pid, observe::read_pilot, state::Dirs};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::io::{read, retry_on_intr};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -112,9 +109,10 @@ impl Daemon {
         let (dirs, boot_id) = (&self.site.dirs, &self.site.boot_id);
         let (control, problems) = control::read(dirs, clock::now(), boot_id);
         self.changes.problem("control files", &problems);
-        let mut seen = Observation::default();
-        seen.control = control;
-        self.tick(seen);
+        self.tick(Observation {
+            control,
+            ..Observation::default()
+        });
     }
 
     /// The groups of pilots that have just started are asked for by their first process.

@@ -3,8 +3,7 @@
 
 use super::*;
 use crate::decide::{PilotState, Protection};
-use crate::host::cgroup::Group;
-use crate::units::PilotId;
+use crate::{host::cgroup::Group, units::PilotId};
 use std::collections::HashMap;
 
 /// A running pilot whose group is in no known place after this long is somewhere else, in seconds.
