@@ -97,8 +97,9 @@ impl Daemon {
         self.record(&observation, &decision);
         self.report(&observation, &decision);
         let at = observation.at.boot;
-        self.next_tick = decision.wake_in.map(|seconds| at + seconds);
-        self.look_again_soon(&observation);
+        let next = decision.wake_in.map(|seconds| at + seconds);
+        let again = Some(self.engine.again_at).filter(|again| *again > at);
+        self.next_tick = next.into_iter().chain(again).reduce(f64::min);
         self.finish(&observation, &decision);
     }
 
@@ -214,9 +215,8 @@ impl Daemon {
             // Turning is no sign of life while a question is not answered, not even by an error.
             status.due = status.due.map(|due| due - (at.boot - asked_at));
         }
-        let counts = &self.policy.counts;
-        self.metrics
-            .tell(&self.site, &status, observation, decision, counts);
+        let (metrics, counts) = (&mut self.metrics, &self.policy.counts);
+        metrics.tell(&self.site, &status, observation, decision, counts);
         self.changes.news(&observation.news);
         self.changes.state(&status);
         let (state, pilots) = (word(status.state), count_pilots(status.pilots.len()));
@@ -254,12 +254,8 @@ impl Daemon {
     /// happens while it is asked already is told when its answer takes long.
     fn asks_at(&self) -> f64 {
         let changed_at = self.engine.asked_at.map_or(0.0, |at| at + SILENT);
-        let changed_at = if self.changed {
-            changed_at
-        } else {
-            f64::INFINITY
-        };
-        self.next_tick.map_or(changed_at, |at| at.min(changed_at))
+        let times = [self.next_tick, self.changed.then_some(changed_at)];
+        times.into_iter().flatten().fold(f64::INFINITY, f64::min)
     }
 
     /// What was asked for and is carried out is consumed: the next start is a new beginning.

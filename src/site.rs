@@ -114,13 +114,6 @@ impl Facts {
         missing.retain(|_| held.next() != Some(true));
         missing
     }
-
-    /// The parent group as the engine's `CgroupParent` names it; `None`: the engine's own.
-    pub fn parent_name(&self) -> Option<String> {
-        let top = if self.layout.is_systemd { "" } else { "/" };
-        let name = format!("{top}{}", self.layout.parent_name());
-        self.parent.is_ok().then_some(name)
-    }
 }
 
 /// Asks the engine. Errors: it cannot be reached or is too old.
@@ -145,20 +138,16 @@ pub fn read_facts(engine: &Engine, root: &Path, is_root: bool) -> Result<Facts, 
 fn facts_of(info: Info, root: &Path, is_root: bool) -> Facts {
     let known = Layout::parse(&info.cgroup_version, &info.cgroup_driver);
     let (layout, is_rootless) = (known.unwrap_or_default(), info.has("rootless"));
-    let (whose, manager, why) = match is_rootless {
-        true => ("user", user_manager(), NO_USER_SLICE),
-        false => ("system", String::new(), NO_SLICE),
+    let (whose, manager, why) = match (known, is_rootless) {
+        (None, _) => ("", String::new(), "the engine has no cgroups on this host"),
+        (_, true) => ("user", user_manager(), NO_USER_SLICE),
+        (_, false) => ("system", String::new(), NO_SLICE),
     };
     // Anybody who may talk to an engine with the systemd driver gets our parent group by the name of the package's slice,
     // from the machine's manager or their own.
     let is_packaged = layout.is_systemd && has_slice(root, whose);
-    let parent = match known {
-        None => Err("the engine has no cgroups on this host".to_owned()),
-        Some(_) if is_packaged || (is_root && !is_rootless) => {
-            Ok(parent_group(root, layout, &manager))
-        }
-        Some(_) => Err(why.to_owned()),
-    };
+    let is_possible = known.is_some() && (is_packaged || is_root && !is_rootless);
+    let parent = is_possible.then(|| parent_group(root, layout, &manager));
     // Images and what pilots write; the containerd store has a place of its own, which the engine does not name.
     let (mut words, store) = (info.driver_status.iter().flatten(), root.join(STORE));
     let has_store = words.any(|word| word.starts_with("io.containerd.snapshotter"));
@@ -169,7 +158,7 @@ fn facts_of(info: Info, root: &Path, is_root: bool) -> Facts {
         disks: disks.into_iter().chain(store).collect(),
         is_rootless,
         layout,
-        parent,
+        parent: parent.ok_or_else(|| why.to_owned()),
         is_ours: is_root || is_rootless,
         unsupported: unsupported(&info, known.is_some(), root),
         info,
@@ -200,11 +189,9 @@ fn unsupported(info: &Info, has_groups: bool, root: &Path) -> Option<String> {
 
 /// The package's slice, where systemd finds it; `whose`: `system` or `user`.
 pub fn has_slice(root: &Path, whose: &str) -> bool {
+    let slice = format!("systemd/{whose}/plancton.slice");
     let mut places = ["etc", "usr/lib", "lib"].into_iter();
-    places.any(|place| {
-        let file = format!("{place}/systemd/{whose}/plancton.slice");
-        root.join(file).exists()
-    })
+    places.any(|place| root.join(place).join(&slice).exists())
 }
 
 /// The group of this user's own manager.

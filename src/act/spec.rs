@@ -87,7 +87,7 @@ fn host_config(launch: &Launch<'_>, image: &Declared) -> Map<String, Value> {
     let security = security.and_then(Value::as_array).into_iter().flatten();
     let cpuset = &launch.config.share.cpuset;
     let ours = json!({
-        "CgroupParent": facts.parent_name(),
+        "CgroupParent": facts.parent.as_ref().ok().map(|_| facts.layout.parent_name()),
         "NanoCpus": whole((class.cpus * 1e9).round()),
         "CpusetCpus": (!cpuset.is_empty()).then_some(cpuset),
         "Memory": class.memory.0,

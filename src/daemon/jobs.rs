@@ -2,7 +2,6 @@
 //! jobs, the engine's events, signals, changes of the control files.
 
 use super::*;
-use crate::decide::{Pilot, PilotState};
 use crate::site::{Facts, read_facts};
 use crate::{engine::Error, host::cgroup::group_of_pid, observe::read_pilot, state::Dirs};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
@@ -11,9 +10,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::thread::sleep;
 
-/// Seconds until the list is read again when it did not show an announced end, and how often.
-const SOON: f64 = 0.01;
-const MOST_LOOKS: u8 = 60;
+/// Seconds after an announced end at which the list is read once more: it may not have known of it at once.
+const AGAIN: f64 = 0.3;
 /// Until a stream of events that ended is asked for again.
 const PAUSE: Duration = Duration::from_secs(3);
 /// Between two looks at control files that somebody keeps touching.
@@ -38,8 +36,8 @@ pub(super) struct EngineSide {
     pub since: f64,
     /// Boot second at which the question under way was asked.
     pub asked_at: Option<f64>,
-    /// Pilots whose end was announced, and how often a list still showed them running.
-    ending: Vec<(String, u8)>,
+    /// Boot second at which the list is to be read once more after an announced end.
+    pub again_at: f64,
 }
 
 impl Daemon {
@@ -106,8 +104,8 @@ impl Daemon {
     /// A turn without the engine.
     fn stay(&mut self, state: EngineState) {
         (self.engine.state, self.changed) = (state, false);
-        let (dirs, boot_id) = (&self.site.dirs, &self.site.boot_id);
-        let (control, problems) = control::read(dirs, clock::now(), boot_id);
+        let site = &self.site;
+        let (control, problems) = control::read(&site.dirs, clock::now(), &site.boot_id);
         self.changes.problem("control files", &problems);
         self.tick(Observation {
             control,
@@ -128,23 +126,6 @@ impl Daemon {
                 daemon.changed |= group.is_some();
                 daemon.observer.groups.learn(id, group);
             });
-        }
-    }
-
-    /// An engine may announce an end before its list knows of it: then the list is read again at once. What other instances
-    /// end can wait for the next tick.
-    pub(super) fn look_again_soon(&mut self, observation: &Observation) {
-        let runs = |pilot: &Pilot, id: &str| {
-            pilot.own && pilot.state == PilotState::Running && pilot.id.as_str() == id
-        };
-        self.engine.ending.retain_mut(|(id, looks)| {
-            *looks += 1;
-            let mut pilots = observation.pilots.iter().flatten();
-            *looks <= MOST_LOOKS && pilots.any(|pilot| runs(pilot, id))
-        });
-        if !self.engine.ending.is_empty() {
-            let soon = observation.at.boot + SOON;
-            self.next_tick = Some(self.next_tick.map_or(soon, |at| at.min(soon)));
         }
     }
 
@@ -197,9 +178,8 @@ impl Daemon {
         };
         let (site, reserve) = (Arc::clone(&self.site), self.config.share.reserve_memory.0);
         let job = move || group::prepare(&site.root, &facts, reserve).err();
-        self.go(Lane::FILE, job, |daemon, problem| {
-            daemon.changes.problem("group", problem);
-        });
+        let then = |daemon: &mut Daemon, problem| daemon.changes.problem("group", problem);
+        self.go(Lane::FILE, job, then);
     }
 
     /// What came of an action.
@@ -276,11 +256,10 @@ pub(super) fn follow_engine(executor: &Executor<Then>, site: &Site) -> io::Resul
     let engine = Arc::clone(&site.engine);
     executor.follow("events", move |post| {
         loop {
-            let end = engine.follow_events(&mut |id| {
-                let ended = (id.to_owned(), 0);
-                post(Box::new(move |daemon| {
+            let end = engine.follow_events(&mut |_| {
+                post(Box::new(|daemon| {
                     daemon.changed = true;
-                    daemon.engine.ending.push(ended);
+                    daemon.engine.again_at = clock::now().boot + AGAIN;
                 }));
             });
             log::debug!("the stream of events has ended ({end:?}), and is asked for again");

@@ -47,7 +47,7 @@ impl Layout {
     pub fn parent_name(self) -> &'static str {
         match self.is_systemd {
             true => "plancton.slice",
-            false => "plancton",
+            false => "/plancton",
         }
     }
 }

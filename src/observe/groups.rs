@@ -21,14 +21,14 @@ pub struct Groups {
     pub unknown: Vec<PilotId>,
     /// CPU seconds counted pilot by pilot, where no parent group counts them.
     counted: f64,
-    running: HashMap<PilotId, Running>,
+    pub(super) running: HashMap<PilotId, Running>,
     /// The owner is short of CPU: it matters what each pilot gets.
     pub contended: bool,
 }
 
 /// A running pilot's group, and what was read from it.
 #[derive(Default)]
-struct Running {
+pub(super) struct Running {
     group: Option<Group>,
     /// Boot seconds at which the engine was asked for its first process, and of the first list that showed it.
     asked_at: f64,
@@ -50,7 +50,8 @@ impl Groups {
             first_seen: now,
             ..Running::default()
         };
-        let mut before = std::mem::take(&mut self.running);
+        let room = HashMap::with_capacity(self.running.len());
+        let mut before = std::mem::replace(&mut self.running, room);
         for pilot in pilots.iter_mut().filter(holds) {
             let known = before.remove_entry(&pilot.id);
             let (id, mut running) = known.unwrap_or_else(|| (pilot.id.clone(), new()));
@@ -84,10 +85,6 @@ impl Groups {
             running.group.clone_from(&group);
         }
         self.sample = group.map(|group| (id, group)).or(self.sample.take());
-    }
-
-    pub fn ids(&self) -> Vec<&str> {
-        self.running.keys().map(PilotId::as_str).collect()
     }
 
     pub fn protection(&mut self, pilots: &[Pilot], facts: Option<&Facts>, now: f64) -> Protection {
@@ -131,7 +128,7 @@ impl Groups {
                     true => Protection::Session,
                     false => Protection::Verified,
                 };
-            } else if running.is_old(now) {
+            } else if now - running.first_seen > FOUND_WITHIN {
                 return Err(format!("{} does not run in the idle group", pilot.name));
             }
         }
@@ -142,7 +139,9 @@ impl Groups {
     fn parent(&self, facts: &Facts) -> Result<Group, String> {
         let named = facts.parent.clone()?;
         let sample = self.sample.as_ref();
-        let seen = sample.and_then(|(_, group)| group.ancestor(facts.layout.parent_name()));
+        let seen = sample.and_then(|(_, group)| {
+            group.ancestor(facts.layout.parent_name().trim_start_matches('/'))
+        });
         Ok(seen.unwrap_or(named))
     }
 
@@ -152,10 +151,19 @@ impl Groups {
         let parent = facts.and_then(|facts| self.parent(facts).ok());
         let mut memory = 0;
         for running in self.running.values_mut() {
-            if self.contended || parent.is_none() {
-                self.counted += running.use_since(now);
-            } else {
-                (running.sample, running.rate) = (None, None);
+            let is_counted = self.contended || parent.is_none();
+            running.sample = running.sample.filter(|_| is_counted);
+            running.rate = None;
+            // A group that is gone between the list and this look has ended: its last moments are not worth a gap.
+            if is_counted
+                && let Some(group) = &running.group
+                && let Some(seconds) = group.read_usage_seconds()
+            {
+                let before = running.sample.replace((now, seconds));
+                let (at, before) = before.unwrap_or((now, seconds));
+                let used = (seconds - before).max(0.0);
+                running.rate = (now - at >= SHORTEST_WINDOW).then(|| used / (now - at));
+                self.counted += used;
             }
             let group = running.group.as_ref().filter(|_| parent.is_none());
             memory += group.and_then(Group::read_memory_used).unwrap_or(0);
@@ -167,31 +175,11 @@ impl Groups {
             };
         }
         let mut running = self.running.values();
-        let is_hidden = running.any(|running| running.group.is_none() && running.is_old(now));
+        let is_hidden = running
+            .any(|running| running.group.is_none() && now - running.first_seen > FOUND_WITHIN);
         // Without facts it is not known yet who counts: what comes later must not look like a leap.
         let seconds = Some(self.counted).filter(|_| facts.is_some() && !is_hidden);
         (seconds, Some(memory))
-    }
-}
-
-impl Running {
-    /// It has run for long enough for its group to be found.
-    fn is_old(&self, now: f64) -> bool {
-        now - self.first_seen > FOUND_WITHIN
-    }
-
-    /// CPU seconds since the last look. A group that is gone between the list and this look has ended: its last moments are
-    /// not worth a gap.
-    fn use_since(&mut self, now: f64) -> f64 {
-        self.rate = None;
-        let Some(seconds) = self.group.as_ref().and_then(Group::read_usage_seconds) else {
-            return 0.0;
-        };
-        let before = self.sample.replace((now, seconds));
-        let (at, before) = before.unwrap_or((now, seconds));
-        let used = (seconds - before).max(0.0);
-        self.rate = (now - at >= SHORTEST_WINDOW).then(|| used / (now - at));
-        used
     }
 }
 

@@ -9,7 +9,7 @@ use crate::engine::{Labels, Listed};
 use crate::host::cpu::{self, Topology};
 use crate::host::{files, programs, read_memory, read_pressure_percent, sensors};
 use crate::site::{Facts, Site};
-use crate::units::{clean_line, float, parse_cpu_list};
+use crate::units::{PilotId, clean_line, float, parse_cpu_list};
 use groups::Groups;
 use serde::Deserialize;
 use serde::de::value::{Error, StrDeserializer};
@@ -80,7 +80,8 @@ impl Observer {
         });
         (seen.cores, seen.threads) = self.count_cores(&share, facts);
         let names = &owner.pause_while_running;
-        let program = programs::find_running(root, names, &self.groups.ids());
+        let own: Vec<&str> = self.groups.running.keys().map(PilotId::as_str).collect();
+        let program = programs::find_running(root, names, &own);
         seen.hides_programs = program.is_err();
         seen.program = program.ok().flatten();
         seen.hold = read_hold(&site.dirs.run);
