@@ -1,21 +1,13 @@
 //! Credentials for a registry, as the engine's own command line would send them for an image: read when they are needed,
 //! for one call, and told to nobody but the engine.
 
-use crate::config::{Image, PilotClass};
+use super::*;
 use crate::host::files;
 use crate::web;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-
-/// A file with credentials has a few KiB.
-const LIMIT: usize = 1 << 20;
 
 /// One entry of a file as Docker, Podman and others write it (config.json, auth.json), and what is sent of it.
 #[derive(Default, Deserialize, Serialize)]
@@ -57,34 +49,26 @@ impl Login {
 pub fn read(class: &PilotClass) -> Result<Login, String> {
     if !class.auth_file.is_empty() {
         let file = Path::new(&class.auth_file);
-        let text = files::read_secret(file).map(String::into_bytes);
-        return parse(file, text, &class.image);
+        return parse(file, files::read_secret(file), &class.image);
     }
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker"));
-    let directory = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
-    let file = directory.or_else(home).map(|dir| dir.join("config.json"));
+    let place = |name, below| Some(PathBuf::from(std::env::var_os(name)?).join(below));
+    let own = place("DOCKER_CONFIG", "config.json");
+    let file = own.or_else(|| place("HOME", ".docker/config.json"));
     let Some(file) = file.filter(|file| file.exists()) else {
         return Ok(Login::default());
     };
-    parse(&file, files::read(&file, LIMIT), &class.image).or_else(|why| {
-        warn_once(format!("{why}; images are pulled without credentials"));
-        Ok(Login::default())
-    })
+    let found = parse(&file, files::read_text(&file), &class.image);
+    Ok(found.unwrap_or_else(|why| {
+        log::warn!("{why}; images are pulled without credentials");
+        Login::default()
+    }))
 }
 
-fn parse(file: &Path, text: io::Result<Vec<u8>>, image: &Image) -> Result<Login, String> {
+fn parse(file: &Path, text: io::Result<String>, image: &Image) -> Result<Login, String> {
     let text = text.map_err(|error| error.to_string())?;
-    let config = serde_json::from_slice(&text).map_err(|error| format!("not JSON: {error}"));
+    let config = serde_json::from_str(&text).map_err(|error| format!("not JSON: {error}"));
     let found = config.and_then(|config| find(&config, image));
     found.map_err(|why| format!("{}: {why}", file.display()))
-}
-
-fn warn_once(text: String) {
-    static WARNED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-    let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
-    if warned.insert(text.clone()) {
-        log::warn!("{text}");
-    }
 }
 
 /// What an entry's key stands for: a registry, or with a path a part of it alone. Keys of old are addresses, such as
@@ -119,13 +103,12 @@ fn find(config: &Value, image: &Image) -> Result<Login, String> {
         let rest = image.strip_prefix(place);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
-    // Of those that say as much, the shortest: Docker leaves tokens of a session behind the registry's address.
     let entries = config.get("auths").and_then(Value::as_object);
-    let places = entries.into_iter().flatten();
-    let places = places.map(|(key, entry)| (place_of(key), key, entry));
-    let places = places.filter(|(place, ..)| is_part(place));
-    let best = places.max_by_key(|(place, key, _)| (place.len(), Reverse(key.len())));
-    let Some((_, key, entry)) = best else {
+    let entries = entries.into_iter().flatten();
+    let of_it = entries.filter(|(key, _)| is_part(&place_of(key)));
+    // Of those that say as much, the shortest: Docker leaves tokens of a session behind the registry's address.
+    let best = of_it.max_by_key(|(key, _)| (place_of(key).len(), Reverse(key.len())));
+    let Some((key, entry)) = best else {
         return Ok(Login::default());
     };
     let bad = || format!("the entry of {key} is not base64 of USER:PASSWORD");
@@ -133,7 +116,7 @@ fn find(config: &Value, image: &Image) -> Result<Login, String> {
     if login.is_empty() {
         let why = "are with a helper program, which is not asked";
         let then = "the image is pulled without, or name an auth-file that has them";
-        warn_once(format!("the credentials of {key} {why}; {then}"));
+        log::warn!("the credentials of {key} {why}; {then}");
     }
     Ok(login)
 }

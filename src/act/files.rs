@@ -1,16 +1,10 @@
 //! Files handed to a pilot: a copy on the run directory's tmpfs, owned by the pilot's user, bound read-only into it, gone
 //! with it. What is secret stays in memory, and out of images, layers, environments and logs.
 
-use super::Launch;
-use crate::config::PilotClass;
-use crate::decide::LaunchResult;
+use super::*;
 use crate::host::files;
-use crate::state;
-use std::collections::BTreeSet;
-use std::fs::{self, OpenOptions, Permissions};
-use std::io::{ErrorKind, Write};
+use std::fs::{OpenOptions, Permissions};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
-use std::path::{Path, PathBuf};
 
 /// Configuration and credentials, no data.
 const LARGEST: usize = 16 << 20;
@@ -53,8 +47,7 @@ pub(super) fn hand_out(launch: &Launch<'_>) -> Result<(), LaunchResult> {
     }
     // The directory is for us alone: the pilot reaches its copies through the mounts.
     for dir in [directory(run), directory(run).join(pilot)] {
-        let made = state::make_directory(&dir, 0o700);
-        made.map_err(|error| LaunchResult::Failed(error.to_string()))?;
+        state::make_directory(&dir, 0o700).map_err(refused)?;
     }
     let is_root = rustix::process::geteuid().is_root();
     for (index, file) in class.files.iter().enumerate() {
@@ -85,21 +78,17 @@ pub(super) fn hand_out(launch: &Launch<'_>) -> Result<(), LaunchResult> {
 /// The pilot is gone.
 pub fn take_back(run: &Path, pilot: &str) {
     let place = directory(run).join(pilot);
-    match fs::remove_dir_all(&place) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            log::warn!("{}: {error}; remove it by hand", place.display());
-        }
-        _ => {}
+    let failed = fs::remove_dir_all(&place).err();
+    if let Some(error) = failed.filter(|error| error.kind() != ErrorKind::NotFound) {
+        log::warn!("{}: {error}; remove it by hand", place.display());
     }
 }
 
 /// What was left behind by a crash: copies for pilots that are not there.
 pub fn sweep(run: &Path, pilots: &BTreeSet<&str>) {
-    for name in files::read_names(&directory(run)) {
-        if !pilots.contains(name.as_str()) {
-            take_back(run, &name);
-        }
-    }
+    let mut left = files::read_names(&directory(run));
+    left.retain(|name| !pilots.contains(name.as_str()));
+    left.iter().for_each(|name| take_back(run, name));
 }
 
 #[cfg(test)]

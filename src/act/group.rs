@@ -2,12 +2,10 @@
 //! compete only among siblings. With the systemd driver all of it goes through systemd, which rewrites what it did not
 //! write; else through the cgroup files.
 
+use super::*;
 use crate::host::cgroup::{CPU_IDLE, Group, IO_WEIGHTS, MEMORY_LIMIT};
 use crate::host::{files, read_memory};
-use crate::site::{Facts, has_slice};
-use std::fs;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use crate::site::has_slice;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -30,21 +28,8 @@ pub fn prepare(root: &Path, facts: &Facts, reserve: u64) -> io::Result<()> {
             return Ok(());
         }
     }
-    make(group)?;
-    write(&group.file(CPU_IDLE), "1")?;
-    for weight in IO_WEIGHTS {
-        // Not every scheduler takes the least weight, and without one there is nothing to lower.
-        let _ = write(&group.file(weight), "1");
-    }
-    match memory_limit {
-        Some(limit) => write(&group.file(MEMORY_LIMIT), &limit.to_string()),
-        None => Ok(()),
-    }
-}
-
-/// Only where we write or measure: the engine makes the group in the other hierarchies itself. In cgroup v2 a child has
-/// the files of a controller only when its parent hands that down.
-fn make(group: &Group) -> io::Result<()> {
+    // Only where we write or measure: the engine makes the group in the other hierarchies itself. In cgroup v2 a child has
+    // the files of a controller only when its parent hands that down.
     for controller in ["cpu", "cpuacct", "memory"] {
         let dir = group.file((controller, "", ""));
         let Some(parent) = dir.parent().filter(|parent| parent.is_dir()) else {
@@ -55,7 +40,14 @@ fn make(group: &Group) -> io::Result<()> {
         }
         let _ = write(&parent.join("cgroup.subtree_control"), "+cpu +memory +pids");
     }
-    Ok(())
+    write(&group.file(CPU_IDLE), "1")?;
+    for weight in IO_WEIGHTS {
+        // Not every scheduler takes the least weight, and without one there is nothing to lower.
+        let _ = write(&group.file(weight), "1");
+    }
+    memory_limit.map_or(Ok(()), |limit| {
+        write(&group.file(MEMORY_LIMIT), &limit.to_string())
+    })
 }
 
 fn write(file: &Path, value: &str) -> io::Result<()> {
@@ -84,15 +76,17 @@ fn prepare_slice(root: &Path, facts: &Facts, group: &Group, limit: Option<u64>) 
 /// Of the machine's manager, or of the user's own.
 fn systemctl(facts: &Facts, arguments: &str) -> io::Result<()> {
     let manager = Some("--user").filter(|_| facts.is_rootless);
-    let arguments = format!("{} {arguments}", manager.unwrap_or("--system"));
+    let manager = manager.unwrap_or("--system");
     let mut command = Command::new("systemctl");
-    let why = match command.args(arguments.split(' ')).output() {
+    let why = match command.arg(manager).args(arguments.split(' ')).output() {
         Ok(output) if output.status.success() => return Ok(()),
         Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
         Err(error) => error.to_string(),
     };
-    let text = format!("systemctl {arguments}: {}", why.trim());
-    Err(io::Error::other(text))
+    let why = why.trim();
+    Err(io::Error::other(format!(
+        "systemctl {manager} {arguments}: {why}"
+    )))
 }
 
 /// Removes the group, and the slice that we wrote. The groups of pilots that have just gone may be there for `patience`
@@ -102,15 +96,14 @@ pub fn remove(root: &Path, facts: &Facts, patience: Duration) {
         return;
     };
     let start = Instant::now();
-    let is_left = |dir: &PathBuf| match layout.is_systemd {
-        true => files::read_names(dir)
-            .iter()
-            .any(|name| dir.join(name).is_dir()),
-        false => {
-            // What an engine leaves below it: Podman makes an empty group `conmon`.
-            let _ = fs::remove_dir(dir.join("conmon"));
-            dir.exists() && fs::remove_dir(dir).is_err()
+    let is_left = |dir: &PathBuf| {
+        if layout.is_systemd {
+            let mut below = files::read_names(dir).into_iter();
+            return below.any(|name| dir.join(name).is_dir());
         }
+        // What an engine leaves below it: Podman makes an empty group `conmon`.
+        let _ = fs::remove_dir(dir.join("conmon"));
+        dir.exists() && fs::remove_dir(dir).is_err()
     };
     while group.dirs().iter().any(is_left) {
         if start.elapsed() >= patience {
@@ -127,17 +120,17 @@ pub fn remove(root: &Path, facts: &Facts, patience: Duration) {
 /// What was set at run time is ours, and so is a slice with our text.
 fn remove_slice(root: &Path, facts: &Facts) {
     let user = rustix::process::geteuid().as_raw();
-    let manager = match facts.is_rootless {
-        true => format!("run/user/{user}/systemd/user.control"),
-        false => "run/systemd/system.control".to_owned(),
+    let of_user = format!("run/user/{user}/systemd/user.control");
+    let of_system = "run/systemd/system.control".to_owned();
+    let manager = if facts.is_rootless {
+        of_user
+    } else {
+        of_system
     };
-    let set_in = root.join(manager).join("plancton.slice.d");
+    let was_set = fs::remove_dir_all(root.join(manager).join("plancton.slice.d")).is_ok();
     let slice = root.join(SLICE_FILE);
     let is_ours = files::read_text(&slice).is_ok_and(|text| text == SLICE);
-    let set = ["50-CPUWeight.conf", "50-MemoryMax.conf"].map(|file| set_in.join(file));
-    let files = is_ours.then_some(slice).into_iter().chain(set);
-    if files.filter(|file| fs::remove_file(file).is_ok()).count() > 0 {
-        let _ = fs::remove_dir(set_in);
+    if is_ours && fs::remove_file(slice).is_ok() || was_set {
         let _ = systemctl(facts, "daemon-reload");
     }
 }

@@ -2,17 +2,11 @@
 //! The built-in one holds this very binary and nothing else (and, where it is not static, the loader and the libraries it
 //! runs with), and is made without a registry and without the internet.
 
-use super::credentials;
-use crate::config::{Config, Image, PilotClass};
+use super::*;
 use crate::host::files;
-use crate::site::{Pull, Site};
-use crate::units::{Bytes, whole};
-use crate::{clock, state};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::site::Pull;
 use std::error::Error;
 use std::hash::{DefaultHasher, Hasher};
-use std::io;
-use std::path::Path;
 
 /// Repository of the built-in image; its tag is the version and a digest of the content.
 pub const BUILTIN: &str = "plancton-builtin";
@@ -80,9 +74,11 @@ fn pull(site: &Site, per_day: Bytes, class: &PilotClass) -> Result<(), String> {
     let day = whole(clock::now().epoch / 86_400.0);
     let today = state::read_pulled(&site.dirs.state, day);
     let used_up = format!("pull-per-day ({per_day}) is used up; it goes on tomorrow, or raise it");
-    let bounded = |bytes| match per_day.0 > 0 && bytes > per_day.0 {
-        true => Err(used_up.clone()),
-        false => Ok(()),
+    let is_within = |bytes| per_day.0 == 0 || bytes <= per_day.0;
+    let bounded = |bytes| {
+        is_within(bytes)
+            .then_some(())
+            .ok_or_else(|| used_up.clone())
     };
     bounded(today)?;
     let (mut layers, mut pull) = (BTreeMap::new(), Pull::default());
@@ -109,14 +105,13 @@ fn pull(site: &Site, per_day: Bytes, class: &PilotClass) -> Result<(), String> {
 pub fn tidy(site: &Site, config: &Config) {
     let (engine, state) = (&site.engine, &site.dirs.state);
     // The built-in one stays for the next time: it costs no network, and `purge` knows it.
-    let wanted = config.pilots.iter().map(|class| class.image.clone());
-    let wanted = wanted.chain([Image::default()]);
-    let name = |image: Image| name(&image, &site.builtin_tag);
-    let wanted: Vec<String> = wanted.map(name).collect();
-    for image in state::read_images(state).unwrap_or_default() {
-        if wanted.contains(&image) {
-            continue;
-        }
+    let builtin = Image::default();
+    let wanted = config.pilots.iter().map(|class| &class.image);
+    let wanted = wanted.chain([&builtin]);
+    let wanted: Vec<_> = wanted.map(|image| name(image, &site.builtin_tag)).collect();
+    let mut ours = state::read_images(state).unwrap_or_default();
+    ours.retain(|image| !wanted.contains(image));
+    for image in ours {
         let Ok(found) = engine.image(&image) else {
             continue;
         };
@@ -134,37 +129,30 @@ pub fn tidy(site: &Site, config: &Config) {
 /// Tag of the built-in image: the version, and a digest of its files.
 pub fn builtin_tag() -> io::Result<String> {
     let mut digest = DefaultHasher::new();
-    for file in files()? {
-        digest.write(&files::read(Path::new(&file), LARGEST)?);
-    }
+    digest.write(&archive()?);
     let version = env!("CARGO_PKG_VERSION");
     Ok(format!("{version}-{:016x}", digest.finish()))
 }
 
-fn archive() -> io::Result<Vec<u8>> {
-    let mut tar = Vec::new();
-    for file in files()? {
-        let inside = file.replace(OWN, "/plancton");
-        let inside = inside.trim_start_matches('/');
-        append(&mut tar, inside, &files::read(Path::new(&file), LARGEST)?);
-    }
-    tar.resize(tar.len() + 1024, 0);
-    Ok(tar)
-}
-
 /// Our own executable, and the loader and the libraries mapped into this process (none when it is static).
-fn files() -> io::Result<BTreeSet<String>> {
+fn archive() -> io::Result<Vec<u8>> {
     let maps = files::read_text_up_to(Path::new("/proc/self/maps"), LARGEST)?;
     let words = maps.split_whitespace();
     let libraries = words.filter(|word| word.starts_with('/') && word.contains(".so"));
-    let mut files: BTreeSet<&str> = libraries.collect();
-    if !files.is_empty() {
+    let mut paths: BTreeSet<&str> = libraries.collect();
+    if !paths.is_empty() {
         // The loader is asked for by the name in the executable, which may be a link to the mapped file.
-        files.extend(["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"]);
+        paths.extend(["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"]);
     }
-    files.insert(OWN);
-    let files = files.into_iter().filter(|file| Path::new(file).exists());
-    Ok(files.map(str::to_owned).collect())
+    paths.insert(OWN);
+    let mut tar = Vec::new();
+    for path in paths.into_iter().filter(|path| Path::new(path).exists()) {
+        let inside = path.replace(OWN, "/plancton");
+        let content = files::read(Path::new(path), LARGEST)?;
+        append(&mut tar, inside.trim_start_matches('/'), &content);
+    }
+    tar.resize(tar.len() + 1024, 0);
+    Ok(tar)
 }
 
 /// One file as a ustar entry: 512 bytes of header, the content, zeros up to the next block.
@@ -250,13 +238,17 @@ mod tests {
 
     #[test]
     fn the_test_binary_brings_its_loader_along() {
-        assert!(archive().unwrap().len() > 100_000);
-        assert!(
-            builtin_tag()
-                .unwrap()
-                .starts_with(env!("CARGO_PKG_VERSION"))
-        );
-        let files = files().unwrap();
-        assert!(files.len() == 1 || files.iter().any(|path| path.contains("ld-linux")));
+        let (tar, mut at, mut names) = (archive().unwrap(), 0, String::new());
+        while tar[at] != 0 {
+            let header = String::from_utf8_lossy(&tar[at..at + 135]).into_owned();
+            names += header.split('\0').next().unwrap();
+            let size = usize::from_str_radix(&header[124..], 8).unwrap();
+            at += 512 + size.next_multiple_of(512);
+        }
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        assert_eq!(names.contains("ld-linux"), maps.contains(".so"));
+        assert!(tar.len() > 100_000 && names.contains("plancton"));
+        let tag = builtin_tag().unwrap();
+        assert!(tag.starts_with(env!("CARGO_PKG_VERSION")));
     }
 }

@@ -7,13 +7,18 @@ pub mod group;
 pub mod images;
 mod spec;
 
-use crate::clock;
-use crate::config::{Config, MissingLimits, PilotClass};
+use crate::config::{Config, Image, MissingLimits, PilotClass};
 use crate::decide::{Action, Ended, LaunchResult, News, Pilot, PilotState};
 use crate::engine::{Created, Engine, Error, Inspected};
 use crate::executor::Lane;
 use crate::site::{Facts, Site};
-use crate::units::PilotId;
+use crate::units::{Bytes, PilotId, whole};
+use crate::{clock, state};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
 
 /// What is kept of the end of a failed pilot's log: lines and bytes.
 const LOG_TAIL: (usize, usize) = (20, 8 * 1024);
@@ -139,7 +144,7 @@ fn refused(class: &PilotClass, why: String) -> LaunchResult {
     match named.max_by_key(|source| source.len()) {
         Some(source) => LaunchResult::MountMissing(source.clone()),
         None if why.contains("not a shared") => LaunchResult::Failed(format!(
-            "{why}; `mount --make-rshared` it on this machine, or leave the propagation out"
+            "{why}; `mount --make-rshared` it, or leave that out"
         )),
         None => LaunchResult::Failed(why),
     }

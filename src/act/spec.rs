@@ -1,12 +1,10 @@
 //! The body of a create call, pure: what a class says, and what every pilot gets whether its class says so or not
 //! (limits, an idle parent, no capabilities, a bounded log, our labels).
 
-use super::{Launch, files, images};
-use crate::config::PilotClass;
+use super::*;
 use crate::engine::Declared;
-use crate::units::{Bytes, Moment, whole};
-use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use crate::units::Moment;
+use serde_json::Map;
 
 /// The whole body of `POST /containers/create`; null is what the engine or the image says.
 pub(super) fn create_body(launch: &Launch<'_>, image: &Declared, now: Moment) -> Value {
@@ -60,11 +58,8 @@ fn hostname(launch: &Launch<'_>) -> Option<String> {
 fn host_config(launch: &Launch<'_>, image: &Declared) -> Map<String, Value> {
     let (class, facts) = (launch.class, launch.facts);
     // Copies are this pilot's alone, so that its label may be put on them; only this form of a mount can say so.
-    let label = if facts.info.has("name=selinux") {
-        ",Z"
-    } else {
-        ""
-    };
+    let is_labelled = facts.info.has("name=selinux");
+    let label = if is_labelled { ",Z" } else { "" };
     let copies = class.files.iter().enumerate().map(|(index, file)| {
         let copy = files::copy_path(&launch.site.dirs.run, &launch.name, index);
         format!("{}:{}:ro{label}", copy.display(), file.target)
@@ -97,7 +92,7 @@ fn host_config(launch: &Launch<'_>, image: &Declared) -> Map<String, Value> {
         "RestartPolicy": {"Name": "no"},
         "AutoRemove": false,
         "LogConfig": {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "1"}},
-        "Init": !facts.info.lacks_init(),
+        "Init": facts.info.init_commit.get("ID") != Some(&json!("N/A")),
         "NetworkMode": class.network,
         "ReadonlyRootfs": class.read_only,
         "Privileged": class.privileged,
@@ -127,8 +122,8 @@ fn tmpfs(class: &PilotClass, image: &Declared) -> BTreeMap<String, String> {
         (path, Bytes::parse(size))
     });
     let mount = |(path, size): (&str, Option<Bytes>)| {
-        let size = size.map(|size| format!(",size={}", size.0));
-        let options = "rw,nosuid,nodev,exec,mode=1777".to_owned() + &size.unwrap_or_default();
+        let size = size.map_or(String::new(), |size| format!(",size={}", size.0));
+        let options = format!("rw,nosuid,nodev,exec,mode=1777{size}");
         (path.to_owned(), options)
     };
     volumes.chain(named).map(mount).collect()

@@ -3,21 +3,22 @@
 //! full takes nobody. An answer that ends before its own framing says so is an error (`UnexpectedEof`), never an end; what
 //! is no HTTP is `InvalidData`. Every size is bounded but that of a body which is read piece by piece.
 
-use crate::units::clean_line;
-use rustix::io::{Errno, retry_on_intr};
+use super::*;
+use httparse::{EMPTY_HEADER, Response, Status};
+use rustix::io::retry_on_intr;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
-use std::collections::BTreeMap;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{BufRead, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::time::{Duration, Instant};
 
-/// The longest line of a head and between two chunks, in bytes, and the most lines of a head.
-const LINE_LIMIT: u64 = 64 * 1024;
+/// The longest head and line between two chunks, in bytes, and the most lines of a head.
+const LINE_LIMIT: usize = 64 * 1024;
 const MOST_HEADERS: usize = 64;
 /// Of a header, in characters.
 const LONGEST_VALUE: usize = 100;
+pub const NAME: &str = "name its socket with --engine";
+const START: &str = "install or start a container engine, or name its socket with --engine";
+const BECOME: &str = "run as root or join the group that owns it (docker)";
 /// Of a body that is read at once: a list of ten thousand pilots, or a pilot's log with the framing of its lines.
 const BODY_LIMIT: u64 = 16 << 20;
 /// Percent-encodes all but what stands for itself in a path and in a query (RFC 3986, 2.3 and 3.4).
@@ -32,11 +33,10 @@ pub fn encode(text: &str) -> String {
 /// What is asked for.
 #[derive(Default)]
 pub struct Request<'a> {
-    pub method: &'static str,
     /// For messages: `start 0123456789ab`.
     pub call: String,
-    /// Encoded.
-    pub path: String,
+    /// The method and the path, which is encoded.
+    pub line: String,
     /// Whole lines.
     pub headers: String,
     /// And how many bytes it has.
@@ -48,32 +48,25 @@ pub struct Request<'a> {
 impl Request<'_> {
     /// Asks over a connection of its own, and reads the head of the answer. The call is over after `allowed`; each write
     /// may take so long. Errors: of the kind `NotConnected`, if there is no connection.
-    pub fn exchange(
-        &mut self,
-        socket: &Path,
-        allowed: Duration,
-        prefix: &str,
-    ) -> io::Result<Answer> {
+    pub fn send(&mut self, socket: &Path, allowed: Duration, prefix: &str) -> io::Result<Answer> {
         let failed = |error| io::Error::new(ErrorKind::NotConnected, explain(socket, &error));
         let mut stream = open(socket, allowed).map_err(failed)?;
         stream.set_read_timeout(Some(self.idle.unwrap_or(allowed)))?;
         let end = self.idle.is_none().then(|| Instant::now() + allowed);
-        let (method, path, headers) = (self.method, &self.path, &self.headers);
+        let (method, path) = self.line.split_once(' ').unwrap_or_default();
+        let headers = &self.headers;
         let length = self.body.as_ref().map_or(0, |(_, length)| *length);
         let head = format!(
             "{method} {prefix}{path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: plancton\r\nConnection: close\r\n\
              {headers}Content-Length: {length}\r\n\r\n"
         );
         stream.write_all(head.as_bytes())?;
-        if let Some((body, _)) = &mut self.body {
-            match io::copy(&mut body.take(length), &mut stream) {
-                Ok(count) if count < length => {
-                    return Err(io::Error::other("the file has become shorter"));
-                }
-                // An engine may refuse and close before it has read everything: its answer says why, the failed write does not.
-                Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(error),
-                _ => {}
-            }
+        let mut send = |body: &mut dyn Read| io::copy(&mut body.take(length), &mut stream);
+        match self.body.as_mut().map_or(Ok(0), |(body, _)| send(*body)) {
+            Ok(count) if count < length => return Err(io::Error::other("the file became shorter")),
+            // An engine may refuse and close before it has read everything: its answer says why, the failed write does not.
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(error),
+            _ => {}
         }
         Answer::receive(Connection { stream, end })
     }
@@ -108,21 +101,15 @@ impl Read for Connection {
 /// engine's socket: told apart here.
 fn explain(path: &Path, error: &io::Error) -> String {
     let is_socket = std::fs::metadata(path).is_ok_and(|found| found.file_type().is_socket());
-    let why = match Errno::from_io_error(error) {
-        Some(Errno::NOENT | Errno::NOTDIR) => {
-            "no such socket; install or start a container engine, or name its socket with --engine"
-        }
-        Some(Errno::ACCESS | Errno::PERM) => {
-            "permission denied; run as root or join the group that owns it (docker)"
-        }
-        _ if !is_socket => {
-            "not a container engine: the file is not a socket; name its socket with --engine"
-        }
-        Some(Errno::CONNREFUSED) => "connection refused; start the engine",
-        Some(Errno::AGAIN) => "no connection in time; see to the engine",
+    let (why, way_out) = match error.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => ("no such socket", START),
+        ErrorKind::PermissionDenied => ("permission denied", BECOME),
+        _ if !is_socket => ("not a container engine: the file is not a socket", NAME),
+        ErrorKind::ConnectionRefused => ("connection refused", "start the engine"),
+        ErrorKind::WouldBlock => ("no connection in time", "see to the engine"),
         _ => return format!("{error}; start the engine"),
     };
-    why.to_owned()
+    format!("{why}; {way_out}")
 }
 
 fn garbage(why: &str) -> io::Error {
@@ -140,45 +127,50 @@ pub struct Answer<S = Connection> {
 }
 
 impl<S: Read> Answer<S> {
-    /// Reads the head. Nothing here asks with HEAD.
+    /// Reads the head, a line at a time: what is no HTTP is known by its first. Nothing here asks with HEAD.
     pub fn receive(stream: S) -> io::Result<Answer<S>> {
-        let mut answer = Answer {
-            status: 0,
-            headers: BTreeMap::new(),
-            stream: BufReader::new(stream),
-            is_chunked: false,
-            left: Some(0),
-        };
-        let not_http = || garbage("not an HTTP answer");
-        let line = answer.read_line()?;
-        let status = line.strip_prefix("HTTP/1.").and_then(|line| line.get(2..5));
-        let status = status.and_then(|digits| digits.parse().ok());
-        answer.status = status.ok_or_else(not_http)?;
-        for _ in 0..=MOST_HEADERS {
-            let line = answer.read_line()?;
-            if line.is_empty() {
-                return answer.frame();
+        let (mut stream, mut head) = (BufReader::new(stream), Vec::new());
+        loop {
+            let mut line = stream.by_ref().take(LINE_LIMIT as u64);
+            let is_over = line.read_until(b'\n', &mut head)? == 0;
+            let mut headers = [EMPTY_HEADER; MOST_HEADERS];
+            let mut found = Response::new(&mut headers);
+            match found.parse(&head) {
+                Ok(Status::Complete(_)) => return Answer::frame(&found, stream),
+                Ok(_) if is_over => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(_) if head.len() < LINE_LIMIT => {}
+                Ok(_) => return Err(garbage("its head is too large")),
+                Err(error) => return Err(garbage(&format!("not an HTTP answer ({error})"))),
             }
-            let (name, value) = line.split_once(':').ok_or_else(not_http)?;
-            let value = clean_line(value, LONGEST_VALUE);
-            answer.headers.insert(name.to_ascii_lowercase(), value);
         }
-        Err(garbage("its head is too large"))
     }
 
     /// RFC 9112, 6.3: chunked wins over a length, and a body without either ends with the connection.
-    fn frame(mut self) -> io::Result<Answer<S>> {
-        match (self.status, self.header("transfer-encoding")) {
-            (204 | 304, _) => {}
-            (_, "chunked") => self.is_chunked = true,
-            (_, "") if self.header("content-length").is_empty() => self.left = None,
-            (_, "") => {
-                let length = self.header("content-length").parse();
-                self.left = Some(length.map_err(|_| garbage("its length is no number"))?);
+    fn frame(head: &Response<'_, '_>, stream: BufReader<S>) -> io::Result<Answer<S>> {
+        let headers = head.headers.iter().map(|header| {
+            let value = String::from_utf8_lossy(header.value);
+            let name = header.name.to_ascii_lowercase();
+            (name, clean_line(&value, LONGEST_VALUE))
+        });
+        let mut answer = Answer {
+            status: head.code.unwrap_or_default(),
+            headers: headers.collect(),
+            stream,
+            is_chunked: false,
+            left: Some(0),
+        };
+        let (coding, length) = ("transfer-encoding", "content-length");
+        match (answer.status, answer.header(coding), answer.header(length)) {
+            (204 | 304, ..) => {}
+            (_, "chunked", _) => answer.is_chunked = true,
+            (_, "", "") => answer.left = None,
+            (_, "", length) => {
+                let length = length.parse();
+                answer.left = Some(length.map_err(|_| garbage("its length is no number"))?);
             }
             _ => return Err(garbage("unknown transfer encoding")),
         }
-        Ok(self)
+        Ok(answer)
     }
 
     /// `name` in lower case; empty where there is none.
@@ -193,14 +185,14 @@ impl<S: Read> Answer<S> {
         Ok(body)
     }
 
-    /// A line of a head or of chunk framing, without its end.
+    /// A line of chunk framing, without its end.
     fn read_line(&mut self) -> io::Result<String> {
-        let mut line = Vec::new();
-        let mut stream = self.stream.by_ref().take(LINE_LIMIT);
-        stream.read_until(b'\n', &mut line)?;
-        match line.strip_suffix(b"\r\n") {
-            Some(line) => Ok(String::from_utf8_lossy(line).into_owned()),
-            None if line.ends_with(b"\n") || stream.limit() == 0 => Err(garbage("no HTTP line")),
+        let mut line = String::new();
+        let mut stream = self.stream.by_ref().take(LINE_LIMIT as u64);
+        stream.read_line(&mut line)?;
+        match line.strip_suffix("\r\n") {
+            Some(line) => Ok(line.to_owned()),
+            None if line.ends_with('\n') || stream.limit() == 0 => Err(garbage("no HTTP line")),
             None => Err(ErrorKind::UnexpectedEof.into()),
         }
     }

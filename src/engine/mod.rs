@@ -8,20 +8,20 @@ mod http;
 pub mod tests;
 mod types;
 
-pub use types::{Created, Declared, Error, Info, Inspected, Labels, Listed};
+pub use types::*;
 
 use crate::config::Image;
 use crate::units::{PilotId, clean_line, clean_text, format_duration};
-use http::{Answer, Request, encode};
+use http::{Answer, NAME, Request, encode};
 use serde::de::DeserializeOwned;
-use serde_json::{Deserializer, Value, json};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use types::INSTANCE_LABEL;
 
 /// Of the API, 1.47: what this client was written for, Docker 27. An engine that is newer is spoken to in this one.
 const NEWEST_MINOR: u16 = 47;
@@ -33,7 +33,7 @@ const OBJECT_LIMIT: u64 = 1 << 20;
 /// The engine's own words are cut here, in characters.
 const LONGEST_MESSAGE: usize = 1000;
 
-const PING: &str = "/_ping";
+const PING: &str = "GET /_ping";
 
 /// The engine's words for a pilot's end, or what precedes it: Docker's, Podman's and both's.
 const END_ACTIONS: [&str; 3] = ["die", "died", "oom"];
@@ -57,38 +57,37 @@ pub struct Counters {
     pub calls: u64,
     /// Without any answer that could be used; an outcome such as "gone" is no failure.
     pub failed: u64,
-    /// Spent in calls.
+    /// Spent in calls, up to the heads of their answers.
     pub time: Duration,
 }
 
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Told of each step of a download: the layer, its bytes so far and in all (0: unknown). An error ends it.
-pub type OnProgress<'a> = &'a mut dyn FnMut(&str, u64, u64) -> std::result::Result<(), String>;
+pub type OnProgress<'a> = &'a mut dyn FnMut(&str, u64, u64) -> Result<(), String>;
 
-fn request<'a>(method: &'static str, call: &str, path: &str) -> Request<'a> {
+fn request<'a>(call: impl Into<String>, line: impl Into<String>) -> Request<'a> {
     Request {
-        method,
-        call: call.to_owned(),
-        path: path.to_owned(),
+        call: call.into(),
+        line: line.into(),
         ..Request::default()
     }
 }
 
-fn container<'a>(method: &'static str, verb: &str, id: &PilotId, tail: &str) -> Request<'a> {
-    let path = format!("/containers/{}{tail}", id.as_str());
-    request(method, &format!("{verb} {id}"), &path)
+fn container<'a>(method: &str, verb: &str, id: &PilotId, tail: &str) -> Request<'a> {
+    let line = format!("{method} /containers/{}{tail}", id.as_str());
+    request(format!("{verb} {id}"), line)
 }
 
-fn image<'a>(method: &'static str, verb: &str, name: &str, tail: &str) -> Request<'a> {
-    let path = format!("/images/{}{tail}", encode(name));
-    request(method, &format!("{verb} {name}"), &path)
+fn image<'a>(method: &str, verb: &str, name: &str, tail: &str) -> Request<'a> {
+    let line = format!("{method} /images/{}{tail}", encode(name));
+    request(format!("{verb} {name}"), line)
 }
 
 /// What the engine says about those that pass all filters.
 fn filtered<'a>(call: &str, path: &str, filters: &Value) -> Request<'a> {
-    let path = format!("{path}filters={}", encode(&filters.to_string()));
-    request("GET", call, &path)
+    let filters = encode(&filters.to_string());
+    request(call, format!("GET {path}filters={filters}"))
 }
 
 impl Engine {
@@ -101,13 +100,15 @@ impl Engine {
         }
     }
 
-    pub fn counters(&self) -> Counters {
-        self.count(|counters| *counters)
+    /// A thread that panicked left nothing half-done behind this lock.
+    pub fn counters(&self) -> MutexGuard<'_, Counters> {
+        let counters = self.counters.lock();
+        counters.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The server (`Docker/20.10.24 (linux)`, or empty) and the minor version that both sides speak, agreed on anew.
     pub fn ping(&self) -> Result<(String, u16)> {
-        let (server, theirs) = self.call(request("GET", "ping", PING), |answer| {
+        let (server, theirs) = self.call(request("ping", PING), |answer| {
             let header = |name| answer.header(name).to_owned();
             Ok((header("server"), header("api-version")))
         })?;
@@ -126,13 +127,13 @@ impl Engine {
     }
 
     pub fn info(&self) -> Result<Info> {
-        self.ask(request("GET", "info", "/info"))
+        self.ask(request("info", "GET /info"))
     }
 
     /// All containers with our label, of all instances and in all states.
     pub fn list(&self) -> Result<Vec<Listed>> {
-        let filters = json!({"label": [INSTANCE_LABEL]});
-        let request = filtered("list", "/containers/json?all=1&", &filters);
+        let ours = json!({"label": [INSTANCE_LABEL]});
+        let request = filtered("list", "/containers/json?all=1&", &ours);
         let mut listed: Vec<Listed> = self.ask(request)?;
         // Old Podman ignores the filter.
         listed.retain(|container| container.labels.instance.is_some());
@@ -165,12 +166,12 @@ impl Engine {
     /// init program, where the engine finds only now that it has none (Podman).
     pub fn create(&self, name: &str, mut body: Value) -> Result<Option<Created>> {
         let text = body.to_string();
-        let path = format!("/containers/create?name={}", encode(name));
-        let created = self.ask(Request {
-            headers: "Content-Type: application/json\r\n".to_owned(),
-            body: Some((&mut text.as_bytes(), text.len() as u64)),
-            ..request("POST", &format!("create {name}"), &path)
-        });
+        let line = format!("POST /containers/create?name={}", encode(name));
+        let mut bytes = text.as_bytes();
+        let mut request = request(format!("create {name}"), line);
+        request.headers = "Content-Type: application/json\r\n".to_owned();
+        request.body = Some((&mut bytes, text.len() as u64));
+        let created = self.ask(request);
         let init = body.pointer_mut("/HostConfig/Init");
         let wants_init = || init.map(Value::take) == Some(Value::Bool(true));
         match created {
@@ -184,8 +185,7 @@ impl Engine {
 
     /// Takes seconds while the owner uses every core.
     pub fn start(&self, id: &PilotId) -> Result<()> {
-        self.read(container("POST", "start", id, "/start"))
-            .map(drop)
+        self.done(container("POST", "start", id, "/start"))
     }
 
     /// `KILL`, `SIGRTMIN+3`.
@@ -198,7 +198,7 @@ impl Engine {
     pub fn tell(&self, id: &PilotId, what: &str) -> Result<()> {
         let words = ["not running", "paused", "no such process"];
         let is_so = |why: &str| words.iter().any(|so| why.contains(so));
-        match if_there(self.read(container("POST", what, id, &format!("/{what}")))) {
+        match if_there(self.done(container("POST", what, id, &format!("/{what}")))) {
             Err(Error::Refused(_, 409, _)) => Ok(()),
             Err(Error::Refused(_, 500, why)) if is_so(&why) => Ok(()),
             result => result.map(drop),
@@ -207,7 +207,7 @@ impl Engine {
 
     /// With its volumes, always; a running one is killed first. It is gone then, or on its way.
     pub fn remove(&self, id: &PilotId) -> Result<()> {
-        match if_there(self.read(container("DELETE", "remove", id, "?v=1&force=1"))) {
+        match if_there(self.done(container("DELETE", "remove", id, "?v=1&force=1"))) {
             Err(Error::Refused(_, 409, why)) if why.contains("already in progress") => Ok(()),
             result => result.map(drop),
         }
@@ -216,7 +216,8 @@ impl Engine {
     /// The last `lines`, of both outputs, without the engine's framing; at most the last `most` bytes, cleaned.
     pub fn logs(&self, id: &PilotId, lines: usize, most: usize) -> Result<String> {
         let query = format!("/logs?stdout=1&stderr=1&tail={lines}");
-        let mut log = strip_frames(&self.read(container("GET", "log", id, &query))?);
+        let log = self.call(container("GET", "log", id, &query), Answer::read_all)?;
+        let mut log = strip_frames(&log);
         log.drain(..log.len().saturating_sub(most));
         Ok(clean_text(&String::from_utf8_lossy(&log), most))
     }
@@ -228,66 +229,61 @@ impl Engine {
 
     /// Never forced: an image that any container uses stays, which is a refusal with 409.
     pub fn image_remove(&self, name: &str) -> Result<()> {
-        if_there(self.read(image("DELETE", "remove image", name, ""))).map(drop)
+        if_there(self.done(image("DELETE", "remove image", name, ""))).map(drop)
     }
 
     /// Makes an image of a file tree. `changes` are instructions such as `ENTRYPOINT ["/plancton"]`.
     pub fn import(&self, repo: &str, tag: &str, changes: &[&str], tar: &[u8]) -> Result<()> {
         let named = format!("repo={}&tag={}", encode(repo), encode(tag));
-        let changes = changes.iter().map(|change| encode(change));
-        let changes: String = changes.map(|change| format!("&changes={change}")).collect();
-        let path = format!("/images/create?fromSrc=-&{named}{changes}");
+        let change = |change: &&str| format!("&changes={}", encode(change));
+        let changes: String = changes.iter().map(change).collect();
+        let line = format!("POST /images/create?fromSrc=-&{named}{changes}");
         let call = format!("import {repo}:{tag}");
-        let id = self.upload(&call, &path, (&mut &*tar, tar.len() as u64))?;
+        let id = self.upload(&call, &line, (&mut &*tar, tar.len() as u64))?;
         // Podman ignores the name of an import.
-        self.read(image("POST", "tag", &id, &format!("/tag?{named}")))
-            .map(drop)
+        self.done(image("POST", "tag", &id, &format!("/tag?{named}")))
     }
 
     /// The images in a file of `docker save`, under the names they have there.
     pub fn load(&self, mut file: &File, length: u64) -> Result<()> {
-        self.upload("load", "/images/load?quiet=1", (&mut file, length))
+        self.upload("load", "POST /images/load?quiet=1", (&mut file, length))
             .map(drop)
     }
 
-    fn upload(&self, call: &str, path: &str, tar: (&mut dyn Read, u64)) -> Result<String> {
-        let request = Request {
-            headers: "Content-Type: application/x-tar\r\n".to_owned(),
-            body: Some(tar),
-            ..request("POST", call, path)
-        };
+    fn upload(&self, call: &str, line: &str, tar: (&mut dyn Read, u64)) -> Result<String> {
+        let mut request = request(call, line);
+        request.headers = "Content-Type: application/x-tar\r\n".to_owned();
+        request.body = Some(tar);
         self.transfer(request, &mut |_, _, _| Ok(()))
     }
 
     /// `auth` is the whole value of X-Registry-Auth. Gives up when nothing moves for four time-outs: registries make it wait.
     pub fn pull(&self, image: &Image, auth: Option<&str>, told: OnProgress<'_>) -> Result<()> {
         let (name, tag) = (encode(&image.name), encode(&image.tag));
-        let path = format!("/images/create?fromImage={name}&tag={tag}");
-        let auth = auth.map(|auth| format!("X-Registry-Auth: {auth}\r\n"));
-        let request = Request {
-            headers: auth.unwrap_or_default(),
-            ..request("POST", &format!("pull {image}"), &path)
-        };
+        let line = format!("POST /images/create?fromImage={name}&tag={tag}");
+        let mut request = request(format!("pull {image}"), line);
+        if let Some(auth) = auth {
+            request.headers = format!("X-Registry-Auth: {auth}\r\n");
+        }
         self.transfer(request, told).map(drop)
     }
 
     /// A call whose answer is a stream of progress; returns its last status text, or fails with its first failure: Docker
     /// says `errorDetail` and `error`; Podman, before any progress, only `message`.
-    fn transfer(&self, mut request: Request<'_>, told: OnProgress<'_>) -> Result<String> {
+    fn transfer(&self, mut request: Request, told: OnProgress<'_>) -> Result<String> {
         request.idle = Some(4 * self.timeout);
         let mut last = String::new();
         self.stream(request, |step| {
             let text = |pointer: &str| step.pointer(pointer).and_then(Value::as_str);
             let status = text("/status").unwrap_or_default();
             let message = text("/message").filter(|_| status.is_empty());
-            let failures = [text("/errorDetail/message"), text("/error"), message];
-            let mut failures = failures.into_iter().flatten();
-            if let Some(why) = failures.find(|why| !why.is_empty()) {
+            let mut failures = [text("/errorDetail/message"), text("/error"), message].into_iter();
+            if let Some(why) = failures.find_map(|why| why.filter(|why| !why.is_empty())) {
                 return Err(io::Error::other(clean_line(why, LONGEST_MESSAGE)));
             }
             last = status.to_owned();
-            let bytes = |pointer| step.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
             if status == "Downloading" {
+                let bytes = |pointer| step.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
                 let (done, total) = ("/progressDetail/current", "/progressDetail/total");
                 let layer = text("/id").unwrap_or_default();
                 told(layer, bytes(done), bytes(total)).map_err(io::Error::other)?;
@@ -297,27 +293,29 @@ impl Engine {
         Ok(last)
     }
 
-    fn read(&self, request: Request<'_>) -> Result<Vec<u8>> {
-        self.call(request, Answer::read_all)
+    fn done(&self, request: Request) -> Result<()> {
+        self.call(request, Answer::read_all).map(drop)
     }
 
-    fn ask<T: DeserializeOwned>(&self, request: Request<'_>) -> Result<T> {
-        self.call(request, |answer| {
-            Ok(serde_json::from_slice(&answer.read_all()?)?)
-        })
+    fn ask<T: DeserializeOwned>(&self, request: Request) -> Result<T> {
+        let read = |answer: Answer| Ok(serde_json::from_slice(&answer.read_all()?)?);
+        self.call(request, read)
     }
 
     /// Gives the JSON objects of a stream to `each`; the engine splits and joins them across chunks at will.
-    fn stream(
+    fn stream<F: FnMut(Value) -> io::Result<()>>(
         &self,
-        request: Request<'_>,
-        mut each: impl FnMut(Value) -> io::Result<()>,
+        request: Request,
+        mut each: F,
     ) -> Result<()> {
         self.call(request, |answer| {
             let mut stream = BufReader::new(answer);
             loop {
                 let object = stream.by_ref().take(OBJECT_LIMIT);
-                match Deserializer::from_reader(object).into_iter().next() {
+                match serde_json::Deserializer::from_reader(object)
+                    .into_iter()
+                    .next()
+                {
                     Some(object) => each(object?)?,
                     None => return Ok(()),
                 }
@@ -326,52 +324,48 @@ impl Engine {
     }
 
     /// The one way that all calls take. `take` reads what a success brings.
-    fn call<T>(
-        &self,
-        mut request: Request<'_>,
-        take: impl FnOnce(Answer) -> io::Result<T>,
-    ) -> Result<T> {
+    fn call<T, F>(&self, mut request: Request, take: F) -> Result<T>
+    where
+        F: FnOnce(Answer) -> io::Result<T>,
+    {
         // Who is there is asked without a version.
         let prefix = match self.minor.load(Relaxed) {
-            _ if request.path == PING => String::new(),
+            _ if request.line == PING => String::new(),
             0 => format!("/v1.{}", self.ping()?.1),
             minor => format!("/v1.{minor}"),
         };
         let begun = Instant::now();
-        let answered = request.exchange(&self.socket, self.timeout, &prefix);
-        self.count(|counters| {
-            counters.calls += 1;
-            counters.time += begun.elapsed();
-        });
+        let answered = request.send(&self.socket, self.timeout, &prefix);
+        let took = begun.elapsed();
         let taken = answered.and_then(|answer| match answer.status {
             200..=204 | 304 => take(answer).map(Ok),
             status => Ok(Err((status, message(&answer.read_all()?)))),
         });
-        match taken {
-            Ok(Ok(taken)) => Ok(taken),
-            Ok(Err((status, why))) => Err(Error::Refused(self.named(&request.call), status, why)),
-            Err(error) => Err(self.failed(&request, &error)),
-        }
+        let mut counters = self.counters();
+        counters.calls += 1;
+        counters.time += took;
+        counters.failed += u64::from(taken.is_err());
+        drop(counters);
+        let taken = taken.map_err(|error| self.failed(&request, &error))?;
+        taken.map_err(|(status, why)| Error::Refused(self.named(&request.call), status, why))
     }
 
     /// What our own side says of an answer has the kind `Other`.
-    fn failed(&self, request: &Request<'_>, error: &io::Error) -> Error {
-        self.count(|counters| counters.failed += 1);
-        let call = &request.call;
+    fn failed(&self, request: &Request, error: &io::Error) -> Error {
+        let call = self.named(&request.call);
         let allowed = format_duration(request.idle.unwrap_or(self.timeout));
         let why = match error.kind() {
             ErrorKind::NotConnected => return self.unreachable(&error.to_string()),
-            ErrorKind::Other => return Error::Refused(self.named(call), 200, error.to_string()),
-            ErrorKind::InvalidData if request.path == PING => {
-                let hint = "name its socket with --engine";
-                return self.unreachable(&format!("not a container engine: {error}; {hint}"));
+            ErrorKind::Other => return Error::Refused(call, 200, error.to_string()),
+            ErrorKind::InvalidData if request.line == PING => {
+                return self.unreachable(&format!("not a container engine: {error}; {NAME}"));
             }
             ErrorKind::InvalidData => format!("unreadable answer: {error}"),
             ErrorKind::WouldBlock | ErrorKind::TimedOut => format!("no answer within {allowed}"),
             ErrorKind::UnexpectedEof => "connection lost: the answer is cut off".to_owned(),
             _ => format!("connection lost: {error}"),
         };
-        Error::ReplyLost(self.named(&format!("{call}: {why}")))
+        Error::ReplyLost(format!("{call}: {why}"))
     }
 
     /// It is asked anew for its version then.
@@ -383,12 +377,6 @@ impl Engine {
     /// A call, for messages.
     fn named(&self, call: &str) -> String {
         format!("{}: {call}", self.socket.display())
-    }
-
-    /// A thread that panicked left nothing half-done behind this lock.
-    fn count<T>(&self, change: impl FnOnce(&mut Counters) -> T) -> T {
-        let counters = self.counters.lock();
-        change(&mut counters.unwrap_or_else(PoisonError::into_inner))
     }
 }
 

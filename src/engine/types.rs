@@ -1,12 +1,9 @@
 //! What the engine says, as types: only the fields that are used, and tolerant, because engines differ in what they leave out
 //! or send as null. Pure. Ids are checked here, so a list with an unreadable id is an error and not a shorter list.
 
-use super::LONGEST_MESSAGE;
-use crate::units::{PilotId, clean_line};
+use super::*;
 use serde::de::{Error as _, IgnoredAny};
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
-use std::collections::BTreeMap;
 use std::fmt;
 
 /// Why a call gave no outcome; names the socket, the call and what to do, because it ends up in `status`.
@@ -46,18 +43,19 @@ pub struct Info {
     pub cpus: u64,
     pub docker_root_dir: String,
     /// Pairs of words; with the containerd store one is its snapshotter.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "lax")]
     pub driver_status: Vec<Vec<String>>,
     /// Of the kernel that containers run on.
     pub kernel_version: String,
     /// Bytes.
     pub mem_total: u64,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "lax")]
     pub security_options: Vec<String>,
     pub memory_limit: bool,
     pub swap_limit: bool,
     pub cpu_cfs_quota: bool,
     pub pids_limit: bool,
+    /// Its `ID` is `N/A` where Docker can't run its `docker-init`; Podman says nothing.
     pub init_commit: Value,
 }
 
@@ -66,11 +64,6 @@ impl Info {
     pub fn has(&self, name: &str) -> bool {
         let mut options = self.security_options.iter();
         options.any(|option| option.contains(name))
-    }
-
-    /// Docker says so of a `docker-init` that it can't run; Podman says nothing.
-    pub fn lacks_init(&self) -> bool {
-        self.init_commit.get("ID").is_some_and(|id| id == "N/A")
     }
 }
 
@@ -88,7 +81,7 @@ pub struct Listed {
     pub state: String,
     /// Seconds since 1970.
     pub created: Option<f64>,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "lax")]
     pub labels: Labels,
     #[serde(default, deserialize_with = "words")]
     pub image: String,
@@ -99,7 +92,6 @@ pub const INSTANCE_LABEL: &str = "io.plancton.instance";
 
 /// Those that are ours; a list is read at each tick, so that the others cost nothing.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
 pub struct Labels {
     #[serde(rename = "io.plancton.instance")]
     pub instance: Option<String>,
@@ -123,12 +115,12 @@ pub struct Labels {
 pub struct Inspected {
     /// Of an image it differs by store: a config digest or a manifest digest.
     pub id: String,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "lax")]
     pub state: State,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "lax")]
     pub config: Declared,
     /// The names that an image has.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "lax")]
     pub repo_tags: Vec<String>,
 }
 
@@ -157,10 +149,10 @@ pub struct State {
 pub struct Declared {
     pub image: String,
     /// How it wants to be stopped; empty: SIGTERM.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "lax")]
     pub stop_signal: String,
     /// Paths that are to be written to, whatever the root is.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "lax")]
     pub volumes: BTreeMap<String, IgnoredAny>,
 }
 
@@ -176,28 +168,25 @@ pub struct Created {
 
 /// RFC 3339 to seconds since 1970; `None` for what is not a time or, like the engine's zero `0001-01-01T00:00:00Z`, before 1970.
 fn epoch<'de, D: Deserializer<'de>>(from: D) -> Result<Option<f64>, D::Error> {
-    let text: String = or_default(from)?;
+    let text: String = lax(from)?;
     let seconds = text.parse::<jiff::Timestamp>();
     let seconds = seconds.map(|time| time.as_duration().as_secs_f64());
     Ok(seconds.ok().filter(|seconds| *seconds >= 0.0))
 }
 
-fn or_default<'de, D, T>(from: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Default + Deserialize<'de>,
-{
+/// Null is as good as nothing.
+fn lax<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
     Ok(Option::<T>::deserialize(from)?.unwrap_or_default())
 }
 
 /// What comes before people's eyes.
 fn words<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
-    let text: String = or_default(from)?;
+    let text: String = lax(from)?;
     Ok(clean_line(&text, LONGEST_MESSAGE))
 }
 
 fn list_of_words<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
-    let list: Vec<String> = or_default(from)?;
+    let list: Vec<String> = lax(from)?;
     let clean = |text: &String| clean_line(text, LONGEST_MESSAGE);
     Ok(list.iter().map(clean).collect())
 }

@@ -103,7 +103,7 @@ impl Metrics {
                 let flush = target.config.flush.as_secs_f64();
                 let next = target.sample_at + flush;
                 target.sample_at = if next > now { next } else { now + flush };
-                lines += &view.sample(status, seen, site.engine.counters(), counts);
+                lines += &view.sample(status, seen, *site.engine.counters(), counts);
             }
             let number = lines.lines().count() as u64;
             if number > 0 && target.lines.try_send(Some(lines)).is_err() {
