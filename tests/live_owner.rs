@@ -1,6 +1,6 @@
-//! The owner's side on a real engine: giving back, rules, protection, limits, the parent group of all pilots, and a loop
-//! that nothing wakes. One at a time, because they measure load. Other users of the engine are waited for, or named where
-//! they keep something from being seen.
+//! The owner's side on a real engine: giving back, protection, the parent group of all pilots, and a loop that nothing
+//! wakes. One at a time, because they measure load. Other users of the engine are waited for, or named where they keep
+//! something from being seen.
 // threads: 1
 // alone
 #![allow(clippy::restriction, clippy::pedantic, clippy::disallowed_methods)]
@@ -77,47 +77,6 @@ fn with_protection_pilots_yield_inside_the_kernel() {
             && cpus["pilots"].as_f64() < Some(most)
     });
     instance.wait_containers(|list| are(list, "running"));
-}
-
-#[test]
-fn hold_files_and_programs_hold_pilots_back() {
-    let keys = "when-busy = \"yield\"\ncalm-for = \"1s\"\nstarve-limit = \"4s\"\npause-while-running = [\"plancton-game\"]";
-    let instance = Instance::running(&with_owner(&config("1s", 2, &sleeper()), keys));
-    instance.wait_running(2);
-    let all_are =
-        |state: &str| instance.wait_containers(|list| !list.is_empty() && are(list, state));
-    // A fifo in place of a file is no reason, and nothing that a reader would hang on.
-    let why = "electricity is expensive until 20:00";
-    let hold = instance.file("run/inhibit.d/price.hold", format!("{why}\nmore"));
-    make_fifo(&instance.path("run/inhibit.d/a.hold"));
-    instance.wait_reason("hold");
-    instance.wait_text(why);
-    all_are("paused");
-    fs::remove_file(hold).unwrap();
-    all_are("running");
-    instance.done("health");
-
-    let game = instance.path("plancton-game");
-    fs::copy("/bin/sleep", &game).unwrap();
-    let game = Running::new(Command::new(game).arg("600"));
-    instance.wait_reason("program");
-    // Paused for the starve-limit they hold memory for nothing.
-    instance.wait_none();
-    instance.wait_count("owner", 2);
-    drop(game);
-    instance.wait_running(2);
-}
-
-#[test]
-fn a_disk_below_its_reserve_stops_the_youngest_and_starts_nothing() {
-    let text = config("1s", 3, &sleeper());
-    let mut instance = Instance::running(&text);
-    instance.wait_running(3);
-    instance.reload(&text.replace("reserve-disk = \"64MiB\"", "reserve-disk = \"900TiB\""));
-    instance.wait_reason("disk");
-    instance.wait_none();
-    stays(seconds(3.0), || instance.containers().len());
-    assert_eq!(instance.end(), 0);
 }
 
 /// The first of these files of the parent group that there is, with either version and driver.

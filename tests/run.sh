@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All tests with one command: formats, lints, unit and black-box tests, then the live ones against a real engine.
+# All tests with one command: formats, lints, unit and black-box tests beside the live ones against a real engine.
 #   tests/run.sh [--without-engine] [--without-machine] [NAME…]      NAME: only tests/NAME.rs, or "machine"
 # Starts what the live tests need and stops what it started. What cannot run here is named, with the reason, and
 # counted as skipped. Live are tests/live*.rs; what a file cannot do without it names in a line "// needs: …" ("registry",
@@ -236,12 +236,12 @@ wants_machine() { [ "${#only[@]}" = 0 ] || [[ " ${only[*]} " == *" machine "* ]]
 if [ "${only[*]}" = machine ]; then
   : # nothing of cargo's
 elif title "build of the tests" && timeout -k 10 "$limit" cargo test --locked --no-run; then
-  if [ "${#only[@]}" = 0 ]; then
-    begin unit --bins
-    finish unit
-  fi
   mapfile -t others < <(test_files other)
   for name in "${others[@]}"; do begin_file "$name"; done
+  if [ "${#only[@]}" = 0 ]; then
+    begin unit --bins
+    others=(unit "${others[@]}")
+  fi
   live_tests
   finish_others
 else

@@ -1,4 +1,5 @@
-//! What the owner asks for. The interval is so long that only the command itself can be what woke the loop.
+//! What the owner asks for, and their rules. The interval of commands is so long that only the command itself can be what
+//! woke the loop.
 
 use crate::common::*;
 
@@ -116,6 +117,48 @@ fn kill_ends_one_pilot_of_ours() {
     let after = instance.wait_running(2);
     let same = after.intersection(&pilots).count();
     assert_eq!(same, 1, "another one takes its place");
+}
+
+#[test]
+fn hold_files_and_programs_hold_pilots_back() {
+    let rules = "[owner]\nstarve-limit = \"4s\"\npause-while-running = [\"plancton-game\"]";
+    let text = config("1s", 2, &sleeper()).replace("[owner]", rules);
+    let instance = Instance::running(&text);
+    instance.wait_running(2);
+    let all_are =
+        |state: &str| instance.wait_containers(|list| !list.is_empty() && are(list, state));
+    // A fifo in place of a file is no reason, and nothing that a reader would hang on.
+    let why = "electricity is expensive until 20:00";
+    let hold = instance.file("run/inhibit.d/price.hold", format!("{why}\nmore"));
+    make_fifo(&instance.path("run/inhibit.d/a.hold"));
+    instance.wait_reason("hold");
+    instance.wait_text(why);
+    all_are("paused");
+    fs::remove_file(hold).unwrap();
+    all_are("running");
+    instance.done("health");
+
+    let game = instance.path("plancton-game");
+    fs::copy("/bin/sleep", &game).unwrap();
+    let game = Running::new(Command::new(game).arg("600"));
+    instance.wait_reason("program");
+    // Paused for the starve-limit they hold memory for nothing.
+    instance.wait_none();
+    instance.wait_count("owner", 2);
+    drop(game);
+    instance.wait_running(2);
+}
+
+#[test]
+fn a_disk_below_its_reserve_stops_the_youngest_and_starts_nothing() {
+    let text = config("1s", 3, &sleeper());
+    let mut instance = Instance::running(&text);
+    instance.wait_running(3);
+    instance.reload(&text.replace("reserve-disk = \"64MiB\"", "reserve-disk = \"900TiB\""));
+    instance.wait_reason("disk");
+    instance.wait_none();
+    stays(seconds(3.0), || instance.containers().len());
+    assert_eq!(instance.end(), 0);
 }
 
 /// All instances of one binary share one image, so that this is one test.
