@@ -220,7 +220,7 @@ fn a_second_daemon() {
     machine.end();
     // The lock went with its holder. One turn ends where nothing is configured, too.
     machine.done("run --once");
-    machine.configure("");
+    machine.configure("[share]\nreserve-disk = \"1MiB\"\n");
     machine.done("run --once");
 }
 
