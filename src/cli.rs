@@ -10,8 +10,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 const HELP: &str = include_str!("cli/help.txt");
-/// Between two pages.
-const BREAK: &str = "%%\n";
 /// So many characters of what was typed are shown again.
 const SHOWN: usize = 40;
 
@@ -52,7 +50,7 @@ pub fn commands() -> impl Iterator<Item = &'static str> + Clone {
 
 /// Each page with the name of its command.
 fn pages() -> impl Iterator<Item = (&'static str, &'static str)> + Clone {
-    HELP.split(BREAK).map(|page| {
+    HELP.split("%%\n").map(|page| {
         let words = page.strip_prefix("plancton ").unwrap_or_default();
         (words.split([' ', '\n']).next().unwrap_or_default(), page)
     })

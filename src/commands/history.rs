@@ -14,8 +14,6 @@ type Days = Vec<(Date, Sums)>;
 
 /// History goes back no further.
 const MOST_DAYS: u64 = 396;
-/// So much is drawn hour by hour on the page.
-const PAGE_HOURS: u64 = 14 * 24;
 
 pub fn history(context: &Context) -> Done {
     let days = context.options.number("days").unwrap_or(14);
@@ -77,7 +75,8 @@ fn html(hours: &Hours, host: &str, now: &Zoned) -> String {
         format!("{}T{:02}:{:02}", hour.date(), hour.hour(), hour.minute())
     };
     let this = u64::try_from(now.timestamp().as_second()).unwrap_or(0) / 3600;
-    let last = hours.range(this.saturating_sub(PAGE_HOURS)..);
+    // Two weeks are drawn hour by hour.
+    let last = hours.range(this.saturating_sub(14 * 24)..);
     let last = last.map(|(hour, sums)| json!({"time": time(*hour), "sums": sums}));
     let data = json!({
         "host": clean_line(host, 64),

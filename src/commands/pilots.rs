@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::act::{files, group, signal};
-use crate::decide::{Pilot, PilotState};
+use crate::decide::{Finished, Pilot, PilotState};
 use crate::engine::Error;
 use crate::observe::read_pilot;
 use crate::units::clean_text;
@@ -15,8 +15,6 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// … and nothing more is begun after this time.
 const TIME_LIMIT: Duration = Duration::from_secs(120);
 const TOO_LATE: &str = "not removed, the time for it is over";
-/// How long the pilots' group has for getting empty.
-const GROUP_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Of every Plancton pilot that there is, some.
 type Found = (Site, Vec<Pilot>);
@@ -55,25 +53,22 @@ pub fn kill(context: &Context) -> Done {
 
 /// The last words of one pilot, or of the one that failed last.
 pub fn log(context: &Context) -> Done {
-    let wanted = context.options.text("PILOT");
-    let status = Status::read(&context.addressed().run)?;
-    let mut finished = status.unwrap_or_default().gone.into_iter();
-    let finished = finished.find(|finished| match &wanted {
-        Some(wanted) => finished.name == *wanted,
-        None => !finished.kind.is_well(),
-    });
-    let words = match (finished, wanted) {
-        (Some(finished), _) => {
-            let (name, kind, lived) = (finished.name, word(finished.kind), finished.lived);
-            let (code, tail) = (finished.exit_code, finished.log_tail);
-            format!("{name}: {kind} after {lived:.0} s, exit code {code}\n{tail}")
-        }
-        (None, Some(wanted)) => {
-            let (site, pilot) = find_one(context, &wanted)?;
-            let words = site.engine.logs(&pilot.id, LOG.0, LOG.1);
-            words.map_err(no_engine)?
-        }
-        (None, None) => "no pilot has failed since the daemon started".to_owned(),
+    let wanted = context.text("PILOT");
+    let gone = Status::read(&context.addressed().run)?.map_or_else(Vec::new, |status| status.gone);
+    let is_meant = |gone: &&Finished| match wanted.as_str() {
+        "" => !gone.kind.is_well(),
+        name => gone.name == name,
+    };
+    let words = if let Some(gone) = gone.iter().find(is_meant) {
+        let (kind, lived, code) = (word(gone.kind), gone.lived, gone.exit_code);
+        let end = format!("{kind} after {lived:.0} s, exit code {code}");
+        format!("{}: {end}\n{}", gone.name, gone.log_tail)
+    } else if wanted.is_empty() {
+        "no pilot has failed since the daemon started".to_owned()
+    } else {
+        let (site, pilot) = find_one(context, &wanted)?;
+        let words = site.engine.logs(&pilot.id, LOG.0, LOG.1);
+        words.map_err(no_engine)?
     };
     say(&(clean_text(&words, LOG.1).trim_end().to_owned() + "\n"))
 }
@@ -95,10 +90,8 @@ pub fn remove((site, pilots): Found, longest: Duration) -> Done {
 }
 
 fn settle(problems: &[String]) -> Done {
-    match problems {
-        [] => Ok(()),
-        problems => Err(problems.join("\n").into()),
-    }
+    let failure = (!problems.is_empty()).then(|| problems.join("\n").into());
+    failure.map_or(Ok(()), Err)
 }
 
 /// With its own directories an instance speaks for itself alone; the machine's daemon for the machine.
@@ -160,7 +153,8 @@ pub fn purge_everything(context: &Context) -> Done {
         problems.extend(removed.err().map(|why| format!("{image}: {}", why.1)));
     }
     if let Ok(facts) = read_facts(&site.engine, &site.root, context.is_root) {
-        group::remove(&site.root, &facts, GROUP_PATIENCE);
+        // It may take a moment until it is empty.
+        group::remove(&site.root, &facts, Duration::from_secs(2));
     }
     settle(&problems)?;
     let directories = purged_directories(context).into_iter();

@@ -9,12 +9,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-const TRY_TIME: Duration = Duration::from_secs(60);
-/// Where no terminal can be redrawn, a line this often.
-const LINE_EVERY: Duration = Duration::from_secs(5);
 const CONFIGURATION: &str = include_str!("try.toml");
 
-const PILOT_TIME: Duration = Duration::from_secs(20);
 const BEGIN: u64 = 1_000_000_000_000;
 /// Up to here a segment takes no more than a moment.
 const LIMIT: u64 = 10_000_000_000_000;
@@ -85,7 +81,8 @@ fn show(context: &Context, base: &Path, is_over: &AtomicBool) -> Result<Status, 
 }
 
 fn follow(context: &Context, child: &mut Child, is_over: &AtomicBool) -> Result<Status, Failure> {
-    let time = context.options.duration("for").unwrap_or(TRY_TIME);
+    let time = context.options.duration("for");
+    let time = time.unwrap_or(Duration::from_secs(60));
     let (start, mut next_line, mut seen) = (Instant::now(), Duration::ZERO, Status::default());
     while start.elapsed() < time && !is_over.load(Ordering::Relaxed) {
         std::thread::sleep(Duration::from_millis(250));
@@ -101,7 +98,8 @@ fn follow(context: &Context, child: &mut Child, is_over: &AtomicBool) -> Result<
             let head = format!("plancton try: {left} left, Ctrl-C ends it sooner");
             redraw(&format!("{head}\n\n{text}"))?;
         } else if start.elapsed() >= next_line {
-            next_line += LINE_EVERY;
+            // Where no terminal can be redrawn.
+            next_line += Duration::from_secs(5);
             let pilots = count_pilots(status.pilots.len());
             let done = status.counts.get("done").unwrap_or(&0);
             say(&format!("{left} left: {pilots} running, {done} done\n"))?;
@@ -145,7 +143,7 @@ pub fn pilot(context: &Context) -> Done {
         }
     }
     say("pilot: self-check passed, both counts as known\n")?;
-    let time = options.duration("for").unwrap_or(PILOT_TIME);
+    let time = options.duration("for").unwrap_or(Duration::from_secs(20));
     let time = (!options.has("to")).then_some(time);
     let (to, primes) = count(from, end, time);
     say(&format!("{RESULT} from={from} to={to} primes={primes}\n"))

@@ -27,15 +27,10 @@ const FAINT: u8 = 2;
 const GOOD: u8 = 32;
 const OWNER: u8 = 34;
 
-/// The narrowest screen that is drawn for; beyond the widest, lines are hard to read.
-const NARROWEST: u16 = 40;
-const WIDEST: u16 = 120;
 /// The column at which texts begin.
 const LABEL: usize = 12;
 /// More than any line of a status has.
 const LONGEST_TEXT: usize = 2000;
-/// So many pilots are shown however low the screen is.
-const FEWEST_PILOTS: usize = 3;
 
 /// The status of a daemon that runs, else the exit code for it with a sentence that says what now.
 fn read(context: &Context) -> Result<Status, Failure> {
@@ -116,7 +111,8 @@ impl Page {
         let size = size.filter(|size| size.ws_col > 0);
         let is_set = |name, to: &str| std::env::var(name).is_ok_and(|value| value == to);
         let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let width = size.map_or(80, |size| size.ws_col.clamp(NARROWEST, WIDEST));
+        // Nothing is drawn for narrower screens, and longer lines are hard to read.
+        let width = size.map_or(80, |size| size.ws_col.clamp(40, 120));
         Page {
             width: width.into(),
             height: size.map(|size| size.ws_row.into()),
@@ -254,7 +250,8 @@ impl Page {
             let image = pilot.image.rsplit('/').next().unwrap_or_default();
             line([&pilot.name, &word(pilot.state), &age, &left, image])
         });
-        let most = room.saturating_sub(3).max(FEWEST_PILOTS);
+        // Three are shown however low the screen is.
+        let most = room.saturating_sub(3).max(3);
         let more = status.pilots.len().saturating_sub(most);
         let more = (more > 0).then(|| format!("+ {more} more"));
         let top = [String::new(), self.paint(STRONG, &head)];
