@@ -28,13 +28,10 @@ pub struct Options {
 /// about a command line that means nothing.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Options, String> {
     let mut options = Options::default();
-    match options.read(Parser::from_args(arguments)) {
-        Ok(()) => Ok(options),
-        Err(error) => {
-            let topic = format!("plancton help {}", options.command);
-            Err(format!("{error}; see `{}`", topic.trim_end()))
-        }
-    }
+    let read = options.read(Parser::from_args(arguments));
+    let topic = format!("plancton help {}", options.command);
+    read.map_err(|error| format!("{error}; see `{}`", topic.trim_end()))?;
+    Ok(options)
 }
 
 /// The help of one command; of "" the overview.

@@ -12,7 +12,7 @@ use rustix::process::kill_process;
 use std::io::BufReader;
 use std::os::unix::process::CommandExt;
 use std::path::absolute;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 /// How long is waited for the first turn, and for the end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -139,13 +139,13 @@ pub fn send(run: &Path, signal: Signal) -> bool {
 fn has_unit(context: &Context) -> bool {
     let elsewhere = ["config", "engine", "instance"];
     let is_elsewhere = elsewhere.iter().any(|name| context.options.has(name));
-    if is_elsewhere || context.dirs.scope != Scope::Machine {
-        return false;
-    }
     let mut show = Command::new("systemctl");
     show.args(["show", "--property=LoadState", "--value", UNIT]);
-    let shown = show.output().map(|output| output.stdout);
-    Path::new("/run/systemd/system").is_dir() && shown.is_ok_and(|state| state == b"loaded\n")
+    let is_loaded = |shown: Output| shown.stdout == b"loaded\n";
+    context.dirs.scope == Scope::Machine
+        && !is_elsewhere
+        && Path::new("/run/systemd/system").is_dir()
+        && show.output().is_ok_and(is_loaded)
 }
 
 fn systemctl(verb: &str) -> Done {
@@ -167,9 +167,6 @@ pub fn drain(context: &Context) -> Done {
     if let Some(by) = by {
         let left = format_rough(Duration::from_secs_f64(by - since));
         text += &format!("; what still runs in {left} is stopped");
-    }
-    if stop {
-        text += "; the daemon ends after the last one";
     }
     text += "\n`plancton resume` ends the drain\n";
     let drain = Drain { stop, by, since };

@@ -220,12 +220,12 @@ impl Page {
             State::Waiting => "○ waiting",
         };
         self.row(label, &status.reason.text);
-        if matches!(status.reason.code, Code::BackOff | Code::NoWork) {
-            // In its pilot's own words, to who may read them.
-            let mut tails = status.gone.iter().map(|gone| gone.log_tail.trim_end());
-            let tail = tails.find(|tail| !tail.is_empty()).unwrap_or_default();
-            let last = tail.lines().last().map(|last| clean_line(last, 200));
-            last.into_iter().for_each(|last| self.row("It said", last));
+        // In its pilot's own words, to who may read them.
+        let mut tails = status.gone.iter().map(|gone| gone.log_tail.trim_end());
+        if matches!(status.reason.code, Code::BackOff | Code::NoWork)
+            && let Some(last) = tails.find_map(|tail| tail.lines().last())
+        {
+            self.row("It said", clean_line(last, 200));
         }
     }
 
@@ -260,7 +260,7 @@ impl Page {
 
     /// What is known of the machine around the pilots, and of the daemon.
     fn surroundings(&mut self, status: &Status) {
-        let (others, engine, protection) = (&status.others, &status.engine, &status.protection);
+        let (others, at, protection) = (&status.others, &status.engine, &status.protection);
         if others.pilots > 0 {
             let (pilots, cpus) = (count_pilots(others.pilots), number(others.cpus));
             let text = format!("{pilots} of other instances on this engine, cores: {cpus}");
@@ -268,11 +268,9 @@ impl Page {
         }
         let text = format!("{}: {}", protection.level, protection.text);
         self.row("Protection", text);
-        let (name, version, api, socket) =
-            (&engine.name, &engine.version, &engine.api, &engine.socket);
-        let text = match version.is_empty() {
-            true => format!("{socket} does not answer"),
-            false => format!("{name} {version}, API {api}, {socket}"),
+        let text = match at.version.is_empty() {
+            true => format!("{} does not answer", at.socket),
+            false => format!("{} {}, API {}, {}", at.name, at.version, at.api, at.socket),
         };
         self.row("Engine", text);
         if let Some(pull) = &status.pull {
