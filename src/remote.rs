@@ -11,12 +11,14 @@ use crate::{clock, web};
 use minisign_verify::{PublicKey, Signature};
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
-/// Their files in STATE/remote.
-const JOINED: &str = "joined.json";
-const IN_FORCE: &str = "config.toml";
-const SEEN: &str = "seen.json";
+/// Its files in the state directory.
+const DIRECTORY: &str = "remote";
+const JOINED: &str = "remote/joined.json";
+const IN_FORCE: &str = "remote/config.toml";
+const SEEN: &str = "remote/seen.json";
 
 /// What the owner agreed to.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -40,12 +42,8 @@ impl Joined {
     }
 }
 
-fn path(state: &Path, name: &str) -> PathBuf {
-    state.join("remote").join(name)
-}
-
 fn read_text(state: &Path, name: &str) -> String {
-    files::read_text(&path(state, name)).unwrap_or_default()
+    files::read_text(&state.join(name)).unwrap_or_default()
 }
 
 /// What was known of the server when it was asked last.
@@ -54,9 +52,8 @@ fn read_seen(state: &Path) -> report::Remote {
 }
 
 /// For nobody else to read: a token may be in it.
-fn write(state: &Path, name: &str, content: &str) -> std::io::Result<()> {
-    let path = path(state, name);
-    state::write_file(&path, content.as_bytes(), 0o600, Durable::Yes)
+fn write(state: &Path, name: &str, content: &str) -> io::Result<()> {
+    state::write_file(&state.join(name), content.as_bytes(), 0o600, Durable::Yes)
 }
 
 /// `None`: nothing was joined, or the file is broken and with it the consent.
@@ -66,21 +63,21 @@ pub fn read_joined(state: &Path) -> Option<Joined> {
 }
 
 /// What was fetched from another url, or under another key, goes.
-pub fn write_joined(state: &Path, joined: &Joined) -> std::io::Result<()> {
+pub fn write_joined(state: &Path, joined: &Joined) -> io::Result<()> {
     let before = read_joined(state).unwrap_or_default();
     if (&before.url, &before.key) != (&joined.url, &joined.key) {
         let _ = leave(state);
     }
-    state::make_directory(&path(state, ""), 0o700)?;
+    state::make_directory(&state.join(DIRECTORY), 0o700)?;
     write(state, JOINED, &serde_json::to_string(joined)?)
 }
 
 /// Nothing of it is left.
-pub fn leave(state: &Path) -> std::io::Result<()> {
-    std::fs::remove_dir_all(path(state, ""))
+pub fn leave(state: &Path) -> io::Result<()> {
+    std::fs::remove_dir_all(state.join(DIRECTORY))
 }
 
-fn write_seen(state: &Path, changed: f64, waiting: Vec<String>) -> std::io::Result<()> {
+fn write_seen(state: &Path, changed: f64, waiting: Vec<String>) -> io::Result<()> {
     let seen = report::Remote {
         looked: clock::now().epoch,
         changed,
@@ -91,7 +88,7 @@ fn write_seen(state: &Path, changed: f64, waiting: Vec<String>) -> std::io::Resu
 }
 
 /// What was permitted holds from now on.
-pub fn put_in_force(state: &Path, text: &str) -> std::io::Result<()> {
+pub fn put_in_force(state: &Path, text: &str) -> io::Result<()> {
     write(state, IN_FORCE, text)?;
     write_seen(state, clock::now().epoch, Vec::new())
 }
@@ -122,8 +119,7 @@ pub fn check(url: &str, key: &str, allow: &Allow) -> Result<(), String> {
     let is_plain = |c: char| c.is_ascii_graphic() && !"@\\\"<>".contains(c);
     let is_taken = scheme == "https" || scheme == "http" && allow.plain_http;
     if !is_taken || rest.is_empty() || !rest.chars().all(is_plain) {
-        let write =
-            "write https://HOST/PATH, without a login; [allow] plain-http takes http:// too";
+        let write = "write https://HOST/PATH without a login; [allow] plain-http takes http:// too";
         return Err(format!("'{url}' can't be joined; {write}"));
     }
     if !key.is_empty() && PublicKey::from_base64(key).is_err() {
@@ -133,25 +129,22 @@ pub fn check(url: &str, key: &str, allow: &Allow) -> Result<(), String> {
     Ok(())
 }
 
-fn verify(key: &str, text: &str, signature: &str) -> Result<(), minisign_verify::Error> {
-    let signature = Signature::decode(signature)?;
-    PublicKey::from_base64(key)?.verify(text.as_bytes(), &signature, false)
-}
-
 /// What was joined, or is to be: its text, and what that comes to here. Errors: no address, no (whole) answer, no text of a
 /// sensible size, no good signature, an old text, a text with problems.
 pub fn fetch(
     state: &Path,
     joined: &Joined,
-    local: &Config,
+    own: &Config,
 ) -> Result<(String, RemoteConfig), String> {
-    let (Joined { url, key, .. }, allow) = (joined, &local.allow);
+    let (Joined { url, key, .. }, allow) = (joined, &own.allow);
     let text = get(url, allow)?;
     if !key.is_empty() {
         let place = format!("{url}.minisig");
         let why = |why: String| format!("its signature {place}: {why}");
         let signature = get(&place, allow).map_err(why)?;
-        verify(key, &text, &signature).map_err(|error| why(error.to_string()))?;
+        Signature::decode(&signature)
+            .and_then(|it| PublicKey::from_base64(key)?.verify(text.as_bytes(), &it, false))
+            .map_err(|error| why(error.to_string()))?;
         let before = read_joined(state).filter(|it| it.url == *url && it.key == *key);
         let last = before.map_or(String::new(), |_| read_text(state, IN_FORCE));
         let (serial, before) = (read_serial(&text), read_serial(&last));
@@ -160,7 +153,7 @@ pub fn fetch(
             return Err(format!("its serial {serial} is not above {before}: {why}"));
         }
     }
-    let remote = read(&text, url, local)?;
+    let remote = read(&text, url, own)?;
     Ok((text, remote))
 }
 
@@ -179,8 +172,8 @@ fn get(url: &str, allow: &Allow) -> Result<String, String> {
         code @ 301..=308 => return Err(format!("status {code}: {redirects}")),
         code => return Err(format!("status {code}")),
     }
-    let headers = response.headers();
-    if !headers.contains_key("content-length") && !headers.contains_key("transfer-encoding") {
+    let says = |header| response.headers().contains_key(header);
+    if !says("content-length") && !says("transfer-encoding") {
         let why = "the server does not say how long its answer is: a cut one would pass";
         return Err(why.to_owned());
     }
@@ -203,6 +196,8 @@ fn look(state: &Path, joined: &Joined, local: &Config) -> Result<(), String> {
     written.map_err(|error| error.to_string())
 }
 
+pub type Job = Box<dyn FnOnce() -> Result<(), String> + Send>;
+
 /// The daemon's side.
 #[derive(Default)]
 pub struct Remote {
@@ -214,18 +209,17 @@ pub struct Remote {
 impl Remote {
     /// The local configuration with what is in force on disk. Another url is looked at soon.
     pub fn adopt(&mut self, state: &Path, local: &Config) -> Config {
-        let before = self.told.take().map(|told| told.url);
+        let before = self.told.take();
         let Some(joined) = read_joined(state) else {
             self.due = None;
             return local.clone();
         };
-        if before.as_ref() != Some(&joined.url) {
+        if before.is_none_or(|told| told.url != joined.url) {
             let (now, refresh) = (clock::now().boot, local.allow.refresh.as_secs_f64());
             // Within half a minute: machines that start together do not ask together.
             self.due = Some(now + refresh.min(30.0) * draw(now));
         }
-        let mut config = local.clone();
-        let mut told = read_seen(state);
+        let (mut config, mut told) = (local.clone(), read_seen(state));
         told.url.clone_from(&joined.url);
         let text = read_text(state, IN_FORCE);
         match read(&text, &joined.url, local) {
@@ -243,18 +237,13 @@ impl Remote {
     }
 
     /// What is to be done off the loop, when it is time.
-    pub fn job(
-        &mut self,
-        state: &Path,
-        local: &Config,
-        now: f64,
-    ) -> Option<impl FnOnce() -> Result<(), String> + Send + use<>> {
+    pub fn job(&mut self, state: &Path, local: &Config, now: f64) -> Option<Job> {
         self.due.take_if(|due| now >= *due)?;
         let (state, joined, local) = (state.to_owned(), read_joined(state)?, local.clone());
         let next = "what was accepted last stays in force; it is looked at again";
-        Some(move || {
+        Some(Box::new(move || {
             look(&state, &joined, &local).map_err(|why| format!("{}: {why}; {next}", joined.url))
-        })
+        }))
     }
 
     /// A look is over: the next one is due before `refresh` is.

@@ -3,8 +3,8 @@
 
 use crate::host::files;
 use crate::units::clean_line;
-use rustls::crypto::ring::default_provider;
-use rustls::crypto::{CryptoProvider, KeyProvider};
+use rustls::Error;
+use rustls::crypto::{CryptoProvider, KeyProvider, ring};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::sign::SigningKey;
 use std::net::IpAddr;
@@ -34,18 +34,14 @@ timeout: no answer in time";
 
 /// For requests to `url`. Every status is an answer, and no redirect is followed. Errors: what is wrong with the file of
 /// certificates to trust (empty: the public ones).
-pub fn config(
-    url: &str,
-    ca_file: &str,
-    insecure: bool,
-) -> Result<ConfigBuilder<AgentScope>, String> {
-    let roots = match ca_file {
+pub fn config(url: &str, ca: &str, insecure: bool) -> Result<ConfigBuilder<AgentScope>, String> {
+    let roots = match ca {
         "" => RootCerts::WebPki,
         file => RootCerts::Specific(Arc::new(read_certificates(file)?)),
     };
     let provider = CryptoProvider {
         key_provider: &NoKeys,
-        ..default_provider()
+        ..ring::default_provider()
     };
     let tls = TlsConfig::builder()
         .root_certs(roots)
@@ -72,11 +68,8 @@ pub fn config(
 struct NoKeys;
 
 impl KeyProvider for NoKeys {
-    fn load_private_key(
-        &self,
-        _: PrivateKeyDer<'static>,
-    ) -> Result<Arc<dyn SigningKey>, rustls::Error> {
-        Err(rustls::Error::UnsupportedNameType)
+    fn load_private_key(&self, _: PrivateKeyDer<'static>) -> Result<Arc<dyn SigningKey>, Error> {
+        Err(Error::UnsupportedNameType)
     }
 }
 

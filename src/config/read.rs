@@ -103,7 +103,7 @@ impl Reader<'_> {
             return self.add(at, true, explain(&message, "the file", name));
         }
         let is_list = LISTS.contains(&name);
-        let header = match is_list {
+        let place = match is_list {
             true => format!("[[{name}]]"),
             false => format!("[{name}]"),
         };
@@ -112,22 +112,16 @@ impl Reader<'_> {
             DeValue::Table(_) if !is_list => std::slice::from_ref(value),
             _ => &[Spanned::new(value.span(), DeValue::Boolean(false))],
         };
-        let (mut places, mut tables) = (Vec::new(), Vec::new());
+        let (mut titles, mut tables) = (Vec::new(), Vec::new());
         for element in elements {
             let at = element.span().start;
             let DeValue::Table(table) = element.get_ref() else {
                 let write = "stands in a line of its own, with its keys below it";
-                self.add(at, true, format!("{header} {write}"));
+                self.add(at, true, format!("{place} {write}"));
                 continue;
             };
-            // Not by its url: a password may be in it.
-            let title = table.get("name").or_else(|| table.get("hours"));
-            let place = match title.and_then(|title| title.get_ref().as_str()) {
-                Some(title) => format!("{header} \"{title}\""),
-                None if is_list => format!("{header} #{}", places.len() + 1),
-                None => header.clone(),
-            };
-            if table.contains_key("name") && places.contains(&place) {
+            let title = table.get("name").and_then(|name| name.get_ref().as_str());
+            if title.is_some() && titles.contains(&title) {
                 let write = "an earlier one has this name; give each its own";
                 self.add(at, true, format!("{place}: {write}"));
             }
@@ -135,8 +129,8 @@ impl Reader<'_> {
             let is_whole = self.problems.iter().all(|problem| problem.1);
             for (of, key, example) in REQUIRED {
                 if is_whole && name == of && !table.contains_key(key) {
-                    let write = format!("write one such as {key} = {example}");
-                    self.add(at, true, format!("{place} has no {key}; {write}"));
+                    let text = format!("{place} has no {key}; write one such as {key} = {example}");
+                    self.add(at, true, text);
                 }
             }
             let keys = self.check_keys(name, table, &place);
@@ -146,7 +140,7 @@ impl Reader<'_> {
             {
                 self.add(at, true, format!("{place}: {why}"));
             }
-            places.push(place);
+            titles.push(title);
             tables.push(Value::Object(keys));
         }
         let value = match is_list {

@@ -36,7 +36,7 @@ pub fn read_remote(text: &str, url: &str, local: &Config) -> Result<RemoteConfig
     }
     let mut remote = RemoteConfig::default();
     // Every value is good; which keys are given is seen in the text alone.
-    remote.add_rules(toml::from_str(text).unwrap_or_default());
+    remote.add_rules(&toml::from_str(text).unwrap_or_default(), config.when);
     for pilot in config.pilots {
         remote.add_pilot(pilot, local);
     }
@@ -44,9 +44,8 @@ pub fn read_remote(text: &str, url: &str, local: &Config) -> Result<RemoteConfig
         remote.add_target(target);
     }
     for list in [&mut remote.permissions, &mut remote.refused] {
-        for line in list.iter_mut() {
-            *line = clean_line(line, LINE);
-        }
+        list.iter_mut()
+            .for_each(|line| *line = clean_line(line, LINE));
         list.sort();
         list.dedup();
     }
@@ -60,32 +59,24 @@ pub fn read_serial(text: &str) -> u64 {
 }
 
 impl RemoteConfig {
-    fn add_rules(&mut self, written: Table) {
-        let mut always = Table::new();
-        for (name, value) in written {
-            match value {
-                Value::Object(table) => always.extend(table),
-                Value::Array(tables) if name == "when" => {
-                    let tables = tables.iter().filter_map(Value::as_object);
-                    self.rules = tables.cloned().collect();
-                }
-                _ => {}
-            }
-        }
+    fn add_rules(&mut self, written: &Table, whens: Vec<Table>) {
+        let always = written.values().filter_map(Value::as_object).flatten();
         // There it means "as many as fit".
-        always.retain(|key, value| key != "max-pilots" || *value != 0);
-        self.rules.insert(0, always);
+        let always = always.filter(|(key, value)| *key != "max-pilots" || **value != 0);
+        let always = always.map(|(key, value)| (key.clone(), value.clone()));
+        self.rules = [vec![always.collect()], whens].concat();
         for rule in &mut self.rules {
             let hours = hours(rule).to_owned();
             rule.retain(|key, value| {
                 let is_lowering = LOWERED.split(' ').any(|known| known == key);
-                if is_lowering {
-                    self.lowered.push(format!("{key} = {value} ({hours})"));
-                } else if key != "hours" {
-                    let text = format!("{key}: that is the owner's alone; ignored");
-                    self.refused.push(text);
+                match key.as_str() {
+                    "hours" => return true,
+                    _ if is_lowering => self.lowered.push(format!("{key} = {value} ({hours})")),
+                    _ => self
+                        .refused
+                        .push(format!("{key}: that is the owner's alone; ignored")),
                 }
-                is_lowering || key == "hours"
+                is_lowering
             });
         }
     }
