@@ -131,11 +131,7 @@ pub fn check(url: &str, key: &str, allow: &Allow) -> Result<(), String> {
 
 /// What was joined, or is to be: its text, and what that comes to here. Errors: no address, no (whole) answer, no text of a
 /// sensible size, no good signature, an old text, a text with problems.
-pub fn fetch(
-    state: &Path,
-    joined: &Joined,
-    own: &Config,
-) -> Result<(String, RemoteConfig), String> {
+pub fn fetch(dir: &Path, joined: &Joined, own: &Config) -> Result<(String, RemoteConfig), String> {
     let (Joined { url, key, .. }, allow) = (joined, &own.allow);
     let text = get(url, allow)?;
     if !key.is_empty() {
@@ -145,8 +141,8 @@ pub fn fetch(
         Signature::decode(&signature)
             .and_then(|it| PublicKey::from_base64(key)?.verify(text.as_bytes(), &it, false))
             .map_err(|error| why(error.to_string()))?;
-        let before = read_joined(state).filter(|it| it.url == *url && it.key == *key);
-        let last = before.map_or(String::new(), |_| read_text(state, IN_FORCE));
+        let before = read_joined(dir).filter(|it| it.url == *url && it.key == *key);
+        let last = before.map_or(String::new(), |_| read_text(dir, IN_FORCE));
         let (serial, before) = (read_serial(&text), read_serial(&last));
         if last != text && serial <= before {
             let why = "an old text is refused, and each signed one counts `serial` up";

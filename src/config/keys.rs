@@ -226,8 +226,8 @@ impl Influx {
         if self.user.is_empty() {
             self.user = decode(user);
         }
-        if self.password.expose().is_empty() {
-            self.password = Secret::parse(&decode(password)).unwrap_or_default();
+        if self.password.0.is_empty() {
+            self.password = Secret(decode(password));
         }
         if self.database.is_empty() {
             self.database = database.to_owned();
@@ -238,8 +238,8 @@ impl Influx {
     /// If its keys go together.
     fn check(&self) -> Result<(), String> {
         let given = |texts: &[&str]| texts.iter().filter(|text| !text.is_empty()).count();
-        let passwords = given(&[self.password.expose(), &self.password_file]);
-        let tokens = given(&[self.token.expose(), &self.token_file]);
+        let passwords = given(&[&self.password.0, &self.password_file]);
+        let tokens = given(&[&self.token.0, &self.token_file]);
         let of_v1 = given(&[&self.user, &self.retention_policy]) + passwords;
         let of_v2 = given(&[&self.org]) + tokens;
         let why = match (given(&[&self.database]), given(&[&self.bucket])) {

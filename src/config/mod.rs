@@ -77,9 +77,7 @@ impl Config {
         let is_number = |id: &str| id.parse::<u32>().is_ok();
         let mut with_files = self.pilots.iter().filter(|pilot| !pilot.files.is_empty());
         if !with_files.all(|pilot| pilot.user.split(':').all(is_number)) {
-            return Err(
-                "files are copied for its user; write user as numbers, \"UID:GID\"".to_owned(),
-            );
+            return Err("files need a user in numbers; write \"UID:GID\"".to_owned());
         }
         self.influxdb.iter_mut().try_for_each(Influx::settle)?;
         Ok(self)

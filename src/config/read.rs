@@ -158,13 +158,10 @@ impl Reader<'_> {
             }
             let (span, name) = (value.span(), key.get_ref());
             let written = self.text.get(span.clone()).unwrap_or_default();
-            let value = match Value::deserialize(ValueDeserializer::from(value.clone())) {
-                Ok(value) => value,
-                Err(error) => {
-                    self.add(span.start, true, explain(error.message(), place, name));
-                    continue;
-                }
-            };
+            let value = Value::deserialize(ValueDeserializer::from(value.clone()));
+            let value = value.map_err(|error| explain(error.message(), place, name));
+            let value = value.map_err(|why| self.add(span.start, true, why));
+            let Ok(value) = value else { continue };
             let why = judge_number(name, &value, written).or_else(|| judge(name, &value));
             if let Some(why) = why {
                 self.add(span.start, true, format!("{place} {name}: {why}"));
@@ -252,9 +249,8 @@ fn judge(key: &str, value: &Value) -> Option<String> {
         "cpuset" => |list| parse_cpu_list(list).is_some() && !list.contains(['+', ' ']),
         _ => return None,
     };
-    let may_be_empty = !["hours", "name"].contains(&key);
     let texts: Vec<&str> = match value {
-        Value::String(text) if text.is_empty() && may_be_empty => Vec::new(),
+        Value::String(text) if text.is_empty() && !["hours", "name"].contains(&key) => return None,
         Value::Array(list) => {
             let parts = list.iter().map(|one| [one, &one["source"], &one["target"]]);
             parts.flatten().filter_map(Value::as_str).collect()

@@ -83,7 +83,7 @@ fn urls_of_targets() {
     ) {
         let config = parse(&target(&format!("url = \"{}\"", row[0])), "c").unwrap();
         let found = &config.influxdb[0];
-        let (password, insecure) = (found.password.expose(), found.insecure.to_string());
+        let (password, insecure) = (found.password.0.as_str(), found.insecure.to_string());
         let parts = [
             &found.url,
             &found.user,

@@ -36,7 +36,7 @@ texts! {
     Image: "\"builtin\" or an image such as \"registry.example.org/pilot:1.2\", in small letters", Image::parse, Image::to_string;
     Mount: "a mount such as \"/data:/data\", \"/scratch:/tmp:rw\" or \"/cvmfs:/cvmfs:ro,rslave\"", Mount::parse, Mount::to_string;
     Mode: "a mode that its user can read, such as \"0400\"", |text| read_mode(text).map(Mode), |mode| format!("{:04o}", mode.0);
-    Secret: "a secret", Secret::parse, |secret| format!("{secret:?}");
+    Secret: "a secret", |text| (text != SHOWN).then(|| Secret(text.to_owned())), |secret| format!("{secret:?}");
 }
 
 /// A duration, written as `1h30m`.
@@ -166,23 +166,11 @@ fn split_registry(name: &str) -> (Option<&str>, &str) {
     }
 }
 
-/// A password or token: shown as `***`, whoever looks.
+/// A password or token: shown as `***`, whoever looks. What stands for one in a configuration that was shown is none.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Secret(String);
+pub struct Secret(pub String);
 
 const SHOWN: &str = "***";
-
-impl Secret {
-    /// What stands for one in a configuration that was shown is none.
-    pub fn parse(text: &str) -> Option<Secret> {
-        (text != SHOWN).then(|| Secret(text.to_owned()))
-    }
-
-    /// For the one place that sends it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -273,8 +261,8 @@ pub struct Handed {
 pub struct Mode(#[default = 0o400] pub u32);
 
 fn read_mode(text: &str) -> Option<u32> {
-    let mode = u32::from_str_radix(text, 8).ok();
-    mode.filter(|mode| mode & !0o377 == 0o400)
+    let mode = u32::from_str_radix(text, 8).ok()?;
+    (mode & !0o377 == 0o400).then_some(mode)
 }
 
 /// `/path` or `/path:64MiB`.
@@ -312,13 +300,11 @@ pub fn in_hours(text: &str, minute: usize) -> Option<bool> {
             _ => return None,
         };
         let (from, to) = times.split_once('-')?;
-        let (from, mut to) = (parse_minute(from)?, parse_minute(to)?);
+        let (from, to) = (parse_minute(from)?, parse_minute(to)?);
         if from == to || from == DAY {
             return None;
         }
-        if to < from {
-            to += DAY;
-        }
+        let to = if to < from { to + DAY } else { to };
         for day in parse_days(days)? {
             let range = day * DAY + from..day * DAY + to;
             is_in |= range.contains(&minute) || range.contains(&(minute + 7 * DAY));

@@ -144,7 +144,7 @@ fn ask(
 fn secret(target: &Influx) -> Result<String, String> {
     let file = [&*target.password_file, &*target.token_file].concat();
     if file.is_empty() {
-        return Ok([target.password.expose(), target.token.expose()].concat());
+        return Ok([&*target.password.0, &target.token.0].concat());
     }
     let text = files::read_secret(Path::new(&file)).map_err(|error| error.to_string())?;
     Ok(text.trim().to_owned())
