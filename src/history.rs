@@ -22,9 +22,6 @@ pub const HOURS: Range<u64> = 473_352..70_389_000;
 /// More between two ticks was not watched: nothing ticks while no pilot is configured.
 const LONGEST_TICK: f64 = 3600.0;
 const LONGEST_NAME: usize = 60;
-/// Seconds between two writes; before the first one they are fewer, so that a trial shows something.
-const EVERY: f64 = 600.0;
-const FIRST: f64 = 60.0;
 /// A file of more bytes is written anew, a line an hour and half as many bytes: more than a year of a usual machine.
 const MOST_BYTES: usize = 4 << 20;
 
@@ -70,15 +67,20 @@ impl AddAssign<&Sums> for Sums {
         self.given_cpu_seconds.0 += other.given_cpu_seconds.0;
         self.owner_cpu_seconds.0 += other.owner_cpu_seconds.0;
         for (name, class) in &other.classes {
-            let sum = self.classes.entry(name.clone()).or_default();
-            sum.core_seconds.0 += class.core_seconds.0;
-            for (kind, count) in &class.ended {
-                let sum = sum.ended.entry(*kind).or_default();
-                *sum = sum.saturating_add(*count);
-            }
+            self.classes.entry(name.clone()).or_default().add(class);
         }
         for (code, seconds) in &other.held_back_seconds {
             self.held_back_seconds.entry(*code).or_default().0 += seconds.0;
+        }
+    }
+}
+
+impl Class {
+    fn add(&mut self, other: &Class) {
+        self.core_seconds.0 += other.core_seconds.0;
+        for (kind, count) in &other.ended {
+            let sum = self.ended.entry(*kind).or_default();
+            *sum = sum.saturating_add(*count);
         }
     }
 }
@@ -92,12 +94,9 @@ impl Sums {
 
     /// Pilots by end, of all classes.
     pub fn ended(&self) -> BTreeMap<EndKind, u64> {
-        let mut sums: BTreeMap<EndKind, u64> = BTreeMap::new();
-        for (kind, count) in self.classes.values().flat_map(|class| &class.ended) {
-            let sum = sums.entry(*kind).or_default();
-            *sum = sum.saturating_add(*count);
-        }
-        sums
+        let mut all = Class::default();
+        self.classes.values().for_each(|class| all.add(class));
+        all.ended
     }
 }
 
@@ -143,12 +142,8 @@ impl History {
             self.window_at = cpu.at;
         }
         let pilots = seen.pilots.iter().flatten();
-        let mut cores: BTreeMap<&str, f64> = BTreeMap::new();
         for pilot in pilots.filter(|pilot| pilot.own && pilot.state == PilotState::Running) {
-            *cores.entry(&pilot.class).or_default() += pilot.cpus;
-        }
-        for (class, cores) in cores {
-            sums.class(class).core_seconds.0 += cores * elapsed;
+            sums.class(&pilot.class).core_seconds.0 += pilot.cpus * elapsed;
         }
         for pilot in &decision.ended {
             let ended = &mut sums.class(&pilot.class).ended;
@@ -161,12 +156,13 @@ impl History {
         self.held_back = held_back(decision);
     }
 
-    /// Now and then: what is to be appended. What could not be comes back by [`add_hours`].
+    /// After a minute, so that a trial shows something, and then every ten: what is to be appended. What could not be comes
+    /// back by [`add_hours`].
     pub fn take_due(&mut self, now: f64) -> Option<Hours> {
-        if now < *self.write_at.get_or_insert(now + FIRST) {
+        if now < *self.write_at.get_or_insert(now + 60.0) {
             return None;
         }
-        self.write_at = Some(now + EVERY);
+        self.write_at = Some(now + 600.0);
         Some(std::mem::take(&mut self.unwritten)).filter(|hours| !hours.is_empty())
     }
 }
@@ -195,15 +191,13 @@ fn shorten(state: &Path, most_bytes: usize) -> io::Result<()> {
     if length <= most_bytes as u64 {
         return Ok(());
     }
-    let lines: Vec<String> = read(state)?.0.iter().map(encode).collect();
-    let mut bytes = 0;
-    let newest = lines.iter().rev().take_while(|line| {
-        bytes += line.len();
-        bytes <= most_bytes / 2
-    });
-    let oldest = lines.len() - newest.count();
-    let text: String = lines.iter().skip(oldest).map(String::as_str).collect();
-    state::write_file(&state.join(FILE), text.as_bytes(), 0o644, Durable::Yes)
+    let lines: String = read(state)?.0.iter().map(encode).collect();
+    let text = format!("\n{lines}").into_bytes();
+    let start = text.len().saturating_sub(most_bytes / 2);
+    // A line that was cut in two is left out.
+    let newest = text.into_iter().skip(start);
+    let newest: Vec<u8> = newest.skip_while(|byte| *byte != b'\n').collect();
+    state::write_file(&state.join(FILE), &newest, 0o644, Durable::Yes)
 }
 
 /// Everything there is, and how many lines cannot be read: a crash or a bad disk leaves such.

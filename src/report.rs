@@ -218,18 +218,14 @@ impl Status {
 
     /// What a tick says; the rest (engine, sinks, …) is known to the daemon alone. `last`: the pilots of the status before,
     /// because an engine that does not answer is not one without pilots.
-    pub fn of(
-        config: &Config,
-        observation: &Observation,
-        decision: &Decision,
-        last: &[Pilot],
-    ) -> Status {
-        let (at, share, capacity) = (observation.at, &config.share, &decision.capacity);
-        let (cpu, used) = (observation.cpu, observation.memory);
-        let listed = observation.pilots.iter().flatten();
+    pub fn of(config: &Config, seen: &Observation, decision: &Decision, last: &[Pilot]) -> Status {
+        let (at, share, capacity) = (seen.at, &config.share, &decision.capacity);
+        let (cpu, used) = (seen.cpu, seen.memory.unwrap_or_default());
+        let listed = seen.pilots.iter().flatten();
         let holding = listed.filter(|pilot| pilot.state.holds_room());
         let (own, others): (Vec<_>, Vec<_>) = holding.partition(|pilot| pilot.own);
-        let pilots = own.into_iter().map(|pilot| row(pilot, at)).collect();
+        let own = own.into_iter().map(|pilot| row(pilot, at)).collect();
+        let reserve = share.reserve_disk.0;
         let patience = patience(config.interval());
         Status {
             schema: SCHEMA,
@@ -239,55 +235,54 @@ impl Status {
             due: decision.wake_in.map(|_| at.epoch + patience),
             state: decision.state,
             reason: decision.reason.clone(),
-            drain: observation.control.drain,
-            snooze: observation.control.snooze,
-            protection: protection(observation),
+            drain: seen.control.drain,
+            snooze: seen.control.snooze,
+            protection: protection(&seen.protection),
             cpus: Cpus {
-                total: observation.cores,
+                total: seen.cores,
                 given: capacity.given,
                 foreign: cpu.map(|cpu| cpu.foreign),
                 pilots: cpu.map(|cpu| cpu.pilots),
-                idle: cpu.map(|cpu| (observation.threads - cpu.busy).max(0.0)),
+                idle: cpu.map(|cpu| (seen.threads - cpu.busy).max(0.0)),
                 reserve: capacity.reserve,
             },
             memory: Memory {
-                total: used.unwrap_or_default().total,
-                available: used.unwrap_or_default().available,
+                total: used.total,
+                available: used.available,
                 given: capacity.memory_given,
-                pilots: used.and_then(|used| used.pilots),
-                foreign: used.map(|used| used.foreign),
+                pilots: used.pilots,
+                foreign: seen.memory.map(|used| used.foreign),
                 reserve: share.reserve_memory.0,
             },
-            disk: observation.disk_free.map(|free| Disk {
-                free,
-                reserve: share.reserve_disk.0,
-            }),
-            pilots: match observation.pilots {
-                Some(_) => pilots,
+            disk: seen.disk_free.map(|free| Disk { free, reserve }),
+            pilots: match seen.pilots {
+                Some(_) => own,
                 None => last.to_vec(),
             },
             others: Others {
                 pilots: others.len(),
                 cpus: others.iter().fold(0.0, |sum, pilot| sum + pilot.cpus),
             },
-            given_seconds: observation.given_seconds,
+            given_seconds: seen.given_seconds,
             ..Status::default()
         }
     }
 }
 
-fn protection(observation: &Observation) -> Protection {
-    let (level, text) = match &observation.protection {
-        decide::Protection::Verified => ("verified", "pilots get only what nobody else wants"),
-        decide::Protection::Session => (
-            "session",
-            "within your session; they are paused when you need the machine",
-        ),
-        decide::Protection::Prepared => ("prepared", "the first pilot will show that it holds"),
-        decide::Protection::Lost => ("none", "their group is not idle; the daemon makes it so"),
-        decide::Protection::None(why) => ("none", why.as_str()),
+fn protection(known: &decide::Protection) -> Protection {
+    use decide::Protection::{Lost, None, Prepared, Session, Verified};
+    let text = match known {
+        Verified => "pilots get only what nobody else wants",
+        Session => "within your session; they are paused when you need the machine",
+        Prepared => "the first pilot will show that it holds",
+        Lost => "their group is not idle; the daemon makes it so",
+        None(why) => why,
     };
-    let (level, text) = (level.to_owned(), text.to_owned());
+    let level = match known {
+        Lost | None(_) => "none".to_owned(),
+        held => word(held),
+    };
+    let text = text.to_owned();
     Protection { level, text }
 }
 
@@ -344,20 +339,17 @@ impl Changes {
 
     /// What the owner has to know of a configuration from elsewhere.
     pub fn remote(&mut self, remote: Option<&Remote>) {
-        let Remote {
-            waiting, refused, ..
-        } = remote.cloned().unwrap_or_default();
         let subject = "joined, and waiting for `plancton join` to be accepted";
-        self.problem(subject, waiting);
+        self.problem(subject, remote.iter().flat_map(|remote| &remote.waiting));
+        let refused = remote.iter().flat_map(|remote| &remote.refused);
         self.problem("joined, and not granted", refused);
     }
 
     /// One line each, for `status`.
     pub fn problems(&self) -> Vec<String> {
-        let problems = self.problems.iter();
-        problems
-            .map(|(subject, (text, _))| format!("{subject}: {text}"))
-            .collect()
+        let said = self.problems.iter();
+        let said = said.map(|(subject, (text, _))| format!("{subject}: {text}"));
+        said.collect()
     }
 
     pub fn state(&mut self, status: &Status) {
@@ -370,12 +362,11 @@ impl Changes {
     /// What calls in flight brought back.
     pub fn news(&mut self, all: &[News]) {
         for news in all {
-            let is_again = self.failed.as_ref() == Some(news);
+            if self.failed.as_ref() != Some(news) {
+                log_news(news);
+            }
             if matches!(news, News::Failed(..)) {
                 self.failed = Some(news.clone());
-            }
-            if !is_again {
-                log_news(news);
             }
         }
     }

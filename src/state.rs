@@ -4,7 +4,7 @@
 pub mod control;
 
 use crate::host::{files, group_id};
-use rustix::fs::{self as sys, FileType, FlockOperation, Mode, OFlags};
+use rustix::fs::{self as sys, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
@@ -17,16 +17,14 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
-/// A status of 1,000 pilots has 300 kB.
-const STATUS_LIMIT: usize = 8 << 20;
-const IMAGES_LIMIT: usize = 1 << 20;
+/// In bytes: a status of 1,000 pilots has 300 kB.
+const LIMIT: usize = 8 << 20;
 pub const STATUS: &str = "status.json";
 /// What pilots said last.
 pub const LOG_TAILS: &str = "log-tails.json";
-/// What the kernel takes as the name of a socket, in bytes.
-const LONGEST_NAME: usize = 107;
 
 /// Names the object and the deed of a failed system call, and what now.
 fn failed<E: Into<io::Error>>(path: &Path, doing: &'static str) -> impl FnOnce(E) -> io::Error {
@@ -41,11 +39,8 @@ fn failed<E: Into<io::Error>>(path: &Path, doing: &'static str) -> impl FnOnce(E
             }
             _ => "see to its owner and its file system, or give another --run-dir or --state-dir",
         };
-        let path = path.display();
-        io::Error::new(
-            error.kind(),
-            format!("{path}: cannot {doing}: {error}; {then}"),
-        )
+        let text = format!("{}: cannot {doing}: {error}; {then}", path.display());
+        io::Error::new(error.kind(), text)
     }
 }
 
@@ -143,13 +138,11 @@ pub fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
             if !is_shared && path.is_dir() {
                 return Ok(());
             }
-            let found = sys::lstat(path).map_err(failed(path, doing))?;
-            let is_directory = FileType::from_raw_mode(found.st_mode) == FileType::Directory;
-            if !is_directory || found.st_uid != geteuid().as_raw() {
-                let what = "it is no directory of ours, and not used";
-                let then = "remove it or give another --run-dir and --state-dir";
-                let path = path.display();
-                return Err(io::Error::other(format!("{path}: {what}; {then}")));
+            let found = path.symlink_metadata().map_err(failed(path, doing))?;
+            if !found.is_dir() || found.uid() != geteuid().as_raw() {
+                let why = "it is no directory of ours, and not used";
+                let why = format!("{}: {why}; remove it or give another place", path.display());
+                return Err(io::Error::other(why));
             }
         }
         made => made.map_err(failed(path, doing))?,
@@ -173,7 +166,7 @@ fn open_lock(run: &Path, flags: OFlags) -> rustix::io::Result<File> {
 }
 
 /// Takes both, and writes our pid into the file, for people. To be called once: the first is a process's, which loses it with
-/// any file of that name that it closes.
+/// any file of that name that it closes. Only commands ask who holds it ([`probe_lock`]); a test sees to that.
 pub fn take_lock(run: &Path, engine: &Path, instance: &str) -> io::Result<Lock> {
     let path = run.join("lock");
     let mut file =
@@ -183,10 +176,8 @@ pub fn take_lock(run: &Path, engine: &Path, instance: &str) -> io::Result<Lock> 
         Err(Errno::AGAIN | Errno::ACCESS) => return Err(held(run, lock_holder(run))),
         Err(errno) => return Err(failed(&path, "take the lock")(errno)),
     }
-    let pid = format!("{}\n", std::process::id());
-    let written = file
-        .set_len(0)
-        .and_then(|()| file.write_all(pid.as_bytes()));
+    let pid = std::process::id();
+    let written = file.set_len(0).and_then(|()| writeln!(file, "{pid}"));
     written.map_err(failed(&path, "write the pid"))?;
     Ok((file, hold_name(engine, instance)?))
 }
@@ -195,7 +186,8 @@ pub fn take_lock(run: &Path, engine: &Path, instance: &str) -> io::Result<Lock> 
 fn hold_name(engine: &Path, instance: &str) -> io::Result<Option<OwnedFd>> {
     let path = engine.canonicalize().unwrap_or_else(|_| engine.to_owned());
     let name = format!("plancton {} {instance}", path.display());
-    let start = name.len().saturating_sub(LONGEST_NAME);
+    // The kernel takes 107 bytes as the name of a socket.
+    let start = name.len().saturating_sub(107);
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = || socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
     let name = name.as_bytes().get(start..).unwrap_or_default();
@@ -325,13 +317,13 @@ pub fn write_log_tails(dirs: &Dirs, tails: &impl Serialize) -> io::Result<()> {
     let [control, _] = control::directories(dirs);
     let group = sys::stat(&control).ok().map(|found| found.st_gid);
     // Where it is not given to that group, nobody else comes this far.
-    std::os::unix::fs::chown(&path, None, group).or(Ok(()))
+    chown(&path, None, group).or(Ok(()))
 }
 
 /// Of what a daemon writes; `None` if none has.
 pub fn read_json<T: DeserializeOwned>(run: &Path, name: &str) -> io::Result<Option<T>> {
     let path = run.join(name);
-    let text = read_file(&path, STATUS_LIMIT)?;
+    let text = read_file(&path, LIMIT)?;
     let read = text.map(|text| serde_json::from_str(&text)).transpose();
     read.map_err(failed(&path, "read the status"))
 }
@@ -344,26 +336,18 @@ pub fn remove_status(run: &Path) -> io::Result<()> {
 
 /// The images that Plancton brought to this engine, oldest first: those that `purge` may remove.
 pub fn read_images(state: &Path) -> io::Result<Vec<String>> {
-    let text = read_file(&state.join("images"), IMAGES_LIMIT)?.unwrap_or_default();
+    let text = read_file(&state.join("images"), LIMIT)?.unwrap_or_default();
     Ok(text.lines().map(str::to_owned).collect())
 }
 
-/// Remembers an image; does nothing if it is in the list.
-pub fn add_image(state: &Path, image: &str) -> io::Result<()> {
-    change_images(state, |images| {
-        let is_new = !images.iter().any(|known| known == image);
-        images.extend(is_new.then(|| image.to_owned()));
-    })
-}
-
-/// Forgets an image; with the last one goes the file.
-pub fn remove_image(state: &Path, image: &str) -> io::Result<()> {
-    change_images(state, |images| images.retain(|known| known != image))
-}
-
-fn change_images(state: &Path, change: impl FnOnce(&mut Vec<String>)) -> io::Result<()> {
+/// Remembers an image as ours, or forgets it; with the last one goes the file.
+pub fn note_image(state: &Path, image: &str, is_ours: bool) -> io::Result<()> {
     let (path, mut images) = (state.join("images"), read_images(state)?);
-    change(&mut images);
+    if images.iter().any(|known| known == image) == is_ours {
+        return Ok(());
+    }
+    images.retain(|known| known != image);
+    images.extend(is_ours.then(|| image.to_owned()));
     if images.is_empty() {
         return remove_file(&path);
     }

@@ -37,18 +37,19 @@ pub fn fetch(site: &Site, config: &Config, class: &PilotClass) -> Result<(), Box
     }
     let is_ours = before.is_none() || state::read_images(state)?.contains(&image);
     if is_ours {
-        state::add_image(state, &image)?;
+        state::note_image(state, &image, true)?;
     }
     let brought = bring(site, config, class);
     if brought.is_err() && before.is_none() {
-        state::remove_image(state, &image)?;
+        state::note_image(state, &image, false)?;
     }
     brought?;
     let now = engine.image(&image)?;
     let now = now.ok_or_else(|| format!("{image} is not in what was brought"))?;
     if let Some(old) = before.filter(|old| old.id != now.id) {
         // Of a name that the owner had before, what was fetched is ours all the same, and what was there is not.
-        state::add_image(state, if is_ours { &old.id } else { &now.id })?;
+        let ours = if is_ours { &old.id } else { &now.id };
+        state::note_image(state, ours, true)?;
         log::info!("{image}: new pilots use the new image, the old one goes with its last pilot");
     }
     tidy(site, config);
@@ -121,7 +122,7 @@ pub fn tidy(site: &Site, config: &Config) {
         let is_theirs = image.starts_with("sha256:") && !names.is_empty();
         if !is_wanted && (is_theirs || engine.image_remove(&image).is_ok()) {
             log::info!("{image} is no longer Plancton's");
-            let _ = state::remove_image(state, &image);
+            let _ = state::note_image(state, &image, false);
         }
     }
 }

@@ -205,14 +205,11 @@ fn rules(config: &Config, seen: &Observation, decision: &Decision, found: &mut F
 
 /// Asks a target to take nothing at all: that shows address, certificate, credentials and database.
 fn metrics(target: &Influx, found: &mut Findings) -> Done {
-    let way_out = "check the server, the user and password or token, and their rights";
+    let way_out = "check the server, the database or bucket, the user and password or token";
     let (mark, text) = match write(target, "", None) {
         // There are servers that call an empty batch a bad one.
         Answer::Taken | Answer::Refused(_) => (GOOD, "it takes points".to_owned()),
-        Answer::Failed(404, why, _) if target.bucket.is_empty() => {
-            (NOTE, why + "; the first points create it")
-        }
-        Answer::Failed(_, why, _) => (BAD, format!("{why}; {way_out}")),
+        Answer::Failed(why, _) => (BAD, format!("{why}; {way_out}")),
     };
     found.add(mark, "metrics", &format!("{}: {text}", target.title()))
 }

@@ -181,7 +181,7 @@ fn remove_image(site: &Site, image: &str) -> Done {
     });
     if is_free {
         removed?;
-        return Ok(state::remove_image(&site.dirs.state, image)?);
+        return Ok(state::note_image(&site.dirs.state, image, false)?);
     }
     log::info!("{image} is used by somebody else and stays");
     Ok(())

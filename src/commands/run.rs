@@ -5,7 +5,6 @@
 use super::*;
 use crate::act::describe;
 use crate::daemon::{self, Start};
-use crate::state::control::Kept;
 use crate::units::parse_duration;
 use jiff::civil::Time;
 use rustix::process::kill_process;
@@ -187,20 +186,20 @@ pub fn resume(context: &Context) -> Done {
     ask(context, "no drain or snooze is in force\n", |dirs| {
         control::clear(dirs, control::DRAIN)?;
         control::clear(dirs, control::SNOOZE)?;
-        Ok(Kept::Always)
+        Ok(true)
     })
 }
 
-/// `put` leaves the request in the directories of the daemon that is asked.
-fn ask(context: &Context, text: &str, put: impl FnOnce(&Dirs) -> std::io::Result<Kept>) -> Done {
+/// `put` leaves the request in the directories of the daemon that is asked, and says whether it outlasts the next boot.
+fn ask(context: &Context, text: &str, put: impl FnOnce(&Dirs) -> std::io::Result<bool>) -> Done {
     let dirs = context.addressed();
     // One that never ran has no control directory yet.
     if dirs == context.dirs && !control::directories(&dirs).iter().any(|path| path.is_dir()) {
         context.dirs.prepare(Path::new("/"))?;
     }
-    let kept = put(&dirs)?;
+    let is_kept = put(&dirs)?;
     say(text)?;
-    if kept == Kept::UntilReboot {
+    if !is_kept {
         say("(the disk of the state directory does not take it, so it ends with the next boot)\n")?;
     }
     match is_running(&dirs.run) {

@@ -16,7 +16,6 @@ use crate::report::{Sink, Status};
 use crate::site::Site;
 use crate::units::draw;
 use points::View;
-use send::write_anywhere;
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,19 +24,14 @@ use std::time::{Duration, Instant};
 
 /// Bytes of encoded lines that wait for a target.
 const BOUND: usize = 1 << 20;
-/// Ticks for which a thread may be busy with a request before lines are lost.
-const TICKS: usize = 1_000;
 /// Longest wait between two tries, in seconds, and the longest that a server may ask for.
 const BACK_OFF_MOST: f64 = 60.0;
 const ASKED_MOST: f64 = 600.0;
 /// How much more often than it takes one a server may refuse a piece before the others are no longer halved: enough to find
 /// a line in a full queue, or a few in a usual one.
 const SPLITS: u32 = 20;
-/// How long the daemon's end waits for the last flush, and a request of it.
-const LAST_FLUSH: Duration = Duration::from_secs(2);
+/// How long the daemon's end waits for a request of the last flush; for all of it twice as long.
 const LAST_REQUEST: Duration = Duration::from_secs(1);
-/// TLS is computed on it; only what is used is resident.
-const STACK_BYTES: usize = 512 << 10;
 
 #[derive(Default)]
 pub struct Metrics {
@@ -97,13 +91,17 @@ impl Metrics {
                 target: &target.config,
                 instance: &site.instance,
                 host: &site.host,
+                status,
+                seen,
+                engine: *site.engine.counters(),
+                counts,
             };
             let mut lines = view.ends(&decision.ended);
             if now + interval / 2.0 >= target.sample_at {
                 let flush = target.config.flush.as_secs_f64();
                 let next = target.sample_at + flush;
                 target.sample_at = if next > now { next } else { now + flush };
-                lines += &view.sample(status, seen, *site.engine.counters(), counts);
+                lines += &view.sample();
             }
             let number = lines.lines().count() as u64;
             if number > 0 && target.lines.try_send(Some(lines)).is_err() {
@@ -117,7 +115,7 @@ impl Metrics {
         let threads = self.targets.drain(..).map(|target| target.thread);
         let (threads, begun) = (Vec::from_iter(threads), Instant::now());
         let is_sending = || threads.iter().any(|thread| !thread.is_finished());
-        while is_sending() && begun.elapsed() < LAST_FLUSH {
+        while is_sending() && begun.elapsed() < 2 * LAST_REQUEST {
             sleep(Duration::from_millis(10));
         }
     }
@@ -125,15 +123,17 @@ impl Metrics {
 
 /// Errors: no thread.
 fn start(config: &Influx) -> std::io::Result<Target> {
-    let (sender, receiver) = sync_channel(TICKS);
+    // The thread may be busy with a request for so many ticks before lines are lost.
+    let (sender, receiver) = sync_channel(1_000);
     let queue = Queue {
         flush: config.flush.as_secs_f64(),
         ..Queue::default()
     };
     let (target, health) = (config.clone(), Arc::clone(&queue.health));
     lock(&health).url = config.title();
-    let thread = Builder::new().name("metrics".to_owned());
-    let thread = thread.stack_size(STACK_BYTES);
+    // TLS is computed on it; only what is used is resident.
+    let thread = Builder::new().stack_size(512 << 10);
+    let thread = thread.name("metrics".to_owned());
     Ok(Target {
         config: config.clone(),
         sample_at: f64::NEG_INFINITY,
@@ -158,7 +158,7 @@ fn work(target: &Influx, mut queue: Queue, lines: &Receiver<Option<String>>) {
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => Some(LAST_REQUEST),
         };
-        let pause = queue.send(draw(due), |lines| write_anywhere(target, lines, limit));
+        let pause = queue.send(draw(due), |lines| write(target, lines, limit));
         if limit.is_some() {
             return;
         }
@@ -217,7 +217,7 @@ impl Queue {
                     health.dropped += number as u64;
                     error = Some(format!("{why}; what it refuses is dropped"));
                 }
-                Answer::Failed(_, why, asked) => {
+                Answer::Failed(why, asked) => {
                     error = Some(format!("{why}; the points wait"));
                     away = Some(asked.unwrap_or(0.0));
                     pieces.push(piece);

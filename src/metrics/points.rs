@@ -14,6 +14,10 @@ use std::collections::{BTreeMap, BTreeSet};
 const COUNTED: &str =
     "launches done no-work failed out-of-memory ttl owner drained killed never-ran";
 
+/// Fields of `plancton_host` that say nothing of the owner.
+const OF_MACHINE: &str =
+    "cpus_total cpus_given cpus_pilots memory_total memory_given memory_pilots";
+
 /// Reasons that say what the owner does.
 fn tells_of_owner(code: Code) -> bool {
     use Code::*;
@@ -23,11 +27,15 @@ fn tells_of_owner(code: Code) -> bool {
     )
 }
 
-/// Who tells whom.
+/// Who tells whom, and what.
 pub struct View<'a> {
     pub target: &'a Influx,
     pub instance: &'a str,
     pub host: &'a str,
+    pub status: &'a Status,
+    pub seen: &'a Observation,
+    pub engine: Counters,
+    pub counts: &'a Counts,
 }
 
 /// Microseconds of the clock, and below them a number: no two points of a series share a time, of which a database would
@@ -37,9 +45,7 @@ fn nanos(epoch: f64, number: usize) -> u64 {
 }
 
 /// What is null is left out, as is what is no number.
-type Field<'a> = (&'a str, Value);
-
-fn encode((key, value): &Field) -> Option<String> {
+fn encode((key, value): (&String, &Value)) -> Option<String> {
     let value = match value {
         Value::Null => return None,
         Value::Number(number) if number.is_f64() => number.as_f64()?.to_string(),
@@ -62,8 +68,9 @@ fn escape(text: &str, special: &str) -> String {
 
 impl View<'_> {
     /// One line with its end; none if it has no field. Tags are sorted, as servers like them best, and never empty.
-    fn line(&self, series: &str, at: u64, tags: &[(&str, &str)], fields: &[Field]) -> String {
-        let fields: Vec<String> = fields.iter().filter_map(encode).collect();
+    fn line(&self, series: &str, at: u64, tags: &[(&str, &str)], fields: &Value) -> String {
+        let fields = fields.as_object().into_iter().flatten();
+        let fields: Vec<String> = fields.filter_map(encode).collect();
         if fields.is_empty() {
             return String::new();
         }
@@ -71,10 +78,8 @@ impl View<'_> {
         let alias = Some(&*self.target.host_alias).filter(|alias| !alias.is_empty());
         let first = self.host.split('.').next();
         let host = alias.or(first.filter(|_| self.target.owner_metrics));
-        let ours = [
-            ("hostname", host.unwrap_or("")),
-            ("instance", self.instance),
-        ];
+        let host = host.unwrap_or("");
+        let ours = [("hostname", host), ("instance", self.instance)];
         for (key, value) in BTreeSet::from_iter(ours.iter().chain(tags)) {
             // A backslash at the end would take the next sign with it, and has no escape of its own.
             let value = value.trim_end_matches(|c: char| c == '\\' || c.is_control());
@@ -97,111 +102,81 @@ impl View<'_> {
                 ("started", truth(end.kind != EndKind::NeverRan)),
                 ("killed", truth(by_us)),
             ];
-            let fields = [
-                ("uptime", end.lived.into()),
-                ("name", end.name.as_str().into()),
-                ("exit_code", end.exit_code.max(0).into()),
-            ];
+            let exit_code = end.exit_code.max(0);
+            let fields = json!({"uptime": end.lived, "name": end.name, "exit_code": exit_code});
             self.line("container", nanos(end.at, number), &tags, &fields)
         };
         ended.iter().enumerate().map(line).collect()
     }
 
     /// How things stand.
-    pub fn sample(
-        &self,
-        status: &Status,
-        seen: &Observation,
-        engine: Counters,
-        counts: &Counts,
-    ) -> String {
+    pub fn sample(&self) -> String {
+        let (status, seen) = (self.status, self.seen);
         let (at, mut lines) = (nanos(status.tick, 0), String::new());
-        let mut add = |series, tag: &[(&str, &str)], fields: &[Field]| {
-            lines += &self.line(series, at, tag, fields);
+        let mut add = |series, tags: &[(&str, &str)], fields| {
+            lines += &self.line(series, at, tags, &fields);
         };
         // Every class that has, or had, a pilot.
-        let had = counts.keys().filter(|(_, what)| what != "launch-failed");
+        let had = self.counts.keys();
+        let had = had.filter(|(_, what)| what != "launch-failed");
         let mut running: BTreeMap<&str, u64> = had.map(|(class, _)| (&**class, 0)).collect();
         for pilot in &status.pilots {
             let runs = u64::from(pilot.state == PilotState::Running);
             *running.entry(&pilot.class).or_default() += runs;
         }
-        let daemon = [
-            ("uptime", (status.tick - status.since).into()),
-            ("containers", float(running.values().sum()).into()),
-            ("status", json!(status.state)),
-        ];
-        add("daemon", &[], &daemon);
+        let (uptime, containers) = (status.tick - status.since, float(running.values().sum()));
+        let daemon = json!({"uptime": uptime, "containers": containers, "status": status.state});
+        add("daemon", &[], daemon);
         let busy = seen.cpu.filter(|_| self.target.owner_metrics);
         let busy = busy.map(|cpu| 100.0 * cpu.busy / seen.threads);
-        add("measurement", &[], &[("cpu_eff", busy.into())]);
-        add("plancton_host", &[], &self.of_host(status, seen));
-        let calls = [
-            ("calls", engine.calls.into()),
-            ("failed", engine.failed.into()),
-            ("seconds", engine.time.as_secs_f64().into()),
-        ];
-        add("plancton_engine", &[], &calls);
-        let given = ("cpu_seconds", status.given_seconds.into());
-        add("plancton_pilots", &[], &[given]);
-        let (code, decision) = self.decision(status);
-        add("plancton_decision", &[("code", &code)], &decision);
+        add("measurement", &[], json!({"cpu_eff": busy}));
+        add("plancton_host", &[], self.of_host());
+        let (engine, seconds) = (self.engine, self.engine.time.as_secs_f64());
+        let calls = json!({"calls": engine.calls, "failed": engine.failed, "seconds": seconds});
+        add("plancton_engine", &[], calls);
+        let given = json!({"cpu_seconds": status.given_seconds});
+        add("plancton_pilots", &[], given);
+        let reason = &status.reason;
+        let is_told = self.target.owner_metrics || !tells_of_owner(reason.code);
+        let told = Some(reason).filter(|_| is_told);
+        let code = told.map_or("owner".to_owned(), |reason| word(reason.code));
+        let value = told.map(|reason| reason.value);
+        let threshold = told.map(|reason| reason.threshold);
+        let decision = json!({
+            "state": status.state, "value": value, "threshold": threshold, "reason": code,
+        });
+        add("plancton_decision", &[("code", &code)], decision);
         for (class, running) in running {
-            let mut fields: Vec<Field> = vec![("running", running.into())];
-            fields.extend(COUNTED.split(' ').map(|what| {
-                let count = counts.get(&(class.to_owned(), what.to_owned()));
-                (what, (*count.unwrap_or(&0)).into())
-            }));
-            add("plancton_pilots", &[("class", class)], &fields);
+            let count = |what: &str| self.counts.get(&(class.to_owned(), what.to_owned()));
+            let counted = COUNTED.split(' ');
+            let counted = counted.map(|what| (what, *count(what).unwrap_or(&0)));
+            let fields = counted.chain([("running", running)]).collect();
+            add("plancton_pilots", &[("class", class)], fields);
         }
-        for target in &status.sinks {
-            let fields = [
-                ("sent", target.sent.into()),
-                ("dropped", target.dropped.into()),
-                ("errors", target.errors.into()),
-            ];
-            add("plancton_sink", &[("sink", &target.url)], &fields);
+        for sink in &status.sinks {
+            let fields = json!({"sent": sink.sent, "dropped": sink.dropped, "errors": sink.errors});
+            add("plancton_sink", &[("sink", &sink.url)], fields);
         }
         lines
     }
 
-    /// Its code, and the fields.
-    fn decision(&self, status: &Status) -> (String, [Field<'static>; 4]) {
-        let reason = &status.reason;
-        let told =
-            Some(reason).filter(|_| self.target.owner_metrics || !tells_of_owner(reason.code));
-        let code = told.map_or("owner".to_owned(), |reason| word(reason.code));
-        let fields = [
-            ("state", json!(status.state)),
-            ("value", told.map(|reason| reason.value).into()),
-            ("threshold", told.map(|reason| reason.threshold).into()),
-            ("reason", code.as_str().into()),
-        ];
-        (code, fields)
-    }
-
-    fn of_host(&self, status: &Status, seen: &Observation) -> Vec<Field<'static>> {
-        let (cpus, memory, used) = (&status.cpus, &status.memory, seen.memory);
-        let mut fields: Vec<Field> = vec![
-            ("cpus_total", cpus.total.into()),
-            ("cpus_given", cpus.given.into()),
-            ("cpus_pilots", cpus.pilots.into()),
-            ("memory_total", used.map(|used| used.total).into()),
-            ("memory_given", memory.given.into()),
-            ("memory_pilots", memory.pilots.into()),
-        ];
-        if self.target.owner_metrics {
-            fields.extend([
-                ("cpus_foreign", cpus.foreign.into()),
-                ("cpus_idle", cpus.idle.into()),
-                ("memory_foreign", memory.foreign.into()),
-                ("memory_available", used.map(|used| used.available).into()),
-                ("disk_free", seen.disk_free.into()),
-                ("memory_pressure", seen.memory_pressure.into()),
-                ("temperature", seen.temperature.into()),
-                ("battery", seen.charge.into()),
-                ("on_battery", seen.on_battery.into()),
-            ]);
+    fn of_host(&self) -> Value {
+        let (cpus, memory, seen) = (&self.status.cpus, &self.status.memory, self.seen);
+        let used = seen.memory;
+        let (total, available) = (used.map(|used| used.total), used.map(|used| used.available));
+        let mut fields = json!({
+            "cpus_total": cpus.total, "cpus_given": cpus.given, "cpus_pilots": cpus.pilots,
+            "memory_total": total, "memory_given": memory.given, "memory_pilots": memory.pilots,
+            "cpus_foreign": cpus.foreign, "cpus_idle": cpus.idle, "memory_foreign": memory.foreign,
+            "memory_available": available, "memory_pressure": seen.memory_pressure,
+            "disk_free": seen.disk_free, "temperature": seen.temperature, "battery": seen.charge,
+            "on_battery": seen.on_battery,
+        });
+        if let Some(fields) = fields
+            .as_object_mut()
+            .filter(|_| !self.target.owner_metrics)
+        {
+            fields.retain(|key, _| OF_MACHINE.split(' ').any(|known| known == key));
         }
         fields
     }

@@ -29,8 +29,8 @@ pub enum Answer {
     Taken,
     /// It has too many lines, or bad ones.
     Refused(String),
-    /// Nothing is wrong with the lines. The status, 0 where there was no answer; and how many seconds the server asks to wait.
-    Failed(u16, String, Option<f64>),
+    /// Nothing is wrong with the lines; how many seconds the server asks to wait.
+    Failed(String, Option<f64>),
 }
 
 #[derive(Debug)]
@@ -45,18 +45,7 @@ pub(super) struct Said {
 
 /// `limit`: for the whole of it, where nobody can wait for long.
 pub fn write(target: &Influx, lines: &str, limit: Option<Duration>) -> Answer {
-    let (path, [place, part]): (_, [(_, &str); 2]) = match target.bucket.as_str() {
-        "" => (
-            "/write",
-            [("db", &target.database), ("rp", &target.retention_policy)],
-        ),
-        bucket => ("/api/v2/write", [("org", &target.org), ("bucket", bucket)]),
-    };
-    let query = [place, part, ("precision", "ns")];
-    match ask(target, path, &query, lines, limit) {
-        Ok(said) => judge(said),
-        Err(why) => Answer::Failed(0, why, None),
-    }
+    ask(target, lines, limit).map_or_else(|why| Answer::Failed(why, None), judge)
 }
 
 /// Success is 204, nothing else: any page of a proxy, a login or another program has a 200. And a refusal speaks of the
@@ -72,47 +61,30 @@ pub(super) fn judge(said: Said) -> Answer {
         400 | 422 if is_about_lines => Answer::Refused(why),
         ..400 => {
             let why = format!("status {status} and not 204, so it took nothing: {words}");
-            Answer::Failed(status, why, said.retry_after)
+            Answer::Failed(why, said.retry_after)
         }
-        _ => Answer::Failed(status, why, said.retry_after),
+        _ => Answer::Failed(why, said.retry_after),
     }
 }
 
-/// The same, but a missing database (of version 1) is created.
-pub(super) fn write_anywhere(target: &Influx, lines: &str, limit: Option<Duration>) -> Answer {
-    let answer = write(target, lines, limit);
-    if !matches!(answer, Answer::Failed(404, ..)) || !target.bucket.is_empty() {
-        return answer;
-    }
-    let name = target.database.replace('\\', "\\\\").replace('"', "\\\"");
-    let query = format!("CREATE DATABASE \"{name}\"");
-    let why = match ask(target, "/query", &[("q", &query)], "", limit) {
-        Ok(said) if [200, 204].contains(&said.status) => return write(target, lines, limit),
-        Ok(said) => format!("status {}: {}", said.status, said.words),
-        Err(why) => why,
-    };
-    let why = format!("there is no database, and it can't be created: {why}");
-    Answer::Failed(404, why, None)
-}
-
-fn ask(
-    target: &Influx,
-    path: &str,
-    query: &[(&str, &str)],
-    body: &str,
-    limit: Option<Duration>,
-) -> Result<Said, String> {
+fn ask(target: &Influx, lines: &str, limit: Option<Duration>) -> Result<Said, String> {
     let secret = secret(target)?;
     let login = BASE64_STANDARD.encode(format!("{}:{secret}", target.user));
     let config = web::config(&target.url, &target.ca_file, target.insecure)?;
-    let agent = config
-        .timeout_global(limit.or(Some(web::WHOLE)))
-        .build()
-        .new_agent();
-    let given = query.iter().filter(|(_, value)| !value.is_empty());
+    let limit = limit.or(Some(web::WHOLE));
+    let agent = config.timeout_global(limit).build().new_agent();
+    let path = match target.bucket.is_empty() {
+        true => "/write",
+        false => "/api/v2/write",
+    };
+    let (db, rp) = (&target.database, &target.retention_policy);
+    let (org, bucket) = (&target.org, &target.bucket);
+    let query = [("db", db), ("rp", rp), ("org", org), ("bucket", bucket)];
+    let query = query.into_iter().filter(|(_, value)| !value.is_empty());
     let mut request = agent
         .post(format!("{}{path}", target.url))
-        .query_pairs(given.copied())
+        .query_pairs(query)
+        .query("precision", "ns")
         .content_type("text/plain; charset=utf-8");
     if !target.user.is_empty() {
         request = request.header("Authorization", format!("Basic {login}"));
@@ -122,7 +94,7 @@ fn ask(
     // A server may repeat what it was sent.
     let shown = |text: &str| web::hide(text, &[&secret, &login], LONGEST_MESSAGE);
     let mut response = request
-        .send(body)
+        .send(lines)
         .map_err(|error| shown(&web::explain(&target.url, &error)))?;
     // A date, which it may be too, is not worth reading: tries get fewer by themselves.
     let header = response.headers().get("retry-after");

@@ -17,12 +17,38 @@ fn target(host_alias: &str, owner_metrics: bool) -> Influx {
     }
 }
 
-fn view(target: &Influx) -> View<'_> {
-    View {
+/// What such a target is told of a tick, by one or the other.
+fn lines_of(target: &Influx, code: Code, tell: impl Fn(&View) -> String) -> String {
+    let pilot = Pilot {
+        class: "x y\\".to_owned(),
+        ..Pilot::default()
+    };
+    let status = Status {
+        tick: 1_800_000_000.25,
+        cpus: Cpus {
+            pilots: Some(f64::NAN),
+            foreign: Some(0.5),
+            ..Cpus::default()
+        },
+        pilots: vec![pilot],
+        reason: Reason::of(code, 1.5, 2.0, "said to people only"),
+        ..Status::default()
+    };
+    let counts = ["done", "out-of-memory"].map(|what| (("c".to_owned(), what.to_owned()), 1));
+    let seen = Observation {
+        charge: Some(50),
+        temperature: Some(61.5),
+        ..Observation::default()
+    };
+    tell(&View {
         target,
         instance: "i,=\n",
         host: "host.domain",
-    }
+        status: &status,
+        seen: &seen,
+        engine: Counters::default(),
+        counts: &counts.into(),
+    })
 }
 
 fn end(kind: EndKind, name: &str) -> Finished {
@@ -50,56 +76,31 @@ fn each_end_is_a_line_of_its_own() {
     ] {
         let [class, killed] = ["class=c", told];
         let line = format!(
-            "container,{class},{tags},{killed} uptime=7.5,name=\"a \\\"\\\\ ü \",exit_code=3i {AT}"
+            "container,{class},{tags},{killed} exit_code=3i,name=\"a \\\"\\\\ ü \",uptime=7.5 {AT}"
         );
-        assert_eq!(
-            view(&target("", true)).ends(&[end(kind, "a \"\\ ü\n")]),
-            line
-        );
+        let ended = [end(kind, "a \"\\ ü\n")];
+        let lines = lines_of(&target("", true), Code::Busy, |view| view.ends(&ended));
+        assert_eq!(lines, line);
     }
     let ended: Vec<Finished> = (0..300).map(|_| end(EndKind::Done, "n")).collect();
-    let lines = view(&target("", true)).ends(&ended);
+    let lines = lines_of(&target("", true), Code::Busy, |view| view.ends(&ended));
     assert_eq!(lines.lines().collect::<BTreeSet<_>>().len(), 300);
-}
-
-fn sample(view: &View, code: Code) -> String {
-    let pilot = |class: &str| Pilot {
-        class: class.to_owned(),
-        ..Pilot::default()
-    };
-    let status = Status {
-        tick: 1_800_000_000.25,
-        cpus: Cpus {
-            pilots: Some(f64::NAN),
-            foreign: Some(0.5),
-            ..Cpus::default()
-        },
-        pilots: vec![pilot("x y\\")],
-        reason: Reason::of(code, 1.5, 2.0, "said to people only"),
-        ..Status::default()
-    };
-    let counts = ["done", "out-of-memory"].map(|what| (("c".to_owned(), what.to_owned()), 1));
-    let seen = Observation {
-        charge: Some(50),
-        temperature: Some(61.5),
-        ..Observation::default()
-    };
-    view.sample(&status, &seen, Counters::default(), &counts.into())
 }
 
 #[test]
 fn what_is_told_of_the_owner() {
-    let all = sample(&view(&target("", true)), Code::Busy);
+    let all = lines_of(&target("", true), Code::Busy, |view| view.sample());
     for line in [
-        "plancton_decision,code=busy,hostname=host,instance=i\\,\\= state=\"waiting\",value=1.5,threshold=2,reason=\"busy\" ",
-        "plancton_host,hostname=host,instance=i\\,\\= cpus_total=0,cpus_given=0,memory_given=0i,cpus_foreign=0.5,\
-         temperature=61.5,battery=50i,on_battery=false ",
-        "plancton_pilots,class=x\\ y,hostname=host,instance=i\\,\\= running=0i,launches=0i,done=0i,",
-        "plancton_pilots,class=c,hostname=host,instance=i\\,\\= running=0i,launches=0i,done=1i,no-work=0i,failed=0i,out-of-memory=1i,",
+        "plancton_decision,code=busy,hostname=host,instance=i\\,\\= reason=\"busy\",state=\"waiting\",threshold=2,value=1.5 ",
+        "plancton_host,hostname=host,instance=i\\,\\= battery=50i,cpus_foreign=0.5,cpus_given=0,cpus_total=0,memory_given=0i,\
+         on_battery=false,temperature=61.5 ",
+        "plancton_pilots,class=x\\ y,hostname=host,instance=i\\,\\= done=0i,drained=0i,",
+        "plancton_pilots,class=c,hostname=host,instance=i\\,\\= done=1i,drained=0i,failed=0i,killed=0i,launches=0i,never-ran=0i,\
+         no-work=0i,out-of-memory=1i,owner=0i,running=0i,ttl=0i ",
     ] {
         assert!(all.contains(line), "{line}\nin\n{all}");
     }
-    let less = sample(&view(&target("", false)), Code::Busy);
+    let less = lines_of(&target("", false), Code::Busy, |view| view.sample());
     for word in [
         "foreign",
         "idle",
@@ -113,25 +114,25 @@ fn what_is_told_of_the_owner() {
         assert!(!less.contains(word), "{word} in\n{less}");
     }
     assert!(less.contains(
-        "plancton_decision,code=owner,instance=i\\,\\= state=\"waiting\",reason=\"owner\" "
+        "plancton_decision,code=owner,instance=i\\,\\= reason=\"owner\",state=\"waiting\" "
     ));
-    let named = sample(&view(&target("alias", false)), Code::Full);
+    let named = lines_of(&target("alias", false), Code::Full, |view| view.sample());
     assert!(named.contains("code=full,hostname=alias,") && named.contains("value=1.5"));
 }
 
 /// The status, whether the body is JSON, its words, and what that means.
 const ANSWERS: &str = r#"
 204|-||Taken
-200|-|<html>|Failed(200, "status 200 and not 204, so it took nothing: <html>", Some(9.0))
-302|-||Failed(302, "status 302 and not 204, so it took nothing: ", Some(9.0))
+200|-|<html>|Failed("status 200 and not 204, so it took nothing: <html>", Some(9.0))
+302|-||Failed("status 302 and not 204, so it took nothing: ", Some(9.0))
 413|-|x|Refused("status 413: x")
 400|json|partial write: x dropped=3|Refused("status 400: partial write: x dropped=3")
 400|json|unable to parse 'x'|Refused("status 400: unable to parse 'x'")
 422|json|field type conflict|Refused("status 422: field type conflict")
-400|json|org is required|Failed(400, "status 400: org is required", Some(9.0))
-400|-|Client sent HTTP to HTTPS|Failed(400, "status 400: Client sent HTTP to HTTPS", Some(9.0))
-400|-|unable to parse request|Failed(400, "status 400: unable to parse request", Some(9.0))
-418|-||Failed(418, "status 418: ", Some(9.0))
+400|json|org is required|Failed("status 400: org is required", Some(9.0))
+400|-|Client sent HTTP to HTTPS|Failed("status 400: Client sent HTTP to HTTPS", Some(9.0))
+400|-|unable to parse request|Failed("status 400: unable to parse request", Some(9.0))
+418|-||Failed("status 418: ", Some(9.0))
 "#;
 
 #[test]
@@ -162,7 +163,7 @@ fn new_queue(flush: f64) -> Queue {
 }
 
 fn failed(asked: Option<f64>) -> Answer {
-    Answer::Failed(503, "away".to_owned(), asked)
+    Answer::Failed("away".to_owned(), asked)
 }
 
 fn refused() -> Answer {

@@ -3,7 +3,7 @@
 //! `resume`; `force-stop` and `pull` are consumed when carried out. In doubt the owner wins: a drain file that cannot be
 //! understood is still a drain.
 
-use super::{Dirs, Durable, failed, make_directory, remove_file, set_mode, write_file};
+use super::{Dirs, Durable, chown, failed, make_directory, remove_file, set_mode, write_file};
 use crate::clock;
 use crate::decide::{Control, Drain, Snooze};
 use crate::host::{boot_id, files};
@@ -26,13 +26,6 @@ const LIMIT: usize = 4096;
 const UNREADABLE_SNOOZE: f64 = 3600.0;
 /// In `RUN/control`, over a file that cannot be removed from its disk: nothing is asked for.
 const NOTHING: &str = "false";
-
-/// How long a request is remembered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kept {
-    Always,
-    UntilReboot,
-}
 
 /// A request as it is written: with the clocks of that moment, so that a clock that is set makes nothing longer or shorter.
 #[derive(Serialize, Deserialize)]
@@ -67,22 +60,21 @@ pub(super) fn prepare(dirs: &Dirs, group: Option<u32>) -> io::Result<()> {
     for path in directories(dirs) {
         make_directory(&path, 0o700)?;
         let found = sys::stat(&path).map_err(failed(&path, "look at the directory"))?;
-        match group {
-            None => set_mode(&path, 0o700)?,
-            // Made beforehand by a service manager that lets nobody else set the setgid bit.
-            Some(group) if found.st_gid == group && found.st_mode & 0o7777 == 0o2770 => {}
-            Some(_) => {
-                std::os::unix::fs::chown(&path, None, group)
-                    .map_err(failed(&path, "give it to the group plancton"))?;
-                set_mode(&path, 0o2770)?;
-            }
+        let Some(group) = group else {
+            set_mode(&path, 0o700)?;
+            continue;
+        };
+        // It may have been made by a service manager that lets nobody else set the setgid bit.
+        if (found.st_gid, found.st_mode & 0o7777) != (group, 0o2770) {
+            chown(&path, None, Some(group)).map_err(failed(&path, "give to the group plancton"))?;
+            set_mode(&path, 0o2770)?;
         }
     }
     Ok(())
 }
 
-/// `asked`: a [`Drain`] or a [`Snooze`]; of other requests only the name counts.
-pub fn request(dirs: &Dirs, name: &str, asked: &impl Serialize) -> io::Result<Kept> {
+/// `asked`: a [`Drain`] or a [`Snooze`]; of other requests only the name counts. Whether it outlasts the next boot.
+pub fn request(dirs: &Dirs, name: &str, asked: &impl Serialize) -> io::Result<bool> {
     let [brief, kept] = paths(dirs, name);
     let written = Written {
         asked,
@@ -91,13 +83,12 @@ pub fn request(dirs: &Dirs, name: &str, asked: &impl Serialize) -> io::Result<Ke
     };
     let content = serde_json::to_vec(&written)?;
     let Err(error) = write_file(&kept, &content, 0o660, Durable::Yes) else {
-        return remove_file(&brief).map(|()| Kept::Always);
+        return remove_file(&brief).map(|()| true);
     };
-    let is_ours = ![ErrorKind::PermissionDenied, ErrorKind::NotFound].contains(&error.kind());
-    if is_ours && write_file(&brief, &content, 0o660, Durable::No).is_ok() {
-        return Ok(Kept::UntilReboot);
+    match error.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::NotFound => Err(error),
+        _ => write_file(&brief, &content, 0o660, Durable::No).map_or(Err(error), |()| Ok(false)),
     }
-    Err(error)
 }
 
 /// Ends a request; does nothing if there is none.
@@ -114,39 +105,35 @@ pub fn clear(dirs: &Dirs, name: &str) -> io::Result<()> {
 /// a meaning too. All ends are seconds since 1970 as the wall clock says now.
 pub fn read(dirs: &Dirs, now: Moment, boot_id: &str) -> (Control, Vec<String>) {
     let mut problems = Vec::new();
-    let [drain, snooze, force_stop, pull] = [
-        (DRAIN, "draining until `plancton resume`"),
-        (SNOOZE, "snoozing for an hour at most"),
-        (FORCE_STOP, ""),
-        (PULL, ""),
-    ]
-    .map(|(name, then)| {
+    let mut read = |name: &str, then: &str| {
         let mut places = paths(dirs, name).into_iter();
         let (path, text, modified) = places.find_map(|path| look(path, now, &mut problems))?;
-        let written = serde_json::from_str(&text);
-        if written.is_err() && text != NOTHING && !then.is_empty() {
-            let path = path.display();
-            problems.push(format!("{path}: cannot be understood; {then}"));
+        if text == NOTHING {
+            return None;
+        }
+        let written = serde_json::from_str(&text).ok();
+        if written.is_none() && !then.is_empty() {
+            problems.push(format!("{}: cannot be understood; {then}", path.display()));
         }
         let asked = written.map(|written| asked_now(written, now, boot_id));
-        (text != NOTHING).then(|| (asked.unwrap_or_default(), modified))
-    });
-    let drain = drain.map(|(Asked { drain, .. }, modified)| Drain {
-        since: if drain.since > 0.0 {
-            drain.since
-        } else {
-            modified
-        },
-        ..drain
-    });
+        Some((asked.unwrap_or_default(), modified))
+    };
+    let drain = read(DRAIN, "draining until `plancton resume`");
+    let snooze = read(SNOOZE, "snoozing for an hour at most");
     let snooze = snooze.map(|(Asked { until, .. }, modified)| Snooze {
         until: until.unwrap_or(modified.min(now.epoch) + UNREADABLE_SNOOZE),
     });
     let asked = Control {
-        drain,
+        drain: drain.map(|(Asked { drain, .. }, modified)| match drain.since > 0.0 {
+            true => drain,
+            false => Drain {
+                since: modified,
+                ..drain
+            },
+        }),
         snooze: snooze.filter(|snooze| snooze.until > now.epoch),
-        force_stop: force_stop.is_some(),
-        pull: pull.is_some(),
+        force_stop: read(FORCE_STOP, "").is_some(),
+        pull: read(PULL, "").is_some(),
     };
     (asked, problems)
 }
