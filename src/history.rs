@@ -21,7 +21,6 @@ pub type Hours = BTreeMap<u64, Sums>;
 pub const HOURS: Range<u64> = 473_352..70_389_000;
 /// More between two ticks was not watched: nothing ticks while no pilot is configured.
 const LONGEST_TICK: f64 = 3600.0;
-const LONGEST_NAME: usize = 60;
 /// A file of more bytes is written anew, a line an hour and half as many bytes: more than a year of a usual machine.
 const MOST_BYTES: usize = 4 << 20;
 
@@ -88,7 +87,7 @@ impl Class {
 impl Sums {
     /// Names in labels may be anybody's.
     fn class(&mut self, name: &str) -> &mut Class {
-        let name = name.chars().take(LONGEST_NAME).collect();
+        let name = name.chars().take(60).collect();
         self.classes.entry(name).or_default()
     }
 

@@ -5,7 +5,7 @@
 pub use crate::decide::{Drain, Finished, Reason, Snooze, State};
 
 use crate::config::Config;
-use crate::decide::{self, Code, Decision, Expiry, LaunchResult, News, Observation, PilotState};
+use crate::decide::{self, Code, Decision, LaunchResult, News, Observation, PilotState};
 pub use crate::site::EngineName as Engine;
 use crate::site::Pull;
 use crate::state;
@@ -19,7 +19,7 @@ use std::path::Path;
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(default)]
 pub struct Status {
-    /// Raised when a field changes its meaning.
+    /// 1; raised when a field changes its meaning.
     pub schema: u32,
     pub version: String,
     pub instance: String,
@@ -58,12 +58,6 @@ pub struct Status {
     #[serde(rename = "loop")]
     pub turning: Loop,
 }
-
-/// The meaning that this version gives to the fields.
-pub const SCHEMA: u32 = 1;
-
-/// How late a turn may be, in seconds: a loaded machine writes late.
-const LATE: f64 = 5.0;
 
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 pub struct Protection {
@@ -207,7 +201,8 @@ impl Status {
 
     /// The loop should have got on by now and did not; it may turn all the same.
     pub fn is_stuck(&self, now: Moment) -> bool {
-        self.is_older(now, self.due.map_or(0.0, |due| due - self.tick) + LATE)
+        // A loaded machine writes late, by seconds.
+        self.is_older(now, self.due.map_or(0.0, |due| due - self.tick) + 5.0)
     }
 
     fn is_older(&self, now: Moment, patience: f64) -> bool {
@@ -228,7 +223,7 @@ impl Status {
         let reserve = share.reserve_disk.0;
         let patience = patience(config.interval());
         Status {
-            schema: SCHEMA,
+            schema: 1,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             tick: at.epoch,
@@ -293,10 +288,7 @@ fn row(pilot: &decide::Pilot, now: Moment) -> Pilot {
         class: pilot.class.clone(),
         state: pilot.state,
         started: Some(pilot.created),
-        deadline: Some(match pilot.expiry {
-            Expiry::Awake(_) => now.epoch + pilot.expiry.left(now),
-            Expiry::Epoch(second) => second,
-        }),
+        deadline: Some(now.epoch + pilot.expiry.left(now)),
         image: pilot.image.clone(),
         cpus: pilot.cpus,
         memory: pilot.memory,

@@ -7,9 +7,7 @@ use crate::host::{files, group_id};
 use rustix::fs::{self as sys, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
-};
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Flock, FlockType, Pid, fcntl_getlk, geteuid};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -79,8 +77,8 @@ impl Dirs {
         if uid == 0 {
             return Dirs::machine();
         }
-        let absolute =
-            |name: &str| Some(PathBuf::from(env(name)?)).filter(|path| path.is_absolute());
+        let is_absolute = |path: &PathBuf| path.is_absolute();
+        let absolute = |name: &str| env(name).map(PathBuf::from).filter(is_absolute);
         let fallback = PathBuf::from(format!("/tmp/plancton-{uid}"));
         let home = absolute("HOME").unwrap_or(fallback.clone());
         let below = |name: &str, usual: &str| {
@@ -140,8 +138,8 @@ pub fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
             }
             let found = path.symlink_metadata().map_err(failed(path, doing))?;
             if !found.is_dir() || found.uid() != geteuid().as_raw() {
-                let why = "it is no directory of ours, and not used";
-                let why = format!("{}: {why}; remove it or give another place", path.display());
+                let why = "it is no directory of ours, and not used; remove it or give another --run-dir and --state-dir";
+                let why = format!("{}: {why}", path.display());
                 return Err(io::Error::other(why));
             }
         }
@@ -189,15 +187,15 @@ fn hold_name(engine: &Path, instance: &str) -> io::Result<Option<OwnedFd>> {
     // The kernel takes 107 bytes as the name of a socket.
     let start = name.len().saturating_sub(107);
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = || socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
+    let socket = || net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
     let name = name.as_bytes().get(start..).unwrap_or_default();
     let (ours, other) = (socket()?, socket()?);
     let address = SocketAddrUnix::new_abstract_name(name)?;
-    if bind(&ours, &address).is_ok() && listen(&ours, 64).is_ok() {
+    if net::bind(&ours, &address).is_ok() && net::listen(&ours, 64).is_ok() {
         return Ok(Some(ours));
     }
     // Anybody may take a name: only root and ourselves are believed.
-    match connect(&other, &address).and_then(|()| socket_peercred(&other)) {
+    match net::connect(&other, &address).and_then(|()| socket_peercred(&other)) {
         Ok(holder) if holder.uid.is_root() || holder.uid == geteuid() => {
             Err(held(engine, Some(holder.pid)))
         }
@@ -209,10 +207,9 @@ fn hold_name(engine: &Path, instance: &str) -> io::Result<Option<OwnedFd>> {
 
 fn held(place: &Path, pid: Option<Pid>) -> io::Error {
     let pid = pid.map_or(String::new(), |pid| format!(" (pid {pid})"));
-    io::Error::other(format!(
-        "{}: another daemon{pid} of this instance runs there; end it with `plancton stop`, or give this one its own --run-dir, --state-dir and --instance",
-        place.display()
-    ))
+    let why = format!("another daemon{pid} of this instance runs there");
+    let then = "end it with `plancton stop`, or give this one its own --run-dir, --state-dir and --instance";
+    io::Error::other(format!("{}: {why}; {then}", place.display()))
 }
 
 /// Asks the kernel; takes and creates nothing. `None`: it is free.

@@ -89,11 +89,9 @@ impl Metrics {
         for target in &mut self.targets {
             let view = View {
                 target: &target.config,
-                instance: &site.instance,
-                host: &site.host,
+                site,
                 status,
                 seen,
-                engine: *site.engine.counters(),
                 counts,
             };
             let mut lines = view.ends(&decision.ended);

@@ -4,8 +4,8 @@
 
 use crate::config::Influx;
 use crate::decide::{Code, Counts, EndKind, Finished, Observation, PilotState};
-use crate::engine::Counters;
 use crate::report::Status;
+use crate::site::Site;
 use crate::units::{float, whole, word};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,11 +30,9 @@ fn tells_of_owner(code: Code) -> bool {
 /// Who tells whom, and what.
 pub struct View<'a> {
     pub target: &'a Influx,
-    pub instance: &'a str,
-    pub host: &'a str,
+    pub site: &'a Site,
     pub status: &'a Status,
     pub seen: &'a Observation,
-    pub engine: Counters,
     pub counts: &'a Counts,
 }
 
@@ -76,10 +74,10 @@ impl View<'_> {
         }
         let mut line = series.to_owned();
         let alias = Some(&*self.target.host_alias).filter(|alias| !alias.is_empty());
-        let first = self.host.split('.').next();
+        let first = self.site.host.split('.').next();
         let host = alias.or(first.filter(|_| self.target.owner_metrics));
         let host = host.unwrap_or("");
-        let ours = [("hostname", host), ("instance", self.instance)];
+        let ours = [("hostname", host), ("instance", &self.site.instance)];
         for (key, value) in BTreeSet::from_iter(ours.iter().chain(tags)) {
             // A backslash at the end would take the next sign with it, and has no escape of its own.
             let value = value.trim_end_matches(|c: char| c == '\\' || c.is_control());
@@ -131,7 +129,8 @@ impl View<'_> {
         let busy = busy.map(|cpu| 100.0 * cpu.busy / seen.threads);
         add("measurement", &[], json!({"cpu_eff": busy}));
         add("plancton_host", &[], self.of_host());
-        let (engine, seconds) = (self.engine, self.engine.time.as_secs_f64());
+        let engine = *self.site.engine.counters();
+        let seconds = engine.time.as_secs_f64();
         let calls = json!({"calls": engine.calls, "failed": engine.failed, "seconds": seconds});
         add("plancton_engine", &[], calls);
         let given = json!({"cpu_seconds": status.given_seconds});

@@ -10,18 +10,8 @@ use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
 
-/// The server's own words are cut here, in characters.
-const LONGEST_MESSAGE: usize = 200;
-const ANSWER_LIMIT: u64 = 64 << 10;
 /// What servers say of lines that they don't take, all of them in JSON.
-const ABOUT_LINES: [&str; 6] = [
-    "partial write",
-    "line protocol",
-    "unable to parse",
-    "field type",
-    "points",
-    "no data",
-];
+const ABOUT_LINES: &str = "partial write|line protocol|unable to parse|field type|points|no data";
 
 /// What came of a batch, with the server's words.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,16 +43,15 @@ pub fn write(target: &Influx, lines: &str, limit: Option<Duration>) -> Answer {
 pub(super) fn judge(said: Said) -> Answer {
     let (status, words) = (said.status, said.words);
     let text = words.to_lowercase();
-    let is_about_lines = said.is_json && ABOUT_LINES.iter().any(|about| text.contains(about));
-    let why = format!("status {status}: {words}");
+    let is_about_lines = ABOUT_LINES.split('|').any(|about| text.contains(about));
+    let why = match status {
+        ..400 => format!("status {status} and not 204, so it took nothing: {words}"),
+        _ => format!("status {status}: {words}"),
+    };
     match status {
         204 => Answer::Taken,
         413 => Answer::Refused(why),
-        400 | 422 if is_about_lines => Answer::Refused(why),
-        ..400 => {
-            let why = format!("status {status} and not 204, so it took nothing: {words}");
-            Answer::Failed(why, said.retry_after)
-        }
+        400 | 422 if said.is_json && is_about_lines => Answer::Refused(why),
         _ => Answer::Failed(why, said.retry_after),
     }
 }
@@ -73,10 +62,8 @@ fn ask(target: &Influx, lines: &str, limit: Option<Duration>) -> Result<Said, St
     let config = web::config(&target.url, &target.ca_file, target.insecure)?;
     let limit = limit.or(Some(web::WHOLE));
     let agent = config.timeout_global(limit).build().new_agent();
-    let path = match target.bucket.is_empty() {
-        true => "/write",
-        false => "/api/v2/write",
-    };
+    let is_v1 = target.bucket.is_empty();
+    let path = if is_v1 { "/write" } else { "/api/v2/write" };
     let (db, rp) = (&target.database, &target.retention_policy);
     let (org, bucket) = (&target.org, &target.bucket);
     let query = [("db", db), ("rp", rp), ("org", org), ("bucket", bucket)];
@@ -91,15 +78,15 @@ fn ask(target: &Influx, lines: &str, limit: Option<Duration>) -> Result<Said, St
     } else if !secret.is_empty() {
         request = request.header("Authorization", format!("Token {secret}"));
     }
-    // A server may repeat what it was sent.
-    let shown = |text: &str| web::hide(text, &[&secret, &login], LONGEST_MESSAGE);
+    // A server may repeat what it was sent, and say more than anybody reads.
+    let shown = |text: &str| web::hide(text, &[&secret, &login], 200);
     let mut response = request
         .send(lines)
         .map_err(|error| shown(&web::explain(&target.url, &error)))?;
     // A date, which it may be too, is not worth reading: tries get fewer by themselves.
     let header = response.headers().get("retry-after");
     let seconds = header.and_then(|value| value.to_str().ok()?.trim().parse::<u32>().ok());
-    let body = response.body_mut().with_config().limit(ANSWER_LIMIT);
+    let body = response.body_mut().with_config().limit(64 << 10);
     let text = body.read_to_string().unwrap_or_default();
     let json: Value = serde_json::from_str(&text).unwrap_or_default();
     let field = |key| json.get(key).and_then(Value::as_str);

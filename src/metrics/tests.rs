@@ -3,9 +3,13 @@ use super::send::{Said, judge};
 use super::{Answer, Queue, lock};
 use crate::config::Influx;
 use crate::decide::{Code, EndKind, Finished, Observation, Reason};
-use crate::engine::Counters;
+use crate::engine::Engine;
 use crate::report::{Cpus, Pilot, Status};
+use crate::site::Site;
+use crate::state::Dirs;
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
 const AT: &str = "1800000000250000000\n";
 
@@ -40,13 +44,15 @@ fn lines_of(target: &Influx, code: Code, tell: impl Fn(&View) -> String) -> Stri
         temperature: Some(61.5),
         ..Observation::default()
     };
+    let engine = Arc::new(Engine::new("/nowhere", Duration::ZERO));
+    let (instance, tag) = ("i,=\n".to_owned(), String::new());
+    let mut site = Site::new(engine, Dirs::machine(), instance, tag);
+    site.host = "host.domain".to_owned();
     tell(&View {
         target,
-        instance: "i,=\n",
-        host: "host.domain",
+        site: &site,
         status: &status,
         seen: &seen,
-        engine: Counters::default(),
         counts: &counts.into(),
     })
 }

@@ -21,9 +21,6 @@ pub const FORCE_STOP: &str = "force-stop";
 /// Look for newer images now.
 pub const PULL: &str = "pull";
 
-const LIMIT: usize = 4096;
-/// How long a snooze lasts whose end cannot be read, in seconds after the file was written.
-const UNREADABLE_SNOOZE: f64 = 3600.0;
 /// In `RUN/control`, over a file that cannot be removed from its disk: nothing is asked for.
 const NOTHING: &str = "false";
 
@@ -121,7 +118,8 @@ pub fn read(dirs: &Dirs, now: Moment, boot_id: &str) -> (Control, Vec<String>) {
     let drain = read(DRAIN, "draining until `plancton resume`");
     let snooze = read(SNOOZE, "snoozing for an hour at most");
     let snooze = snooze.map(|(Asked { until, .. }, modified)| Snooze {
-        until: until.unwrap_or(modified.min(now.epoch) + UNREADABLE_SNOOZE),
+        // Of one whose end cannot be read: an hour after the file was written.
+        until: until.unwrap_or(modified.min(now.epoch) + 3600.0),
     });
     let asked = Control {
         drain: drain.map(|(Asked { drain, .. }, modified)| match drain.since > 0.0 {
@@ -157,7 +155,7 @@ fn look(path: PathBuf, now: Moment, problems: &mut Vec<String>) -> Option<(PathB
     let mut complain = |what: &str| problems.push(format!("{}: {what}", path.display()));
     match sys::lstat(&path) {
         Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::RegularFile => {
-            let text = files::read_text_up_to(&path, LIMIT).unwrap_or_default();
+            let text = files::read_text_up_to(&path, 4096).unwrap_or_default();
             let modified = float(u64::try_from(found.st_mtime).unwrap_or(0));
             Some((path, text, modified))
         }
