@@ -303,12 +303,8 @@ impl Engine {
     }
 
     /// Gives the JSON objects of a stream to `each`; the engine splits and joins them across chunks at will.
-    fn stream<F: FnMut(Value) -> io::Result<()>>(
-        &self,
-        request: Request,
-        mut each: F,
-    ) -> Result<()> {
-        self.call(request, |answer| {
+    fn stream<F: FnMut(Value) -> io::Result<()>>(&self, asked: Request, mut each: F) -> Result<()> {
+        self.call(asked, |answer| {
             let mut stream = BufReader::new(answer);
             loop {
                 let object = stream.by_ref().take(OBJECT_LIMIT);
@@ -324,10 +320,11 @@ impl Engine {
     }
 
     /// The one way that all calls take. `take` reads what a success brings.
-    fn call<T, F>(&self, mut request: Request, take: F) -> Result<T>
-    where
-        F: FnOnce(Answer) -> io::Result<T>,
-    {
+    fn call<T, F: FnOnce(Answer) -> io::Result<T>>(
+        &self,
+        mut request: Request,
+        take: F,
+    ) -> Result<T> {
         // Who is there is asked without a version.
         let prefix = match self.minor.load(Relaxed) {
             _ if request.line == PING => String::new(),
