@@ -22,14 +22,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-/// Bytes of encoded lines that wait for a target.
-const BOUND: usize = 1 << 20;
 /// Longest wait between two tries, in seconds, and the longest that a server may ask for.
 const BACK_OFF_MOST: f64 = 60.0;
 const ASKED_MOST: f64 = 600.0;
-/// How much more often than it takes one a server may refuse a piece before the others are no longer halved: enough to find
-/// a line in a full queue, or a few in a usual one.
-const SPLITS: u32 = 20;
 /// How long the daemon's end waits for a request of the last flush; for all of it twice as long.
 const LAST_REQUEST: Duration = Duration::from_secs(1);
 
@@ -177,14 +172,14 @@ struct Queue {
 }
 
 impl Queue {
-    /// The oldest lines give way to what is too much.
+    /// The oldest lines give way to what is more than a mebibyte.
     fn push(&mut self, lines: &str) {
         let mut health = lock(&self.health);
         for line in lines.split_inclusive('\n') {
             health.waiting_bytes += line.len();
             self.lines.push_back(line.to_owned());
         }
-        while health.waiting_bytes > BOUND
+        while health.waiting_bytes > 1 << 20
             && let Some(line) = self.lines.pop_front()
         {
             health.waiting_bytes -= line.len();
@@ -196,7 +191,9 @@ impl Queue {
     /// time; `chance` is from 0 to 1.
     fn send(&mut self, chance: f64, mut send: impl FnMut(&str) -> Answer) -> f64 {
         let mut pieces = vec![Vec::from(std::mem::take(&mut self.lines))];
-        let (mut splits, mut error, mut away) = (SPLITS, None, None);
+        // How much more often than it takes a piece a server may refuse one before the others are no longer halved: enough to
+        // find a line in a full queue, or a few in a usual one.
+        let (mut splits, mut error, mut away) = (20u32, None, None);
         while let Some(mut piece) = pieces.pop().filter(|piece| !piece.is_empty()) {
             let answer = send(&piece.concat());
             let (mut health, number) = (lock(&self.health), piece.len());
