@@ -124,21 +124,28 @@ impl Tick<'_> {
     }
 
     fn machine_is_open(&self) -> Result<(), Reason> {
-        if self.seen.cpu.is_none() || self.seen.memory.is_none() {
-            return Err(Reason::of(Code::Starting, 0.0, 0.0, reason::FIRST_LOOK));
-        }
-        self.owner_is_calm()?;
+        let (seen, room, calming) = (self.seen, &self.out.capacity, self.until_calm());
         // More starts at once than processors only slow each other down, and pilots that start together end together.
-        let starts = f64::from(self.config.loop_.launches_per_tick);
-        let starts = starts.min(self.seen.threads.max(1.0));
+        let starts = f64::from(self.config.loop_.launches_per_tick).min(seen.threads.max(1.0));
         let (holding, in_flight) = (self.holding(), float(self.in_flight().count() as u64));
         let has_paused = !self.own_in(PilotState::Paused).is_empty();
         let is_first = self.own.is_empty() && self.state.launching.is_empty();
-        let most = self.share.max_pilots.or(u32::MAX);
-        Err(match self.seen.protection {
+        let gives_way = room.need_unknown && !self.own.is_empty();
+        let (least, most) = (self.least_free(), self.share.max_pilots.or(u32::MAX));
+        let is_tight = room.free.is_some_and(|free| free < least - 1e-6);
+        Err(match self.state.calm_since {
+            _ if seen.cpu.is_none() || seen.memory.is_none() => {
+                Reason::of(Code::Starting, 0.0, 0.0, reason::FIRST_LOOK)
+            }
+            // A need is there, be it ever so new: nothing is launched into it.
+            _ if gives_way || self.state.need.is_some() => self.busy(),
+            // The wait does not get shorter.
+            Some(f64::INFINITY) => self.tight(least),
+            _ if calming > 0.0 => self.calming(calming),
+            _ if has_paused && is_tight => self.tight(least),
             // Paused ones go first.
             _ if has_paused || in_flight >= starts => self.starting(),
-            Protection::Prepared if !is_first => {
+            _ if seen.protection == Protection::Prepared && !is_first => {
                 Reason::of(Code::Probing, 0.0, 0.0, reason::PROBING)
             }
             _ if holding >= most as usize => {

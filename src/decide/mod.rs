@@ -311,10 +311,8 @@ impl<'a> Tick<'a> {
         if self.seen.cpu.is_none() && self.state.reason.is_none_or(is_new) {
             self.wake_at(self.now + 1.0);
         }
-        match self.rules.first() {
-            Some((_, reason)) => reason.clone(),
-            None => self.launch(),
-        }
+        let binding = self.rules.first().map(|(_, reason)| reason.clone());
+        binding.unwrap_or_else(|| self.launch())
     }
 
     /// SIGTERM now and SIGKILL when the grace is over: the engine's blocking stop is not used. Without grace SIGKILL alone.

@@ -46,9 +46,8 @@ impl Tick<'_> {
         let (seen, own, epoch) = (self.seen, self.own.len(), self.seen.at.epoch);
         let (control, none, mut rules) = (&seen.control, Some(0), Vec::new());
         let mut rule = |holds: bool, keep, why| rules.extend(holds.then_some((keep, why)));
-
-        let force_stop = Reason::of(Code::ForceStop, 0.0, 0.0, "");
-        rule(control.force_stop, none, force_stop);
+        let reason = Reason::of(Code::ForceStop, 0.0, 0.0, "");
+        rule(control.force_stop, none, reason);
         let left = |end: f64| end - epoch;
         let by = control.drain.and_then(|drain| drain.by).map(left);
         let keep = by.filter(|left| *left <= 0.0).and(none);
@@ -62,7 +61,6 @@ impl Tick<'_> {
             let what = what.as_deref().unwrap_or("");
             rule(!what.is_empty(), none, Reason::of(code, 0.0, 0.0, what));
         }
-
         let patience = self.owner.busy_for.as_secs_f64().max(UNREAD_LEAST);
         let unread = self.time_unread(patience);
         rule(unread >= patience, none, reason::unread(unread, patience));
@@ -77,7 +75,6 @@ impl Tick<'_> {
         let pilots = count_pilots(keep.unwrap_or(0));
         let reason = Reason::of(Code::Temperature, hot, limit, pilots);
         rule(keep.is_some(), keep, reason);
-
         let (most, usual) = (self.share.max_pilots, self.config.share.max_pilots);
         let (code, hours) = match self.hours.filter(|_| most != usual) {
             Some(hours) => (Code::Hours, format!("at these hours ({hours})")),
@@ -91,10 +88,8 @@ impl Tick<'_> {
         let (free, reserve) = (seen.disk_free, self.share.reserve_disk);
         let is_short = reserve.0 > 0 && free.is_none_or(|free| free < reserve.0);
         rule(is_short, free.and(fewer), reason::disk(free, reserve));
-        let (reserve, is_given) = (
-            self.share.reserve_memory,
-            self.out.capacity.memory_given > 0,
-        );
+        let is_given = self.out.capacity.memory_given > 0;
+        let reserve = self.share.reserve_memory;
         let available = seen.memory.map_or(u64::MAX, |memory| memory.available);
         let is_short = is_given && available < reserve.0 / 2;
         rule(is_short, fewer, reason::memory(available, reserve));
@@ -192,7 +187,7 @@ impl Tick<'_> {
     }
 
     /// What the next pilot needs: free cores down to which it may start or be woken.
-    fn least_free(&self) -> f64 {
+    pub(super) fn least_free(&self) -> f64 {
         let paused = self.own_in(PilotState::Paused);
         let classes = self.config.pilots.iter().map(|class| class.cpus);
         let sizes = paused.iter().map(|pilot| pilot.cpus).chain(classes);
@@ -222,38 +217,21 @@ impl Tick<'_> {
         self.state.calm_since.map_or(0.0, left)
     }
 
-    /// Neither the owner's need nor the wait for calm after it holds pilots back.
-    pub(super) fn owner_is_calm(&self) -> Result<(), Reason> {
-        let (room, left, least) = (&self.out.capacity, self.until_calm(), self.least_free());
-        let gives_way = room.need_unknown && !self.own.is_empty();
-        let is_held = self.state.calm_since.is_some_and(f64::is_infinite);
-        let is_tight = room.free.is_some_and(|free| free < least - 1e-6);
-        match () {
-            // A need is there, be it ever so new: nothing is launched into it.
-            () if gives_way || self.state.need.is_some() => Err(self.busy()),
-            // The wait does not get shorter.
-            () if is_held => Err(self.tight(least)),
-            () if left > 0.0 => Err(self.calming(left)),
-            () if is_tight && !self.own_in(PilotState::Paused).is_empty() => Err(self.tight(least)),
-            () => Ok(()),
-        }
-    }
-
     /// How the owner's need for CPU is met, and how many cores have to be given back now.
     fn measure_need(&mut self) -> (How, f64) {
+        let room = &self.out.capacity;
         let is_verified = self.seen.protection == Protection::Verified;
-        let (need, is_unknown) = (self.out.capacity.need, self.out.capacity.need_unknown);
         let how = match self.owner.when_busy {
-            WhenBusy::Auto if !is_verified => How::Pause,
-            WhenBusy::Pause => How::Pause,
-            WhenBusy::Stop => How::Stop,
             // The kernel yields for us within a scheduling tick: there is nothing to give back.
-            WhenBusy::Auto | WhenBusy::Yield => return (How::Pause, 0.0),
+            WhenBusy::Yield => return (How::Pause, 0.0),
+            WhenBusy::Auto if is_verified => return (How::Pause, 0.0),
+            WhenBusy::Auto | WhenBusy::Pause => How::Pause,
+            WhenBusy::Stop => How::Stop,
         };
-        if need > 0.0 && self.is_busy() {
-            return (how, need);
+        if room.need > 0.0 && self.is_busy() {
+            return (how, room.need);
         }
-        if is_unknown && self.is_due(self.state.last_blind) {
+        if room.need_unknown && self.is_due(self.state.last_blind) {
             self.state.last_blind = Some(self.now);
             // However small: one pilot.
             return (how, f64::EPSILON.sqrt());

@@ -130,14 +130,11 @@ pub(super) fn of_engine(engine: &EngineState) -> Reason {
 /// `left`: seconds until what still runs is stopped; `None`: it may finish.
 pub(super) fn drain(left: Option<f64>, running: usize) -> Reason {
     let (pilots, time) = (count_pilots(running), rough(left.unwrap_or(0.0)));
+    let more = format!("no more pilots are started; {pilots} may finish");
     let text = match left {
-        Some(left) if left > 0.0 => {
-            format!(
-                "no more pilots are started; {pilots} may finish within {time}, then they are stopped"
-            )
-        }
+        None => more,
+        Some(left) if left > 0.0 => format!("{more} within {time}, then they are stopped"),
         Some(_) => format!("the time for the drain is over: stopping {pilots}"),
-        None => format!("no more pilots are started; {pilots} may finish"),
     };
     Reason::of(Code::Drain, float(running as u64), 0.0, text)
 }

@@ -323,7 +323,7 @@ impl Tick<'_> {
     /// `cause`: why we asked it to end, if we did.
     fn ended(&mut self, pilot: &Pilot, ended: &Ended, cause: Option<EndKind>) {
         let (at, lived) = (self.seen.at.epoch, ended.lived.unwrap_or(0.0));
-        let class = find(self.config, &pilot.class);
+        let (name, class) = (&pilot.class, find(self.config, &pilot.class));
         // What its engine or the boot takes with it says nothing about the class.
         let is_lost = ended.exit_code == ENGINE_DIED && at - lived < self.seen.engine_since
             || matches!(pilot.expiry, Expiry::Epoch(_));
@@ -331,33 +331,28 @@ impl Tick<'_> {
         let kind = cause.unwrap_or_else(|| classify(ended, class));
         let finished = Finished {
             name: pilot.name.clone(),
-            class: pilot.class.clone(),
+            class: name.clone(),
             kind,
             at,
             lived,
             exit_code: ended.exit_code,
             log_tail: ended.log_tail.clone(),
         };
-        self.state.count(&pilot.class, &word(kind));
+        self.state.count(name, &word(kind));
         self.state.gone.truncate(REMEMBERED - 1);
         self.state.gone.push_front(finished.clone());
         self.out.ended.push(finished);
         match kind {
-            EndKind::Done => {
-                let known = self.state.class(&pilot.class);
-                // That of one from before says nothing about what fails now.
-                if at - lived >= known.since {
-                    known.stage = Stage::Good;
-                }
-            }
+            // That of one from before says nothing about what fails now.
+            EndKind::Done if at - lived < self.state.class(name).since => {}
+            EndKind::Done => self.state.class(name).stage = Stage::Good,
             EndKind::NoWork => {
                 let pause = class.map_or(0.0, |class| class.no_work_pause.as_secs_f64());
-                let why = reason::no_work(ended);
-                self.back_off(&pilot.class, Code::NoWork, pause, LIVES, why);
+                self.back_off(name, Code::NoWork, pause, LIVES, reason::no_work(ended));
             }
             // Of a limit that does not hold the class has learned already.
             _ if kind.is_well() || cause.is_some() => {}
-            _ => self.failed(&pilot.class, reason::pilot_failed(kind, ended), LIVES),
+            _ => self.failed(name, reason::pilot_failed(kind, ended), LIVES),
         }
     }
 
