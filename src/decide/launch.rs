@@ -1,10 +1,8 @@
 //! Which pilots are started: classes in turn by the core-seconds they had, while capacity, limits, images and waits allow.
 //! What stands in the way of the next one is the reason.
 
-use super::observation::{Pilot, PilotState, Protection};
-use super::reason::{self, Code, Reason};
 use super::state::{Class, Launching, Stage};
-use super::{Action, Tick};
+use super::{Action, Code, Pilot, PilotState, Protection, Reason, Tick, reason};
 use crate::config::PilotClass;
 use crate::units::float;
 use std::sync::Arc;
@@ -59,8 +57,7 @@ impl Tick<'_> {
                 Ok(class) => Arc::new(class.clone()),
                 Err(reason) => return reason,
             };
-            self.out.capacity.take(class.cpus, class.memory.0);
-            self.take_slot(&class.name, class.cpus);
+            self.take(Some(&class.name), class.cpus, class.memory.0);
             let number = self.state.draw() & 0xff_ffff;
             let name = format!("plancton-{}-{number:06x}", class.name);
             self.state.launching.push(Launching {

@@ -94,16 +94,6 @@ pub struct Capacity {
     pub need_unknown: bool,
 }
 
-impl Capacity {
-    fn take(&mut self, cpus: f64, bytes: u64) {
-        self.given += cpus;
-        // Labels may say anything.
-        self.memory_given = self.memory_given.saturating_add(bytes);
-        self.free = self.free.map(|free| free - cpus);
-        self.free_memory = self.free_memory.map(|free| free - float(bytes));
-    }
-}
-
 /// One tick in the making.
 struct Tick<'a> {
     config: &'a Config,
@@ -163,13 +153,16 @@ pub fn decide(config: &Config, state: &mut PolicyState, seen: &Observation) -> D
 impl<'a> Tick<'a> {
     fn decide(&mut self, elapsed: f64) {
         self.match_list();
-        self.find_own();
+        self.take_stock();
         self.measure_capacity();
         self.serve(elapsed);
         self.find_rules();
         self.keep_up();
         self.give_back();
-        self.out.reason = self.launch_and_explain();
+        self.look_again();
+        // The rule that binds first, else what stopped launching, or that everything that fits is running.
+        let binding = self.rules.first().map(|(_, reason)| reason.clone());
+        self.out.reason = binding.unwrap_or_else(|| self.launch());
         self.finish_stopping();
         let paused = self.own_in(PilotState::Paused).len();
         self.out.state = match () {
@@ -188,21 +181,33 @@ impl<'a> Tick<'a> {
         self.out.wake_in = wake_in.filter(|_| !is_empty || !self.config.pilots.is_empty());
     }
 
-    fn find_own(&mut self) {
-        let holds_slot = |pilot: &&Pilot| pilot.own && pilot.state.holds_room();
-        for pilot in self.pilots.iter().filter(holds_slot) {
-            self.take_slot(&pilot.class, pilot.cpus);
-            if !self.is_left_over(pilot) {
+    fn take_stock(&mut self) {
+        for pilot in self.pilots.iter().filter(|pilot| pilot.state.holds_room()) {
+            let class = pilot.own.then_some(pilot.class.as_str());
+            self.take(class, pilot.cpus, pilot.memory);
+            if pilot.own && !self.is_left_over(pilot) {
                 self.own.push(pilot);
             }
+        }
+        for class in self.unlisted() {
+            self.take(Some(&class.name), class.cpus, class.memory.0);
         }
         let age = |a: &Pilot, b: &Pilot| a.created.total_cmp(&b.created);
         self.own.sort_by(|a, b| age(a, b).then(a.id.cmp(&b.id)));
     }
 
-    fn take_slot(&mut self, class: &str, cpus: f64) {
-        let (number, cores) = self.slots.entry(class.to_owned()).or_default();
-        (*number, *cores) = (*number + 1, *cores + cpus);
+    /// `class`: of one of ours, which takes a slot.
+    fn take(&mut self, class: Option<&str>, cpus: f64, bytes: u64) {
+        let room = &mut self.out.capacity;
+        room.given += cpus;
+        // Labels may say anything.
+        room.memory_given = room.memory_given.saturating_add(bytes);
+        room.free = room.free.map(|free| free - cpus);
+        room.free_memory = room.free_memory.map(|free| free - float(bytes));
+        if let Some(class) = class {
+            let (number, cores) = self.slots.entry(class.to_owned()).or_default();
+            (*number, *cores) = (*number + 1, *cores + cpus);
+        }
     }
 
     fn is_left_over(&self, pilot: &Pilot) -> bool {
@@ -214,16 +219,10 @@ impl<'a> Tick<'a> {
         let seen = self.seen;
         // Where the idle group is in force.
         let is_protected = [Protection::Verified, Protection::Prepared].contains(&seen.protection);
-        let (mut room, mut paused) = (Capacity::default(), 0.0);
-        for pilot in self.pilots.iter().filter(|pilot| pilot.state.holds_room()) {
-            room.take(pilot.cpus, pilot.memory);
-            let is_paused = pilot.state == PilotState::Paused;
-            paused += if is_paused { pilot.cpus } else { 0.0 };
-        }
-        for class in self.unlisted() {
-            room.take(class.cpus, class.memory.0);
-            self.take_slot(&class.name, class.cpus);
-        }
+        let is_paused = |pilot: &&Pilot| pilot.state == PilotState::Paused;
+        let paused = self.pilots.iter().filter(is_paused);
+        let paused: f64 = paused.map(|pilot| pilot.cpus).sum();
+        let room = &mut self.out.capacity;
         let part = if seen.has_battery { 0.5 } else { 1.0 };
         let all = (seen.cores * part).max(seen.cores.min(1.0));
         let reserve = if is_protected { 0.0 } else { 1.0 };
@@ -249,7 +248,6 @@ impl<'a> Tick<'a> {
             let taken = float(memory.foreign) + float(self.share.reserve_memory.0);
             room.free_memory = Some(float(memory.total) - taken - float(room.memory_given));
         }
-        self.out.capacity = room;
     }
 
     /// Launches under way that the list does not show yet.
@@ -301,8 +299,8 @@ impl<'a> Tick<'a> {
         }
     }
 
-    /// The rule that binds first, else what stopped launching, or that everything that fits is running.
-    fn launch_and_explain(&mut self) -> Reason {
+    /// At images when that was asked for, and at the first rate soon.
+    fn look_again(&mut self) {
         let asked_for = self.seen.control.pull;
         for class in self.state.classes.values_mut().filter(|_| asked_for) {
             class.refresh_at = Some(self.now);
@@ -311,8 +309,6 @@ impl<'a> Tick<'a> {
         if self.seen.cpu.is_none() && self.state.reason.is_none_or(is_new) {
             self.wake_at(self.now + 1.0);
         }
-        let binding = self.rules.first().map(|(_, reason)| reason.clone());
-        binding.unwrap_or_else(|| self.launch())
     }
 
     /// SIGTERM now and SIGKILL when the grace is over: the engine's blocking stop is not used. Without grace SIGKILL alone.

@@ -3,10 +3,8 @@
 //! CPU: since when the owner needs the cores, which pilots are paused or stopped then, and since when it has been calm
 //! enough to wake them.
 
-use super::observation::{EndKind, Pilot, PilotState, Protection};
-use super::reason::{self, Code, Reason};
 use super::state::Need;
-use super::{Action, Tick, find};
+use super::{Action, Code, EndKind, Pilot, PilotState, Protection, Reason, Tick, find, reason};
 use crate::config::{OnBattery, WhenBusy};
 use crate::units::{count_pilots, float};
 
