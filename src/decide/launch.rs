@@ -47,7 +47,7 @@ impl Tick<'_> {
     /// Adds launches until something stands in the way; returns what does.
     pub(super) fn launch(&mut self) -> Reason {
         if self.config.pilots.is_empty() {
-            return Reason::of(Code::NoPilot, 0.0, 0.0, "");
+            return Reason::of(Code::NoPilot, 0.0, 0.0, reason::NO_PILOT);
         }
         if self.state.need.is_none() && self.until_calm() <= 0.0 {
             self.refresh();

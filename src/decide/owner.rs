@@ -305,11 +305,8 @@ impl Tick<'_> {
         let (contended, snoozed) = (self.out.contended, self.has_rule(Code::Snooze));
         let limit = self.owner.starve_limit.as_secs_f64();
         let is_idle = |pilot: &Pilot| pilot.used.is_some_and(|used| used < STARVED * pilot.cpus);
-        let is_starved = |pilot: &&&Pilot| match pilot.state {
-            PilotState::Paused => true,
-            PilotState::Running => contended && is_idle(pilot),
-            _ => false,
-        };
+        let is_paused = |pilot: &Pilot| pilot.state == PilotState::Paused;
+        let is_starved = |pilot: &&&Pilot| is_paused(pilot) || contended && is_idle(pilot);
         let before = std::mem::take(&mut self.state.starved);
         for pilot in own.iter().filter(is_starved) {
             let since = before.get(&pilot.id).copied().unwrap_or(self.now);

@@ -90,7 +90,6 @@ impl Reason {
             Code::MemoryPressure => {
                 format!("memory is short: processes stalled on it {value:.0} % of the time")
             }
-            Code::NoPilot => NO_PILOT.to_owned(),
             Code::Image => format!("downloading the image {what}"),
             Code::ClassMax => format!("running {pilots} of '{what}', its maximum (max)"),
             _ => what.to_string(),
@@ -105,7 +104,7 @@ impl Reason {
     }
 }
 
-const NO_PILOT: &str = "no [[pilot]] is configured; `plancton config --default` shows how to add \
+pub(super) const NO_PILOT: &str = "no [[pilot]] is configured; `plancton config --default` shows how to add \
                         one, `plancton check` names the file";
 pub(super) const FIRST_LOOK: &str = "measuring what you and the pilots use before more are started";
 pub(super) const PROBING: &str =
