@@ -4,10 +4,8 @@
 
 use crate::units::{clean_line, nearest, parse_duration};
 use lexopt::{Arg, Error, Parser, ValueExt};
-use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
-use std::time::Duration;
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 const HELP: &str = include_str!("cli/help.txt");
 /// So many characters of what was typed are shown again.

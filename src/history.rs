@@ -7,10 +7,8 @@ use crate::state::{self, Durable};
 use crate::units::{float, whole};
 use jiff::{Timestamp, Zoned, civil::Date, tz::TimeZone};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use std::io;
 use std::ops::{AddAssign, Range};
-use std::path::Path;
+use std::{collections::BTreeMap, io, path::Path};
 
 const FILE: &str = "history";
 

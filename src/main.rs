@@ -27,9 +27,7 @@ mod web;
 
 use log::LevelFilter;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::io::Write;
-use std::os::fd::AsFd;
-use std::process::ExitCode;
+use std::{io::Write, os::fd::AsFd, process::ExitCode};
 
 fn main() -> ExitCode {
     let exit = match cli::parse(std::env::args_os().skip(1)) {

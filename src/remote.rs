@@ -3,16 +3,14 @@
 //! other's. What is on disk is the truth: the daemon reads it again whenever it may have changed.
 
 use crate::config::{Allow, Config, RemoteConfig, read_remote, read_serial};
-use crate::host::files;
-use crate::report;
 use crate::state::{self, Durable};
 use crate::units::{clean_line, draw};
 use crate::{clock, web};
+use crate::{host::files, report};
 use minisign_verify::{PublicKey, Signature};
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
-use std::io;
-use std::path::Path;
+use std::{io, path::Path};
 
 /// Its files in the state directory.
 const DIRECTORY: &str = "remote";

@@ -4,16 +4,12 @@
 
 pub use crate::decide::{Drain, Finished, Reason, Snooze, State};
 
-use crate::config::Config;
 use crate::decide::{self, Code, Decision, LaunchResult, News, Observation, PilotState};
 pub use crate::site::EngineName as Engine;
-use crate::site::Pull;
-use crate::state;
 use crate::units::{Moment, word};
+use crate::{config::Config, site::Pull, state};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use std::io;
-use std::path::Path;
+use std::{collections::BTreeMap, io, path::Path};
 
 /// The whole of `status.json`. Times are seconds since 1970, sizes are bytes, CPU is in cores.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]

@@ -11,12 +11,10 @@ use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Flock, FlockType, Pid, fcntl_getlk, geteuid};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::ffi::OsString;
-use std::fs::File;
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
+use std::{ffi::OsString, fs::File, os::fd::OwnedFd};
 
 /// In bytes: a status of 1,000 pilots has 300 kB.
 const LIMIT: usize = 8 << 20;

@@ -2,9 +2,7 @@
 //! Pure: no clock is read here.
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
-use std::fmt;
-use std::time::Duration;
+use std::{collections::BTreeSet, fmt, time::Duration};
 
 /// A size in bytes; written and read as `512MiB`, `2GiB`, `10GB`, `0`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

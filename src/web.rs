@@ -1,16 +1,12 @@
 //! How other machines are asked over HTTP (the engine is not: that client is our own): certificates, proxies, a time-out for
 //! every step, and what went wrong in plain words.
 
-use crate::host::files;
-use crate::units::clean_line;
+use crate::{host::files, units::clean_line};
 use rustls::Error;
 use rustls::crypto::{CryptoProvider, KeyProvider, ring};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::sign::SigningKey;
-use std::net::IpAddr;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
 use ureq::config::ConfigBuilder;
 use ureq::http::Uri;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};

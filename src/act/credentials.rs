@@ -2,8 +2,7 @@
 //! for one call, and told to nobody but the engine.
 
 use super::*;
-use crate::host::files;
-use crate::web;
+use crate::{host::files, web};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE};
 use serde::{Deserialize, Serialize};

@@ -3,8 +3,7 @@
 //! runs with), and is made without a registry and without the internet.
 
 use super::*;
-use crate::host::files;
-use crate::site::Pull;
+use crate::{host::files, site::Pull};
 use std::error::Error;
 use std::hash::{DefaultHasher, Hasher};
 

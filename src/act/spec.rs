@@ -2,8 +2,7 @@
 //! (limits, an idle parent, no capabilities, a bounded log, our labels).
 
 use super::*;
-use crate::engine::Declared;
-use crate::units::Moment;
+use crate::{engine::Declared, units::Moment};
 use serde_json::Map;
 
 /// The whole body of `POST /containers/create`; null is what the engine or the image says.

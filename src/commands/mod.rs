@@ -10,27 +10,23 @@ mod run;
 mod try_out;
 mod view;
 
-use crate::act::images::builtin_tag;
 use crate::cli::{self, Options};
-use crate::clock;
 use crate::config::{self, Config};
 use crate::decide::{Decision, Drain, EngineState, Observation, PolicyState, Snooze, decide};
-use crate::engine::Engine;
 use crate::host::{self, files};
 use crate::remote::{self, Joined, Remote};
-use crate::report::Status;
 use crate::site::{Site, read_facts};
 use crate::state::{self, Dirs, Durable, Scope, control, is_running};
 use crate::units::{Exit, clean_line, count_pilots, format_rough, word};
+use crate::{act::images::builtin_tag, clock, engine::Engine, report::Status};
 use jiff::Zoned;
 use rustix::fs::{Access, access};
 use rustix::process::Signal;
-use std::fmt::Display;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{env, fs};
+use std::{fmt::Display, sync::Arc};
 
 /// Carries a command out, and says what went wrong.
 pub fn dispatch(options: Options) -> Exit {

@@ -4,9 +4,7 @@
 use super::*;
 use crate::act::{files, group, signal};
 use crate::decide::{Finished, Pilot, PilotState};
-use crate::engine::Error;
-use crate::observe::read_pilot;
-use crate::units::clean_text;
+use crate::{engine::Error, observe::read_pilot, units::clean_text};
 
 /// Lines and bytes that are shown of a pilot that is still there.
 const LOG: (usize, usize) = (200, 256 << 10);

@@ -3,15 +3,12 @@
 //! (`replay`).
 
 use super::*;
-use crate::act::describe;
 use crate::daemon::{self, Start};
-use crate::units::parse_duration;
+use crate::{act::describe, units::parse_duration};
 use jiff::civil::Time;
 use rustix::process::kill_process;
-use std::io::BufReader;
-use std::os::unix::process::CommandExt;
-use std::path::absolute;
 use std::process::{Child, Command, Output, Stdio};
+use std::{io::BufReader, os::unix::process::CommandExt, path::absolute};
 
 /// How long is waited for the first turn, and for the end.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -8,8 +8,7 @@ use crate::units::Bytes;
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use smart_default::SmartDefault;
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 const HOUR: u64 = 3_600;
 const GIB: u64 = 1 << 30;

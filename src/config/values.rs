@@ -6,9 +6,7 @@ use serde::de::{DeserializeOwned, Deserializer, Error};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use smart_default::SmartDefault;
-use std::fmt;
-use std::ops::Deref;
-use std::time::Duration;
+use std::{fmt, ops::Deref, time::Duration};
 
 /// `Type: "what it is", how it is read, how it is written;`
 macro_rules! texts {

@@ -3,8 +3,7 @@
 
 use super::state::{Class, Launching, Stage};
 use super::{Action, Code, Pilot, PilotState, Protection, Reason, Tick, reason};
-use crate::config::PilotClass;
-use crate::units::float;
+use crate::{config::PilotClass, units::float};
 use std::sync::Arc;
 
 /// Over how many seconds the classes' parts are evened out.

@@ -17,8 +17,7 @@ use crate::config::{Config, MissingLimits, Owner, PilotClass, Share};
 use crate::units::float;
 use owner::Rule;
 use state::{Handled, LIVES};
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// So long a first rate is waited for with a tick a second.
 const FIRST_RATE: f64 = 30.0;

@@ -6,8 +6,7 @@ use super::{CpuUse, EndKind, Ended, EngineState, Observation, PilotState, Protec
 use crate::config::{OnBattery, Owner, PilotClass};
 use crate::units::{Bytes, clean_line, count_pilots, float, format_rough, whole};
 use serde::{Deserialize, Serialize};
-use std::fmt::Display;
-use std::time::Duration;
+use std::{fmt::Display, time::Duration};
 
 /// What the daemon is doing, in one word.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,8 +9,7 @@ use crate::config::{Config, PilotClass};
 use crate::units::{PilotId, float, word};
 use smart_default::SmartDefault;
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::mem::take;
-use std::sync::Arc;
+use std::{mem::take, sync::Arc};
 
 /// First wait after a failure, in seconds; doubled with each further one, up to [`BACK_OFF_MOST`].
 const BACK_OFF_FIRST: f64 = 5.0;

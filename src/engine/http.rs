@@ -8,8 +8,7 @@ use httparse::{EMPTY_HEADER, Response, Status};
 use rustix::io::retry_on_intr;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use std::io::{BufRead, Write};
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixStream;
+use std::{os::unix::fs::FileTypeExt, os::unix::net::UnixStream};
 
 /// The longest head and line between two chunks, in bytes, and the most lines of a head.
 const LINE_LIMIT: usize = 64 * 1024;

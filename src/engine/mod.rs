@@ -15,13 +15,12 @@ use crate::units::{PilotId, clean_line, clean_text, format_duration};
 use http::{Answer, NAME, Request, encode};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use std::{collections::BTreeMap, fs::File};
 
 /// Of the API, 1.47: what this client was written for, Docker 27. An engine that is newer is spoken to in this one.
 const NEWEST_MINOR: u16 = 47;

@@ -5,8 +5,7 @@ use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
-use std::str::FromStr;
+use std::{path::Path, str::FromStr};
 
 /// More than any file read here has, except /proc/stat on machines with many interrupts.
 pub const LIMIT: usize = 64 << 10;

@@ -13,8 +13,7 @@ pub mod sensors;
 pub mod tests;
 
 use crate::units::{Bytes, float, whole};
-use std::io;
-use std::path::Path;
+use std::{io, path::Path};
 
 /// The machine's own name.
 pub fn name() -> String {

@@ -9,12 +9,9 @@ mod tests;
 
 pub use send::{Answer, write};
 
-use crate::clock;
-use crate::config::Influx;
 use crate::decide::{Counts, Decision, Observation};
 use crate::report::{Sink, Status};
-use crate::site::Site;
-use crate::units::draw;
+use crate::{clock, config::Influx, site::Site, units::draw};
 use points::View;
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};

@@ -1,14 +1,11 @@
 //! One request to a metrics target and what its answer means. Blocks its thread, with a time-out for every step; secrets
 //! are read here, sent, and nowhere repeated, not even where the server repeats them.
 
-use crate::config::Influx;
-use crate::host::files;
-use crate::web;
+use crate::{config::Influx, host::files, web};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
-use std::path::Path;
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 /// What servers say of lines that they don't take, all of them in JSON.
 const ABOUT_LINES: &str = "partial write|line protocol|unable to parse|field type|points|no data";
