@@ -3,6 +3,8 @@
 
 mod jobs;
 
+pub use jobs::look;
+
 use crate::act::{self, files, group};
 use crate::config::{self, Config};
 use crate::decide::{Action, Decision, EngineState, News, Observation, PolicyState, decide};

@@ -210,18 +210,6 @@ pub fn read(state: &Path) -> io::Result<(Hours, usize)> {
     Ok((hours, bad))
 }
 
-/// `Fri 27 Nov`.
-pub fn day_name(date: Date) -> String {
-    let weekday = usize::from(date.weekday().to_monday_zero_offset().unsigned_abs());
-    let weekday = "Mon Tue Wed Thu Fri Sat Sun".split(' ').nth(weekday);
-    let month = usize::from(date.month().unsigned_abs());
-    let month = " Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec"
-        .split(' ')
-        .nth(month);
-    let (weekday, month) = (weekday.unwrap_or_default(), month.unwrap_or_default());
-    format!("{weekday} {:>2} {month}", date.day())
-}
-
 /// A second since 1970 on the clock of its place.
 pub fn local(second: u64, zone: &TimeZone) -> Zoned {
     let second = i64::try_from(second).ok();

@@ -6,9 +6,9 @@ use super::*;
 use crate::config::{Influx, MissingLimits};
 use crate::host::sensors::{find_sensors, read_celsius};
 use crate::metrics::{Answer, write};
-use crate::observe::{Observer, read_pilot};
 use crate::site::{Facts, not_delegated};
 use crate::units::Bytes;
+use crate::{daemon::look, observe::Observer};
 use rustix::fs::stat;
 
 /// What is found, as it is marked.
@@ -90,19 +90,16 @@ pub fn check(context: &Context) -> Done {
 /// The engine, and the machine as a daemon would see it at its first tick. Errors: there is no engine.
 fn engine(context: &Context, config: &Config, found: &mut Findings) -> Done {
     let site = Arc::new(context.site(config)?);
-    let facts = read_facts(&site.engine, &site.root, context.is_root).map_err(no_engine)?;
-    let list = site.engine.list().map_err(no_engine)?;
+    let now = clock::now();
+    let (facts, seen, _) = look(&site, None, now.boot).map_err(no_engine)?;
     if let Some(why) = &facts.unsupported {
         return Err(no_engine(why));
     }
-    let read = |listed| read_pilot(listed, &site.instance, &site.boot_id);
     let seen = Observation {
-        at: clock::now(),
+        at: now,
         local: clock::local(),
         engine: EngineState::Up,
-        pilots: Some(list.into_iter().map(read).collect()),
-        disk_free: facts.read_disk_free(),
-        ..Observation::default()
+        ..seen
     };
     let mut observer = Observer::new(&site.root);
     let seen = observer.observe(&site, seen, Some(&facts), config);
@@ -197,7 +194,7 @@ fn rules(config: &Config, seen: &Observation, decision: &Decision, found: &mut F
         let (name, cpus, needed) = (&pilot.name, pilot.cpus, pilot.memory);
         let fits = cpus <= cores && needed <= memory;
         let text = format!("'{name}' needs {cpus} of {cores} cores and {needed} of {memory}");
-        found.add(if fits { GOOD } else { NOTE }, "room", &text)?;
+        found.add(if fits { GOOD } else { BAD }, "room", &text)?;
     }
     let power = if seen.on_battery { "battery" } else { "mains" };
     found.add(GOOD, "sensors", &format!("on {power} power"))

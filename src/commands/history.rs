@@ -4,7 +4,7 @@
 use super::view::{number, rough};
 use super::*;
 use crate::decide::EndKind;
-use crate::history::{self, Hours, Sums, by_day, day_name, local, total};
+use crate::history::{self, Hours, Sums, by_day, local, total};
 use jiff::ToSpan;
 use jiff::civil::Date;
 use serde_json::{Value, json};
@@ -94,7 +94,7 @@ fn html(hours: &Hours, host: &str, now: &Zoned) -> String {
 fn table(days: &Days) -> String {
     let all = total(days.iter().map(|(_, sums)| sums));
     let mut text = "DAY         CPU HOURS   OWNER    DONE  FAILED  HELD BACK\n".to_owned();
-    let days = days.iter().map(|(date, sums)| (day_name(*date), sums));
+    let days = days.iter().map(|(date, sums)| (date.to_string(), sums));
     for (day, sums) in days.chain([("Together".to_owned(), &all)]) {
         let hours = |seconds: f64| number(seconds / 3600.0);
         let (given, owner) = (sums.given_cpu_seconds.0, sums.owner_cpu_seconds.0);

@@ -4,7 +4,7 @@
 
 use super::*;
 use crate::decide::{Code, State};
-use crate::history::{day_name, local};
+use crate::history::local;
 use crate::units::{Bytes, Moment, float, whole};
 use jiff::tz::TimeZone;
 use std::mem::take;
@@ -140,7 +140,7 @@ impl Page {
         let time = format!("{:02}:{:02}", at.hour(), at.minute());
         match at.date() == now.date() {
             true => time,
-            false => day_name(at.date()) + " " + &time,
+            false => format!("{} {time}", at.date()),
         }
     }
 

@@ -22,7 +22,7 @@ pub(super) type Then = Box<dyn FnOnce(&mut Daemon) + Send>;
 
 /// What one question brings: who the engine is, what the job has read for the next tick (no pilots of an engine that can't
 /// be used), and problems with the control files.
-type Look = (Arc<Facts>, Observation, Vec<String>);
+pub type Look = (Arc<Facts>, Observation, Vec<String>);
 
 /// How the loop stands with its engine.
 #[derive(Default)]
@@ -201,7 +201,7 @@ impl Daemon {
 }
 
 /// Off the loop: an engine, a disk may take their time. `now`: boot second.
-fn look(site: &Site, known: Option<Arc<Facts>>, now: f64) -> Result<Look, Error> {
+pub fn look(site: &Site, known: Option<Arc<Facts>>, now: f64) -> Result<Look, Error> {
     let is_root = rustix::process::geteuid().is_root();
     let facts = match known {
         Some(facts) => facts,

@@ -1,10 +1,8 @@
 //! Which pilots are started: classes in turn by the core-seconds they had, while capacity, limits, images and waits allow.
 //! What stands in the way of the next one is the reason.
 
-use super::state::{Class, Launching, Stage};
-use super::{Action, Code, Pilot, PilotState, Protection, Reason, Tick, reason};
-use crate::{config::PilotClass, units::float};
-use std::sync::Arc;
+use super::*;
+use state::{Class, Launching, Stage};
 
 /// Over how many seconds the classes' parts are evened out.
 const FAIR_OVER: f64 = 600.0;

@@ -3,10 +3,8 @@
 //! CPU: since when the owner needs the cores, which pilots are paused or stopped then, and since when it has been calm
 //! enough to wake them.
 
-use super::state::Need;
-use super::{Action, Code, EndKind, Pilot, PilotState, Protection, Reason, Tick, find, reason};
-use crate::config::{OnBattery, WhenBusy};
-use crate::units::{count_pilots, float};
+use super::{state::Need, *};
+use crate::{config::OnBattery, config::WhenBusy, units::count_pilots};
 
 /// Degrees below the limit at which heat no longer holds pilots back.
 const COOL: f64 = 5.0;

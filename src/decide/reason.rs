@@ -1,10 +1,8 @@
 //! Why this and not something else: one code with the value and the threshold that explain the decision in force, and
 //! one sentence. All the sentences of decisions stand here, so that they can be read and reworded together.
 
-use super::state::Wait;
-use super::{CpuUse, EndKind, Ended, EngineState, Observation, PilotState, Protection, Tick};
-use crate::config::{OnBattery, Owner, PilotClass};
-use crate::units::{Bytes, clean_line, count_pilots, float, format_rough, whole};
+use super::{state::Wait, *};
+use crate::{config::OnBattery, units::*};
 use serde::{Deserialize, Serialize};
 use std::{fmt::Display, time::Duration};
 

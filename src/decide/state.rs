@@ -2,14 +2,11 @@
 //! classes. All of it can be lost at any moment (a crash, a restart): pilots and their ends are read back from the engine;
 //! only back-offs and timers start anew.
 
-use super::observation::{EndKind, Ended, Expiry, Finished, LaunchResult, News, Pilot, PilotState};
-use super::reason::{self, Code};
-use super::{Tick, find};
-use crate::config::{Config, PilotClass};
-use crate::units::{PilotId, float, word};
+use super::*;
+use crate::units::{PilotId, word};
 use smart_default::SmartDefault;
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::{mem::take, sync::Arc};
+use std::collections::{HashMap, VecDeque};
+use std::mem::take;
 
 /// First wait after a failure, in seconds; doubled with each further one, up to [`BACK_OFF_MOST`].
 const BACK_OFF_FIRST: f64 = 5.0;

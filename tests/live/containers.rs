@@ -161,7 +161,7 @@ fn own_fields_are_refused_by_name() {
         let raw = format!("host-config = {{ {field} = 1 }}");
         instance.configure(&config("1s", 1, &pilot("p", &["true"], &raw)));
         let said = instance.say("check --offline");
-        said.must(78, &[&format!("'{field}'")]);
+        said.must(78, &[&format!("\"{field}\"")]);
     }
 }
 
