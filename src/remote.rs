@@ -5,8 +5,7 @@
 use crate::config::{Allow, Config, RemoteConfig, read_remote, read_serial};
 use crate::state::{self, Durable};
 use crate::units::{clean_line, draw};
-use crate::{clock, web};
-use crate::{host::files, report};
+use crate::{clock, host::files, report, web};
 use minisign_verify::{PublicKey, Signature};
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};

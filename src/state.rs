@@ -5,12 +5,10 @@ pub mod control;
 
 use crate::host::{files, group_id};
 use rustix::fs::{self as sys, FlockOperation, Mode, OFlags};
-use rustix::io::Errno;
-use rustix::net::sockopt::socket_peercred;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Flock, FlockType, Pid, fcntl_getlk, geteuid};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use rustix::{io::Errno, net::sockopt::socket_peercred};
+use serde::{Serialize, de::DeserializeOwned};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};

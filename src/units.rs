@@ -108,6 +108,12 @@ pub fn format_rough(duration: Duration) -> String {
     }
 }
 
+/// What a text of lines `NAME: TEXT` says of a name.
+pub fn entry(texts: &'static str, name: &str) -> Option<&'static str> {
+    let mut lines = texts.lines().filter_map(|line| line.split_once(": "));
+    lines.find(|(of, _)| *of == name).map(|(_, text)| text)
+}
+
 /// `1 pilot`, `3 pilots`.
 pub fn count_pilots(number: usize) -> String {
     format!("{number} pilot{}", if number == 1 { "" } else { "s" })

@@ -19,14 +19,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 pub const WHOLE: Duration = Duration::from_secs(30);
 
 /// A word of an error, and what to do about it.
-const ADVICE: &str = "\
-UnknownIssuer: nobody who is trusted here has signed its certificate; let ca-file be the certificate of the CA that did
-CaUsedAsEndEntity: its certificate is one of a CA; make it anew with -addext basicConstraints=critical,CA:FALSE
-NotValidForName: its certificate is for another name; use that in the url
-NotValidYet: its certificate is not valid yet; see to the clocks
-Expired: its certificate has expired; see to it, or to the clock
-InvalidContentType: it does not speak TLS there; use http://, or another port
-timeout: no answer in time";
+const ADVICE: &str = include_str!("web.txt");
 
 /// For requests to `url`. Every status is an answer, and no redirect is followed. Errors: what is wrong with the file of
 /// certificates to trust (empty: the public ones).

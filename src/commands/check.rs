@@ -7,8 +7,7 @@ use crate::config::{Influx, MissingLimits};
 use crate::host::sensors::{find_sensors, read_celsius};
 use crate::metrics::{Answer, write};
 use crate::site::{Facts, not_delegated};
-use crate::units::Bytes;
-use crate::{daemon::look, observe::Observer};
+use crate::{daemon::look, observe::Observer, units::Bytes};
 use rustix::fs::stat;
 
 /// What is found, as it is marked.
@@ -17,33 +16,15 @@ const GOOD: &str = "ok  ";
 const NOTE: &str = "note";
 const BAD: &str = "BAD ";
 
-/// Of what is not good: what to do about it, or what it leads to.
-fn way_out(topic: &str) -> &'static str {
-    match topic {
-        "configuration" => "; it is missing, the defaults hold",
-        "rights" => "; trust their image as you trust yourself",
-        "group" => "; `groupadd --system plancton` and `usermod -aG plancton USER` change that",
-        "limits" => "; enable the kernel's cgroup controllers, or set missing-limits = \"warn\"",
-        "swap" => "; boot with swapaccount=1 to change that",
-        "protection" => "; one core is kept free instead",
-        "delegation" => {
-            "; as root write \"[Service]\" and \"Delegate=cpu cpuset io memory pids\" as two lines \
-             into /etc/systemd/system/user@.service.d/delegate.conf, then log in again"
-        }
-        "room" => "; make it smaller, or lower the reserves in [share]",
-        "disk" => "; free some space, or lower reserve-disk",
-        "sensors" => ", so max-temperature has no effect; load its driver, or set 0",
-        _ => "",
-    }
-}
-
 /// Says what is found, one line each, and keeps the first problem.
 #[derive(Default)]
 struct Findings(Option<String>);
 
 impl Findings {
     fn add(&mut self, mark: &str, topic: &str, text: &str) -> Done {
-        let way_out = if mark == GOOD { "" } else { way_out(topic) };
+        // What to do about it, or what it leads to.
+        let way_out = entry(include_str!("check.txt"), topic).filter(|_| mark != GOOD);
+        let way_out = way_out.unwrap_or_default();
         if mark == BAD && self.0.is_none() {
             self.0 = Some(format!("first {topic}: {text}{way_out}\n"));
         }

@@ -17,7 +17,7 @@ use crate::host::{self, files};
 use crate::remote::{self, Joined, Remote};
 use crate::site::{Site, read_facts};
 use crate::state::{self, Dirs, Durable, Scope, control, is_running};
-use crate::units::{Exit, clean_line, count_pilots, format_rough, word};
+use crate::units::{Exit, clean_line, count_pilots, entry, format_rough, word};
 use crate::{act::images::builtin_tag, clock, engine::Engine, report::Status};
 use jiff::Zoned;
 use rustix::fs::{Access, access};
@@ -25,8 +25,7 @@ use rustix::process::Signal;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use std::{env, fs};
-use std::{fmt::Display, sync::Arc};
+use std::{env, fmt::Display, fs, sync::Arc};
 
 /// Carries a command out, and says what went wrong.
 pub fn dispatch(options: Options) -> Exit {

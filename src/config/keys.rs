@@ -1,10 +1,9 @@
 //! Every key of the configuration, declared once: its type and its default. What is allowed is in `read`, what it means
 //! for people in conf/plancton.toml; a test holds both together. No text here repeats a url or a secret.
 
-use super::values::*;
+use super::{values::*, *};
 use crate::units::Bytes;
 use percent_encoding::percent_decode_str;
-use serde::{Deserialize, Serialize};
 use smart_default::SmartDefault;
 use std::{collections::BTreeMap, time::Duration};
 

@@ -13,8 +13,7 @@ pub use remote::{RemoteConfig, read_remote, read_serial};
 pub use values::{Auto, Image, MissingLimits, OnBattery, WhenBusy};
 
 use crate::host::files;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::path::Path;
 use values::in_hours;

@@ -1,11 +1,8 @@
 //! A text to a `Config`, with every problem in it at its line and column: each key is read alone first, so that no problem
 //! hides another one. What the keys are is in `keys`, what their values may be here.
 
-use super::values::{in_hours, is_device, is_path, is_plain, is_tmpfs};
-use super::{Config, LINE, Table};
-use crate::units::{Bytes, clean_line, float, nearest, parse_cpu_list, parse_duration};
-use serde::Deserialize;
-use serde_json::Value;
+use super::{values::*, *};
+use crate::units::{Bytes, clean_line, entry, float, nearest, parse_cpu_list, parse_duration};
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue, ValueDeserializer};
 
@@ -259,17 +256,7 @@ fn judge(key: &str, value: &Value) -> Option<String> {
         one => one.as_str().into_iter().collect(),
     };
     let wrong = texts.into_iter().find(|text| !is_fine(text))?;
-    let write = match key {
-        "devices" => "devices such as \"/dev/fuse\" or \"/dev/a:/dev/b:rwm\"",
-        "tmpfs" => "paths such as \"/tmp\" or \"/tmp:64MiB\"",
-        "host-config" => "fields that Plancton does not set itself",
-        "pause-while-running" => "programs without their folders",
-        "hours" => "a time of the week such as \"Mon-Fri 09:00-18:00; Sat,Sun\"",
-        "name" | "instance" => "1 to 32 of a-z, 0-9 and '-'",
-        "socket" => "\"/path\" or \"unix:///path\"",
-        "cpuset" => "a list of CPUs such as \"4-7,9\"",
-        _ => "a path from the root",
-    };
+    let write = entry(include_str!("forms.txt"), key).unwrap_or("a path from the root");
     Some(format!("\"{wrong}\" can't be; write {write}"))
 }
 

@@ -1,11 +1,8 @@
 //! A configuration from elsewhere, under the owner's consent: what it may bring, what the owner has to permit for it, and
 //! what is refused. It adds pilots and metrics targets and can make the machine give less, never more. Pure.
 
-use super::keys::{Allow, Influx, Owner, PilotClass, Share};
-use super::values::{Auto, Mount};
-use super::{Config, LINE, Table, hours, parse};
+use super::{values::Mount, *};
 use crate::units::clean_line;
-use serde_json::Value;
 
 /// The keys of [share] and [owner] by which less can be given. `cpus` is not among them: "auto" is not known here.
 const LOWERED: &str = "max-pilots reserve-cpus reserve-memory reserve-disk on-battery min-battery max-temperature calm-for";

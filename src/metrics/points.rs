@@ -2,9 +2,9 @@
 //! Series, fields and types are a contract with dashboards (README): they are added to, never changed, because a database
 //! fixes the type of a field by its first write. `daemon`, `measurement` and `container` are those of the first Plancton.
 
-use crate::decide::{Code, Counts, EndKind, Finished, Observation, PilotState};
+use super::*;
+use crate::decide::{Code, EndKind, Finished, PilotState};
 use crate::units::{float, whole, word};
-use crate::{config::Influx, report::Status, site::Site};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
