@@ -1,13 +1,11 @@
 //! The three clocks: read here and passed on as values.
 
-use crate::units::{LocalTime, Moment};
+use crate::units::{LocalTime, Moment, float};
 use rustix::time::{ClockId, clock_gettime};
 
 fn seconds(clock: ClockId) -> f64 {
     let time = clock_gettime(clock);
-    #[expect(clippy::cast_precision_loss, reason = "2^53 seconds are far away")]
-    let seconds = time.tv_sec as f64 + time.tv_nsec as f64 / 1e9;
-    seconds
+    float(time.tv_sec.unsigned_abs()) + float(time.tv_nsec.unsigned_abs()) / 1e9
 }
 
 pub fn now() -> Moment {

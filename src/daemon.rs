@@ -229,7 +229,7 @@ impl Daemon {
             let written = state::write_log_tails(dirs, &self.policy.gone);
             self.changes.problem("log", written.err());
         }
-        let written = state::write_status(&dirs.run, &status);
+        let written = state::write_json(&dirs.run, state::STATUS, &status, 0o644);
         self.changes.problem("status", written.err());
         self.status = status;
     }
@@ -237,7 +237,11 @@ impl Daemon {
     /// Until something comes back, or it is time for something.
     fn wait(&mut self) -> Vec<Then> {
         let now = clock::now().boot;
-        self.status.turning.turned(now, clock::process_cpu());
+        // What lay between two waits is a gap in which nothing would have been noticed.
+        let turning = &mut self.status.turning;
+        let (gap_ms, cpu_ms) = ((now - turning.woken) * 1e3, clock::process_cpu() * 1e3);
+        (turning.turns, turning.cpu_ms) = (turning.turns + 1, cpu_ms);
+        turning.longest_gap_ms = turning.longest_gap_ms.max(gap_ms);
         let (state, config) = (&self.site.dirs.state, &self.start.config);
         if let Some(job) = self.remote.job(state, config, now) {
             self.go(Lane::WEB, job, Daemon::fetched);
@@ -290,8 +294,11 @@ impl Daemon {
             let written = history::append(&dirs.state, &history.unwritten);
             self.changes.problem("history", written.err());
         }
-        let removed = state::remove_status(&dirs.run);
-        self.changes.problem("status", removed.err());
+        // What is no longer true.
+        let told = [state::LOG_TAILS, state::STATUS].map(|name| dirs.run.join(name));
+        let removed = told.iter().map(|path| state::remove_file(path));
+        self.changes
+            .problem("status", removed.filter_map(Result::err));
         self.metrics.end();
         if let Some(facts) = self.engine.facts.clone().filter(|_| !self.start.dry_run) {
             // Pilots that go on keep the group, and the end is not to wait for them.

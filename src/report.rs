@@ -161,15 +161,6 @@ pub struct Loop {
     pub woken: f64,
 }
 
-impl Loop {
-    /// The loop goes to wait: what lay between is a gap in which nothing would have been noticed.
-    pub fn turned(&mut self, now: f64, cpu_seconds: f64) {
-        self.turns += 1;
-        self.longest_gap_ms = self.longest_gap_ms.max((now - self.woken) * 1e3);
-        self.cpu_ms = cpu_seconds * 1e3;
-    }
-}
-
 /// The loop has turned within this many seconds, or it does not answer: three intervals, and a slow machine's grace.
 pub fn patience(interval: f64) -> f64 {
     (3.0 * interval).max(90.0)

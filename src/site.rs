@@ -3,10 +3,10 @@
 
 use crate::engine::{Engine, Error, Info};
 use crate::host::cgroup::{Group, Layout, parent_group};
-use crate::{host, state::Dirs, units::Bytes};
+use crate::{host, state::Dirs, units::Bytes, units::lock};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 #[derive(Debug)]
 pub struct Site {
@@ -62,16 +62,14 @@ impl Site {
     }
 
     pub fn pulling(&self) -> MutexGuard<'_, Option<Pull>> {
-        self.pulling.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.pulling)
     }
 }
 
 const STORE: &str = "var/lib/containerd";
 /// Why there is no parent group.
-const NO_USER_SLICE: &str =
-    "a rootless engine makes no idle group without the package's user slice";
-const NO_SLICE: &str = "only root, or the package's plancton.slice, makes an idle group beside the owner's; \
-     pilots run in the engine's own";
+const NO_USER_SLICE: &str = "a rootless engine makes no idle group without the package's slice";
+const NO_SLICE: &str = "only root or the package's plancton.slice makes an idle group beside yours";
 
 /// An engine as it was greeted.
 #[derive(Clone, Debug)]

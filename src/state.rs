@@ -297,16 +297,20 @@ pub fn has_status(run: &Path) -> bool {
     run.join(STATUS).exists()
 }
 
-/// Readable by everybody on the machine.
-pub fn write_status(run: &Path, status: &impl Serialize) -> io::Result<()> {
-    let text = serde_json::to_vec(status)?;
-    write_file(&run.join(STATUS), &text, 0o644, Durable::No)
+/// Of what a daemon says: the status for everybody, with its `mode`.
+pub fn write_json(run: &Path, name: &str, value: &impl Serialize, mode: u32) -> io::Result<()> {
+    write_file(
+        &run.join(name),
+        &serde_json::to_vec(value)?,
+        mode,
+        Durable::No,
+    )
 }
 
 /// For root and the group that may control us, and nobody else.
 pub fn write_log_tails(dirs: &Dirs, tails: &impl Serialize) -> io::Result<()> {
     let path = dirs.run.join(LOG_TAILS);
-    write_file(&path, &serde_json::to_vec(tails)?, 0o640, Durable::No)?;
+    write_json(&dirs.run, LOG_TAILS, tails, 0o640)?;
     let [control, _] = control::directories(dirs);
     let group = sys::stat(&control).ok().map(|found| found.st_gid);
     // Where it is not given to that group, nobody else comes this far.
@@ -319,12 +323,6 @@ pub fn read_json<T: DeserializeOwned>(run: &Path, name: &str) -> io::Result<Opti
     let text = read_file(&path, LIMIT)?;
     let read = text.map(|text| serde_json::from_str(&text)).transpose();
     read.map_err(failed(&path, "read the status"))
-}
-
-/// At an orderly end: what is no longer true.
-pub fn remove_status(run: &Path) -> io::Result<()> {
-    remove_file(&run.join(LOG_TAILS))?;
-    remove_file(&run.join(STATUS))
 }
 
 /// The images that Plancton brought to this engine, oldest first: those that `purge` may remove.

@@ -2,6 +2,7 @@
 //! Pure: no clock is read here.
 
 use serde::{Deserialize, Serialize};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{collections::BTreeSet, fmt, time::Duration};
 
 /// A size in bytes; written and read as `512MiB`, `2GiB`, `10GB`, `0`.
@@ -106,6 +107,11 @@ pub fn format_rough(duration: Duration) -> String {
         3_600..86_400 => format!("{}h{:02}m", s / 3_600, s % 3_600 / 60),
         _ => format!("{}d{:02}h", s / 86_400, s % 86_400 / 3_600),
     }
+}
+
+/// What a thread that panicked left is whole.
+pub fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a text of lines `NAME: TEXT` says of a name.

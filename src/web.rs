@@ -18,9 +18,6 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// For a whole exchange: on a slow line a mebibyte takes its time, but a server that sends a byte a second is not waited for.
 pub const WHOLE: Duration = Duration::from_secs(30);
 
-/// A word of an error, and what to do about it.
-const ADVICE: &str = include_str!("web.txt");
-
 /// For requests to `url`. Every status is an answer, and no redirect is followed. Errors: what is wrong with the file of
 /// certificates to trust (empty: the public ones).
 pub fn config(url: &str, ca: &str, insecure: bool) -> Result<ConfigBuilder<AgentScope>, String> {
@@ -65,7 +62,10 @@ impl KeyProvider for NoKeys {
 /// What went wrong on the way to `url`, with the way out, and which proxy is in between.
 pub fn explain(url: &str, error: &ureq::Error) -> String {
     let text = error.to_string();
-    let mut advice = ADVICE.lines().filter_map(|line| line.split_once(": "));
+    // A word of an error, and what to do about it.
+    let mut advice = include_str!("web.txt")
+        .lines()
+        .filter_map(|line| line.split_once(": "));
     let known = advice.find(|(word, _)| text.contains(word));
     let why = known.map_or(text.trim_start_matches("io: "), |(_, advice)| advice);
     match proxy(url, |name| std::env::var(name).ok()) {

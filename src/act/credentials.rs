@@ -85,19 +85,15 @@ fn place_of(key: &str) -> String {
     }
 }
 
-/// The whole name of an image, as places are written.
-fn place_of_image(image: &Image) -> String {
-    let path = image.name.trim_start_matches(image.registry());
-    let path = path.trim_start_matches('/');
-    match place_of(image.registry()) {
-        hub if hub == "docker.io" && !path.contains('/') => format!("{hub}/library/{path}"),
-        registry => format!("{registry}/{path}"),
-    }
-}
-
 /// The entry that says most about this image, if there is one.
 fn find(config: &Value, image: &Image) -> Result<Login, String> {
-    let image = place_of_image(image);
+    let path = image.name.trim_start_matches(image.registry());
+    let path = path.trim_start_matches('/');
+    // Its whole name, as places are written.
+    let image = match place_of(image.registry()) {
+        hub if hub == "docker.io" && !path.contains('/') => format!("{hub}/library/{path}"),
+        registry => format!("{registry}/{path}"),
+    };
     let is_part = |place: &str| {
         let rest = image.strip_prefix(place);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))

@@ -33,6 +33,7 @@ pub fn dispatch(options: Options) -> Exit {
     let done = match context.options.command {
         "try" => try_out::try_out(&context),
         "check" => check::check(&context),
+        "config" if context.options.has("default") => say(config::DEFAULT_TEXT),
         "config" => show_config(&context),
         "status" => view::status(&context),
         "why" => view::why(&context),
@@ -66,9 +67,6 @@ pub fn dispatch(options: Options) -> Exit {
 }
 
 fn show_config(context: &Context) -> Done {
-    if context.options.has("default") {
-        return say(config::DEFAULT_TEXT);
-    }
     let config = Remote::default().adopt(&context.dirs.state, &context.config()?);
     say(&config.to_toml())
 }

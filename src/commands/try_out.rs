@@ -9,8 +9,6 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-const CONFIGURATION: &str = include_str!("try.toml");
-
 const BEGIN: u64 = 1_000_000_000_000;
 /// Up to here a segment takes no more than a moment.
 const LIMIT: u64 = 10_000_000_000_000;
@@ -60,7 +58,7 @@ pub fn try_out(context: &Context) -> Done {
 fn show(context: &Context, base: &Path, is_over: &AtomicBool) -> Result<Status, Failure> {
     let nothing = |error| format!("{}: {error}; nothing was started", base.display());
     fs::create_dir(base).map_err(nothing)?;
-    fs::write(base.join("config.toml"), CONFIGURATION).map_err(nothing)?;
+    fs::write(base.join("config.toml"), include_str!("try.toml")).map_err(nothing)?;
     // A missing engine is said at once, not shown as a state for a minute.
     let site = context.site(&context.config()?)?;
     site.engine.ping().map_err(no_engine)?;

@@ -182,11 +182,6 @@ pub struct Allow {
 }
 
 impl PilotClass {
-    /// Whether its image can become another one under the same name.
-    pub fn is_refreshable(&self) -> bool {
-        !self.image.is_builtin() && !self.image.tag.contains(':')
-    }
-
     /// Seconds between two looks for a newer image; infinite: only when asked to.
     pub fn refresh_seconds(&self) -> f64 {
         match self.image_refresh.is_zero() || !self.image_archive.is_empty() {

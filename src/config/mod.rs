@@ -10,13 +10,12 @@ mod values;
 pub use keys::{Allow, EngineKeys, Influx, Loop, Owner, PilotClass, Share};
 pub use read::parse;
 pub use remote::{RemoteConfig, read_remote, read_serial};
-pub use values::{Auto, Image, MissingLimits, OnBattery, WhenBusy};
+pub use values::{Auto, Image, MissingLimits, OnBattery, WhenBusy, in_hours};
 
 use crate::host::files;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::path::Path;
-use values::in_hours;
 
 /// Keys with their values as they are written. What toml read is JSON here, which the engine, the status and the state speak too.
 type Table = serde_json::Map<String, Value>;

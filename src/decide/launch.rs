@@ -70,7 +70,9 @@ impl Tick<'_> {
     /// Looks for newer images, one at a time, and only while nothing holds pilots back.
     fn refresh(&mut self) {
         let classes = self.config.pilots.iter();
-        for class in classes.filter(|class| class.is_refreshable()) {
+        // An image that can't become another one under the same name.
+        let is_fixed = |one: &PilotClass| one.image.is_builtin() || one.image.tag.contains(':');
+        for class in classes.filter(|class| !is_fixed(class)) {
             let first = self.now + class.refresh_seconds() * self.state.jitter();
             let mut known = self.state.classes.values();
             let is_busy = known.any(|class| class.fetching > self.now);
@@ -84,8 +86,9 @@ impl Tick<'_> {
 
     fn fetch(&mut self, class: &PilotClass) {
         self.state.class(&class.name).fetching = self.now + FETCHED_WITHIN;
-        let class = Arc::new(class.clone());
-        self.out.actions.push(Action::Fetch(class));
+        self.out
+            .actions
+            .push(Action::Fetch(Arc::new(class.clone())));
     }
 
     /// The class that is most behind and may start now, or what stands in the way of the first one.

@@ -104,8 +104,7 @@ impl Reason {
 pub(super) const NO_PILOT: &str = "no [[pilot]] is configured; `plancton config --default` shows how to add \
                         one, `plancton check` names the file";
 pub(super) const FIRST_LOOK: &str = "measuring what you and the pilots use before more are started";
-pub(super) const PROBING: &str =
-    "checking on the first pilot that its limits and your protection hold";
+pub(super) const PROBING: &str = "checking on the first pilot that limits and protection hold";
 pub(super) const MAX_PILOTS: &str = "(max-pilots)";
 /// Why a class waits.
 pub(super) const IMAGE_GONE: &str = "its image has been removed from the engine";

@@ -11,14 +11,14 @@ mod types;
 pub use types::*;
 
 use crate::config::Image;
-use crate::units::{PilotId, clean_line, clean_text, format_duration};
+use crate::units::{PilotId, clean_line, clean_text, format_duration, lock};
 use http::{Answer, NAME, Request, encode};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::io::{self, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use std::{collections::BTreeMap, fs::File};
 
@@ -99,10 +99,8 @@ impl Engine {
         }
     }
 
-    /// A thread that panicked left nothing half-done behind this lock.
     pub fn counters(&self) -> MutexGuard<'_, Counters> {
-        let counters = self.counters.lock();
-        counters.unwrap_or_else(PoisonError::into_inner)
+        lock(&self.counters)
     }
 
     /// The server (`Docker/20.10.24 (linux)`, or empty) and the minor version that both sides speak, agreed on anew.

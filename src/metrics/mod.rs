@@ -11,11 +11,11 @@ pub use send::{Answer, write};
 
 use crate::decide::{Counts, Decision, Observation};
 use crate::report::{Sink, Status};
-use crate::{clock, config::Influx, site::Site, units::draw};
+use crate::{clock, config::Influx, site::Site, units::draw, units::lock};
 use points::View;
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{Builder, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
@@ -38,11 +38,6 @@ struct Target {
     lines: SyncSender<Option<String>>,
     health: Arc<Mutex<Sink>>,
     thread: JoinHandle<()>,
-}
-
-/// A thread that panicked left whole counters.
-fn lock(health: &Mutex<Sink>) -> MutexGuard<'_, Sink> {
-    health.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Metrics {

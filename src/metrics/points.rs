@@ -3,27 +3,20 @@
 //! fixes the type of a field by its first write. `daemon`, `measurement` and `container` are those of the first Plancton.
 
 use super::*;
-use crate::decide::{Code, EndKind, Finished, PilotState};
+use crate::decide::{EndKind, Finished, PilotState};
 use crate::units::{float, whole, word};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// All that is counted.
-const COUNTED: &str =
-    "launches done no-work failed out-of-memory ttl owner drained killed never-ran";
+const ENDS: &str = "launches done no-work failed out-of-memory ttl owner drained killed never-ran";
 
 /// Fields of `plancton_host` that say nothing of the owner.
 const OF_MACHINE: &str =
     "cpus_total cpus_given cpus_pilots memory_total memory_given memory_pilots";
 
 /// Reasons that say what the owner does.
-fn tells_of_owner(code: Code) -> bool {
-    use Code::*;
-    matches!(
-        code,
-        Hold | Program | Battery | Temperature | Memory | MemoryPressure | Busy | Calming
-    )
-}
+const OF_OWNER: &str = "hold program battery temperature memory memory-pressure busy calming";
 
 /// Who tells whom, and what.
 pub struct View<'a> {
@@ -134,7 +127,8 @@ impl View<'_> {
         let given = json!({"cpu_seconds": status.given_seconds});
         add("plancton_pilots", &[], given);
         let reason = &status.reason;
-        let is_told = self.target.owner_metrics || !tells_of_owner(reason.code);
+        let is_told =
+            self.target.owner_metrics || OF_OWNER.split(' ').all(|of| of != word(reason.code));
         let told = Some(reason).filter(|_| is_told);
         let code = told.map_or("owner".to_owned(), |reason| word(reason.code));
         let value = told.map(|reason| reason.value);
@@ -145,7 +139,7 @@ impl View<'_> {
         add("plancton_decision", &[("code", &code)], decision);
         for (class, running) in running {
             let count = |what: &str| self.counts.get(&(class.to_owned(), what.to_owned()));
-            let counted = COUNTED.split(' ');
+            let counted = ENDS.split(' ');
             let counted = counted.map(|what| (what, *count(what).unwrap_or(&0)));
             let fields = counted.chain([("running", running)]).collect();
             add("plancton_pilots", &[("class", class)], fields);

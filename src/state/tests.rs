@@ -114,10 +114,10 @@ fn whose_daemon() {
     .map(|(name, scope)| dirs(name, scope));
     let asks = |dirs: &Dirs| dirs.clone().addressed(machine.clone());
     assert_eq!(asks(&own), own, "there is no other");
-    write_status(&machine.run, &1).unwrap();
+    write_json(&machine.run, STATUS, &1, 0o644).unwrap();
     assert_eq!(asks(&own), machine, "the user has none");
     assert_eq!(asks(&given), given, "asked for");
-    write_status(&own.run, &1).unwrap();
+    write_json(&own.run, STATUS, &1, 0o644).unwrap();
     assert_eq!(asks(&own), own, "the user's ran");
 }
 
