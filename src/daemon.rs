@@ -100,7 +100,9 @@ impl Daemon {
         self.report(&observation, &decision);
         let at = observation.at.boot;
         let next = decision.wake_in.map(|seconds| at + seconds);
-        let again = Some(self.engine.again_at).filter(|again| *again > at);
+        // The list may not know of an announced end at once: looks after 10 ms, 20, and so on.
+        let waited = at - self.engine.announced_at;
+        let again = (waited < 1.0).then_some(at + waited.max(0.01));
         self.next_tick = next.into_iter().chain(again).reduce(f64::min);
         self.finish(&observation, &decision);
     }

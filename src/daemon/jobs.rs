@@ -10,8 +10,6 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::thread::sleep;
 
-/// Seconds after an announced end at which the list is read once more: it may not have known of it at once.
-const AGAIN: f64 = 0.3;
 /// Until a stream of events that ended is asked for again.
 const PAUSE: Duration = Duration::from_secs(3);
 /// Between two looks at control files that somebody keeps touching.
@@ -36,8 +34,8 @@ pub(super) struct EngineSide {
     pub since: f64,
     /// Boot second at which the question under way was asked.
     pub asked_at: Option<f64>,
-    /// Boot second at which the list is to be read once more after an announced end.
-    pub again_at: f64,
+    /// Boot second of the last announced end.
+    pub announced_at: f64,
 }
 
 impl Daemon {
@@ -259,7 +257,7 @@ pub(super) fn follow_engine(executor: &Executor<Then>, site: &Site) -> io::Resul
             let end = engine.follow_events(&mut |_| {
                 post(Box::new(|daemon| {
                     daemon.changed = true;
-                    daemon.engine.again_at = clock::now().boot + AGAIN;
+                    daemon.engine.announced_at = clock::now().boot;
                 }));
             });
             log::debug!("the stream of events has ended ({end:?}), and is asked for again");
