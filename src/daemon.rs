@@ -241,9 +241,9 @@ impl Daemon {
         let now = clock::now().boot;
         // What lay between two waits is a gap in which nothing would have been noticed.
         let turning = &mut self.status.turning;
-        let (gap_ms, cpu_ms) = ((now - turning.woken) * 1e3, clock::process_cpu() * 1e3);
-        (turning.turns, turning.cpu_ms) = (turning.turns + 1, cpu_ms);
-        turning.longest_gap_ms = turning.longest_gap_ms.max(gap_ms);
+        turning.turns += 1;
+        turning.cpu_ms = clock::process_cpu() * 1e3;
+        turning.longest_gap_ms = turning.longest_gap_ms.max((now - turning.woken) * 1e3);
         let (state, config) = (&self.site.dirs.state, &self.start.config);
         if let Some(job) = self.remote.job(state, config, now) {
             self.go(Lane::WEB, job, Daemon::fetched);

@@ -299,12 +299,8 @@ pub fn has_status(run: &Path) -> bool {
 
 /// Of what a daemon says: the status for everybody, with its `mode`.
 pub fn write_json(run: &Path, name: &str, value: &impl Serialize, mode: u32) -> io::Result<()> {
-    write_file(
-        &run.join(name),
-        &serde_json::to_vec(value)?,
-        mode,
-        Durable::No,
-    )
+    let text = serde_json::to_vec(value)?;
+    write_file(&run.join(name), &text, mode, Durable::No)
 }
 
 /// For root and the group that may control us, and nobody else.

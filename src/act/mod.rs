@@ -76,7 +76,7 @@ pub fn describe(action: &Action) -> String {
         Action::Kill(pilot) => format!("kill {}", pilot.name),
         Action::Pause(pilot) => format!("pause {}", pilot.name),
         Action::Unpause(pilot) => format!("unpause {}", pilot.name),
-        Action::Remove(pilot) => format!("remove {}, which has ended", pilot.name),
+        Action::Remove(pilot) => format!("remove {}", pilot.name),
         Action::MendGroup => "make the pilots' group idle again".to_owned(),
     }
 }

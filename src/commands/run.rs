@@ -180,7 +180,7 @@ pub fn snooze(context: &Context) -> Done {
 }
 
 pub fn resume(context: &Context) -> Done {
-    ask(context, "no drain or snooze is in force\n", |dirs| {
+    ask(context, "resumed: pilots may start again\n", |dirs| {
         control::clear(dirs, control::DRAIN)?;
         control::clear(dirs, control::SNOOZE)?;
         Ok(true)

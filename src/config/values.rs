@@ -33,7 +33,7 @@ texts! {
     Bytes: "a size such as \"512MiB\" or \"2GiB\"", Bytes::parse, exact_size;
     Image: "\"builtin\" or an image such as \"registry.example.org/pilot:1.2\", in small letters", Image::parse, Image::to_string;
     Mount: "a mount such as \"/data:/data\", \"/scratch:/tmp:rw\" or \"/cvmfs:/cvmfs:ro,rslave\"", Mount::parse, Mount::to_string;
-    Mode: "a mode that its user can read, such as \"0400\"", |text| u32::from_str_radix(text, 8).ok().filter(|mode| mode & !0o377 == 0o400).map(Mode), |mode| format!("{:04o}", mode.0);
+    Mode: "a mode that its user can read, such as \"0400\"", |text| read_mode(text).map(Mode), |mode| format!("{:04o}", mode.0);
     Secret: "a secret", |text| (text != SHOWN).then(|| Secret(text.to_owned())), |secret| format!("{secret:?}");
 }
 
@@ -257,6 +257,11 @@ pub struct Handed {
 /// Of a copy that is handed to a pilot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, SmartDefault)]
 pub struct Mode(#[default = 0o400] pub u32);
+
+fn read_mode(text: &str) -> Option<u32> {
+    let mode = u32::from_str_radix(text, 8).ok()?;
+    (mode & !0o377 == 0o400).then_some(mode)
+}
 
 /// `/path` or `/path:64MiB`.
 pub fn is_tmpfs(text: &str) -> bool {
