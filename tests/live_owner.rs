@@ -141,7 +141,14 @@ fn pilots_run_in_an_idle_group_that_is_kept_and_removed() {
         processes.any(|process| read(process.path().join("comm")) == "plancton")
     };
     let is_gone = becomes(seconds(5.0), || !idle.exists());
-    assert!(is_gone || others(), "nobody is left in {idle:?}");
+    let below = fs::read_dir(idle.parent().unwrap());
+    let below: Vec<_> = below
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|found| found.file_name())
+        .collect();
+    assert!(is_gone || others(), "nobody is left, but {below:?}");
 }
 
 /// Context switches of all threads of a process.
