@@ -83,7 +83,7 @@ finish() {
   [ "${counts[1]}" != 0 ] || fail "$name ended with exit code $status (124: it took longer than $limit s)"
   # the list at the end of a report; the lines of the tests themselves may be torn by what a test prints
   while read -r test; do
-    failures+=("$name: $test: $(grep -A 3 "^thread '$test' .*panicked at" "$log" | sed -E 's/.*panicked at //; /^(stack backtrace|note: )/,$d' | tr '\n' ' ')")
+    failures+=("$name: $test: $(grep -A 3 "^thread '$test' .*panicked at" "$log" | sed -E 's/.*panicked at //; /^(stack backtrace|note: )/,$d' | tr '\n' ' ' | cut -c 1-400)")
   done < <(awk '/^failures:$/ { names = "" } /^    [^ ]+$/ { names = names $1 "\n" } /^test result:/ { printf "%s", names; names = "" }' "$log")
 }
 

@@ -40,7 +40,10 @@ fn status() {
     let machine = machine(&format!("[[influxdb]]\nurl = \"{}#d\"\n", server.url()));
     machine.wait_for("/counts/launches", 3);
     machine.wait_listed(2);
-    machine.wait_reason("max-pilots");
+    machine.wait_status(|status| {
+        status["reason"]["code"] == "max-pilots"
+            && !status["pilots"].to_string().contains("\"created\"")
+    });
     let mut found = machine.done("status --json").json();
     mask(&mut found, "");
     whole("status.json", &found);
