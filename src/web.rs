@@ -82,12 +82,11 @@ fn proxy(url: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Option<
         let found = variable(name).or_else(|| variable(&name.to_uppercase()));
         found.filter(|value| !value.is_empty())
     };
-    let uri: Uri = url.parse().unwrap_or_default();
+    let uri: Uri = url.to_lowercase().parse().unwrap_or_default();
     let own = format!("{}_proxy", uri.scheme_str().unwrap_or("http"));
     let text = value(&own).or_else(|| value("all_proxy"));
-    let direct = value("no_proxy").unwrap_or_default();
-    let is_direct = is_direct(uri.host().unwrap_or_default(), &direct);
-    let Some(text) = text.filter(|_| !is_direct) else {
+    let direct = value("no_proxy").unwrap_or_default().to_lowercase();
+    let Some(text) = text.filter(|_| !is_direct(&uri, &direct)) else {
         return Ok(None);
     };
     let way_out = "write it as http://host:port or socks5h://host:port";
@@ -95,16 +94,20 @@ fn proxy(url: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Option<
     proxy.map_err(|error| format!("{own} or all_proxy: {error}; {way_out}"))
 }
 
-/// Entries are names, with all below them, or addresses; `*` is everything.
-fn is_direct(host: &str, entries: &str) -> bool {
-    let host = host.trim_matches(['[', ']']).to_lowercase();
+/// Entries are names, with all below them, or addresses, of one port where they name it; `*` is everything.
+fn is_direct(uri: &Uri, entries: &str) -> bool {
+    const AROUND: [char; 4] = ['*', '.', '[', ']'];
+    let host = uri.host().unwrap_or_default().trim_matches(AROUND);
+    let is_tls = uri.scheme_str() == Some("https");
+    let usual = if is_tls { 443 } else { 80 };
+    let port = format!(":{}", uri.port_u16().unwrap_or(usual));
     let is_own = host.parse().is_ok_and(|own: IpAddr| own.is_loopback());
     let is_named = |entry: &str| {
-        let name = entry.trim_start_matches(['*', '.']).to_lowercase();
-        let rest = host.strip_suffix(&name).filter(|_| !name.is_empty());
+        let name = entry.trim_end_matches(&port).trim_matches(AROUND);
+        let rest = host.strip_suffix(name).filter(|_| !name.is_empty());
         entry == "*" || rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
     };
-    is_own || host == "localhost" || entries.split([',', ' ']).any(is_named)
+    is_own || host == "localhost" || entries.split([',', ' ', '\t']).any(is_named)
 }
 
 /// One line of somebody else's words, without secrets that we told them.
@@ -127,10 +130,9 @@ fn read_certificates(file: &str) -> Result<Vec<Certificate<'static>>, String> {
         }
     }
     let why = format!("ca-file {file}: no certificate in it; it must be PEM text");
-    if found.is_empty() {
-        Err(why)
-    } else {
-        Ok(found)
+    match found.is_empty() {
+        true => Err(why),
+        false => Ok(found),
     }
 }
 
@@ -159,6 +161,22 @@ mod tests {
             ),
             ("all_proxy=p:1;no_proxy=10.9.9.9", "http://10.9.9.9:1", None),
             ("all_proxy=p:1;no_proxy=*", "http://h", None),
+            // SAP/open-ux-tools #722, unjs/node-fetch-native #125.
+            (
+                "all_proxy=p:1;no_proxy=h.org:8086",
+                "http://h.org:8086",
+                None,
+            ),
+            (
+                "all_proxy=p:1;no_proxy=h.org:8086",
+                "http://h.org:80",
+                Some("p:1"),
+            ),
+            ("all_proxy=p:1;no_proxy=h.org:443", "https://h.org", None),
+            ("all_proxy=p:1;no_proxy=[fd00::1]", "http://[fd00::1]", None),
+            ("all_proxy=p:1;no_proxy=H.ORG.", "http://h.org", None),
+            ("all_proxy=p:1;no_proxy=h.org", "http://h.org.", None),
+            ("ALL_PROXY=p:1;no_proxy= a ,\th.org ", "http://h.org", None),
             // httpie/cli #676, and what curl takes besides.
             ("ALL_PROXY=socks5h://p:9050", "https://h", Some("p:9050")),
             ("https_proxy=socks5://p", "https://h", Some("p:1080")),

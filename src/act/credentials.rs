@@ -98,12 +98,15 @@ fn find(config: &Value, image: &Image) -> Result<Login, String> {
         let rest = image.strip_prefix(place);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
-    let entries = config.get("auths").and_then(Value::as_object);
-    let entries = entries.into_iter().flatten();
-    let of_it = entries.filter(|(key, _)| is_part(&place_of(key)));
+    let of_it = |(key, _): &(&String, &Value)| is_part(&place_of(key));
+    let entries = |kind: &str| config[kind].as_object().into_iter().flatten();
+    // Where a helper is named, what the file itself has is left from before.
+    let (helper, nothing) = (entries("credHelpers").find(of_it), json!({}));
+    let helper = helper.map(|(key, _)| (key, &nothing));
     // Of those that say as much, the shortest: Docker leaves tokens of a session behind the registry's address.
-    let best = of_it.max_by_key(|(key, _)| (place_of(key).len(), Reverse(key.len())));
-    let Some((key, entry)) = best else {
+    let says_most = |(key, _): &(&String, _)| (place_of(key).len(), Reverse(key.len()));
+    let best = || entries("auths").filter(of_it).max_by_key(says_most);
+    let Some((key, entry)) = helper.or_else(best) else {
         return Ok(Login::default());
     };
     let bad = || format!("the entry of {key} is not base64 of USER:PASSWORD");
@@ -215,6 +218,34 @@ mod tests {
             (&hub, "busybox", ""),
             (&ghcr, "ghcr.io/org/pub:1", ""),
             (&jib, "my.repo.example.com/a/b:1", "u@example.com pw"),
+        ] {
+            assert_eq!(sent(config, image), expected, "{image}");
+        }
+    }
+
+    /// Keys with and without a scheme, a port and a path of old; and a helper for one registry beside what was left for it
+    /// before, and beside others (GoogleContainerTools/jib #1819).
+    #[test]
+    fn keys_in_every_form() {
+        let b64 = |user: &str| STANDARD.encode(format!("{user}:z"));
+        let split = json!({ "auths": { "gcr.io": {"auth": b64("old")}, "eu.gcr.io": {"auth": b64("e")}, "quay.io": { "auth": b64("q") } }, "credHelpers": { "gcr.io": "gcloud" } });
+        let forms = json!({ "auths": { "index.docker.io/v1/": {"auth": b64("hub")},
+            "http://one.example": {"auth": b64("one")}, "https://two.example:5000/v2/": {"auth": b64("two")},
+            "three.example/": {"auth": b64("three")}, "https://four.example/v1": {"auth": b64("four")},
+            "five.example": {"username": "five", "identitytoken": "tok"} }});
+        let slashless = json!({ "auths": { "https://index.docker.io/v1": {"auth": b64("hub")} } });
+        for (config, image, expected) in [
+            (&split, "gcr.io/x/y", ""),
+            (&split, "quay.io/x/y", "q z"),
+            (&split, "eu.gcr.io/x/y", "e z"),
+            (&forms, "a/b", "hub z"),
+            (&forms, "one.example/b", "one z"),
+            (&forms, "two.example:5000/b", "two z"),
+            (&forms, "two.example/b", ""),
+            (&forms, "three.example/b", "three z"),
+            (&forms, "four.example/b", "four z"),
+            (&forms, "five.example/b", "five tok"),
+            (&slashless, "a/b", "hub z"),
         ] {
             assert_eq!(sent(config, image), expected, "{image}");
         }

@@ -120,12 +120,9 @@ pub fn remove(root: &Path, facts: &Facts, patience: Duration) {
 /// What was set at run time is ours, and so is a slice with our text.
 fn remove_slice(root: &Path, facts: &Facts) {
     let user = rustix::process::geteuid().as_raw();
-    let of_user = format!("run/user/{user}/systemd/user.control");
-    let of_system = "run/systemd/system.control".to_owned();
-    let manager = if facts.is_rootless {
-        of_user
-    } else {
-        of_system
+    let manager = match facts.is_rootless {
+        true => format!("run/user/{user}/systemd/user.control"),
+        false => "run/systemd/system.control".to_owned(),
     };
     let was_set = fs::remove_dir_all(root.join(manager).join("plancton.slice.d")).is_ok();
     let slice = root.join(SLICE_FILE);

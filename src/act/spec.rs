@@ -113,7 +113,7 @@ fn host_config(launch: &Launch<'_>, image: &Declared) -> Map<String, Value> {
 fn tmpfs(class: &PilotClass, image: &Declared) -> BTreeMap<String, String> {
     let is_bounded = class.read_only || class.host_config.contains_key("StorageOpt");
     let is_mounted = |path: &str| class.mounts.iter().any(|mount| mount.target == path);
-    let volumes = image.volumes.keys().map(String::as_str);
+    let volumes = image.volumes.keys().map(|path| path.trim_end_matches('/'));
     let volumes = volumes.filter(|path| is_bounded && !is_mounted(path));
     let volumes = volumes.map(|path| (path, Some(Bytes(class.memory.0 / 2))));
     let named = class.tmpfs.iter().map(|tmpfs| {
@@ -175,8 +175,9 @@ mod tests {
     }
 
     /// What images declare, and what becomes of it: writable places are memory where the class bounds what is written
-    /// (containerd/cri #1504), a user by name is not the pilot's (prom/prometheus has `USER nobody`), and how to be stopped
-    /// and whether it is healthy stays the engine's business (httpd has `STOPSIGNAL SIGWINCH`).
+    /// (containerd/cri #1504), also where a slash ends their name (docker/compose #1785), a user by name is not the pilot's
+    /// (prom/prometheus has `USER nobody`), and how to be stopped and whether it is healthy stays the engine's business (httpd
+    /// has `STOPSIGNAL SIGWINCH`).
     #[test]
     fn what_an_image_declares() {
         let data = r#"{"Volumes":{"/data":{}}}"#;
@@ -201,6 +202,18 @@ mod tests {
                 data,
                 "/HostConfig/Tmpfs",
                 json!({}),
+            ),
+            (
+                "read-only = true\nmounts = [\"/srv:/data\"]",
+                r#"{"Volumes":{"/data/":{}}}"#,
+                "/HostConfig/Tmpfs",
+                json!({}),
+            ),
+            (
+                "read-only = true\ntmpfs = [\"/data:1MiB\"]",
+                r#"{"Volumes":{"/data/":{}}}"#,
+                "/HostConfig/Tmpfs",
+                json!({"/data": "rw,nosuid,nodev,exec,mode=1777,size=1048576"}),
             ),
             ("read-only = true", own, "/HostConfig/Tmpfs", json!({})),
             ("", own, "/User", json!("65534:65534")),

@@ -8,11 +8,11 @@ use std::io::{self, Read};
 use std::path::Path;
 
 /// What runs the program that its arguments name. Versions and the like behind it (python3.11, wine64-preloader) don't matter.
-const INTERPRETERS: &str = "bash box dash deno dotnet electron gjs guile java julia ksh lua mono node nodejs perl php pypy \
-    python rscript ruby sh wine zsh";
+const INTERPRETERS: &str = "bash box bun busybox dash deno dotnet electron fish gjs guile java julia ksh lua mono node nodejs \
+    perl php pwsh pypy python rscript ruby sh tclsh wine wish zsh";
 /// Their options that have a value of their own, and those behind which there is a text instead of a program.
-const OPTIONS_WITH_VALUE: [&str; 6] = ["-W", "-X", "-cp", "-r", "-O", "-o"];
-const OPTIONS_WITH_TEXT: [&str; 4] = ["-c", "-e", "-E", "--eval"];
+const WITH_VALUE: &str = " -W -X -cp -classpath --class-path -r --require --import -O -o ";
+const WITH_TEXT: [&str; 4] = ["-c", "-e", "-E", "--eval"];
 
 /// One of `names` that runs. A process whose cgroup path holds one of `own` (the parent group's name, container ids) is a
 /// pilot's: else a pilot that runs the named program would hold itself back for ever. Errors: other users' processes are
@@ -61,9 +61,9 @@ fn parse_programs(cmdline: &str) -> Vec<&str> {
     while programs.last().is_some_and(|last| is_interpreter(last)) {
         match arguments.next() {
             None => break,
-            Some(option) if OPTIONS_WITH_TEXT.contains(&option) => break,
-            Some(option) if OPTIONS_WITH_VALUE.contains(&option) => drop(arguments.next()),
-            Some(option) if option.starts_with('-') => {}
+            Some(option) if WITH_TEXT.contains(&option) => break,
+            Some(option) if WITH_VALUE.contains(&format!(" {option} ")) => drop(arguments.next()),
+            Some(option) if option.starts_with('-') || option.contains('=') => {}
             Some(program) => {
                 programs.push(last_part(program));
                 programs.extend(program.strip_suffix("/app.asar").map(last_part));
@@ -100,7 +100,8 @@ mod tests {
     use crate::host::tests::{GARBAGE, Tree};
     /// What is looked for; the executable, and the arguments. The first is shared/cases/program-renamed, the next three what
     /// its README names; after `not` what must not be taken for it. The last are Electron's, from a distribution and with its own
-    /// (evilsocket/opensnitch #1442), Minecraft (lihaoyun6/QuickRecorder #217), a flatpak's sandbox, and Proton's wrapper.
+    /// (evilsocket/opensnitch #1442), Minecraft (lihaoyun6/QuickRecorder #217), what the manuals of php, node, java and busybox
+    /// give to run a program by, AppImages, a flatpak's sandbox, and Proton's wrapper.
     const PROCESSES: &str = r"
         VPinballX_BGFX | /opt/vpx/VPinballX_BGFX | /opt/vpx/VPinballX_BGFX,-play,table.vpx
         pwsh | /opt/microsoft/powershell/7/pwsh | pwsh
@@ -129,6 +130,24 @@ mod tests {
         obsidian | /usr/lib/electron37/electron | /usr/lib/electron37/electron,--ozone-platform-hint=auto,/usr/lib/obsidian/app.asar
         signal-desktop | /usr/lib/signal-desktop/signal-desktop | /usr/lib/signal-desktop/signal-desktop,--type=renderer,--app-path=/usr/lib/signal-desktop/resources/app.asar
         net.minecraft.client.main.Main | /usr/lib/jvm/java-21/bin/java | java,-Xmx4G,-Djava.library.path=/x,-cp,a.jar:b.jar,net.minecraft.client.main.Main,--username,ann
+        artisan | /usr/bin/php8.2 | php,-d,memory_limit=-1,artisan,serve
+        app | /usr/bin/node | node,--require,ts-node/register,/srv/app.js
+        app | /usr/bin/node | node,--max-old-space-size=4096,/srv/app.js
+        run.sh | /usr/bin/busybox | busybox,sh,/opt/run.sh
+        jupyterlab | /usr/bin/python3.11 | /usr/bin/python3,-m,jupyterlab,--no-browser
+        build | /usr/bin/fish | fish,build.fish
+        freecad | /tmp/.mount_FreeCAab12/usr/bin/freecad | /home/ann/FreeCAD_0.21.AppImage
+        FreeCAD_0.21 | /tmp/.mount_FreeCAab12/usr/bin/freecad | /home/ann/FreeCAD_0.21.AppImage
+        minecraft | /usr/bin/java | java,-Xmx2G,-jar,/home/ann/minecraft.jar
+        org.x.Main | /usr/bin/java | java,-classpath,/x/y.jar,org.x.Main
+        game | /usr/bin/wine-preloader | C:\Program Files\My Game\Game.EXE,-w
+        game.exe | /usr/bin/wine64 | wine64,/home/ann/games/Game.exe
+        App | /usr/share/dotnet/dotnet | dotnet,/opt/App.dll
+        not game | /usr/bin/grep | grep,-r,game
+        not game | /usr/bin/python3.11 | python3,-c,import game,game
+        not game | /usr/bin/tail | tail,-f,/var/log/game
+        game | /usr/bin/tclsh8.6 | tclsh8.6,/opt/game.tcl
+        game | /usr/bin/bun | bun,/opt/game.ts
         not steam | /usr/bin/bwrap | bwrap,--args,42,--,steam
         not steam.sh | /usr/bin/python3.12 | python3,/opt/proton/proton,waitforexitandrun,/home/ann/steam.sh";
 

@@ -53,12 +53,13 @@ pub fn find_sensors(root: &Path) -> Vec<Sensor> {
 /// chip that it is on, by a name such as "bigcore0-thermal" or "SOC0-therm".
 fn rank_of(name: &str, label: &str) -> Option<u8> {
     let lower = name.to_lowercase();
-    let mut words = lower.split(|c: char| !c.is_ascii_alphabetic());
+    let both = format!("{lower} {}", label.to_lowercase());
+    let mut words = both.split(|c: char| !c.is_ascii_alphabetic());
     let is_of_chip = |word: &str| CHIP.iter().any(|start| word.starts_with(start));
     match (name, label.split(' ').next().unwrap_or_default()) {
         ("coretemp", "Package") | ("k10temp" | "zenpower", "Tdie") => Some(0),
         ("coretemp", "Core") | ("k10temp" | "zenpower", "Tctl") => Some(1),
-        ("coretemp" | "k10temp" | "zenpower", _) => Some(2),
+        ("coretemp" | "k8temp" | "k10temp" | "zenpower", _) => Some(2),
         _ if lower.contains("gpu") => None,
         (_, word) if word == "CPU" || lower.contains("cpu") || lower.contains("pkg") => Some(3),
         _ => words.any(is_of_chip).then_some(4),
@@ -132,23 +133,18 @@ fn gives_power(supply: &Path, name: &str) -> bool {
 
 /// In percent: weighted by energy where every battery says its own, else that of the emptiest one.
 fn read_charge(batteries: &[PathBuf]) -> Option<u8> {
-    let energies = batteries
-        .iter()
-        .map(|battery| read_amount(battery, "energy"));
+    let energies = batteries.iter().map(|it| read_amount(it, "energy"));
     let energies: Option<Vec<_>> = energies.collect();
     let add = |a: (u64, u64), b: (u64, u64)| (a.0.saturating_add(b.0), a.1.saturating_add(b.1));
     let weighted = energies.and_then(|energies| energies.into_iter().reduce(add));
     let read = |battery: &PathBuf| {
         let capacity = read_value(&battery.join("capacity")).zip(Some(100));
         let amounts = ["energy", "charge"].map(|kind| read_amount(battery, kind));
-        capacity
-            .into_iter()
-            .chain(amounts.into_iter().flatten())
-            .find_map(percent)
+        let amounts = amounts.into_iter().flatten();
+        capacity.into_iter().chain(amounts).find_map(percent)
     };
-    weighted
-        .and_then(percent)
-        .or_else(|| batteries.iter().filter_map(read).min())
+    let emptiest = || batteries.iter().filter_map(read).min();
+    weighted.and_then(percent).or_else(emptiest)
 }
 
 /// Of energy or charge: what there is, and when full.
@@ -172,8 +168,8 @@ mod tests {
     /// Degrees and the sensor; then the devices. Two are shared/cases/heat-soc-zones (RK3588, RK3328), then boards by
     /// NVIDIA, Qualcomm, MediaTek, Intel (Bay Trail) and a Dell laptop; never a disk, graphics or radio device. The last are a
     /// Ryzen under zenpower (Nortank12/deepcool-digital-linux #2), one whose board's zone stands still
-    /// (tuxedocomputers/tuxedo-control-center #471), a Raspberry Pi, and a machine with nothing but guesses
-    /// (IceWhaleTech/CasaOS #727).
+    /// (tuxedocomputers/tuxedo-control-center #471), a Raspberry Pi, what the kernel's Documentation/hwmon has of old, of ARM
+    /// and of POWER processors and of graphics, and a machine with nothing but guesses (IceWhaleTech/CasaOS #727).
     const SENSORS: &str = "
         - | 
         62.5 coretemp | PACKAGE; hwmon/hwmon1 name=coretemp temp1_label=Package+id+1 temp1_input=62500; NVME; AMD; ZONE
@@ -196,6 +192,14 @@ mod tests {
         43 zenpower | hwmon/hwmon3 name=zenpower temp1_label=Tdie temp1_input=43000 temp2_label=Tctl temp2_input=63000 temp3_label=Tccd1 temp3_input=42250
         33.75 k10temp | hwmon/hwmon1 name=acpitz temp1_input=32000; hwmon/hwmon6 name=k10temp temp1_label=Tctl temp1_input=33750
         61.3 cpu-thermal | hwmon/hwmon0 name=cpu_thermal temp1_input=60836; thermal/thermal_zone0 type=cpu-thermal temp=61300; hwmon/hwmon1 name=rpi_volt in0_lcrit_alarm=0
+        57 k8temp | hwmon/hwmon0 name=k8temp temp1_input=57000
+        51 xgene_hwmon | hwmon/hwmon0 name=xgene_hwmon temp1_label=SoC+Temperature temp1_input=51000
+        44 ibmpowernv | hwmon/hwmon0 name=ibmpowernv temp1_label=Chip+0+Core+8 temp1_input=44000 temp2_label=Membuf+12 temp2_input=90000
+        49 macsmc_hwmon | hwmon/hwmon0 name=macsmc_hwmon temp1_label=CPU+P-core+1 temp1_input=49000 temp2_label=NAND+Temp temp2_input=70000
+        52 pkg-temp-0 | thermal/thermal_zone0 type=pkg-temp-0 temp=52000
+        57 via_cputemp | hwmon/hwmon0 name=via_cputemp temp1_input=57000
+        62 cpuss-0-usr | thermal/thermal_zone0 type=cpuss-0-usr temp=62000; thermal/thermal_zone1 type=ddr-usr temp=70000; thermal/thermal_zone2 type=gpuss-0-usr temp=90000
+        - | hwmon/hwmon0 name=xe temp1_label=pkg temp1_input=80000 temp2_label=vram temp2_input=90000
         - | thermal/thermal_zone0 type=acpitz temp=16000; thermal/thermal_zone1 type=acpitz temp=40000; thermal/thermal_zone2 type=iwlwifi_1 temp=45000";
 
     const SHORT: &str = "NVME hwmon/hwmon2 name=nvme temp1_input=80000
@@ -289,6 +293,11 @@ mod tests {
         battery laptop  5 | AC type=Mains online=0; BAT0 type=Battery status=Discharging present=1 capacity=9 energy_now=2420000 energy_full=25860000; BAT1 type=Battery status=Unknown present=1 capacity=0 energy_now=0 energy_full=20000000
         battery laptop 74 | BATC type=Battery status=Discharging present=1 capacity=74 charge_now=5920000 charge_full=8000000
         battery laptop 40 | BAT0 type=Battery status=Discharging charge_now=3000000 charge_full=4000000; BAT1 type=Battery status=Not+charging charge_now=800000 charge_full=2000000
+        battery laptop 25 | B type=Battery status=Discharging energy_now=10000 energy_full=40000
+        battery laptop - | B type=Battery status=Discharging capacity_level=Low
+        mains laptop 80 | wireless type=Wireless online=1; B type=Battery status=Charging capacity=80
+        battery laptop 47 | BATT type=Battery scope=System status=Discharging capacity=47; hid type=Battery capacity=90 status=Discharging scope=Device
+        battery laptop 12 | ADP type=Mains online=0; BAT0 type=Battery status=Not+charging capacity=12 present=1; BAT1 type=Battery status=Discharging capacity=60 present=1
         mains   desktop - | hidpp_battery_0 type=Battery online=1 scope=Device status=Discharging capacity=5
         mains   laptop 60 | BAT0 type=Battery status=Not+charging capacity=60; hid type=Battery scope=Device present=1 status=Discharging capacity=9";
 

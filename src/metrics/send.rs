@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::{path::Path, time::Duration};
 
 /// What servers say of lines that they don't take, all of them in JSON.
-const ABOUT_LINES: &str = "partial write|line protocol|unable to parse|field type|points|no data";
+const LINES: &str = "partial write|line protocol|unable to parse|field type| point|no data written";
 
 /// What came of a batch, with the server's words.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,7 +40,7 @@ pub fn write(target: &Influx, lines: &str, limit: Option<Duration>) -> Answer {
 pub(super) fn judge(said: Said) -> Answer {
     let (status, words) = (said.status, said.words);
     let text = words.to_lowercase();
-    let is_about_lines = ABOUT_LINES.split('|').any(|about| text.contains(about));
+    let is_about_lines = LINES.split('|').any(|about| text.contains(about));
     let why = match status {
         ..400 => format!("status {status} and not 204, so it took nothing: {words}"),
         _ => format!("status {status}: {words}"),

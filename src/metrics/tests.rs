@@ -138,6 +138,13 @@ const ANSWERS: &str = r#"
 400|json|org is required|Failed("status 400: org is required", Some(9.0))
 400|-|Client sent HTTP to HTTPS|Failed("status 400: Client sent HTTP to HTTPS", Some(9.0))
 400|-|unable to parse request|Failed("status 400: unable to parse request", Some(9.0))
+400|json|no database selected|Failed("status 400: no database selected", Some(9.0))
+400|json|no such endpoints|Failed("status 400: no such endpoints", Some(9.0))
+400|json|writing requires points|Refused("status 400: writing requires points")
+401|json|unable to parse authentication credentials|Failed("status 401: unable to parse authentication credentials", Some(9.0))
+404|json|database not found|Failed("status 404: database not found", Some(9.0))
+429|-||Failed("status 429: ", Some(9.0))
+503|-|<html>|Failed("status 503: <html>", Some(9.0))
 418|-||Failed("status 418: ", Some(9.0))
 "#;
 
