@@ -98,14 +98,23 @@ pub fn format_duration(duration: Duration) -> String {
     }
 }
 
-/// For people: two units at most, seconds only below an hour: `11h52m`, `3m05s`, `42s`.
-pub fn format_rough(duration: Duration) -> String {
-    let s = duration.as_secs();
-    match s {
+/// For people: two units at most, seconds only below an hour: `11h52m`, `3m05s`, `2h`.
+pub fn rough(seconds: f64) -> String {
+    let s = whole(seconds.ceil());
+    let text = match s {
         0..60 => format!("{s}s"),
         60..3_600 => format!("{}m{:02}s", s / 60, s % 60),
         3_600..86_400 => format!("{}h{:02}m", s / 3_600, s % 3_600 / 60),
         _ => format!("{}d{:02}h", s / 86_400, s % 86_400 / 3_600),
+    };
+    text.replace("m00s", "m").replace("h00m", "h")
+}
+
+/// `1`, `0.5`, `12`: one decimal where it says something; `?` for what no machine has.
+pub fn number(value: f64) -> String {
+    match format!("{:.1}", value + 0.0) {
+        _ if !value.is_finite() || value.abs() > 1e9 => "?".to_owned(),
+        text => text.trim_end_matches(".0").to_owned(),
     }
 }
 
@@ -300,7 +309,9 @@ mod tests {
         for text in ["1h30m", "12h", "500ms", "1d", "0s", "1m1ms"] {
             assert_eq!(format_duration(parse_duration(text).unwrap()), text);
         }
-        assert_eq!(format_rough(Duration::from_secs(185)), "3m05s");
+        for (seconds, text) in [(0.1, "1s"), (185.0, "3m05s"), (7_200.0, "2h"), (-1.0, "0s")] {
+            assert_eq!(rough(seconds), text);
+        }
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! `history` and `report`: what this machine gave, by day, as a table, as JSON, and as a page that draws itself from that
 //! JSON.
 
-use super::view::{number, rough};
 use super::*;
 use crate::decide::EndKind;
 use crate::history::{self, Hours, Sums, by_day, local, total};

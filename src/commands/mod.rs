@@ -17,7 +17,7 @@ use crate::host::{self, files};
 use crate::remote::{self, Joined, Remote};
 use crate::site::{Site, read_facts};
 use crate::state::{self, Dirs, Durable, Scope, control, is_running};
-use crate::units::{Exit, clean_line, count_pilots, entry, format_rough, word};
+use crate::units::{Exit, clean_line, count_pilots, entry, number, rough, word};
 use crate::{act::images::builtin_tag, clock, engine::Engine, report::Status};
 use jiff::Zoned;
 use rustix::fs::{Access, access};

@@ -161,7 +161,7 @@ pub fn drain(context: &Context) -> Done {
     let since = now.timestamp().as_duration().as_secs_f64();
     let mut text = "draining: no pilots are started, running ones may finish".to_owned();
     if let Some(by) = by {
-        let left = format_rough(Duration::from_secs_f64(by - since));
+        let left = rough(by - since);
         text += &format!("; what still runs in {left} is stopped");
     }
     text += "\n`plancton resume` ends the drain\n";
@@ -174,8 +174,9 @@ pub fn snooze(context: &Context) -> Done {
     let duration = context.options.duration("DURATION").unwrap_or_default();
     let until = clock::now().epoch + duration.as_secs_f64();
     let put = |dirs: &Dirs| control::request(dirs, control::SNOOZE, &Snooze { until });
-    let text = format!("snoozing for {}: pilots are paused", format_rough(duration));
-    let text = text + ", none are started\n`plancton resume` ends it sooner\n";
+    let time = rough(duration.as_secs_f64());
+    let text = format!("snoozing for {time}: pilots are paused, none are started\n");
+    let text = text + "`plancton resume` ends it sooner\n";
     ask(context, &text, put)
 }
 

@@ -90,7 +90,7 @@ fn follow(context: &Context, child: &mut Child, is_over: &AtomicBool) -> Result<
         let Some(status) = context.status() else {
             continue;
         };
-        let left = format_rough(time.saturating_sub(start.elapsed()));
+        let left = rough(time.saturating_sub(start.elapsed()).as_secs_f64());
         if std::io::stdout().is_terminal() {
             let text = render(&status, Page::of_terminal());
             let head = format!("plancton try: {left} left, Ctrl-C ends it sooner");

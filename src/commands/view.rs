@@ -203,8 +203,7 @@ impl Page {
             self.row("Draining", text);
         }
         if let Some(Snooze { until }) = status.snooze {
-            let (at, left) = (self.clock(until), rough(until - self.now.epoch));
-            let text = format!("until {at} ({left} left). To go on: plancton resume");
+            let text = format!("until {}. To go on: plancton resume", self.clock(until));
             self.row("Snoozing", text);
         }
         if status.is_stale(self.now) {
@@ -300,18 +299,6 @@ impl Page {
 
 fn length(text: &str) -> usize {
     text.chars().count()
-}
-
-/// `1`, `0.5`, `12`: one decimal where it says something; `?` for what no machine has.
-pub fn number(value: f64) -> String {
-    match format!("{:.1}", value + 0.0) {
-        _ if !value.is_finite() || value.abs() > 1e9 => "?".to_owned(),
-        text => text.trim_end_matches(".0").to_owned(),
-    }
-}
-
-pub fn rough(seconds: f64) -> String {
-    format_rough(Duration::from_secs(whole(seconds)))
 }
 
 #[cfg(test)]

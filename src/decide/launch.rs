@@ -191,7 +191,7 @@ impl Tick<'_> {
         let (left, least) = (room.cap - room.given, class.cpus + room.launch_floor);
         let (free, memory) = (room.free.unwrap_or(0.0), room.free_memory.unwrap_or(0.0));
         match () {
-            () if left < class.cpus - 1e-6 => Err(self.full_of_cores(class.cpus, left, class.cpus)),
+            () if left < class.cpus - 1e-6 => Err(self.full_of_share(class.cpus, left)),
             () if free < least - 1e-6 => Err(self.full_of_cores(class.cpus, free, least)),
             () if memory < float(class.memory.0) => Err(self.full_of_memory(memory, class)),
             () => Ok(()),

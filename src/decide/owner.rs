@@ -60,12 +60,15 @@ impl Tick<'_> {
         let patience = self.owner.busy_for.as_secs_f64().max(UNREAD_LEAST);
         let unread = self.time_unread(patience);
         rule(unread >= patience, none, reason::unread(unread, patience));
-        let (charge, least) = (seen.charge.map(f64::from), self.owner.min_battery.into());
+        let (charge, least) = (
+            seen.charge.map(f64::from),
+            f64::from(self.owner.min_battery),
+        );
         let enough = least + if self.state.holding { RESTORED } else { 0.0 };
         let is_charged = least == 0.0 || charge >= Some(enough);
         let may_run = self.owner.on_battery == OnBattery::Run && is_charged;
         let binds = seen.on_battery && !may_run;
-        rule(binds, none, reason::battery(charge, least));
+        rule(binds, none, reason::battery(charge, &self.owner));
         let limit = f64::from(self.owner.max_temperature);
         let (hot, keep) = (seen.temperature.unwrap_or(0.0), self.cool(limit));
         let pilots = count_pilots(keep.unwrap_or(0));
@@ -73,7 +76,7 @@ impl Tick<'_> {
         rule(keep.is_some(), keep, reason);
         let (most, usual) = (self.share.max_pilots, self.config.share.max_pilots);
         let (code, hours) = match self.hours.filter(|_| most != usual) {
-            Some(hours) => (Code::Hours, format!("at these hours ({hours})")),
+            Some(hours) => (Code::Hours, format!("during these hours ({hours})")),
             None => (Code::MaxPilots, reason::MAX_PILOTS.to_owned()),
         };
         let most = most.or(u32::MAX) as usize;

@@ -4,7 +4,7 @@
 use super::{state::Wait, *};
 use crate::{config::OnBattery, units::*};
 use serde::{Deserialize, Serialize};
-use std::{fmt::Display, time::Duration};
+use std::fmt::Display;
 
 /// What the daemon is doing, in one word.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,24 +71,20 @@ pub struct Reason {
 impl Reason {
     /// `what`: who or what it is about, where the numbers do not say it; of a code that has several sentences, the one.
     pub fn of(code: Code, value: f64, threshold: f64, what: impl Display) -> Reason {
-        let pilots = count_pilots(usize::try_from(whole(value)).unwrap_or(0));
+        let pilots = count_pilots(usize::try_from(whole(threshold)).unwrap_or(0));
         let text = match code {
             Code::EngineDown => format!("the container engine is not available: {what}"),
             Code::ForceStop => "removing every pilot now (force-stop)".to_owned(),
-            Code::Snooze => format!("you asked for a pause: {} left", rough(value)),
+            Code::Snooze => format!("paused at your request for another {}", rough(value)),
             Code::Hold => format!("on hold: {what}"),
             Code::Program => format!("'{what}' is running (pause-while-running)"),
             Code::Temperature => format!(
-                "the processor is at {value:.0} °C, the limit is {threshold:.0} °C: at most {what} may run"
+                "the processor is at {value:.0} °C and the limit is {threshold:.0} °C: at most {what} may run"
             ),
-            Code::MaxPilots | Code::Hours => {
-                format!("running {value} of at most {threshold} pilots {what}")
-            }
-            Code::MemoryPressure => {
-                format!("memory is short: processes stalled on it {value:.0} % of the time")
-            }
+            Code::MaxPilots | Code::Hours => format!("at most {pilots} may run {what}"),
+            Code::MemoryPressure => format!("programs wait for memory {value:.0} % of the time"),
             Code::Image => format!("downloading the image {what}"),
-            Code::ClassMax => format!("running {pilots} of '{what}', its maximum (max)"),
+            Code::ClassMax => format!("at most {pilots} of '{what}' may run (max)"),
             _ => what.to_string(),
         };
         Reason {
@@ -102,9 +98,9 @@ impl Reason {
 }
 
 pub(super) const NO_PILOT: &str = "no [[pilot]] is configured; `plancton config --default` shows how to add \
-                        one, `plancton check` names the file";
-pub(super) const FIRST_LOOK: &str = "measuring what you and the pilots use before more are started";
-pub(super) const PROBING: &str = "checking on the first pilot that limits and protection hold";
+                        one, and `plancton check` names the file";
+pub(super) const FIRST_LOOK: &str = "measuring how busy the machine is before starting pilots";
+pub(super) const PROBING: &str = "checking that limits and protection work on the first pilot";
 pub(super) const MAX_PILOTS: &str = "(max-pilots)";
 /// Why a class waits.
 pub(super) const IMAGE_GONE: &str = "its image has been removed from the engine";
@@ -122,50 +118,49 @@ pub(super) fn of_engine(engine: &EngineState) -> Reason {
 /// `left`: seconds until what still runs is stopped; `None`: it may finish.
 pub(super) fn drain(left: Option<f64>, running: usize) -> Reason {
     let (pilots, time) = (count_pilots(running), rough(left.unwrap_or(0.0)));
-    let more = format!("no more pilots are started; {pilots} may finish");
+    let none = "no new pilots are started";
     let text = match left {
-        None => more,
-        Some(left) if left > 0.0 => format!("{more} within {time}, then they are stopped"),
-        Some(_) => format!("the time for the drain is over: stopping {pilots}"),
+        _ if running == 0 => none.to_owned(),
+        None => format!("{none}; {pilots} may finish"),
+        Some(left) if left > 0.0 => format!("{none}; {pilots} may run for another {time}"),
+        Some(_) => format!("{none}; the time to finish is over, stopping {pilots}"),
     };
     Reason::of(Code::Drain, float(running as u64), 0.0, text)
 }
 
 /// Percent.
-pub(super) fn battery(charge: Option<f64>, limit: f64) -> Reason {
-    let mut text = "the machine is on battery".to_owned();
+pub(super) fn battery(charge: Option<f64>, owner: &Owner) -> Reason {
+    let (mut text, limit) = ("the machine runs on battery".to_owned(), owner.min_battery);
     if let Some(charge) = charge {
-        text += &format!(" at {charge:.0} % (min-battery {limit:.0} %)");
+        text += &format!(" at {charge:.0} %");
     }
-    Reason::of(Code::Battery, charge.unwrap_or(0.0), limit, text)
+    if owner.on_battery == OnBattery::Run {
+        text += &format!(" (min-battery {limit} %)");
+    }
+    Reason::of(Code::Battery, charge.unwrap_or(0.0), limit.into(), text)
 }
 
 /// Seconds for which the use of pilots could not be read, and for which that is borne.
 pub(super) fn unread(seconds: f64, limit: f64) -> Reason {
-    let text =
-        format!("pilots are paused: how much CPU they use could not be read for {seconds:.0} s");
+    let text = format!("pilots are paused: their CPU use could not be read for {seconds:.0} s");
     Reason::of(Code::Busy, seconds, limit, text)
-}
-
-fn no_disk(reserve: Bytes) -> String {
-    format!(
-        "nothing is started: the engine's disk can't be seen, and {reserve} of it are reserved (reserve-disk)"
-    )
 }
 
 /// `None`: it can't be seen.
 pub(super) fn disk(free: Option<u64>, reserve: Bytes) -> Reason {
-    let text = free.map_or(no_disk(reserve), |free| {
-        let free = Bytes(free);
-        format!("only {free} are free on the engine's disk, {reserve} are reserved (reserve-disk)")
-    });
+    let text = match free.map(Bytes) {
+        Some(free) => format!("only {free} is left on the engine's disk (reserve-disk {reserve})"),
+        None => format!(
+            "no pilots are started: how much is left on the engine's disk can't be seen (reserve-disk {reserve})"
+        ),
+    };
     Reason::of(Code::Disk, float(free.unwrap_or(0)), float(reserve.0), text)
 }
 
 pub(super) fn memory(available: u64, reserve: Bytes) -> Reason {
     let bytes = Bytes(available);
     let text = format!(
-        "only {bytes} of memory are available, less than half of reserve-memory ({reserve})"
+        "only {bytes} of memory is available, less than half of what is reserved (reserve-memory {reserve})"
     );
     Reason::of(Code::Memory, float(available), float(reserve.0 / 2), text)
 }
@@ -177,20 +172,19 @@ pub(super) fn void(seen: &Observation, owner: &Owner, disk: Bytes) -> Vec<String
     let is_limited = heat > 0 && heat != Owner::default().max_temperature;
     let is_watched = owner.on_battery == OnBattery::Run && charge > 0 && seen.has_battery;
     let is_hidden = seen.hides_programs && !owner.pause_while_running.is_empty();
-    let no_heat = "no sensor of the processor can be read, so pilots are not paused for heat";
-    let no_charge = "the charge can't be read, so pilots are paused on battery";
+    let no_heat = "the processor has no sensor that can be read, so pilots are not paused for heat";
+    let no_charge = "the battery's charge can't be read, so pilots are paused on battery";
     let no_program = "can't be seen here (hidepid), so pilots are not paused for them";
     let no_heat = format!("max-temperature = {heat}: {no_heat}");
     let no_charge = format!("min-battery = {charge}: {no_charge}");
     let no_program = format!("pause-while-running: other users' programs {no_program}");
     let void = [
-        (is_limited && seen.temperature.is_none(), no_heat),
-        (is_watched && seen.charge.is_none(), no_charge),
-        (disk.0 > 0 && seen.disk_free.is_none(), no_disk(disk)),
-        (is_hidden, no_program),
+        (is_limited && seen.temperature.is_none()).then_some(no_heat),
+        (is_watched && seen.charge.is_none()).then_some(no_charge),
+        (disk.0 > 0 && seen.disk_free.is_none()).then(|| self::disk(None, disk).text),
+        is_hidden.then_some(no_program),
     ];
-    let void = void.into_iter().filter(|(is_void, _)| *is_void);
-    void.map(|(_, why)| why).collect()
+    void.into_iter().flatten().collect()
 }
 
 pub(super) fn probing(class: &str) -> Reason {
@@ -215,11 +209,10 @@ impl Tick<'_> {
     }
 
     pub(super) fn busy(&self) -> Reason {
-        let (room, calm_for) = (&self.out.capacity, self.owner.calm_for.as_secs_f64());
-        let (numbers, time) = (self.owner_use(), rough(calm_for));
-        let unknown = "all cores are busy, and pilots without protection give way one by one";
+        let (room, time) = (&self.out.capacity, rough(self.owner.calm_for.as_secs_f64()));
+        let numbers = self.owner_use();
         let text = match room.need_unknown {
-            true => unknown.to_owned(),
+            true => "all cores are busy, so unprotected pilots give way one by one".to_owned(),
             false => format!("{numbers}; pilots start once you have been idle for {time}"),
         };
         let free = room.free_now.unwrap_or(0.0);
@@ -229,7 +222,7 @@ impl Tick<'_> {
     /// What pilots need to go on is not free: `least` cores.
     pub(super) fn tight(&self, least: f64) -> Reason {
         let (numbers, free) = (self.owner_use(), self.out.capacity.free_now.unwrap_or(0.0));
-        let text = format!("{numbers}; pilots need {least:.1} free cores, and {free:.1} are free");
+        let text = format!("{numbers}, which leaves too little for the next pilot");
         Reason::of(Code::Busy, free, least, text)
     }
 
@@ -239,14 +232,15 @@ impl Tick<'_> {
             0 => "starting pilots (calm-for)",
             _ => "resuming pilots (calm-for)",
         };
-        let text = format!("waiting {} more before {what}", rough(left));
+        let text = format!("waiting another {} before {what}", rough(left));
         Reason::of(Code::Calming, left, 0.0, text)
     }
 
     pub(super) fn starting(&self) -> Reason {
         let under_way = self.unlisted().len();
-        let text = match under_way {
-            0 => "resuming paused pilots".to_owned(),
+        let text = match (under_way, self.own_in(PilotState::Paused).len()) {
+            (0, 0) => "waiting for the container engine".to_owned(),
+            (0, _) => "resuming paused pilots".to_owned(),
             _ => format!("starting {}", count_pilots(under_way)),
         };
         Reason::of(Code::Starting, float(under_way as u64), 0.0, text)
@@ -263,20 +257,28 @@ impl Tick<'_> {
     }
 
     /// The next pilot takes `next` cores.
+    pub(super) fn full_of_share(&self, next: f64, left: f64) -> Reason {
+        let room = &self.out.capacity;
+        let [size, cap, given] = [next, room.cap, room.given].map(number);
+        let text = format!("pilots have {given} of {cap} cores (cpus), the next one needs {size}");
+        self.full(left, next, &text)
+    }
+
     pub(super) fn full_of_cores(&self, next: f64, free: f64, least: f64) -> Reason {
         let (seen, room) = (self.seen, &self.out.capacity);
-        let (cores, reserve, given) = (seen.cores, room.reserve, room.given);
         let foreign = |cpu: CpuUse| cpu.foreign.max(cpu.foreign_smooth);
-        let foreign = seen.cpu.map_or(0.0, foreign);
+        let used = [next, seen.cores, seen.cpu.map_or(0.0, foreign), room.given];
+        let [next, cores, foreign, given] = used.map(number);
         let mut text = format!(
-            "of {cores:.0} cores you use {foreign:.1}, {reserve:.1} are reserved and {given:.1} given to pilots, the \
-             next one needs {next:.1}"
+            "the next one needs {next}; of {cores} cores you use {foreign}, pilots have {given}"
         );
+        if room.reserve > 0.0 {
+            text += &format!(", {} is kept free", number(room.reserve));
+        }
         // That is what keeps a small machine from running anything.
-        let is_kept = self.holding() == 0 && reserve > 0.0;
+        let is_kept = room.reserve > 0.0 && self.holding() == 0;
         if is_kept && let Protection::None(why) = &seen.protection {
-            text += "; a core is reserved because pilots can't be kept out of your way: ";
-            text += why;
+            text += &format!(" because pilots can't be kept out of your way: {why}");
         }
         self.full(free, least, &text)
     }
@@ -285,7 +287,7 @@ impl Tick<'_> {
         let (left, reserve) = (Bytes(whole(free)), self.share.reserve_memory);
         let (name, wanted) = (&class.name, class.memory);
         let text = format!(
-            "'{name}' needs {wanted} of memory, and {left} can be given with {reserve} reserved (reserve-memory)"
+            "'{name}' needs {wanted} of memory; {left} is left, and {reserve} is reserved (reserve-memory)"
         );
         self.full(free, float(wanted.0), &text)
     }
@@ -298,27 +300,23 @@ pub(super) fn mount_missing(source: &str) -> String {
 pub(super) fn pilot_failed(kind: EndKind, ended: &Ended) -> String {
     let (code, error) = (ended.exit_code, &ended.error);
     let how = match kind {
-        EndKind::OutOfMemory => "it reached its memory limit".to_owned(),
-        EndKind::NeverRan if error.is_empty() => "it was never started".to_owned(),
-        EndKind::NeverRan => error.clone(),
-        _ if !error.is_empty() => format!("exit code {code} ({error})"),
+        EndKind::OutOfMemory => "at its memory limit".to_owned(),
+        EndKind::NeverRan if error.is_empty() => return "a pilot was never started".to_owned(),
+        EndKind::NeverRan => return format!("a pilot could not be started: {error}"),
+        _ if !error.is_empty() => format!("with exit code {code} ({error})"),
         // The container's init or shell says which command that is.
         _ if [126, 127].contains(&code) => {
             let words = ended.log_tail.trim_end().lines().next_back();
             let words = clean_line(words.unwrap_or_default(), 200);
-            format!("exit code {code}, its command could not be run: {words}")
+            format!("with exit code {code}, its command could not be run: {words}")
         }
-        _ => format!("exit code {code}"),
+        _ => format!("with exit code {code}"),
     };
     let lived = ended.lived.unwrap_or(0.0);
-    format!("a pilot ended after {lived:.0} s: {how}")
+    format!("a pilot ended after {lived:.0} s {how}")
 }
 
 pub(super) fn no_work(ended: &Ended) -> String {
     let (code, lived) = (ended.exit_code, ended.lived.unwrap_or(0.0));
     format!("there was no work (exit code {code} after {lived:.0} s)")
-}
-
-fn rough(seconds: f64) -> String {
-    format_rough(Duration::from_secs_f64(seconds.clamp(0.0, 1e9).ceil()))
 }

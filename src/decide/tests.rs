@@ -3,6 +3,7 @@
 mod classes;
 mod load;
 mod rules;
+mod sentences;
 
 use super::*;
 use crate::config;
