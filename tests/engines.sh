@@ -86,8 +86,9 @@ start_podman() {
   mkdir -p "$TEST_TMP/podman"
   # shellcheck disable=SC2059 # its newlines
   printf "$podman_settings" >"$TEST_TMP/podman/containers.conf"
+  # there: its conmon leaves a file `oom` where it was started
   # shellcheck disable=SC2086 # words
-  serve podman "$TEST_TMP/podman/socket" env "CONTAINERS_CONF=$TEST_TMP/podman/containers.conf" podman --root "$TEST_TMP/podman/root" \
+  serve podman "$TEST_TMP/podman/socket" env -C "$TEST_TMP/podman" "CONTAINERS_CONF=$TEST_TMP/podman/containers.conf" podman --root "$TEST_TMP/podman/root" \
     --runroot "$TEST_TMP/podman/run" $podman_options system service --time 0 "unix://$TEST_TMP/podman/socket"
 }
 

@@ -91,9 +91,16 @@ fn group_file(names: &[&str]) -> Option<PathBuf> {
 
 /// The first file of a pilot's own group that is there: version 1, then version 2.
 fn pilot_file(id: &str, names: [&str; 2]) -> String {
-    let of = |name: &str| [format!("{id}/{name}"), format!("docker-{id}.scope/{name}")];
-    let [one, two] = names.map(of);
-    read(group_file(&[&one[0], &one[1], &two[0], &two[1]]).unwrap())
+    let groups = ["", "libpod-", "docker-", "libpod-"]
+        .iter()
+        .zip(["", "", ".scope", ".scope"]);
+    let groups: Vec<String> = groups
+        .map(|(before, after)| format!("{before}{id}{after}"))
+        .collect();
+    let of = |name| groups.iter().map(move |group| format!("{group}/{name}"));
+    let files: Vec<String> = names.into_iter().flat_map(of).collect();
+    let files: Vec<&str> = files.iter().map(String::as_str).collect();
+    read(group_file(&files).unwrap())
 }
 
 #[test]

@@ -50,6 +50,11 @@ pub fn post(path: &str, body: Option<&Value>) -> String {
     answer
 }
 
+/// It has words of its own for much of what it is told.
+pub fn is_podman() -> bool {
+    get("/version").unwrap()["Components"][0]["Name"] == "Podman Engine"
+}
+
 pub fn inspect(id: &str) -> Option<Value> {
     get(&format!("/containers/{id}/json"))
 }

@@ -2,10 +2,24 @@
 
 use crate::common::*;
 
+/// Podman does since 5.0 only (containers/podman #13102); with others of it such a pilot was killed, by whomever.
+fn engine_tells_of_memory() -> bool {
+    let host = json!({"Memory": 16 << 20, "MemorySwap": 16 << 20, "NetworkMode": "none"});
+    let body = json!({"Image": image(), "Cmd": ["tail", "/dev/zero"], "HostConfig": host, "Labels": {"io.plancton.cpus": "0.01"}});
+    let greedy = Stranger(create("", &body));
+    greedy.post("start");
+    until(|| !is_running(&greedy.0));
+    inspect(&greedy.0).unwrap()["State"]["OOMKilled"] == true
+}
+
 #[test]
 fn too_much_memory_is_no_plain_failure() {
     let greedy = shell("greedy", "echo begin; tail /dev/zero", "");
     let instance = Instance::running(&config("1s", 1, &greedy));
+    if !engine_tells_of_memory() {
+        instance.wait_count("killed", 1);
+        return skip("this engine does not say that a container ran out of memory");
+    }
     let status = instance.wait_count("out-of-memory", 1);
     assert_eq!(status["counts"]["failed"], Value::Null);
     instance.wait_reason("back-off");
@@ -19,8 +33,13 @@ fn a_fork_bomb_stays_in_its_pilot() {
     let instance = Instance::running(&config("1s", 1, &shell("bomb", words, "pids = 32")));
     let id = instance.wait_one();
     logs_with(&id, "can't fork");
-    let top = get(&format!("/containers/{id}/top")).unwrap();
-    assert!(members(&top["Processes"]).len() <= 32, "{top}");
+    // Not what the engine says: Podman starts a process in the pilot for that.
+    let group = |pid: &str| read(format!("/proc/{pid}/cgroup"));
+    let own = group(&inspect(&id).unwrap()["State"]["Pid"].to_string());
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let names = processes.map(|process| process.file_name().into_string().unwrap());
+    let number = names.filter(|name| group(name) == own).count();
+    assert!((2..=32).contains(&number), "{number}");
 }
 
 #[test]
@@ -95,7 +114,12 @@ fn what_cannot_be_executed_or_is_not_there() {
     at_once(cases, |(class, named)| {
         let instance = Instance::running(&config("1s", 8, &class));
         instance.wait_reason("back-off");
-        instance.wait_text(named);
+        // Podman's init program is started, and finds nothing to execute.
+        if is_podman() && named.starts_with('/') {
+            instance.say("log").must(0, &["failed to exec"]);
+        } else {
+            instance.wait_text(named);
+        }
         instance.done("why");
         instance.wait_none();
         // One probe, the launches of one tick, and perhaps the second try.

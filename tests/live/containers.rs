@@ -24,12 +24,16 @@ fn limits_and_rights_of_a_plain_pilot() {
         host,
         &json!({
             "NanoCpus": 100_000_000, "Memory": 16 << 20, "PidsLimit": 512, "OomScoreAdj": 1000, "Init": true,
-            "CapDrop": ["ALL"], "CapAdd": [], "SecurityOpt": ["no-new-privileges"], "Privileged": false,
+            "CapAdd": [], "SecurityOpt": ["no-new-privileges"], "Privileged": false,
             "NetworkMode": "none", "AutoRemove": false, "ReadonlyRootfs": false,
-            "LogConfig": {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "1"}},
             "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
         }),
     );
+    // Podman names what it drops, and keeps the bounds of the log to itself; both are also seen in what they do.
+    if !is_podman() {
+        let log = json!({"Type": "json-file", "Config": {"max-size": "1m", "max-file": "1"}});
+        holds(host, &json!({"CapDrop": ["ALL"], "LogConfig": log}));
+    }
     if get("/info").unwrap()["SwapLimit"] == true {
         assert_eq!(host["MemorySwap"], 24 << 20);
     }
@@ -100,7 +104,7 @@ fn what_a_class_asks_for() {
     let class = pilot("rich", &["sh", "-c", words], &more);
     instance.start(&config("1s", 1, &class));
     let seen = inspect(&instance.wait_one()).unwrap();
-    let mounts = members(&seen["HostConfig"]["Mounts"]);
+    let mounts = members(&seen["Mounts"]);
     let are_bound = mounts.iter().all(|mount| mount["Type"] == "bind");
     assert!(mounts.len() == 2 && are_bound, "{mounts:?}");
     until(|| read(out.join("copy")).contains("a = b"));
@@ -123,14 +127,14 @@ fn each_key_is_read_back() {
         pids = 33 | /HostConfig/PidsLimit | 33
         stop-grace = "3s" | /Config/StopTimeout | 3
         ttl = "1h" | /Config/Labels/io.plancton.class | "k"
-        env = { A = "b c" } | /Config/Env/5 | "A=b c"
-        mounts = ["/usr:/m:private"] | /HostConfig/Mounts/0/BindOptions/Propagation | "private"
+        env = { A = "b c" } | /Config/Env | "A=b c"
+        mounts = ["/usr:/m:private"] | /Mounts/0/Propagation | "private"
         tmpfs = ["/t:1MiB"] | /HostConfig/Tmpfs/~1t | "rw,nosuid,nodev,exec,mode=1777,size=1048576"
         devices = ["/dev/null:/dev/n:r"] | /HostConfig/Devices/0/CgroupPermissions | "r"
         cap-add = ["CHOWN"] | /HostConfig/CapAdd | ["CHOWN"]
         read-only = true | /HostConfig/ReadonlyRootfs | true
         network = "none" | /HostConfig/NetworkMode | "none"
-        host-config = { Ulimits = [{ Name = "nofile", Soft = 64, Hard = 64 }] } | /HostConfig/Ulimits/0/Hard | 64
+        host-config = { Ulimits = [{ Name = "nofile", Soft = 64, Hard = 64 }, { Name = "nproc", Soft = 99, Hard = 99 }] } | /HostConfig/Ulimits/0/Hard | 64
         privileged = true | /HostConfig/Privileged | true"#;
     let keys = KEYS.lines().map(|line| line.trim().split(" | "));
     let keys: Vec<Vec<&str>> = keys.map(Iterator::collect).collect();
@@ -140,11 +144,18 @@ fn each_key_is_read_back() {
     let instance = Instance::running(&config("1s", 1, &class));
     let seen = inspect(&instance.wait_one()).unwrap();
     for key in keys {
-        // The engine may put its own cap_ before a name.
+        // Podman has other options of a tmpfs, too, and does not say what a privileged pilot has anyway.
+        let names = ["tmpfs", "devices", "cap-add"];
+        if is_podman() && names.iter().any(|name| key[0].starts_with(name)) {
+            continue;
+        }
+        // The engine may put its own cap_ before a name, and its own variables beside ours.
         let found = seen.pointer(key[1]).cloned().unwrap_or_default();
         let found = found.to_string().replace("CAP_", "");
+        let found: Value = serde_json::from_str(&found).unwrap();
         let expected: Value = serde_json::from_str(key[2]).unwrap();
-        assert_eq!(found, expected.to_string(), "{}", key[0]);
+        let is_it = found == expected || members(&found).contains(&expected);
+        assert!(is_it, "{} became {found}", key[0]);
     }
     let shown = ["privileged", "CHOWN", "Ulimits"];
     instance.say("check --offline").must(0, &shown);

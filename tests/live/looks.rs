@@ -18,11 +18,12 @@ fn status_shows_what_runs() {
         ("/pid", json!(instance.pid())),
         ("/pilots/0/id", json!(id)),
         ("/pilots/0/class", json!("sleeper")),
-        ("/pilots/0/image", json!(image())),
         ("/pilots/0/cpus", json!(0.1)),
     ] {
         assert_eq!(status.pointer(place), Some(&value), "{place}");
     }
+    // Podman puts a registry before a short name.
+    assert!(one["image"].as_str().unwrap().ends_with(&image()));
     assert!(one["deadline"].as_f64().unwrap() > one["started"].as_f64().unwrap());
     let shown = [one["name"].as_str().unwrap(), "max-pilots"];
     let plain = instance.say("status").must(0, &shown).out;
