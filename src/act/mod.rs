@@ -106,6 +106,12 @@ impl Launch<'_> {
 
     fn create_and_start(&self) -> Result<PilotId, LaunchResult> {
         let (engine, class) = (&self.site.engine, self.class);
+        // Podman would make an empty directory in the place of what is not mounted yet.
+        let mut sources = class.mounts.iter().map(|mount| &mount.source);
+        let missing = sources.find(|source| matches!(Path::new(source).try_exists(), Ok(false)));
+        if let Some(source) = missing.filter(|_| self.facts.engine.name == "Podman") {
+            return Err(LaunchResult::MountMissing(source.clone()));
+        }
         // An image that is not there is told by the create call.
         let image = engine.image(&images::name(&class.image, &self.site.builtin_tag));
         let image = image.ok().flatten().map(|image| image.config);
@@ -135,8 +141,7 @@ impl Launch<'_> {
 
 /// A mount source that is not there is the class's state, not a failure that wants a longer and longer wait.
 fn refused(class: &PilotClass, why: String) -> LaunchResult {
-    let words = ["does not exist", "no such file"];
-    let is_missing = words.iter().any(|words| why.contains(words));
+    let is_missing = why.contains("does not exist") || why.contains("no such file");
     let sources = class.mounts.iter().map(|mount| &mount.source);
     let named = sources.filter(|source| is_missing && why.contains(*source));
     // Of /a and /a/b in it, the longer one is meant.

@@ -191,9 +191,10 @@ impl Engine {
     }
 
     /// `pause`, `unpause`, without waiting for what comes of it. That a pilot has ended, or is paused
-    /// already, is shown by the next list; Docker before 23 says 500 for it.
+    /// already, is shown by the next list; Docker before 23 says 500 for it, and so does Podman 4 at times of what it
+    /// has killed ("timed out waiting for file", whose exit it has dealt with already).
     pub fn tell(&self, id: &PilotId, what: &str) -> Result<()> {
-        let words = ["not running", "paused", "no such process"];
+        let words = ["not running", "paused", "no such process", "for file"];
         let is_so = |why: &str| words.iter().any(|so| why.contains(so));
         match if_there(self.done(container("POST", what, id, &format!("/{what}")))) {
             Err(Error::Refused(_, 409, _)) => Ok(()),
