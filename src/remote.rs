@@ -172,9 +172,8 @@ fn get(url: &str, allow: &Allow) -> Result<String, String> {
     }
     // A class has some hundred bytes.
     let body = response.body_mut().with_config().limit(64 << 10);
-    let body = body
-        .read_to_vec()
-        .map_err(|error| format!("{error}; no more than 64 KiB are taken"))?;
+    let body = body.read_to_vec();
+    let body = body.map_err(|error| format!("{error}; no more than 64 KiB are taken"))?;
     String::from_utf8(body).map_err(|_| "the answer is no UTF-8 text".to_owned())
 }
 

@@ -63,9 +63,8 @@ impl KeyProvider for NoKeys {
 pub fn explain(url: &str, error: &ureq::Error) -> String {
     let text = error.to_string();
     // A word of an error, and what to do about it.
-    let mut advice = include_str!("web.txt")
-        .lines()
-        .filter_map(|line| line.split_once(": "));
+    let advice = include_str!("web.txt").lines();
+    let mut advice = advice.filter_map(|line| line.split_once(": "));
     let known = advice.find(|(word, _)| text.contains(word));
     let why = known.map_or(text.trim_start_matches("io: "), |(_, advice)| advice);
     match proxy(url, |name| std::env::var(name).ok()) {

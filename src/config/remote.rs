@@ -212,11 +212,8 @@ pub(super) fn protect(owner: &mut Owner, other: &Owner) {
     owner.on_battery = owner.on_battery.max(other.on_battery);
     owner.min_battery = owner.min_battery.max(other.min_battery);
     let limits = [owner.max_temperature, other.max_temperature];
-    owner.max_temperature = limits
-        .into_iter()
-        .filter(|limit| *limit > 0)
-        .min()
-        .unwrap_or(0);
+    let limits = limits.into_iter().filter(|limit| *limit > 0);
+    owner.max_temperature = limits.min().unwrap_or(0);
 }
 
 #[cfg(test)]

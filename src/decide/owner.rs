@@ -96,7 +96,9 @@ impl Tick<'_> {
         let pressure = Reason::of(Code::MemoryPressure, stalled, limit, "");
         rule(is_given && stalled > limit, fewer, pressure);
         self.rules = rules;
-        self.out.void = reason::void(seen, &self.owner, self.share.reserve_disk);
+        let mut void = reason::void(seen, &self.owner, self.share.reserve_disk);
+        void.extend((unread >= patience).then(|| reason::UNREAD.to_owned()));
+        self.out.void = void;
     }
 
     pub(super) fn has_rule(&self, code: Code) -> bool {

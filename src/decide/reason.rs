@@ -140,9 +140,11 @@ pub(super) fn battery(charge: Option<f64>, owner: &Owner) -> Reason {
     Reason::of(Code::Battery, charge.unwrap_or(0.0), limit.into(), text)
 }
 
+pub(super) const UNREAD: &str = "pilots are paused: their CPU use could not be read";
+
 /// Seconds for which the use of pilots could not be read, and for which that is borne.
 pub(super) fn unread(seconds: f64, limit: f64) -> Reason {
-    let text = format!("pilots are paused: their CPU use could not be read for {seconds:.0} s");
+    let text = format!("{UNREAD} for {seconds:.0} s");
     Reason::of(Code::Busy, seconds, limit, text)
 }
 
@@ -172,9 +174,11 @@ pub(super) fn void(seen: &Observation, owner: &Owner, disk: Bytes) -> Vec<String
     let is_limited = heat > 0 && heat != Owner::default().max_temperature;
     let is_watched = owner.on_battery == OnBattery::Run && charge > 0 && seen.has_battery;
     let is_hidden = seen.hides_programs && !owner.pause_while_running.is_empty();
-    let no_heat = "the processor has no sensor that can be read, so pilots are not paused for heat";
-    let no_charge = "the battery's charge can't be read, so pilots are paused on battery";
-    let no_program = "can't be seen here (hidepid), so pilots are not paused for them";
+    let no_heat = "the processor has no sensor that can be read, so pilots are not paused for heat; load its driver, or set 0";
+    let no_charge =
+        "the battery's charge can't be read, so pilots are paused on battery; with 0 they are not";
+    let no_program =
+        "can't be seen here (hidepid), so pilots are not paused for them; run it as root";
     let no_heat = format!("max-temperature = {heat}: {no_heat}");
     let no_charge = format!("min-battery = {charge}: {no_charge}");
     let no_program = format!("pause-while-running: other users' programs {no_program}");

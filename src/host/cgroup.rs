@@ -186,9 +186,8 @@ impl Group {
             false => "total_rss total_shmem",
         };
         let text = files::read_text(&self.file(MEMORY_USE)).ok()?;
-        let sizes = keys
-            .split(' ')
-            .filter_map(|key| files::find_number(&text, key));
+        let sizes = keys.split(' ');
+        let sizes = sizes.filter_map(|key| files::find_number(&text, key));
         sizes.reduce(u64::saturating_add)
     }
 

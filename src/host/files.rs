@@ -92,9 +92,8 @@ pub fn find_number(text: &str, key: &str) -> Option<u64> {
 pub fn read_names(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).into_iter().flatten();
     // No directory read here has as many entries; in a runaway one the rest is not seen.
-    let names = entries
-        .take(20_000)
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let names = entries.take(20_000);
+    let names = names.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let mut names: Vec<String> = names.collect();
     names.sort_unstable();
     names

@@ -69,6 +69,10 @@ pub struct World {
     pub most: usize,
     /// Where the groups of running containers are made.
     root: PathBuf,
+    /// Where it says to keep its data; empty: the same.
+    pub data_root: PathBuf,
+    /// The groups of new containers can't be found.
+    pub hides_groups: bool,
     listeners: Vec<UnixStream>,
     /// Where several engines show one machine, each begins elsewhere.
     pub next_id: u64,
@@ -267,7 +271,9 @@ impl World {
         let process = self.root.join(format!("proc/{}", container.pid));
         let _ = fs::create_dir_all(&process);
         let groups = format!("1:cpu,cpuacct:{}\n", self.group_of(id));
-        let _ = fs::write(process.join("cgroup"), groups);
+        if !self.hides_groups {
+            let _ = fs::write(process.join("cgroup"), groups);
+        }
     }
 
     /// The processes go first, as they do in a kernel.
@@ -395,9 +401,11 @@ impl World {
     }
 
     fn info(&self) -> Value {
+        let is_told = !self.data_root.as_os_str().is_empty();
+        let data_root = if is_told { &self.data_root } else { &self.root };
         json!({
             "ServerVersion": "0.fake", "CgroupDriver": "cgroupfs", "CgroupVersion": "1", "NCPU": 16, "MemTotal": self.memory,
-            "DockerRootDir": self.root, "OperatingSystem": "none", "Name": "fake", "MemoryLimit": true, "SwapLimit": true,
+            "DockerRootDir": data_root, "OperatingSystem": "none", "Name": "fake", "MemoryLimit": true, "SwapLimit": true,
             "CpuCfsQuota": true, "PidsLimit": true, "SecurityOptions": ["name=seccomp,profile=default", "name=rootless"],
         })
     }

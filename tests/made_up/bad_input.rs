@@ -271,22 +271,70 @@ fn whose_engine() {
     }
 }
 
-/// A limit on what can't be measured is called by its name.
-#[test]
-fn void_rules_are_named() {
+/// The machine of `check-void.txt`: a processor without a sensor, a battery without a charge, the engine's disk elsewhere,
+/// and other users' programs hidden.
+fn without_inputs() -> (Machine, String) {
     let machine = Machine::new();
     for (file, text) in [("type", "Battery\n"), ("status", "Discharging\n")] {
         machine.file(&format!("root/sys/class/power_supply/BAT0/{file}"), text);
     }
     fs::remove_dir_all(machine.path("root/sys/class/thermal")).unwrap();
-    let rules = "[owner]\non-battery = \"run\"\nmax-temperature = 80\n";
-    machine.configure(&(good() + rules));
-    let [battery, heat] = [
-        "BAD  problem        min-battery",
-        "BAD  problem        max-temperature",
-    ];
-    let said = machine.say("check").must(FAILED, &[battery, heat]);
-    assert!(said.out.lines().last().unwrap().starts_with("first "));
+    fs::remove_file(machine.path("root/proc/1/cmdline")).unwrap();
+    machine.engine.world().data_root = machine.path("nowhere");
+    let rules =
+        "[owner]\non-battery = \"run\"\nmax-temperature = 80\npause-while-running = [\"game\"]\n";
+    (machine, good() + rules)
+}
+
+const VOID: [&str; 4] = [
+    "max-temperature",
+    "min-battery",
+    "reserve-disk",
+    "pause-while-running",
+];
+
+/// Each rule that lacks its input is called by its name, by `check` and by a daemon's `status`.
+#[test]
+fn void_rules_are_named() {
+    let (mut machine, config) = without_inputs();
+    machine.configure(&config);
+    let said = machine.say("check").must(FAILED, &VOID);
+    let problems = said
+        .out
+        .lines()
+        .filter(|line| line.starts_with("BAD  problem "));
+    assert_eq!(problems.count(), VOID.len());
+    assert!(
+        said.out
+            .lines()
+            .last()
+            .unwrap()
+            .starts_with("first problem")
+    );
+    // What differs from one who runs this to another.
+    let is_of_all = |line: &&str| !line.starts_with("note group ");
+    let lines: Vec<&str> = said.out.lines().filter(is_of_all).collect();
+    let place = machine.scratch.0.display().to_string();
+    let found = lines.join("\n").replace(&place, "PLACE") + "\n";
+    is_golden("tests/golden/check-void.txt", &found);
+    machine.run("");
+    VOID.iter().for_each(|key| machine.wait_problem(key));
+    let problems = machine.say("status --json").out;
+    let problems: Value = serde_json::from_str(&problems).unwrap();
+    let problems = problems["problems"].to_string();
+    assert!(VOID.iter().all(|key| problems.contains(key)), "{problems}");
+}
+
+/// Pilots whose use can't be read are paused, and `check` and `status` say why.
+#[test]
+fn a_use_that_cannot_be_read_is_named() {
+    let mut machine = Machine::new();
+    machine.engine.world().hides_groups = true;
+    machine.start(&(good() + "[owner]\nbusy-for = \"5s\"\n"));
+    machine.wait_problem("their CPU use could not be read");
+    machine.until(|| machine.engine.in_state("paused").len() == 1);
+    let about = ["BAD  problem", "their CPU use could not be read"];
+    machine.say("check").must(FAILED, &about);
 }
 
 /// What gives the machine back needs neither a daemon that listens nor a place to write to.
