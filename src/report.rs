@@ -301,7 +301,7 @@ impl Changes {
         let (before, count) = self.problems.remove(subject).unwrap_or_default();
         if text.is_empty() {
             if count > 0 {
-                log::info!("{subject}: well again (after {count} times)");
+                log::info!("{subject}: recovered (failures: {count})");
             }
             return;
         }

@@ -18,7 +18,7 @@ const BAD: &str = "BAD ";
 
 /// Says what is found, one line each, and keeps the first problem.
 #[derive(Default)]
-struct Findings(Option<String>);
+struct Findings(Option<[String; 2]>);
 
 impl Findings {
     fn add(&mut self, mark: &str, topic: &str, text: &str) -> Done {
@@ -26,10 +26,18 @@ impl Findings {
         let way_out = entry(include_str!("check.txt"), topic).filter(|_| mark != GOOD);
         let way_out = way_out.unwrap_or_default();
         if mark == BAD && self.0.is_none() {
-            self.0 = Some(format!("first {topic}: {text}{way_out}\n"));
+            self.0 = Some([format!("first {topic}: "), format!("{text}{way_out}")]);
         }
-        say(&format!("{mark} {topic:<14} {text}{way_out}\n"))
+        line(&format!("{mark} {topic:<14} "), &format!("{text}{way_out}"))
     }
+}
+
+/// Wrapped on a terminal; other readers get one line.
+fn line(label: &str, text: &str) -> Done {
+    let mut page = view::Page::of_terminal();
+    page.width = page.height.map_or(usize::MAX, |_| page.width);
+    page.row(label, text);
+    say(&page.text())
 }
 
 pub fn check(context: &Context) -> Done {
@@ -49,8 +57,7 @@ pub fn check(context: &Context) -> Done {
     for pilot in &config.pilots {
         let (name, granted) = (&pilot.name, pilot.granted().join(", "));
         if !granted.is_empty() {
-            let text = format!("pilots of '{name}' get {granted}");
-            found.add(NOTE, "rights", &text)?;
+            found.add(NOTE, "rights", &format!("pilots of '{name}' get {granted}"))?;
         }
     }
     if !context.options.has("offline") {
@@ -64,7 +71,7 @@ pub fn check(context: &Context) -> Done {
     match found.0 {
         None if config.pilots.is_empty() => say("first add a [[pilot]]: none is configured\n"),
         None => say("ready\n"),
-        Some(first) => say(&first).and(Err(Failure(exit, String::new()))),
+        Some([label, text]) => line(&label, &text).and(Err(Failure(exit, String::new()))),
     }
 }
 
@@ -103,8 +110,7 @@ fn engine(context: &Context, config: &Config, found: &mut Findings) -> Done {
     let mut problems = status.problems.iter();
     problems.try_for_each(|problem| found.add(BAD, "problem", problem))?;
     if context.is_root && host::group_id(&site.root, "plancton").is_none() {
-        let text = "there is no group plancton, so only root can drain or snooze";
-        found.add(NOTE, "group", text)?;
+        found.add(NOTE, "group", "only root can drain or snooze")?;
     }
     limits(context, config, &facts, found)?;
     protection(&site, &facts, &status, found)?;

@@ -45,7 +45,7 @@ fn read(context: &Context) -> Result<Hours, Failure> {
     if bad > 0 {
         complain(&format!("damaged lines of the history, left out: {bad}"));
     }
-    let none = "there is no history yet; the daemon writes it every ten minutes: `plancton start`";
+    let none = "there is no history yet; a running daemon writes it every ten minutes";
     let hours = Some(hours).filter(|hours| !hours.is_empty());
     hours.ok_or(none.into())
 }

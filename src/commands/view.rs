@@ -144,19 +144,19 @@ impl Page {
         }
     }
 
-    /// `Engine      text`, wrapped below itself.
+    /// `Engine      text`, wrapped below itself; a `␣` is a blank at which it is not.
     pub fn row(&mut self, label: &str, text: impl AsRef<str>) {
-        let (mut label, mut line) = (label, String::new());
+        let (indent, mut label, mut line) = (length(label).max(LABEL), label, String::new());
         let text = clean_line(text.as_ref(), LONGEST_TEXT);
         // The empty word at the end is wider than any line: what stands before it is put down.
         for word in text.split_whitespace().chain([""]) {
-            let width = LABEL + length(&line) + 1 + length(word);
+            let width = indent + length(&line) + 1 + length(word);
             if word.is_empty() || (width > self.width && !line.is_empty()) {
-                let label = self.paint(STRONG, &format!("{:<LABEL$}", take(&mut label)));
+                let label = self.paint(STRONG, &format!("{:<indent$}", take(&mut label)));
                 self.lines.push(label + &take(&mut line));
             }
             line += if line.is_empty() { "" } else { " " };
-            line += word;
+            line += &word.replace('␣', " ");
         }
     }
 
@@ -185,7 +185,8 @@ impl Page {
             bar += &self.paint(colour, &mark.repeat(cells.saturating_sub(drawn)));
             drawn = drawn.max(cells);
             let shown = value.map_or("?".into(), number);
-            legend.push(format!("{mark} {part} {shown}"));
+            // Not to be torn apart at the end of a line.
+            legend.push(format!("{mark}␣{part}␣{shown}"));
         }
         let name = self.paint(STRONG, &format!("{name:<LABEL$}"));
         let line = name + &bar + &" ".repeat(width - drawn) + "  " + &title;
@@ -279,7 +280,7 @@ impl Page {
         if let Some(remote) = &status.remote {
             let [changed, looked] = [remote.changed, remote.looked].map(|at| self.clock(at));
             let (url, hash) = (&remote.url, &remote.hash);
-            let text = format!("{url} {hash}, changed {changed}, looked at {looked}");
+            let text = format!("{url} {hash}, changed {changed}, last checked {looked}");
             self.row("Joined", text);
         }
         let (version, pid, instance) = (&status.version, status.pid, &status.instance);
@@ -291,7 +292,9 @@ impl Page {
         if let Some(counts) = counts.reduce(|all, one| all + ", " + &one) {
             self.row("So far", counts);
         }
-        for problem in &status.problems {
+        let problems = status.problems.iter();
+        // Of the engine's the reason says all.
+        for problem in problems.filter(|problem| !problem.starts_with("engine: ")) {
             self.row("Problem", problem);
         }
     }

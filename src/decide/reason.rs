@@ -81,10 +81,10 @@ impl Reason {
             Code::Temperature => format!(
                 "the processor is at {value:.0} °C and the limit is {threshold:.0} °C: at most {what} may run"
             ),
-            Code::MaxPilots | Code::Hours => format!("at most {pilots} may run {what}"),
+            Code::MaxPilots | Code::Hours => format!("limited to {pilots} {what}"),
             Code::MemoryPressure => format!("programs wait for memory {value:.0} % of the time"),
             Code::Image => format!("downloading the image {what}"),
-            Code::ClassMax => format!("at most {pilots} of '{what}' may run (max)"),
+            Code::ClassMax => format!("limited to {pilots} of '{what}' (max)"),
             _ => what.to_string(),
         };
         Reason {
@@ -161,9 +161,7 @@ pub(super) fn disk(free: Option<u64>, reserve: Bytes) -> Reason {
 
 pub(super) fn memory(available: u64, reserve: Bytes) -> Reason {
     let bytes = Bytes(available);
-    let text = format!(
-        "only {bytes} of memory is available, less than half of what is reserved (reserve-memory {reserve})"
-    );
+    let text = format!("only {bytes} of memory is left (reserve-memory {reserve})");
     Reason::of(Code::Memory, float(available), float(reserve.0 / 2), text)
 }
 

@@ -88,7 +88,7 @@ impl Groups {
     }
 
     pub fn protection(&mut self, pilots: &[Pilot], facts: Option<&Facts>, now: f64) -> Protection {
-        let unknown = || Err("the engine was not asked yet".to_owned());
+        let unknown = || Err("not known before the engine has answered".to_owned());
         let protection =
             facts.map_or_else(unknown, |facts| self.read_protection(pilots, facts, now));
         let protection = protection.unwrap_or_else(Protection::None);
