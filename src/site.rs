@@ -124,6 +124,10 @@ pub fn read_facts(engine: &Engine, root: &Path, is_root: bool) -> Result<Facts, 
         "" => "Docker",
         name => name,
     };
+    // Podman looks for both among the files of version 1 only; the first pilot shows whether its limits hold.
+    let is_unseen = name == "Podman" && facts.layout.is_v2;
+    facts.info.cpu_cfs_quota |= is_unseen;
+    facts.info.swap_limit |= is_unseen;
     facts.engine = EngineName {
         name: name.to_owned(),
         version: facts.info.server_version.clone(),
@@ -210,6 +214,7 @@ pub fn not_delegated(root: &Path) -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::tests::{Fake, PING, answer};
     use crate::host::tests::Tree;
 
     fn info(driver: &str, version: &str) -> Info {
@@ -234,6 +239,22 @@ mod tests {
         rootless.security_options = vec!["name=seccomp".to_owned(), "name=rootless".to_owned()];
         let rootless = facts_of(rootless, nowhere, true);
         assert!(rootless.parent.unwrap_err().contains("rootless"));
+    }
+
+    /// Podman says on version 2 that it can limit no CPU.
+    #[test]
+    fn what_podman_does_not_see() {
+        let ping = PING.replace("Fake/1", "Libpod/5.4.2 (linux)");
+        for (version, missing) in [("2", vec![]), ("1", vec!["CPU quota"])] {
+            let info = format!(
+                r#"{{"CgroupVersion":"{version}","CgroupDriver":"systemd","MemoryLimit":true,"PidsLimit":true}}"#
+            );
+            let (fake, engine) = Fake::start(&[&ping, &answer(200, &info)]);
+            let facts = read_facts(&engine, Path::new("/nonexistent"), true).unwrap();
+            fake.finish();
+            assert_eq!(facts.missing(), missing);
+            assert_eq!(facts.info.swap_limit, version == "2");
+        }
     }
 
     /// What Docker 20.10 says with userns-remap, Docker 29 with its own store (docker/cli #6645), Podman 4, and who says null.

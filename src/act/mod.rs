@@ -143,13 +143,12 @@ impl Launch<'_> {
 fn refused(class: &PilotClass, why: String) -> LaunchResult {
     let is_missing = why.contains("does not exist") || why.contains("no such file");
     let sources = class.mounts.iter().map(|mount| &mount.source);
+    let hint = "`mount --make-rshared` it, or leave that out";
     let named = sources.filter(|source| is_missing && why.contains(*source));
     // Of /a and /a/b in it, the longer one is meant.
     match named.max_by_key(|source| source.len()) {
         Some(source) => LaunchResult::MountMissing(source.clone()),
-        None if why.contains("not a shared") => LaunchResult::Failed(format!(
-            "{why}; `mount --make-rshared` it, or leave that out"
-        )),
+        None if why.contains("not a shared") => LaunchResult::Failed(format!("{why}; {hint}")),
         None => LaunchResult::Failed(why),
     }
 }
@@ -158,10 +157,8 @@ fn refused(class: &PilotClass, why: String) -> LaunchResult {
 /// runs, and KILL alone did not reach frozen processes with old runtimes on cgroup v1.
 pub fn signal(engine: &Engine, pilot: &Pilot, signal: &str) -> Result<(), Error> {
     let declared = |seen: Inspected| Some(seen.config.stop_signal).filter(|name| !name.is_empty());
-    let wanted = match signal {
-        "TERM" => engine.inspect(&pilot.id).ok().flatten().and_then(declared),
-        _ => None,
-    };
+    let asked = (signal == "TERM").then(|| engine.inspect(&pilot.id));
+    let wanted = asked.and_then(Result::ok).flatten().and_then(declared);
     let sent = engine.kill(&pilot.id, wanted.as_deref().unwrap_or(signal));
     if pilot.state == PilotState::Paused {
         // It may have been woken or have ended meanwhile, and that is as good.
