@@ -36,7 +36,8 @@ fn pilot(number: u32) -> Value {
 fn busy(differences: Value) -> Status {
     let mut status = json!({
         "version": "0.1.0", "instance": "system", "pid": 812, "since": NOW - 11_520.0, "tick": NOW - 4.0, "due": NOW + 6.0,
-        "state": "active", "reason": {"text": "5 pilots run; another needs 1 core and 0.4 are free"},
+        "state": "active", "reason": {"text": "running as many pilots as fit (5): the next one needs 1; of 8 cores you use 1.6, pilots \
+            have 5, 1 is kept free"},
         "protection": {"level": "verified", "text": "pilots only get what nobody else wants"},
         "cpus": {"total": 8, "given": 5, "foreign": 1.6, "pilots": 4.8, "idle": 1.6, "reserve": 1},
         "memory": {"total": 32 * GIB, "available": 20 * GIB, "given": 10 * GIB, "pilots": 4 * GIB, "foreign": 8 * GIB,
