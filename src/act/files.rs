@@ -96,6 +96,8 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    /// Engines with `userns-remap` by the name or the number of a user: where their ids begin is in the path of their data
+    /// either way (shared/cases/files-userns-remap, and a 20.10 with `--userns-remap=daemon:daemon`).
     #[test]
     fn owners_of_copies() {
         let (none, host) = (json!({}), json!({"UsernsMode": "host"}));
@@ -105,6 +107,9 @@ mod tests {
             ("1000", &none, None, (Some(1_000), Some(1_000))),
             ("1000:7", &none, shift, (Some(232_072), Some(331_079))),
             ("1000:7", &host, shift, (Some(1_000), Some(7))),
+            ("1234:1235", &none, shift, (Some(232_306), Some(332_307))),
+            ("4294967295", &none, shift, (None, None)),
+            ("0", &none, shift, (Some(231_072), Some(331_072))),
             ("nobody", &none, None, (None, None)),
         ] {
             let class = PilotClass {

@@ -150,7 +150,12 @@ mod tests {
 
     /// The body for a class with these keys, of an image that declares this.
     fn body(keys: &str, declared: &str) -> Value {
-        let (fake, engine) = Fake::start(&[PING, &answer(200, "{}")]);
+        body_for("{}", keys, declared)
+    }
+
+    /// And of an engine that says this of itself.
+    fn body_for(info: &str, keys: &str, declared: &str) -> Value {
+        let (fake, engine) = Fake::start(&[PING, &answer(200, info)]);
         let facts = read_facts(&engine, Path::new("/nonexistent"), true).unwrap();
         fake.finish();
         let site = Site::new(
@@ -223,6 +228,30 @@ mod tests {
             assert_eq!(body.pointer(place), Some(&expected), "{keys} {place}");
             let theirs = ["StopSignal", "Healthcheck"].map(|key| body.get(key));
             assert_eq!(theirs, [None, None]);
+        }
+    }
+
+    /// Copies are their pilot's alone and get its label; what others see, too, is never given another. What dockerd says of
+    /// itself on Fedora with `selinux-enabled` (nextcloud/all-in-one #7134), Podman on RHEL, and Debian's Docker.
+    #[test]
+    fn labels_where_there_is_selinux() {
+        let class = "files = [{ source = \"/etc/t\", target = \"/run/secrets/t\" }]\nmounts = [\"/srv:/srv:rw\"]";
+        let copy = "/run/plancton/files/plancton-a-1/0:/run/secrets/t:ro";
+        for (options, label) in [
+            (
+                r#""name=seccomp,profile=builtin","name=selinux","name=cgroupns""#,
+                ",Z",
+            ),
+            (r#""name=selinux,profile=default","name=rootless""#, ",Z"),
+            (r#""name=apparmor","name=seccomp,profile=default""#, ""),
+        ] {
+            let info = format!(r#"{{"SecurityOptions":[{options}]}}"#);
+            let body = body_for(&info, class, "{}");
+            let binds = &body["HostConfig"]["Binds"];
+            assert_eq!(binds, &json!([format!("{copy}{label}")]));
+            let mount = json!({"Type": "bind", "Source": "/srv", "Target": "/srv", "ReadOnly": false,
+                "BindOptions": {"Propagation": "rprivate"}});
+            assert_eq!(body["HostConfig"]["Mounts"], json!([mount]));
         }
     }
 }
