@@ -83,10 +83,8 @@ fn systemctl(facts: &Facts, arguments: &str) -> io::Result<()> {
         Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
         Err(error) => error.to_string(),
     };
-    let why = why.trim();
-    Err(io::Error::other(format!(
-        "systemctl {manager} {arguments}: {why}"
-    )))
+    let why = format!("systemctl {manager} {arguments}: {}", why.trim());
+    Err(io::Error::other(why))
 }
 
 /// Removes the group, and the slice that we wrote. The groups of pilots that have just gone may be there for `patience`
