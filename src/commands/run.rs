@@ -176,8 +176,7 @@ pub fn snooze(context: &Context) -> Done {
     let put = |dirs: &Dirs| control::request(dirs, control::SNOOZE, &Snooze { until });
     let time = rough(duration.as_secs_f64());
     let text = format!("snoozing for {time}: pilots are paused, none are started\n");
-    let text = text + "`plancton resume` ends it sooner\n";
-    ask(context, &text, put)
+    ask(context, &(text + "`plancton resume` ends it early\n"), put)
 }
 
 pub fn resume(context: &Context) -> Done {
