@@ -237,10 +237,7 @@ impl Status {
                 reserve: share.reserve_memory.0,
             },
             disk: seen.disk_free.map(|free| Disk { free, reserve }),
-            pilots: match seen.pilots {
-                Some(_) => own,
-                None => last.to_vec(),
-            },
+            pilots: seen.pilots.as_ref().map_or_else(|| last.to_vec(), |_| own),
             others: Others {
                 pilots: others.len(),
                 cpus: others.iter().fold(0.0, |sum, pilot| sum + pilot.cpus),

@@ -76,10 +76,8 @@ impl fmt::Display for Bytes {
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let millis = parse_sum(text, &DURATION_UNITS).filter(|millis| *millis <= CENTURY);
     let duration = millis.map(|millis| Duration::from_millis(whole(millis)));
-    duration.ok_or_else(|| {
-        let text = text.trim();
-        format!("'{text}' is not a duration; write it as a number with s, m, h or d, such as \"30s\" or \"1h30m\"")
-    })
+    let write = "write it as a number with s, m, h or d, such as \"30s\" or \"1h30m\"";
+    duration.ok_or_else(|| format!("'{}' is not a duration; {write}", text.trim()))
 }
 
 /// The exact form that [`parse_duration`] reads back: `1h30m`, `12h`, `500ms`.
@@ -116,6 +114,12 @@ pub fn number(value: f64) -> String {
         _ if !value.is_finite() || value.abs() > 1e9 => "?".to_owned(),
         text => text.trim_end_matches(".0").to_owned(),
     }
+}
+
+/// Whether a path is a place, or below it.
+pub fn is_within(path: &str, place: &str) -> bool {
+    let rest = path.strip_prefix(place);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// What a thread that panicked left is whole.

@@ -3,7 +3,7 @@
 
 use crate::{host::files, units::clean_line};
 use rustls::Error;
-use rustls::crypto::{CryptoProvider, KeyProvider, ring};
+use rustls::crypto::{KeyProvider, ring};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::sign::SigningKey;
 use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
@@ -25,16 +25,14 @@ pub fn config(url: &str, ca: &str, insecure: bool) -> Result<ConfigBuilder<Agent
         "" => RootCerts::WebPki,
         file => RootCerts::Specific(Arc::new(read_certificates(file)?)),
     };
-    let provider = CryptoProvider {
-        key_provider: &NoKeys,
-        ..ring::default_provider()
-    };
+    let mut provider = ring::default_provider();
+    provider.key_provider = &NoKeys;
     let tls = TlsConfig::builder()
         .root_certs(roots)
         .disable_verification(insecure)
         .unversioned_rustls_crypto_provider(Arc::new(provider))
         .build();
-    let config = Agent::config_builder()
+    Ok(Agent::config_builder()
         .tls_config(tls)
         .proxy(proxy(url, |name| std::env::var(name).ok())?)
         .http_status_as_error(false)
@@ -45,8 +43,7 @@ pub fn config(url: &str, ca: &str, insecure: bool) -> Result<ConfigBuilder<Agent
         .timeout_recv_response(Some(CONNECT))
         .timeout_global(Some(WHOLE))
         .input_buffer_size(16 << 10)
-        .output_buffer_size(16 << 10);
-    Ok(config)
+        .output_buffer_size(16 << 10))
 }
 
 /// We show no certificate of our own, and do without what signs with one.
@@ -120,19 +117,15 @@ pub fn hide(text: &str, secrets: &[&str], limit: usize) -> String {
 
 fn read_certificates(file: &str) -> Result<Vec<Certificate<'static>>, String> {
     // More certificates than anybody has.
-    let text = files::read_text_up_to(Path::new(file), 1 << 20)
-        .map_err(|error| format!("ca-file {error}"))?;
-    let mut found = Vec::new();
-    for item in parse_pem(text.as_bytes()) {
-        if let Ok(PemItem::Certificate(certificate)) = item {
-            found.push(certificate);
-        }
-    }
-    let why = format!("ca-file {file}: no certificate in it; it must be PEM text");
-    match found.is_empty() {
-        true => Err(why),
-        false => Ok(found),
-    }
+    let text = files::read_text_up_to(Path::new(file), 1 << 20);
+    let text = text.map_err(|error| format!("ca-file {error}"))?;
+    let certificate = |item| match item {
+        Ok(PemItem::Certificate(certificate)) => Some(certificate),
+        _ => None,
+    };
+    let found: Vec<_> = parse_pem(text.as_bytes()).filter_map(certificate).collect();
+    let found = Some(found).filter(|found| !found.is_empty());
+    found.ok_or_else(|| format!("ca-file {file}: no certificate in it; it must be PEM text"))
 }
 
 #[cfg(test)]

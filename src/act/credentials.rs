@@ -2,7 +2,7 @@
 //! for one call, and told to nobody but the engine.
 
 use super::*;
-use crate::{host::files, web};
+use crate::{host::files, units::is_within, web};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE};
 use serde::{Deserialize, Serialize};
@@ -94,11 +94,7 @@ fn find(config: &Value, image: &Image) -> Result<Login, String> {
         hub if hub == "docker.io" && !path.contains('/') => format!("{hub}/library/{path}"),
         registry => format!("{registry}/{path}"),
     };
-    let is_part = |place: &str| {
-        let rest = image.strip_prefix(place);
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    };
-    let of_it = |(key, _): &(&String, &Value)| is_part(&place_of(key));
+    let of_it = |(key, _): &(&String, &Value)| is_within(&image, &place_of(key));
     let entries = |kind: &str| config[kind].as_object().into_iter().flatten();
     // Where a helper is named, what the file itself has is left from before.
     let (helper, nothing) = (entries("credHelpers").find(of_it), json!({}));

@@ -45,9 +45,8 @@ pub fn prepare(root: &Path, facts: &Facts, reserve: u64) -> io::Result<()> {
         // Not every scheduler takes the least weight, and without one there is nothing to lower.
         let _ = write(&group.file(weight), "1");
     }
-    memory_limit.map_or(Ok(()), |limit| {
-        write(&group.file(MEMORY_LIMIT), &limit.to_string())
-    })
+    let file = group.file(MEMORY_LIMIT);
+    memory_limit.map_or(Ok(()), |limit| write(&file, &limit.to_string()))
 }
 
 fn write(file: &Path, value: &str) -> io::Result<()> {

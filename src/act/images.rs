@@ -74,11 +74,9 @@ fn pull(site: &Site, per_day: Bytes, class: &PilotClass) -> Result<(), String> {
     let day = whole(clock::now().epoch / 86_400.0);
     let today = state::read_pulled(&site.dirs.state, day);
     let used_up = format!("pull-per-day ({per_day}) is used up; it goes on tomorrow, or raise it");
-    let is_within = |bytes| per_day.0 == 0 || bytes <= per_day.0;
-    let bounded = |bytes| {
-        is_within(bytes)
-            .then_some(())
-            .ok_or_else(|| used_up.clone())
+    let bounded = |bytes| match per_day.0 == 0 || bytes <= per_day.0 {
+        true => Ok(()),
+        false => Err(used_up.clone()),
     };
     bounded(today)?;
     let (mut layers, mut pull) = (BTreeMap::new(), Pull::default());

@@ -79,16 +79,11 @@ pub fn check(context: &Context) -> Done {
 fn engine(context: &Context, config: &Config, found: &mut Findings) -> Done {
     let site = Arc::new(context.site(config)?);
     let now = clock::now();
-    let (facts, seen, _) = look(&site, None, now.boot).map_err(no_engine)?;
+    let (facts, mut seen, _) = look(&site, None, now.boot).map_err(no_engine)?;
     if let Some(why) = &facts.unsupported {
         return Err(no_engine(why));
     }
-    let seen = Observation {
-        at: now,
-        local: clock::local(),
-        engine: EngineState::Up,
-        ..seen
-    };
+    (seen.at, seen.local, seen.engine) = (now, clock::local(), EngineState::Up);
     let mut observer = Observer::new(&site.root);
     let seen = observer.observe(&site, seen, Some(&facts), config);
     let decision = decide(config, &mut PolicyState::new(1), &seen);

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::decide::EndKind;
-use crate::history::{self, Hours, Sums, by_day, local, total};
+use crate::history::{self, Hours, Seconds, Sums, by_day, local, total};
 use jiff::ToSpan;
 use jiff::civil::Date;
 use serde_json::{Value, json};
@@ -95,9 +95,8 @@ fn table(days: &Days) -> String {
     let mut text = "DAY         CPU HOURS   OWNER    DONE  FAILED  HELD BACK\n".to_owned();
     let days = days.iter().map(|(date, sums)| (date.to_string(), sums));
     for (day, sums) in days.chain([("Together".to_owned(), &all)]) {
-        let hours = |seconds: f64| number(seconds / 3600.0);
-        let (given, owner) = (sums.given_cpu_seconds.0, sums.owner_cpu_seconds.0);
-        let (given, owner) = (hours(given), hours(owner));
+        let hours = |time: Seconds| number(time.0 / 3600.0);
+        let [given, owner] = [sums.given_cpu_seconds, sums.owner_cpu_seconds].map(hours);
         let ended = sums.ended();
         let done = ended.get(&EndKind::Done).unwrap_or(&0);
         let failed = ended.iter().filter(|(kind, _)| !kind.is_well());

@@ -46,9 +46,8 @@ pub fn leave(context: &Context) -> Done {
     remote::leave(&context.dirs.state).map_err(failed)?;
     run::send(&context.dirs.run, Signal::HUP);
     let pilots = "its pilots that run go on to their end; `plancton kill PILOT` ends one\n";
-    say(&format!(
-        "{url} is left: nothing more is started for it, and {pilots}"
-    ))
+    let text = format!("{url} is left: nothing more is started for it, and {pilots}");
+    say(&text)
 }
 
 /// Errors: the owner does not want it, or is not there.

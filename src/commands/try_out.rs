@@ -5,6 +5,7 @@
 
 use super::view::{Page, redraw, render};
 use super::*;
+use crate::decide::Code::{Full, Probing, Starting};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,9 +47,11 @@ pub fn try_out(context: &Context) -> Done {
         return Err(format!("{why}\n{hint}").into());
     }
     say(&sum_up(&status))?;
+    let short = "no pilot has finished yet; give it longer with --for";
     let others = "another daemon's pilots have the cores; `plancton snooze 5m` lends them";
     match status.others.pilots {
         _ if status.counts.contains_key("done") => Ok(()),
+        _ if matches!(status.reason.code, Starting | Probing | Full) => Err(short.into()),
         0 => Err(format!("no pilot finished: {}", status.reason.text).into()),
         _ => Err(format!("no pilot finished: {others}").into()),
     }

@@ -43,6 +43,10 @@ fn read(context: &Context) -> Result<Status, Failure> {
     if asked.drain.is_some() {
         say("draining: the next daemon starts no pilots until `plancton resume`\n")?;
     }
+    if let Some(Snooze { until }) = asked.snooze {
+        let text = format!("snoozing for {}", rough(until - clock::now().epoch));
+        say(&(text + ": the next daemon starts no pilots until then or `plancton resume`\n"))?;
+    }
     say("plancton is not running; `plancton start` starts it, `plancton try` shows it at work\n")?;
     Err(Failure(Exit::NotRunning, String::new()))
 }

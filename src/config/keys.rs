@@ -214,14 +214,12 @@ impl Influx {
         self.url = format!("{scheme}://{host}{}", path.trim_end_matches('/'));
         self.insecure |= safe.is_some();
         let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-        if self.user.is_empty() {
-            self.user = decode(user);
-        }
-        if self.password.0.is_empty() {
-            self.password = Secret(decode(password));
-        }
-        if self.database.is_empty() {
-            self.database = database.to_owned();
+        let own = [&mut self.user, &mut self.password.0, &mut self.database];
+        let of_url = [decode(user), decode(password), database.to_owned()];
+        for (own, of_url) in own.into_iter().zip(of_url) {
+            if own.is_empty() {
+                *own = of_url;
+            }
         }
         self.check()
     }

@@ -50,10 +50,8 @@ pub struct Config {
 
 /// The configuration in a file; errors: every problem of it, one a line.
 pub fn load(file: &Path) -> Result<Config, String> {
-    let (name, write) = (
-        file.display().to_string(),
-        "`plancton config --default` writes one",
-    );
+    let name = file.display().to_string();
+    let write = "`plancton config --default` writes one";
     // A class has some hundred bytes.
     let bytes = files::read(file, 256 << 10).map_err(|error| format!("{error}; {write}"))?;
     let text = String::from_utf8(bytes).map_err(|_| format!("{name}: save it as UTF-8 text"))?;

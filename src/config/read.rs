@@ -132,9 +132,8 @@ impl Reader<'_> {
             }
             let keys = self.check_keys(name, table, &place);
             let whole = read_alone(name, keys.clone()).unwrap_or_default();
-            if self.problems.is_empty()
-                && let Err(why) = whole.settle()
-            {
+            let why = whole.settle().err().filter(|_| self.problems.is_empty());
+            if let Some(why) = why {
                 self.add(at, true, format!("{place}: {why}"));
             }
             titles.push(title);

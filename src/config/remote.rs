@@ -2,7 +2,7 @@
 //! what is refused. It adds pilots and metrics targets and can make the machine give less, never more. Pure.
 
 use super::{values::Mount, *};
-use crate::units::clean_line;
+use crate::units::{clean_line, is_within};
 
 /// The keys of [share] and [owner] by which less can be given. `cpus` is not among them: "auto" is not known here.
 const LOWERED: &str = "max-pilots reserve-cpus reserve-memory reserve-disk on-battery min-battery max-temperature calm-for";
@@ -34,15 +34,11 @@ pub fn read_remote(text: &str, url: &str, local: &Config) -> Result<RemoteConfig
     let mut remote = RemoteConfig::default();
     // Every value is good; which keys are given is seen in the text alone.
     remote.add_rules(&toml::from_str(text).unwrap_or_default(), config.when);
-    for pilot in config.pilots {
-        remote.add_pilot(pilot, local);
-    }
-    for target in config.influxdb {
-        remote.add_target(target);
-    }
+    let (pilots, targets) = (config.pilots.into_iter(), config.influxdb.into_iter());
+    pilots.for_each(|pilot| remote.add_pilot(pilot, local));
+    targets.for_each(|target| remote.add_target(target));
     for list in [&mut remote.permissions, &mut remote.refused] {
-        list.iter_mut()
-            .for_each(|line| *line = clean_line(line, LINE));
+        *list = list.iter().map(|line| clean_line(line, LINE)).collect();
         list.sort();
         list.dedup();
     }
@@ -63,15 +59,13 @@ impl RemoteConfig {
         let always = always.map(|(key, value)| (key.clone(), value.clone()));
         self.rules = [vec![always.collect()], whens].concat();
         for rule in &mut self.rules {
-            let hours = hours(rule).to_owned();
+            let (hours, not_taken) = (hours(rule).to_owned(), "that is the owner's alone; ignored");
             rule.retain(|key, value| {
                 let is_lowering = LOWERED.split(' ').any(|known| known == key);
                 match key.as_str() {
                     "hours" => return true,
                     _ if is_lowering => self.lowered.push(format!("{key} = {value} ({hours})")),
-                    _ => self
-                        .refused
-                        .push(format!("{key}: that is the owner's alone; ignored")),
+                    _ => self.refused.push(format!("{key}: {not_taken}")),
                 }
                 is_lowering
             });
@@ -177,9 +171,8 @@ impl PilotClass {
 /// Whether it is in the folder that the owner allows, and no more writable than that.
 fn is_below(mount: &Mount, known: &str) -> bool {
     let writable = known.strip_suffix(":rw");
-    let below = mount.source.strip_prefix(writable.unwrap_or(known));
-    let below = below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    below && (mount.is_read_only() || writable.is_some())
+    let is_below = is_within(&mount.source, writable.unwrap_or(known));
+    is_below && (mount.is_read_only() || writable.is_some())
 }
 
 impl Config {

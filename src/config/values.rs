@@ -123,10 +123,8 @@ impl Image {
         let is_fine =
             is_name && is_tag(&tag.to_ascii_lowercase()) && is_digest && name.len() <= 255;
         let tag = if digest.is_empty() { tag } else { digest };
-        is_fine.then(|| Image {
-            name: name.to_owned(),
-            tag: tag.to_owned(),
-        })
+        let (name, tag) = (name.to_owned(), tag.to_owned());
+        is_fine.then_some(Image { name, tag })
     }
 
     pub fn is_builtin(&self) -> bool {

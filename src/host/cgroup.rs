@@ -65,11 +65,7 @@ pub struct Group {
 /// Our parent group, at top level or below the group of a user's `manager`.
 pub fn parent_group(root: &Path, layout: Layout, manager: &str) -> Group {
     let place = format!("{manager}/{}", layout.parent_name());
-    Group {
-        is_v2: layout.is_v2,
-        top: root.join(TOP),
-        place: place.trim_start_matches('/').to_owned(),
-    }
+    Group::new(root, layout.is_v2, place.trim_start_matches('/'))
 }
 
 /// The group of the container that this process is the first of, as the kernel says. `None` where there is no such process
@@ -88,14 +84,9 @@ pub fn group_of_pid(root: &Path, pid: u32, id: &PilotId) -> Option<Group> {
     let place = cut_behind(place, |name| name.contains(id.as_str()))?;
     // Within a namespace of groups the way begins with as many `..` as lead to the top; in a container without one it is
     // the machine's, of which a part is mounted.
-    let group = Group {
-        is_v2: on_v1.is_none(),
-        top: root.join(TOP),
-        place: String::new(),
-    };
     let slashes = place.match_indices('/');
     let ways = slashes.filter_map(|(at, _)| place.get(at + 1..));
-    let mut groups = ways.map(|way| group.at(way.to_owned()));
+    let mut groups = ways.map(|way| Group::new(root, on_v1.is_none(), way));
     groups.find(Group::exists)
 }
 
@@ -107,6 +98,11 @@ fn cut_behind(path: &str, is_wanted: impl Fn(&str) -> bool) -> Option<String> {
 }
 
 impl Group {
+    fn new(root: &Path, is_v2: bool, place: &str) -> Group {
+        let (top, place) = (root.join(TOP), place.to_owned());
+        Group { is_v2, top, place }
+    }
+
     /// The same place with another container's id in it; `None` if there is no such group.
     pub fn of_other(&self, from: &PilotId, to: &PilotId) -> Option<Group> {
         let other = self.at(self.place.replace(from.as_str(), to.as_str()));
@@ -124,10 +120,8 @@ impl Group {
     }
 
     fn at(&self, place: String) -> Group {
-        Group {
-            place,
-            ..self.clone()
-        }
+        let Group { is_v2, top, .. } = self.clone();
+        Group { is_v2, top, place }
     }
 
     /// In every hierarchy in which the group is or may be: what to make, or to remove.

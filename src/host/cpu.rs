@@ -58,10 +58,7 @@ pub fn smoothed(before: Option<f64>, value: f64, elapsed_seconds: f64) -> Option
     let current = before.unwrap_or(value);
     // What rises is believed to 86 % after 10 s, what falls to 28 %: the owner gets room at once, and a short lull is not
     // taken for the end of their work.
-    let constant = match value > current {
-        true => 5.0,
-        false => 30.0,
-    };
+    let constant = if value > current { 5.0 } else { 30.0 };
     let weight = 1.0 - (-elapsed_seconds.max(0.0) / constant).exp();
     let next = current + weight * (value - current);
     Some(next).filter(|next| next.is_finite()).or(before)

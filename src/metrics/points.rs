@@ -131,10 +131,9 @@ impl View<'_> {
             self.target.owner_metrics || OF_OWNER.split(' ').all(|of| of != word(reason.code));
         let told = Some(reason).filter(|_| is_told);
         let code = told.map_or("owner".to_owned(), |reason| word(reason.code));
-        let value = told.map(|reason| reason.value);
-        let threshold = told.map(|reason| reason.threshold);
         let decision = json!({
-            "state": status.state, "value": value, "threshold": threshold, "reason": code,
+            "state": status.state, "reason": code, "value": told.map(|reason| reason.value),
+            "threshold": told.map(|reason| reason.threshold),
         });
         add("plancton_decision", &[("code", &code)], decision);
         for (class, running) in running {
@@ -163,11 +162,9 @@ impl View<'_> {
             "disk_free": seen.disk_free, "temperature": seen.temperature, "battery": seen.charge,
             "on_battery": seen.on_battery,
         });
-        if let Some(fields) = fields
-            .as_object_mut()
-            .filter(|_| !self.target.owner_metrics)
-        {
-            fields.retain(|key, _| OF_MACHINE.split(' ').any(|known| known == key));
+        let all = fields.as_object_mut();
+        if let Some(all) = all.filter(|_| !self.target.owner_metrics) {
+            all.retain(|key, _| OF_MACHINE.split(' ').any(|known| known == key));
         }
         fields
     }
