@@ -105,6 +105,7 @@ impl Daemon {
         let again = (waited < 1.0).then_some(at + waited.max(0.01));
         self.next_tick = next.into_iter().chain(again).reduce(f64::min);
         self.finish(&observation, &decision);
+        self.engine.last.1 = observation.pilots.unwrap_or_default();
     }
 
     fn observe(&mut self, seen: Observation) -> Observation {

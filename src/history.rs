@@ -202,7 +202,7 @@ pub fn read(state: &Path) -> io::Result<(Hours, usize)> {
     let text = state::read_file(&state.join(FILE), 2 * MOST_BYTES)?.unwrap_or_default();
     let (mut hours, mut bad) = (Hours::new(), 0);
     for line in text.lines().filter(|line| !line.is_empty()) {
-        match serde_json::from_str::<(u64, Sums)>(line) {
+        match serde_json::from_slice::<(u64, Sums)>(line.as_bytes()) {
             Ok(read) if HOURS.contains(&read.0) => add_hours(&mut hours, [read]),
             _ => bad += 1,
         }

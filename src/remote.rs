@@ -45,7 +45,7 @@ fn read_text(state: &Path, name: &str) -> String {
 
 /// What was known of the server when it was asked last.
 fn read_seen(state: &Path) -> report::Remote {
-    serde_json::from_str(&read_text(state, SEEN)).unwrap_or_default()
+    serde_json::from_slice(read_text(state, SEEN).as_bytes()).unwrap_or_default()
 }
 
 /// For nobody else to read: a token may be in it.
@@ -55,7 +55,7 @@ fn write(state: &Path, name: &str, content: &str) -> io::Result<()> {
 
 /// `None`: nothing was joined, or the file is broken and with it the consent.
 pub fn read_joined(state: &Path) -> Option<Joined> {
-    let joined: Joined = serde_json::from_str(&read_text(state, JOINED)).ok()?;
+    let joined: Joined = serde_json::from_slice(read_text(state, JOINED).as_bytes()).ok()?;
     (!joined.url.is_empty()).then_some(joined)
 }
 

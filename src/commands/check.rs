@@ -78,12 +78,11 @@ pub fn check(context: &Context) -> Done {
 /// The engine, and the machine as a daemon would see it at its first tick. Errors: there is no engine.
 fn engine(context: &Context, config: &Config, found: &mut Findings) -> Done {
     let site = Arc::new(context.site(config)?);
-    let now = clock::now();
-    let (facts, mut seen, _) = look(&site, None, now.boot).map_err(no_engine)?;
+    let (facts, mut seen, ..) = look(&site, None, Default::default()).map_err(no_engine)?;
     if let Some(why) = &facts.unsupported {
         return Err(no_engine(why));
     }
-    (seen.at, seen.local, seen.engine) = (now, clock::local(), EngineState::Up);
+    (seen.at, seen.local, seen.engine) = (clock::now(), clock::local(), EngineState::Up);
     let mut observer = Observer::new(&site.root);
     let seen = observer.observe(&site, seen, Some(&facts), config);
     let decision = decide(config, &mut PolicyState::new(1), &seen);

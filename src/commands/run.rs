@@ -8,11 +8,13 @@ use crate::{act::describe, units::parse_duration};
 use jiff::civil::Time;
 use rustix::process::kill_process;
 use std::process::{Child, Command, Output, Stdio};
-use std::{io::BufReader, os::unix::process::CommandExt, path::absolute};
+use std::{io::Read, os::unix::process::CommandExt, path::absolute};
 
 /// How long is waited for the first turn, and for the end.
 const PATIENCE: Duration = Duration::from_secs(10);
 const UNIT: &str = "plancton.service";
+/// In bytes: it is read into memory.
+const LONGEST_RECORDING: u64 = 1 << 30;
 
 /// The loop in the foreground.
 pub fn run(context: &Context) -> Done {
@@ -264,8 +266,9 @@ pub fn replay(context: &Context) -> Done {
     let hint = "`plancton run --record FILE` writes a recording";
     let opened = files::open(&file).map_err(|error| format!("{error}; {hint}"))?;
     let (mut policy, mut first, mut last) = (PolicyState::new(1), None, None);
-    let recording = serde_json::Deserializer::from_reader(BufReader::new(opened));
-    for observation in recording.into_iter::<Observation>() {
+    let mut text = Vec::new();
+    opened.take(LONGEST_RECORDING).read_to_end(&mut text)?;
+    for observation in serde_json::Deserializer::from_slice(&text).into_iter::<Observation>() {
         let broken = |error| format!("{}: {error}; the replay ends here", file.display());
         let observation = observation.map_err(broken)?;
         let seconds = observation.at.boot - *first.get_or_insert(observation.at.boot);

@@ -2,6 +2,7 @@
 //! jobs, the engine's events, signals, changes of the control files.
 
 use super::*;
+use crate::decide::Pilot;
 use crate::site::{Facts, read_facts};
 use crate::{engine::Error, host::cgroup::group_of_pid, observe::read_pilot, state::Dirs};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
@@ -20,7 +21,10 @@ pub(super) type Then = Box<dyn FnOnce(&mut Daemon) + Send>;
 
 /// What one question brings: who the engine is, what the job has read for the next tick (no pilots of an engine that can't
 /// be used), and problems with the control files.
-pub type Look = (Arc<Facts>, Observation, Vec<String>);
+pub type Look = (Arc<Facts>, Observation, Vec<String>, Vec<u8>);
+
+/// The engine's list as it came, and what was read from it: with many pilots the same comes tick after tick.
+type LastList = (Vec<u8>, Vec<Pilot>);
 
 /// How the loop stands with its engine.
 #[derive(Default)]
@@ -36,6 +40,8 @@ pub(super) struct EngineSide {
     pub asked_at: Option<f64>,
     /// Boot second of the last announced end.
     pub announced_at: f64,
+    /// Nothing while a question is under way, which has it.
+    pub last: LastList,
 }
 
 impl Daemon {
@@ -66,7 +72,9 @@ impl Daemon {
         let is_known = |facts: &Arc<Facts>| facts.unsupported.is_none() && !self.engine.may_be_new;
         let facts = self.engine.facts.clone().filter(is_known);
         let site = Arc::clone(&self.site);
-        self.go(Lane::LOOK, move || look(&site, facts, now), Daemon::looked);
+        let last = std::mem::take(&mut self.engine.last);
+        let job = move || look(&site, facts, last);
+        self.go(Lane::LOOK, job, Daemon::looked);
     }
 
     /// The engine is a state, never an exit: while it fails pilots stay as they are, and it is asked again at the next tick.
@@ -74,7 +82,7 @@ impl Daemon {
         self.engine.asked_at = None;
         self.changes.problem("engine", look.as_ref().err());
         let state = match look {
-            Ok((facts, seen, problems)) => {
+            Ok((facts, seen, problems, text)) => {
                 self.changes.problem("control files", &problems);
                 let known = self.engine.facts.replace(Arc::clone(&facts));
                 if known.is_none_or(|known| !Arc::ptr_eq(&known, &facts)) {
@@ -82,7 +90,7 @@ impl Daemon {
                     self.mend_group();
                 }
                 let Some(why) = &facts.unsupported else {
-                    self.engine.state = EngineState::Up;
+                    (self.engine.state, self.engine.last.0) = (EngineState::Up, text);
                     return self.tick(seen);
                 };
                 EngineState::Unsupported(why.clone())
@@ -198,27 +206,29 @@ impl Daemon {
     }
 }
 
-/// Off the loop: an engine, a disk may take their time. `now`: boot second.
-pub fn look(site: &Site, known: Option<Arc<Facts>>, now: f64) -> Result<Look, Error> {
-    let is_root = rustix::process::geteuid().is_root();
+/// Off the loop: an engine, a disk may take their time.
+pub fn look(site: &Site, known: Option<Arc<Facts>>, last: LastList) -> Result<Look, Error> {
+    let (now, is_root) = (clock::now(), rustix::process::geteuid().is_root());
     let facts = match known {
         Some(facts) => facts,
         None => Arc::new(read_facts(&site.engine, &site.root, is_root)?),
     };
-    let list = match facts.unsupported {
-        Some(_) => Vec::new(),
-        None => site.engine.list()?,
+    let (mut text, pilots) = last;
+    let listed = match facts.unsupported {
+        Some(_) => Some(Vec::new()),
+        None => site.engine.list_changes(&mut text)?,
     };
     let read = |listed| read_pilot(listed, &site.instance, &site.boot_id);
-    let (control, problems) = control::read(&site.dirs, clock::now(), &site.boot_id);
+    let read_all = |listed: Vec<_>| listed.into_iter().map(read).collect();
+    let (control, problems) = control::read(&site.dirs, now, &site.boot_id);
     let seen = Observation {
-        pilots: Some(list.into_iter().map(read).collect()),
-        listed_at: now,
+        pilots: Some(listed.map_or(pilots, read_all)),
+        listed_at: now.boot,
         disk_free: facts.read_disk_free(),
         control,
         ..Observation::default()
     };
-    Ok((facts, seen, problems))
+    Ok((facts, seen, problems, text))
 }
 
 /// SIGTERM and SIGINT (end), SIGHUP (reload). Errors: the kernel refuses a handler, or there is no thread.

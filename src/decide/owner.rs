@@ -60,10 +60,8 @@ impl Tick<'_> {
         let patience = self.owner.busy_for.as_secs_f64().max(UNREAD_LEAST);
         let unread = self.time_unread(patience);
         rule(unread >= patience, none, reason::unread(unread, patience));
-        let (charge, least) = (
-            seen.charge.map(f64::from),
-            f64::from(self.owner.min_battery),
-        );
+        let charge = seen.charge.map(f64::from);
+        let least = f64::from(self.owner.min_battery);
         let enough = least + if self.state.holding { RESTORED } else { 0.0 };
         let is_charged = least == 0.0 || charge >= Some(enough);
         let may_run = self.owner.on_battery == OnBattery::Run && is_charged;

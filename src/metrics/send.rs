@@ -85,7 +85,7 @@ fn ask(target: &Influx, lines: &str, limit: Option<Duration>) -> Result<Said, St
     let seconds = header.and_then(|value| value.to_str().ok()?.trim().parse::<u32>().ok());
     let body = response.body_mut().with_config().limit(64 << 10);
     let text = body.read_to_string().unwrap_or_default();
-    let json: Value = serde_json::from_str(&text).unwrap_or_default();
+    let json: Value = serde_json::from_slice(text.as_bytes()).unwrap_or_default();
     let field = |key| json.get(key).and_then(Value::as_str);
     let named = field("error").or_else(|| field("message"));
     Ok(Said {

@@ -60,7 +60,9 @@ impl Groups {
                 // Where another pilot's group is, under its own id; else the engine is asked, seldom once it is not new.
                 running.group = other.and_then(|(other, group)| group.of_other(other, &id));
                 let pause = (now - running.first_seen).clamp(1.0, ASKED_AGAIN);
-                if running.group.is_none() && now - running.asked_at >= pause {
+                // One at a time while no place is known: the others' are most likely beside it.
+                let is_first = other.is_some() || self.unknown.is_empty();
+                if running.group.is_none() && is_first && now - running.asked_at >= pause {
                     running.asked_at = now;
                     self.unknown.push(id.clone());
                 }

@@ -108,7 +108,7 @@ pub fn read(dirs: &Dirs, now: Moment, boot_id: &str) -> (Control, Vec<String>) {
         if text == NOTHING {
             return None;
         }
-        let written = serde_json::from_str(&text).ok();
+        let written = serde_json::from_slice(text.as_bytes()).ok();
         if written.is_none() && !then.is_empty() {
             problems.push(format!("{}: cannot be understood; {then}", path.display()));
         }
