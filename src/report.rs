@@ -254,7 +254,7 @@ fn protection(known: &decide::Protection) -> Protection {
         Verified => "pilots get only what nobody else wants",
         Session => "within your session; they are paused when you need the machine",
         Prepared => "the first pilot will show that it holds",
-        Lost => "their group is not idle; the daemon makes it so",
+        Lost => "the pilots' group is not idle yet; the daemon sets that at its next look",
         None(why) => why,
     };
     let level = match known {

@@ -28,8 +28,7 @@ fn failed<E: Into<io::Error>>(path: &Path, doing: &'static str) -> impl FnOnce(E
             ErrorKind::StorageFull => "the disk is full, free some space there",
             ErrorKind::NotFound => "`plancton start` makes what is missing",
             ErrorKind::PermissionDenied => {
-                "members of the group plancton may ask a daemon (`sudo usermod -aG plancton $USER`, \
-                 then log in again); else give another --run-dir and --state-dir"
+                "use sudo, or join the group: `sudo usermod -aG plancton $USER`, then log in again"
             }
             _ => "see to its owner and its file system, or give another --run-dir or --state-dir",
         };
@@ -240,7 +239,7 @@ pub fn write_file(path: &Path, content: &[u8], mode: u32, durable: Durable) -> i
     let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
     let write = || -> io::Result<()> {
         // One that a predecessor with our pid has left over, which is the rule in a container.
-        remove_file(&temporary)?;
+        let _ = std::fs::remove_file(&temporary);
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut file = File::from(sys::open(&temporary, flags, Mode::from_raw_mode(0o600))?);

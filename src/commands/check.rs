@@ -95,7 +95,8 @@ fn engine(context: &Context, config: &Config, found: &mut Findings) -> Done {
     let daemon = context.status().filter(is_its);
     if let Some(status) = &daemon {
         let text = format!("{}: {}", word(status.state), status.reason.text);
-        found.add(GOOD, "daemon", &text)?;
+        let fails = status.reason.code == crate::decide::Code::BackOff;
+        found.add(if fails { BAD } else { GOOD }, "daemon", &text)?;
     }
     let status = daemon.unwrap_or_else(|| Status {
         problems: decision.void.clone(),

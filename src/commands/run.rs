@@ -147,7 +147,7 @@ fn has_unit(context: &Context) -> bool {
 }
 
 fn systemctl(verb: &str) -> Done {
-    complain(&format!("systemd has the unit: systemctl {verb} {UNIT}"));
+    complain(&format!("running `systemctl {verb} {UNIT}`"));
     let mut command = Command::new("systemctl");
     match command.args([verb, UNIT]).status()?.success() {
         true => Ok(()),
