@@ -154,7 +154,7 @@ impl Daemon {
             && self.executor.count(Lane::START) == 0
             && observation.news.is_empty()
         {
-            let names = pilots.iter().map(|pilot| pilot.name.as_str()).collect();
+            let names: Vec<_> = pilots.iter().map(|pilot| pilot.name.as_str()).collect();
             files::sweep(&self.site.dirs.run, &names);
             self.swept = true;
         }

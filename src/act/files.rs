@@ -85,9 +85,9 @@ pub fn take_back(run: &Path, pilot: &str) {
 }
 
 /// What was left behind by a crash: copies for pilots that are not there.
-pub fn sweep(run: &Path, pilots: &BTreeSet<&str>) {
+pub fn sweep(run: &Path, pilots: &[&str]) {
     let mut left = files::read_names(&directory(run));
-    left.retain(|name| !pilots.contains(name.as_str()));
+    left.retain(|name| !pilots.contains(&name.as_str()));
     left.iter().for_each(|name| take_back(run, name));
 }
 

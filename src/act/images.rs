@@ -137,12 +137,14 @@ fn archive() -> io::Result<Vec<u8>> {
     let maps = files::read_text_up_to(Path::new("/proc/self/maps"), LARGEST)?;
     let words = maps.split_whitespace();
     let libraries = words.filter(|word| word.starts_with('/') && word.contains(".so"));
-    let mut paths: BTreeSet<&str> = libraries.collect();
+    let mut paths: Vec<&str> = libraries.collect();
     if !paths.is_empty() {
         // The loader is asked for by the name in the executable, which may be a link to the mapped file.
         paths.extend(["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"]);
     }
-    paths.insert(OWN);
+    paths.push(OWN);
+    paths.sort_unstable();
+    paths.dedup();
     let mut tar = Vec::new();
     for path in paths.into_iter().filter(|path| Path::new(path).exists()) {
         let inside = path.replace(OWN, "/plancton");

@@ -14,7 +14,7 @@ use crate::site::{Facts, Site};
 use crate::units::{Bytes, PilotId, whole};
 use crate::{clock, executor::Lane, state};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
