@@ -22,7 +22,7 @@ use std::{collections::BTreeMap, fs::File, sync::Arc, time::Duration};
 /// Seconds after which an engine counts as silent: then it is not waited for before something is told.
 const SILENT: f64 = 1.0;
 /// How long the groups of the last pilots may take to go.
-const GROUP_PATIENCE: Duration = Duration::from_secs(5);
+const GROUP_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How the loop is started.
 pub struct Start {
