@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Speed, memory and wake-ups, as a table of figure, budget and verdict. Ratios are taken in one run, because machines are
 # noisy; the figures are for people, so this is no test. Takes about fifteen minutes and wants a quiet machine.
-#   tests/bench.sh [fill] [share] [loop] [steady] [owner]      parts of it; without any: all
+#   tests/bench.sh [fill] [share] [loop] [steady] [owner] [decide]      parts of it; without any: all
 #   tests/bench.sh fleet      many daemons, one InfluxDB, one web server (tests/bench/fleet.rs): four minutes, as root
 # BENCH_BINARY=FILE measures that binary instead of the static release build; BENCH_PAIRS=N takes N pairs of the owner's job;
 # FLEET=N takes N daemons instead of 200, FLEET_REFRESH=SECONDS lets them look at the web server that often (60).
@@ -330,6 +330,16 @@ given() {
   awk -v a="$a" -v b="$b" -v c="$1" 'BEGIN { print 100 * (b - a) / (10 * c) }'
 }
 
+# ---- deciding alone ----
+
+bench_decide() {
+  local word what value
+  cargo test --release --locked --bin plancton -- --ignored --nocapture thousands_of_pilots >"$TEST_TMP/decide.out"
+  while IFS='|' read -r word what value; do
+    [ "$word" != row ] || row "deciding alone, $what" "$value" ms at-most "$([[ $what == 1000* ]] && echo 1 || echo 5)"
+  done <"$TEST_TMP/decide.out"
+}
+
 # ---- a fleet ----
 
 # In a namespace of processes and mounts of its own: the daemons see made-up cgroups, in which fake engines can have pilots,
@@ -358,7 +368,7 @@ bench_fleet() {
 
 main() {
   local parts=("$@")
-  [ "$#" -gt 0 ] || parts=(fill share loop steady owner)
+  [ "$#" -gt 0 ] || parts=(fill share loop steady owner decide)
   if [ "${parts[*]}" != fleet ]; then
     need_engine
     make_image

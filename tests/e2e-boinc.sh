@@ -205,6 +205,42 @@ boinc_story() {
   [ "$pause" = 0 ] || boinc_deed b "pauses of $pause s" boinc_snooze b
 }
 
+# ---- how a pilot ends ----
+
+# One pilot of the class without Plancton, with one directory for all that is to happen to one host.
+boinc_end() { # boinc_end HOW WANTED-CODE MODE DIRECTORY
+  local said code=0 data=$boinc_folder/ends/$4
+  boinc_in project curl -q -sS --fail --max-time 10 "http://$boinc_address/set?mode=$3" >/dev/null
+  [ -d "$data" ] || install -d -m 0700 -o 65534 -g 65534 "$data"
+  said=$(docker -H "$(engine_of a)" run --rm --read-only --cap-drop ALL --user 65534:65534 --memory 256m --tmpfs /tmp -v "$data:/data" \
+    -v "$boinc_folder/ends/key:/run/secrets/boinc-key:ro" -e "BOINC_URL=http://$boinc_address/" -e BOINC_PATIENCE=10 \
+    -e PLANCTON_CPUS=1 -e PLANCTON_MEMORY_BYTES=268435456 "$boinc_image" 2>&1) || code=$?
+  must_be "exit code: $1" "$code" "$2"
+  row "  its last words" "$(tail -n 1 <<<"$said")"
+}
+
+# An hour without work takes a minute or two: the time of its wait is over each time, as if a clock had been turned on.
+boinc_ends() {
+  local wait waits='' time
+  plancton a drain >/dev/null
+  boinc_becomes 90 a none
+  mkdir -p "$boinc_folder/ends"
+  install -m 0444 "$boinc_folder/project/key" "$boinc_folder/ends/key"
+  boinc_end "the key is refused" 1 refuse refused
+  boinc_end "asked again at once after that" 1 refuse refused
+  boinc_end "maintenance" 75 maintenance maintenance
+  boinc_end "a project that was never reached" 1 unavailable new
+  for time in 1 2 3 4 5; do
+    boinc_end "no work, time $time" 75 no-work idle
+    for wait in "$boinc_folder"/ends/idle/*/plancton.wait; do
+      waits+=" $((($(cut -d' ' -f2 "$wait" | head -n 1) - $(stat -c %Y "$wait") + 5) / 10 * 10))"
+      sed -i '1s/ [0-9]* / 0 /' "$wait"
+    done
+  done
+  must_be "seconds for which a project without work is left alone" "$waits" " 120 240 480 960 1920"
+  boinc_end "a project that does not answer any more" 69 unavailable idle
+}
+
 # ---- what came of it ----
 
 boinc_figure() { # boinc_figure NAME, of the project's record
@@ -304,6 +340,7 @@ boinc_run() {
     sleep 1
   done
   boinc_report
+  boinc_ends
 }
 
 boinc_down() {

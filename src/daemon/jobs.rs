@@ -20,7 +20,7 @@ const LOOKS_APART: Duration = Duration::from_millis(500);
 pub(super) type Then = Box<dyn FnOnce(&mut Daemon) + Send>;
 
 /// What one question brings: who the engine is, what the job has read for the next tick (no pilots of an engine that can't
-/// be used), and problems with the control files.
+/// be used), problems with the control files, and the engine's list as it came.
 pub type Look = (Arc<Facts>, Observation, Vec<String>, Vec<u8>);
 
 /// The engine's list as it came, and what was read from it: with many pilots the same comes tick after tick.

@@ -413,9 +413,8 @@ fn a_rate_that_can_not_be_read_costs_no_tick_a_second() {
     assert_eq!(world.reason.code, Code::Starting);
 }
 
-/// `cargo test --release -- --ignored --nocapture thousands`
 #[test]
-#[ignore = "a measurement, not a test"]
+#[ignore = "a measurement: `tests/bench.sh decide` runs it"]
 fn thousands_of_pilots() {
     for (pilots, classes) in [(1_000_u32, 1), (1_000, 20), (5_000, 1), (5_000, 20)] {
         let class = |number| ONE_CORE.replace("\"a\"", &format!("\"c{number}\""));
@@ -434,6 +433,7 @@ fn thousands_of_pilots() {
             times.push(start.elapsed());
         }
         times.sort();
-        println!("{pilots} pilots, {classes} classes: {:?} a tick", times[20]);
+        let median = times[20].as_secs_f64() * 1e3;
+        println!("row|{pilots} pilots in {classes} classes|{median}");
     }
 }
