@@ -65,8 +65,7 @@ pub fn read(class: &PilotClass) -> Result<Login, String> {
 
 fn parse(file: &Path, text: io::Result<String>, image: &Image) -> Result<Login, String> {
     let text = text.map_err(|error| error.to_string())?;
-    let config =
-        serde_json::from_slice(text.as_bytes()).map_err(|error| format!("not JSON: {error}"));
+    let config = serde_json::from_slice(text.as_bytes()).map_err(|why| format!("not JSON: {why}"));
     let found = config.and_then(|config| find(&config, image));
     found.map_err(|why| format!("{}: {why}", file.display()))
 }

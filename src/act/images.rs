@@ -157,14 +157,13 @@ fn archive() -> io::Result<Vec<u8>> {
 
 /// One file as a ustar entry: 512 bytes of header, the content, zeros up to the next block.
 fn append(tar: &mut Vec<u8>, path: &str, content: &[u8]) {
-    let (mode, none, size) = (0o755, 0, content.len());
-    let begin =
-        format!("{path:\0<100}{mode:07o}\0{none:07o}\0{none:07o}\0{size:011o}\0{none:011o}\0");
+    let (none, size) = (0, content.len());
+    let head = format!("{path:\0<100}0000755\0{none:07o}\0{none:07o}\0{size:011o}\0{none:011o}\0");
     // A plain file, without a link.
     let end = format!("0{:\0<100}ustar\0{none:02}{:\0<247}", "", "");
     // As if it were eight blanks itself.
-    let sum = begin.bytes().chain(end.bytes()).map(u32::from).sum::<u32>() + 8 * u32::from(b' ');
-    tar.extend(format!("{begin}{sum:06o}\0 {end}").bytes());
+    let sum = head.bytes().chain(end.bytes()).map(u32::from).sum::<u32>() + 8 * u32::from(b' ');
+    tar.extend(format!("{head}{sum:06o}\0 {end}").bytes());
     tar.extend(content);
     tar.resize(tar.len().next_multiple_of(512), 0);
 }

@@ -3,7 +3,7 @@
 //! to do first.
 
 use super::*;
-use crate::config::{Influx, MissingLimits};
+use crate::config::{Influx, MissingLimits, Owner};
 use crate::host::sensors::{find_sensors, read_celsius};
 use crate::metrics::{Answer, write};
 use crate::site::{Facts, not_delegated};
@@ -114,7 +114,8 @@ fn engine(context: &Context, config: &Config, found: &mut Findings) -> Done {
     let heat = |(celsius, name)| format!("processor at {celsius:.0} °C ({name})");
     match read_celsius(&sensors).map(heat) {
         Some(text) => found.add(GOOD, "sensors", &text),
-        None if config.owner.max_temperature == 0 => Ok(()),
+        // Another limit than the usual one is a problem by itself.
+        None if config.owner.max_temperature != Owner::default().max_temperature => Ok(()),
         None => found.add(NOTE, "sensors", "the processor has no sensor"),
     }
 }

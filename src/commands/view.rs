@@ -198,7 +198,7 @@ impl Page {
         self.row("", legend.join(", "));
     }
 
-    /// A drain or snooze and how to end it, whether the daemon answers, the state and its reason.
+    /// A drain or snooze and how to end it, whether the daemon answers, the state and its reason, and what is wrong besides.
     fn headline(&mut self, status: &Status) {
         if let Some(Drain { by, stop, since }) = status.drain {
             let by = by.map(|by| format!("; what still runs at {} is stopped", self.clock(by)));
@@ -230,6 +230,11 @@ impl Page {
             && let Some(last) = tails.find_map(|tail| tail.lines().last())
         {
             self.row("It said", clean_line(last, 200));
+        }
+        let problems = status.problems.iter();
+        // Of the engine's the reason says all.
+        for problem in problems.filter(|problem| !problem.starts_with("engine: ")) {
+            self.row("Problem", problem);
         }
     }
 
@@ -295,11 +300,6 @@ impl Page {
         let counts = counts.map(|(what, count)| format!("{what} {count}"));
         if let Some(counts) = counts.reduce(|all, one| all + ", " + &one) {
             self.row("So far", counts);
-        }
-        let problems = status.problems.iter();
-        // Of the engine's the reason says all.
-        for problem in problems.filter(|problem| !problem.starts_with("engine: ")) {
-            self.row("Problem", problem);
         }
     }
 }

@@ -120,11 +120,10 @@ impl Image {
         let is_name = parts.all(|part| is_plain(part, "._-"));
         let hex = digest.strip_prefix("sha256:").unwrap_or_default();
         let is_digest = !text.contains('@') || hex.len() == 64 && is_plain(hex, "");
-        let is_fine =
-            is_name && is_tag(&tag.to_ascii_lowercase()) && is_digest && name.len() <= 255;
+        let is_ok = is_name && is_tag(&tag.to_ascii_lowercase()) && is_digest && name.len() <= 255;
         let tag = if digest.is_empty() { tag } else { digest };
         let (name, tag) = (name.to_owned(), tag.to_owned());
-        is_fine.then_some(Image { name, tag })
+        is_ok.then_some(Image { name, tag })
     }
 
     pub fn is_builtin(&self) -> bool {

@@ -4,7 +4,7 @@
 //! enough to wake them.
 
 use super::{state::Need, *};
-use crate::{config::OnBattery, config::WhenBusy, units::count_pilots};
+use crate::config::{OnBattery, WhenBusy};
 
 /// Degrees below the limit at which heat no longer holds pilots back.
 const COOL: f64 = 5.0;
@@ -68,9 +68,8 @@ impl Tick<'_> {
         let binds = seen.on_battery && !may_run;
         rule(binds, none, reason::battery(charge, &self.owner));
         let limit = f64::from(self.owner.max_temperature);
-        let (hot, keep) = (seen.temperature.unwrap_or(0.0), self.cool(limit));
-        let pilots = count_pilots(keep.unwrap_or(0));
-        let reason = Reason::of(Code::Temperature, hot, limit, pilots);
+        let keep = self.cool(limit);
+        let reason = reason::temperature(seen.temperature, limit, keep.unwrap_or(0));
         rule(keep.is_some(), keep, reason);
         let (most, usual) = (self.share.max_pilots, self.config.share.max_pilots);
         let (code, hours) = match self.hours.filter(|_| most != usual) {
@@ -124,11 +123,12 @@ impl Tick<'_> {
         self.now - since
     }
 
-    /// Above the limit one pilot fewer each `calm-for`; well below it one more.
+    /// Above the limit one pilot fewer each `calm-for`; well below it one more. None where a limit of the owner's own can't be
+    /// held.
     fn cool(&mut self, limit: f64) -> Option<usize> {
         let Some(value) = self.seen.temperature.filter(|_| limit > 0.0) else {
             self.state.cool = None;
-            return None;
+            return reason::needs_sensor(&self.owner).then_some(0);
         };
         let (own, running) = (self.own.len(), self.own_in(PilotState::Running).len());
         let keep = match self.state.cool {

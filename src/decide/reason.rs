@@ -78,9 +78,7 @@ impl Reason {
             Code::Snooze => format!("paused at your request for another {}", rough(value)),
             Code::Hold => format!("on hold: {what}"),
             Code::Program => format!("'{what}' is running (pause-while-running)"),
-            Code::Temperature => format!(
-                "the processor is at {value:.0} °C and the limit is {threshold:.0} °C: at most {what} may run"
-            ),
+            Code::MaxPilots | Code::Hours if threshold < 1.0 => format!("no pilots run {what}"),
             Code::MaxPilots | Code::Hours => format!("limited to {pilots} {what}"),
             Code::MemoryPressure => format!("programs wait for memory {value:.0} % of the time"),
             Code::Image => format!("downloading the image {what}"),
@@ -140,6 +138,25 @@ pub(super) fn battery(charge: Option<f64>, owner: &Owner) -> Reason {
     Reason::of(Code::Battery, charge.unwrap_or(0.0), limit.into(), text)
 }
 
+/// Degrees Celsius; `None`: it can't be seen.
+pub(super) fn temperature(now: Option<f64>, limit: f64, keep: usize) -> Reason {
+    let pilots = count_pilots(keep);
+    let text = match now {
+        Some(now) => format!(
+            "the processor is at {now:.0} °C and the limit is {limit:.0} °C: at most {pilots} may run"
+        ),
+        None => format!(
+            "no pilots run: the processor has no sensor for max-temperature = {limit:.0}; load its driver, or set 0"
+        ),
+    };
+    Reason::of(Code::Temperature, now.unwrap_or(0.0), limit, text)
+}
+
+/// The usual limit is nobody's wish on a machine without a sensor, such as a virtual one.
+pub(super) fn needs_sensor(owner: &Owner) -> bool {
+    ![0, Owner::default().max_temperature].contains(&owner.max_temperature)
+}
+
 pub(super) const UNREAD: &str = "pilots are paused: their CPU use could not be read";
 
 /// Seconds for which the use of pilots could not be read, and for which that is borne.
@@ -153,7 +170,7 @@ pub(super) fn disk(free: Option<u64>, reserve: Bytes) -> Reason {
     let text = match free.map(Bytes) {
         Some(free) => format!("only {free} is left on the engine's disk (reserve-disk {reserve})"),
         None => format!(
-            "no pilots are started: how much is left on the engine's disk can't be seen (reserve-disk {reserve})"
+            "no pilots are started: the free space on the engine's disk can't be read (reserve-disk {reserve})"
         ),
     };
     Reason::of(Code::Disk, float(free.unwrap_or(0)), float(reserve.0), text)
@@ -167,21 +184,17 @@ pub(super) fn memory(available: u64, reserve: Bytes) -> Reason {
 
 /// The owner's rules that can't be kept, because what they go by is not known.
 pub(super) fn void(seen: &Observation, owner: &Owner, disk: Bytes) -> Vec<String> {
-    let (heat, charge) = (owner.max_temperature, owner.min_battery);
-    // The usual limit is nobody's wish on a machine without a sensor, such as a virtual one.
-    let is_limited = heat > 0 && heat != Owner::default().max_temperature;
+    let (limit, charge) = (owner.max_temperature.into(), owner.min_battery);
+    let is_limited = needs_sensor(owner) && seen.temperature.is_none();
     let is_watched = owner.on_battery == OnBattery::Run && charge > 0 && seen.has_battery;
     let is_hidden = seen.hides_programs && !owner.pause_while_running.is_empty();
-    let no_heat = "the processor has no sensor that can be read, so pilots are not paused for heat; load its driver, or set 0";
     let no_charge =
         "the battery's charge can't be read, so pilots are paused on battery; with 0 they are not";
-    let no_program =
-        "can't be seen here (hidepid), so pilots are not paused for them; run it as root";
-    let no_heat = format!("max-temperature = {heat}: {no_heat}");
+    let no_program = "can't be seen here (hidepid), so pilots are not paused for them; run as root";
     let no_charge = format!("min-battery = {charge}: {no_charge}");
     let no_program = format!("pause-while-running: other users' programs {no_program}");
     let void = [
-        (is_limited && seen.temperature.is_none()).then_some(no_heat),
+        is_limited.then(|| temperature(None, limit, 0).text),
         (is_watched && seen.charge.is_none()).then_some(no_charge),
         (disk.0 > 0 && seen.disk_free.is_none()).then(|| self::disk(None, disk).text),
         is_hidden.then_some(no_program),
@@ -289,7 +302,7 @@ impl Tick<'_> {
         let (left, reserve) = (Bytes(whole(free)), self.share.reserve_memory);
         let (name, wanted) = (&class.name, class.memory);
         let text = format!(
-            "'{name}' needs {wanted} of memory; {left} is left, and {reserve} is reserved (reserve-memory)"
+            "'{name}' needs {wanted} of memory; {left} is left beside the {reserve} kept free (reserve-memory)"
         );
         self.full(free, float(wanted.0), &text)
     }

@@ -12,8 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const ENDS: &str = "launches done no-work failed out-of-memory ttl owner drained killed never-ran";
 
 /// Fields of `plancton_host` that say nothing of the owner.
-const OF_MACHINE: &str =
-    "cpus_total cpus_given cpus_pilots memory_total memory_given memory_pilots";
+const OF_HOST: &str = "cpus_total cpus_given cpus_pilots memory_total memory_given memory_pilots";
 
 /// Reasons that say what the owner does.
 const OF_OWNER: &str = "hold program battery temperature memory memory-pressure busy calming";
@@ -164,7 +163,7 @@ impl View<'_> {
         });
         let all = fields.as_object_mut();
         if let Some(all) = all.filter(|_| !self.target.owner_metrics) {
-            all.retain(|key, _| OF_MACHINE.split(' ').any(|known| known == key));
+            all.retain(|key, _| OF_HOST.split(' ').any(|known| known == key));
         }
         fields
     }

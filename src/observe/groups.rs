@@ -91,10 +91,8 @@ impl Groups {
 
     pub fn protection(&mut self, pilots: &[Pilot], facts: Option<&Facts>, now: f64) -> Protection {
         let unknown = || Err("not known before the engine has answered".to_owned());
-        let protection =
-            facts.map_or_else(unknown, |facts| self.read_protection(pilots, facts, now));
-        let protection = protection.unwrap_or_else(Protection::None);
-        let protection = match protection {
+        let read = facts.map_or_else(unknown, |facts| self.read_protection(pilots, facts, now));
+        let protection = match read.unwrap_or_else(Protection::None) {
             Protection::Prepared if self.verified => Protection::Verified,
             protection => protection,
         };
@@ -109,8 +107,7 @@ impl Groups {
         facts: &Facts,
         now: f64,
     ) -> Result<Protection, String> {
-        let why =
-            "this kernel has no idle groups (Linux 5.15 and newer have), or they are not delegated";
+        let why = "this kernel has no idle groups (since Linux 5.15), or they are not delegated";
         let parent = self.parent(facts)?;
         if !parent.exists() && !facts.is_ours {
             // An engine makes it with the first pilot.

@@ -23,9 +23,9 @@ fn number(name: &str, usual: f64) -> f64 {
 }
 
 /// For a few nodes that do not care what the machine is used for besides.
-fn owner(refresh: f64) -> String {
+fn owner(refresh: f64, most: u64) -> String {
     format!(
-        "[share]\nreserve-cpus = 0\nreserve-memory = \"0\"\nreserve-disk = \"0\"\nmax-pilots = 1\n\
+        "[share]\nreserve-cpus = 0\nreserve-memory = \"0\"\nreserve-disk = \"0\"\nmax-pilots = {most}\n\
          [owner]\nwhen-busy = \"yield\"\non-battery = \"run\"\nmin-battery = 0\nmax-temperature = 0\n\
          [allow]\nplain-http = true\nrefresh = \"{refresh:.0}s\"\n"
     )
@@ -51,15 +51,17 @@ fn hold(root: &Path) -> Running {
     holder
 }
 
-fn node(number: u64, refresh: f64, groups: &Path, holder: u32) -> Machine {
+/// A node, and the process that its pilots share.
+fn node(number: u64, config: &str, groups: &Path) -> (Machine, Running) {
     let name = format!("n{number:05}");
     let mut node = Machine::shown(&name, Scratch::new(), "/".into(), groups);
-    node.configure(&owner(refresh));
+    let holder = hold(groups);
+    node.configure(config);
     node.engine.world().next_id = number << 20;
-    node.engine.world().holder = holder.into();
+    node.engine.world().holder = holder.pid().into();
     node.engine.world().memory = (mebibytes("meminfo", "MemTotal:") * 1024.0 * 1024.0) as u64;
     node.engine.up();
-    node
+    (node, holder)
 }
 
 /// Of what is in force; empty: not known yet.
@@ -93,7 +95,7 @@ struct Fleet {
     site: WebServer,
     server: Server,
     refresh: f64,
-    _holder: Running,
+    _holders: Vec<Running>,
 }
 
 impl Fleet {
@@ -102,10 +104,9 @@ impl Fleet {
         let server = Server::influxdb(false, "");
         server.query("", "CREATE DATABASE fleet");
         let site = WebServer::site(&project(&server, ""));
-        let root = std::env::var("FLEET_ROOT").expect("run it with tests/bench.sh fleet");
-        let holder = hold(root.as_ref());
-        let nodes = (0..size).map(|number| node(number, refresh, root.as_ref(), holder.pid()));
-        let nodes: Vec<Machine> = nodes.collect();
+        let (root, owner) = (given("FLEET_ROOT"), owner(refresh, 1));
+        let nodes = (0..size).map(|number| node(number, &owner, root.as_ref()));
+        let (nodes, holders): (Vec<Machine>, Vec<Running>) = nodes.unzip();
         for node in &nodes {
             node.done(&format!("join --yes {}", site.url()));
         }
@@ -114,7 +115,7 @@ impl Fleet {
             site,
             server,
             refresh,
-            _holder: holder,
+            _holders: holders,
         }
     }
 
@@ -293,8 +294,64 @@ fn report_restart(fleet: &mut Fleet) {
     most(figure, highest(writes), "", crowd(size, FLUSH));
 }
 
+/// What a tick costs beside so many pilots of one engine, all adopted.
+fn many(pilots: u64, budget: f64) {
+    let config = format!(
+        "[loop]\ninterval = \"1s\"\n{}[[pilot]]\nname = \"sci\"\nimage = \"fake:1\"\nnetwork = \"none\"\n",
+        owner(600.0, pilots)
+    );
+    let (mut node, _holder) = node(pilots, &config, given("FLEET_ROOT").as_ref());
+    for number in 0..pilots {
+        let labels = [
+            (LABEL, node.name.as_str()),
+            ("io.plancton.class", "sci"),
+            ("io.plancton.cpus", "0.0001"),
+            ("io.plancton.memory", "65536"),
+        ];
+        let name = format!("plancton-{number}");
+        node.engine.add(&name, "running", 60.0, &labels);
+    }
+    node.run_as("-q run", "");
+    node.wait_listed(pilots as usize);
+    let cost = || {
+        let status = node.status();
+        let number = |name: &str| status["loop"][name].as_f64().unwrap();
+        (number("cpu_ms"), status["tick"].as_f64().unwrap())
+    };
+    sleep(seconds(15.0));
+    let before = cost();
+    sleep(seconds(30.0));
+    let after = cost();
+    let each = (after.0 - before.0) / (after.1 - before.1);
+    most(
+        &format!("CPU a tick at {pilots} pilots"),
+        each,
+        "ms",
+        budget,
+    );
+    let resident = mebibytes(format!("{}/status", node.pid()), "VmRSS:");
+    let budget = 6.0 * pilots as f64 / 1e3;
+    most(
+        &format!("resident memory at {pilots} pilots"),
+        resident,
+        "MiB",
+        budget,
+    );
+    row(
+        "pilots that went on",
+        node.pilots().len() as f64,
+        "",
+        "at-least",
+        pilots as f64,
+    );
+}
+
 /// A benchmark of some minutes.
 fn main() {
+    if std::env::args().any(|argument| argument == "many") {
+        many(1_000, 5.0);
+        return many(5_000, 30.0);
+    }
     let (size, refresh) = (number("FLEET", 200.0), number("FLEET_REFRESH", 60.0));
     let mut fleet = Fleet::new(size as u64, refresh);
     let begun = Instant::now();

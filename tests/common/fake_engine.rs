@@ -76,7 +76,8 @@ pub struct World {
     listeners: Vec<UnixStream>,
     /// Where several engines show one machine, each begins elsewhere.
     pub next_id: u64,
-    /// A process of the real machine that is all pilots' first one, with a group for all; 0: each has its own.
+    /// A process of the real machine that is all pilots' first one; 0: each has its own. Its file in /proc, below `root`,
+    /// always has the group of the pilot that was inspected last.
     pub holder: u64,
 }
 
@@ -242,7 +243,6 @@ impl World {
     }
 
     fn group_of(&self, id: &str) -> String {
-        let id = if self.holder == 0 { id } else { "all" };
         format!("/docker/{id}")
     }
 
@@ -268,9 +268,14 @@ impl World {
                 fs::write(dir.join(file), text).unwrap();
             }
         }
+        self.show_group(container);
+    }
+
+    /// In its process's file, which several may share.
+    fn show_group(&self, container: &Container) {
         let process = self.root.join(format!("proc/{}", container.pid));
         let _ = fs::create_dir_all(&process);
-        let groups = format!("1:cpu,cpuacct:{}\n", self.group_of(id));
+        let groups = format!("1:cpu,cpuacct:{}\n", self.group_of(&container.id));
         if !self.hides_groups {
             let _ = fs::write(process.join("cgroup"), groups);
         }
@@ -278,17 +283,16 @@ impl World {
 
     /// The processes go first, as they do in a kernel.
     fn remove_group(&self, id: &str) {
-        if self.holder != 0 {
-            return;
-        }
         let controllers = ["cpu", "cpuacct", "memory", "pids"];
         let dirs = controllers.map(|controller| self.group_dir(controller, id));
         for dir in &dirs {
             let _ = fs::write(dir.join("cgroup.procs"), "");
         }
         dirs.iter().for_each(|dir| drop(fs::remove_dir_all(dir)));
-        let pid = self.find(id).map_or(0, |container| container.pid);
-        let _ = fs::remove_dir_all(self.root.join(format!("proc/{pid}")));
+        if self.holder == 0 {
+            let pid = self.find(id).map_or(0, |container| container.pid);
+            let _ = fs::remove_dir_all(self.root.join(format!("proc/{pid}")));
+        }
     }
 
     pub fn end(&mut self, id: &str, exit_code: i64) {
@@ -389,6 +393,9 @@ impl World {
             time.unwrap().to_string()
         };
         let running = ["running", "paused"].contains(&container.state);
+        if running && self.holder != 0 {
+            self.show_group(container);
+        }
         let state = json!({
             "Status": container.state, "Running": running, "Paused": container.state == "paused", "Pid": if running { container.pid } else { 0 },
             "ExitCode": container.exit_code, "StartedAt": time(container.started), "FinishedAt": time(container.finished),

@@ -137,7 +137,7 @@ fn a_rule_whose_input_is_missing_is_named_and_errs_towards_the_owner() {
     let cases: [(&str, Twist, &str, Code, usize); 9] = [
         (games, |_| {}, "", Code::Full, 2),
         (games, hidden, "pause-while-running", Code::Full, 2),
-        (limit, |_| {}, "max-temperature", Code::Full, 2),
+        (limit, |_| {}, "max-temperature", Code::Temperature, 0),
         ("", |_| {}, "", Code::Full, 2),
         (limit, warm, "", Code::Full, 2),
         (run, on_battery, "min-battery", Code::Battery, 0),
@@ -148,7 +148,7 @@ fn a_rule_whose_input_is_missing_is_named_and_errs_towards_the_owner() {
     for (text, twist, named, code, running) in cases {
         let mut world = World::filled(2.0, &format!("{text}{ONE_CORE}"));
         world.twist = Box::new(twist);
-        world.run_for(30.0);
+        world.run_for(120.0);
         let void = world.tick().void.join(" ");
         let is_named = void.contains(named) && named.is_empty() == void.is_empty();
         assert!(is_named, "{text}: {void}");
