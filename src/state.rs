@@ -3,7 +3,7 @@
 
 pub mod control;
 
-use crate::host::{files, group_id};
+use crate::{host::files, host::group_id, units::lock};
 use rustix::fs::{self as sys, FlockOperation, Mode, OFlags};
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Flock, FlockType, Pid, fcntl_getlk, geteuid};
@@ -12,7 +12,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
-use std::{ffi::OsString, fs::File, os::fd::OwnedFd};
+use std::{ffi::OsString, fs::File, os::fd::OwnedFd, sync::Mutex};
 
 /// In bytes: a status of 1,000 pilots has 300 kB.
 const LIMIT: usize = 8 << 20;
@@ -298,14 +298,17 @@ pub fn has_status(run: &Path) -> bool {
 
 /// Of what a daemon says: the status for everybody, with its `mode`.
 pub fn write_json(run: &Path, name: &str, value: &impl Serialize, mode: u32) -> io::Result<()> {
-    let mut text = Text::default();
-    serde_json::to_writer(&mut text, value)?;
+    let mut text = lock(&TEXT);
+    text.0.clear();
+    serde_json::to_writer(&mut *text, value)?;
     write_file(&run.join(name), &text.0, mode, Durable::No)
 }
 
-/// JSON comes in pieces of a few bytes, which musl's memcpy takes many times longer to copy than this loop.
-#[derive(Default)]
+/// JSON comes in pieces of a few bytes, which musl's memcpy takes many times longer to copy than this loop. Kept, since a status
+/// of many pilots would need new pages at each tick.
 struct Text(Vec<u8>);
+
+static TEXT: Mutex<Text> = Mutex::new(Text(Vec::new()));
 
 impl Write for Text {
     fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
@@ -332,10 +335,8 @@ pub fn write_log_tails(dirs: &Dirs, tails: &impl Serialize) -> io::Result<()> {
 pub fn read_json<T: DeserializeOwned>(run: &Path, name: &str) -> io::Result<Option<T>> {
     let path = run.join(name);
     let text = read_file(&path, LIMIT)?;
-    let read = text
-        .map(|text| serde_json::from_slice(text.as_bytes()))
-        .transpose();
-    read.map_err(failed(&path, "read the status"))
+    let read = text.map(|text| serde_json::from_slice(text.as_bytes()));
+    read.transpose().map_err(failed(&path, "read the status"))
 }
 
 /// The images that Plancton brought to this engine, oldest first: those that `purge` may remove.

@@ -351,7 +351,7 @@ bench_made_up() { # bench_made_up [many]
   mkdir -p "$root/sys/fs/cgroup"/{cpu,cpuacct,memory,pids}
   ulimit -n "$(ulimit -Hn)"
   # shellcheck disable=SC2016
-  TMPDIR=$TEST_TMP FLEET_ROOT=$root BENCH_BINARY=$binary unshare --mount --pid --fork --kill-child --mount-proc \
+  TMPDIR=$run FLEET_ROOT=$root BENCH_BINARY=$binary unshare --mount --pid --fork --kill-child --mount-proc \
     sh -c 'mount --bind "$FLEET_ROOT/sys/fs/cgroup" /sys/fs/cgroup && exec cargo bench -q --locked --profile dev --bench fleet -- "$@"' \
     sh "$@" >"$TEST_TMP/fleet.out" &
   fleet=$!

@@ -79,6 +79,8 @@ pub struct World {
     /// A process of the real machine that is all pilots' first one; 0: each has its own. Its file in /proc, below `root`,
     /// always has the group of the pilot that was inspected last.
     pub holder: u64,
+    /// Containers are in groups below this one, as it is where a daemon has made an idle group; empty: there is none.
+    pub parent: &'static str,
 }
 
 pub type Labels<'a> = &'a [(&'a str, &'a str)];
@@ -155,7 +157,10 @@ impl FakeEngine {
         let created = epoch() - age;
         let was_started = !["created", "configured"].contains(&state);
         let has_ended = ["exited", "dead"].contains(&state);
-        let limits = json!({"NanoCpus": 1_000_000_000u64, "Memory": 1u64 << 30, "PidsLimit": 512});
+        let cpus = labels.iter().find(|(key, _)| *key == "io.plancton.cpus");
+        let cpus: f64 = cpus.map_or(1.0, |(_, cpus)| cpus.parse().unwrap());
+        let limits =
+            json!({"NanoCpus": (cpus * 1e9) as u64, "Memory": 1u64 << 30, "PidsLimit": 512});
         let id = world.push(Container {
             name: Some(name.to_owned()).filter(|name| !name.is_empty()),
             labels: labels.iter().map(label).collect(),
@@ -243,7 +248,8 @@ impl World {
     }
 
     fn group_of(&self, id: &str) -> String {
-        format!("/docker/{id}")
+        let parent = Some(self.parent).filter(|parent| !parent.is_empty());
+        format!("/{}/{id}", parent.unwrap_or("docker"))
     }
 
     fn make_group(&self, id: &str) {
@@ -410,10 +416,13 @@ impl World {
     fn info(&self) -> Value {
         let is_told = !self.data_root.as_os_str().is_empty();
         let data_root = if is_told { &self.data_root } else { &self.root };
+        let rootless = self.parent.is_empty().then_some("name=rootless");
+        let mut security = vec!["name=seccomp,profile=default"];
+        security.extend(rootless);
         json!({
             "ServerVersion": "0.fake", "CgroupDriver": "cgroupfs", "CgroupVersion": "1", "NCPU": 16, "MemTotal": self.memory,
             "DockerRootDir": data_root, "OperatingSystem": "none", "Name": "fake", "MemoryLimit": true, "SwapLimit": true,
-            "CpuCfsQuota": true, "PidsLimit": true, "SecurityOptions": ["name=seccomp,profile=default", "name=rootless"],
+            "CpuCfsQuota": true, "PidsLimit": true, "SecurityOptions": security,
         })
     }
 

@@ -236,7 +236,6 @@ pressure() {
 part_change() {
   reload
   restart_daemon
-  restart_engine
   upgrade
 }
 
@@ -276,8 +275,10 @@ restart_daemon() {
   ok "restart: a first look is nothing to complain of (low)" none_says "can't be read" "$(journal "$began")"
 }
 
-restart_engine() {
+part_engine() {
   local before failed
+  anew sleepers
+  becomes 40 has_pilots 2 >/dev/null
   failed=$(count failed) before=$(ids)
   engine_again
   ok "engine: pilots run after its restart" becomes 40 has_others "$before"
@@ -461,7 +462,6 @@ part_end() {
   systemctl start plancton.service
   becomes 20 has_pilots 1 >/dev/null
   purge_package
-  purge_without_engine
 }
 
 nothing_else_failed() {
@@ -479,10 +479,8 @@ purge_package() {
 }
 
 # What cannot be removed is named, with words that still help when the program has gone.
-purge_without_engine() {
-  apt-get -qq -y install $packages/first.deb >/dev/null 2>&1
-  configure sleeper
-  systemctl reload plancton
+part_without() {
+  anew sleeper
   becomes 40 has_pilots 1 >/dev/null
   systemctl stop docker.service docker.socket
   apt-get -qq -y purge plancton >/root/words 2>&1
