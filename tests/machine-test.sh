@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The package on machines as its users have them: machine.sh boots four, side by side. On three of them tests/machine/system.sh takes
-# the .deb and its unit through their life on Docker, with a power loss, a reboot and a purge; on the fourth that is beside
+# The package on machines as its users have them: machine.sh boots three, side by side. On two of them tests/machine/system.sh takes
+# the .deb and its unit through their life on Docker, with a power loss, a reboot and a purge; on the third that is beside
 # tests/machine/rootless.sh, a user unit on rootless Docker.
 #   tests/machine-test.sh [--binary FILE] [STEP…]
 #     --binary FILE   a static binary for the package (else packaging/build-static.sh makes it)
-#     STEP            only these, after what they need: use owner disk | change power end | try engine member without | commands rootless
+#     STEP            only these, after what they need: use owner disk without | change engine power end | commands try member rootless
 # Every check is a line "ok NAME", "FAILED NAME: why" or "skipped NAME: why"; the last line counts them. Where there can be no
 # such machine, all of them are skipped, with the reason. Four minutes, once the machine is prepared and the package built.
 set -euo pipefail
@@ -14,7 +14,7 @@ set -euo pipefail
 cd "$repository"
 exec </dev/null
 
-steps=(use owner disk change power end try engine member without commands rootless)
+steps=(use owner disk without change engine power end commands try member rootless)
 binary='' only=()
 
 usage() {
@@ -35,7 +35,7 @@ build_packages() {
   mv "$TEST_TMP"/packages/plancton_*-2_*.deb "$TEST_TMP/packages/next.deb"
 }
 
-# ---- four lives ----
+# ---- three lives ----
 
 is_wanted() { [ "${#only[@]}" = 0 ] || [[ " ${only[*]} " == *" $1 "* ]]; }
 
@@ -53,10 +53,9 @@ run_steps() { # run_steps FIRST STEP…: those that are wanted, after the first
   done
 }
 
-owner_life() { run_steps begin use owner disk; }
-package_life() { run_steps install change power end; }
-engine_life() { run_steps begin try engine member without; }
-user_life() { run_steps begin commands rootless; }
+owner_life() { run_steps begin use owner disk without; }
+package_life() { run_steps install change engine power end; }
+user_life() { run_steps begin commands try member rootless; }
 
 step_power() {
   part system before
@@ -92,9 +91,8 @@ skip_without_machine system rootless
 "$machine" prepare
 build_packages
 SECONDS=0
-if is_wanted use || is_wanted owner || is_wanted disk; then life owner owner_life; fi
-if is_wanted change || is_wanted power || is_wanted end; then life package package_life; fi
-if is_wanted try || is_wanted engine || is_wanted member || is_wanted without; then life engine engine_life; fi
-if is_wanted commands || is_wanted rootless; then life user user_life; fi
+if is_wanted use || is_wanted owner || is_wanted disk || is_wanted without; then life owner owner_life; fi
+if is_wanted change || is_wanted engine || is_wanted power || is_wanted end; then life package package_life; fi
+if is_wanted commands || is_wanted try || is_wanted member || is_wanted rootless; then life user user_life; fi
 all_lives
 result

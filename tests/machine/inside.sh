@@ -95,7 +95,8 @@ engine_again() { # systemd counts restarts, and we are not in a loop
   systemctl reset-failed docker.service docker.socket 2>/dev/null
   systemctl restart docker.service
 }
-engine_answers() { docker version >/dev/null 2>&1; }
+# The client is slow to start in here.
+engine_answers() { curl -fsS --unix-socket /run/docker.sock http://engine/_ping >/dev/null 2>&1; }
 
 # The group of a class's first pilot, as the kernel says it.
 group_of() {
@@ -210,8 +211,8 @@ max = 2
 TOML
 }
 
-class_broad() {
-  class_worker | sed 's/"worker"/"broad"/; s/^cpus = .*/cpus = 1.2/; s/^max = .*/max = 1/'
+class_broad() { # is promised more than a core
+  class_sleeper | sed 's/"sleeper"/"broad"/; s/^cpus = .*/cpus = 1.2/'
 }
 
 class_handed() { # everything that reaches into the machine

@@ -42,6 +42,7 @@ warns_of_no_unit() {
 # The first thing that README tells a newcomer to do, on a machine where the daemon runs as well.
 part_try() {
   local first
+  anew
   ok "try: its pilots work" tries
   ok "try: nothing of it is left" test -z "$(containers)$(docker images -q plancton-builtin)$(find /tmp -maxdepth 1 -name 'plancton-try*')"
   ok "try: the slice's unit and its group agree [3]" slice_is_whole
@@ -213,6 +214,8 @@ hogs() {
   kill "${pids[@]}"
   wait "${pids[@]}" 2>/dev/null
   ok "hogs: the pilots go on after them" becomes 20 has_pilots_of worker 2
+  memory=2GiB anew sleepers
+  becomes 40 has_pilots 2 >/dev/null
 }
 
 # The owner takes memory: pilots give theirs back, and none takes their place.
@@ -228,7 +231,7 @@ pressure() {
   ok "memory: nothing was killed by the kernel" none_says 'out of memory|oom-kill' "$(journalctl -k --no-pager -q -o cat --since -60s)"
   rm -f /dev/shm/owner
   mount -o remount,size=50% /dev/shm
-  ok "memory: pilots come back" becomes 40 has_pilots_of worker 2
+  ok "memory: pilots come back" becomes 40 has_pilots 2
 }
 
 # ---- the configuration, the engine, the package: changed under pilots ----
