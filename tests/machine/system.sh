@@ -164,11 +164,10 @@ try_beside() {
 # ---- the owner's needs ----
 
 part_owner() {
-  anew sleepers
-  ok "owner: two pilots that want little" becomes 40 has_pilots 2
-  battery
-  memory=2GiB anew worker
+  memory=2GiB anew sleepers worker
+  ok "owner: two pilots that want little" becomes 40 has_pilots_of sleeper 2
   ok "owner: two pilots that take what they get" becomes 40 has_pilots_of worker 2
+  battery
   ok "try: beside a daemon that has all cores it says so (low)" try_beside
   hogs
   pressure
@@ -188,7 +187,7 @@ battery() {
   ok "battery: that is the reason" becomes 5 is_reason battery
   echo on >$parameters/ac_online
   echo charging >$parameters/battery_status
-  ok "battery: on mains they go on" becomes 15 has_pilots 2
+  ok "battery: on mains they go on" becomes 15 has_pilots 4
   rmmod test_power
 }
 
@@ -214,13 +213,15 @@ hogs() {
   kill "${pids[@]}"
   wait "${pids[@]}" 2>/dev/null
   ok "hogs: the pilots go on after them" becomes 20 has_pilots_of worker 2
-  memory=2GiB anew sleepers
-  becomes 40 has_pilots 2 >/dev/null
 }
 
 # The owner takes memory: pilots give theirs back, and none takes their place.
 pressure() {
   local megabytes before
+  memory=2GiB configure sleepers
+  systemctl reload plancton
+  docker ps -q --filter label=io.plancton.class=worker | xargs docker rm -fv >/dev/null
+  becomes 20 has_pilots 2 >/dev/null
   mount -o remount,size=100% /dev/shm
   before=$(count owner)
   # below half of what is reserved, with a pilot's memory and some more
@@ -280,7 +281,8 @@ restart_daemon() {
 
 part_engine() {
   local before failed
-  anew sleepers
+  configure sleepers
+  systemctl reload plancton
   becomes 40 has_pilots 2 >/dev/null
   failed=$(count failed) before=$(ids)
   engine_again
@@ -450,20 +452,20 @@ in_slice() {
 # ---- the end ----
 
 part_end() {
-  anew sleeper
-  becomes 40 has_pilots 1 >/dev/null
+  configure sleepers
+  systemctl reload plancton
+  becomes 40 has_pilots 2 >/dev/null
   ok "end: the journal has no denial, no panic, no error [1]" none_says 'denied|not permitted|read-only file system|panicked|^error' "$(journal 0)"
-  configure sleeper
-  sed -i 's/^max = 1$/max = "many"/' $config
+  sed -i 's/^max = 2$/max = "many"/' $config
   ok "stop: done" systemctl stop plancton.service
   ok "stop: pilots go on" test -n "$(containers)"
   systemctl start plancton.service 2>/dev/null
   ok "start: with a broken configuration it fails" becomes 5 systemctl -q is-failed plancton.service
   ok "start: nothing but that has failed (low)" nothing_else_failed
-  configure sleeper
+  configure sleepers
   systemctl reset-failed plancton.service
   systemctl start plancton.service
-  becomes 20 has_pilots 1 >/dev/null
+  becomes 20 has_pilots 2 >/dev/null
   purge_package
 }
 
