@@ -118,7 +118,7 @@ impl Launch<'_> {
         let body = spec::create_body(self, &image.unwrap_or_default(), clock::now());
         let Created { id, warnings } = match engine.create(&self.name, body) {
             Ok(created) => created.ok_or(LaunchResult::NoImage)?,
-            Err(Error::ReplyLost(why)) => return Err(LaunchResult::Lost(why)),
+            // Where only the reply was lost there is a container that nobody starts: the next list shows it, and it goes.
             Err(error) => return Err(refused(class, error.to_string())),
         };
         let refuses = self.config.share.missing_limits == MissingLimits::Refuse;

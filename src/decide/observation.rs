@@ -202,7 +202,7 @@ pub enum LaunchResult {
     MountMissing(String),
     /// Nothing of it is left.
     Failed(String),
-    /// The reply was lost: it may exist; the list tells.
+    /// The reply to its start was lost: it may run; the list tells.
     Lost(String),
 }
 

@@ -158,7 +158,7 @@ impl FakeEngine {
         let was_started = !["created", "configured"].contains(&state);
         let has_ended = ["exited", "dead"].contains(&state);
         let cpus = labels.iter().find(|(key, _)| *key == "io.plancton.cpus");
-        let cpus: f64 = cpus.map_or(1.0, |(_, cpus)| cpus.parse().unwrap());
+        let cpus: f64 = cpus.and_then(|(_, cpus)| cpus.parse().ok()).unwrap_or(1.0);
         let limits =
             json!({"NanoCpus": (cpus * 1e9) as u64, "Memory": 1u64 << 30, "PidsLimit": 512});
         let id = world.push(Container {

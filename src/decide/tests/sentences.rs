@@ -3,7 +3,7 @@
 use super::state::Wait;
 use super::*;
 use crate::config::OnBattery;
-use crate::units::{Bytes, count_pilots, word};
+use crate::units::{Bytes, word};
 
 const TWO: Bytes = Bytes(2 * GIB);
 
