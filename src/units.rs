@@ -358,6 +358,16 @@ mod tests {
             ),
             ("a\u{2028}b\u{85}c", 9, "a b c", "abc"),
             ("naïve 日本", 8, "naïve 日本", "naïve 日本"),
+            // A link and a clipboard as xterm takes them (OSC 8 and 52), letters without a width (Unicode's tags), and C1's CSI.
+            (
+                "\u{1b}]8;;http://x\u{1b}\\a",
+                20,
+                "]8;;http://x\\a",
+                "]8;;http://x\\a",
+            ),
+            ("\u{1b}]52;c;cm0=\u{7}", 20, "]52;c;cm0=", "]52;c;cm0="),
+            ("ok\u{e0072}\u{e006d}", 20, "ok", "ok"),
+            ("a\u{9b}2Jb", 20, "a2Jb", "a2Jb"),
         ] {
             assert_eq!(clean_line(text, limit), line, "{text:?}");
             assert_eq!(clean_text(text, limit), whole, "{text:?}");

@@ -239,7 +239,7 @@ mod tests {
 
     /// Where a container's group is, and where below it its first process. The first three are
     /// shared/cases/group-of-a-rootless-engine; then Podman with crun, systemd in a container, our parent with both
-    /// drivers, a container in a container, another runtime.
+    /// drivers, a container in a container, another runtime, Docker in a container of LXD, a pod of Podman.
     const PLACES: &str = "user.slice/user-1000.slice/user@1000.service/user.slice/docker-ID.scope
         user.slice/user-1000.slice/user@1000.service/user.slice/libpod-ID.scope
         docker_limit.slice/docker-ID.scope
@@ -248,7 +248,9 @@ mod tests {
         plancton.slice/docker-ID.scope
         plancton/ID
         docker/0123456789ab/docker/ID
-        kubepods.slice/cri-containerd-ID.scope";
+        kubepods.slice/cri-containerd-ID.scope
+        lxc.payload.web/docker/ID
+        machine.slice/machine-libpod_pod_0123.slice/libpod-ID.scope /container";
     /// On v2, seen from within a namespace, on v1, in a container without a namespace (kata-containers/cgroups-rs #131).
     const LINES: [(Layout, &str, &str); 4] = [
         (V2, "", "0::/"),
