@@ -10,6 +10,7 @@
 home=/home/volunteer
 run=/run/user/1000
 as=(runuser -u volunteer -- env "HOME=$home" "XDG_RUNTIME_DIR=$run" "DBUS_SESSION_BUS_ADDRESS=unix:path=$run/bus")
+told=$run/plancton/status.json
 config=$home/.config/plancton/config.toml
 
 own_docker() { "${as[@]}" docker -H "unix://$run/docker.sock" "$@"; }

@@ -420,7 +420,7 @@ part_member() {
   chown volunteer: $own/config.toml
   loginctl enable-linger volunteer
   becomes 15 test -S /run/user/1000/bus >/dev/null
-  as=(runuser -u volunteer -- env HOME=/home/volunteer XDG_RUNTIME_DIR=/run/user/1000)
+  as=(runuser -u volunteer -- env HOME=/home/volunteer XDG_RUNTIME_DIR=/run/user/1000) told=/run/user/1000/plancton/status.json
   ok "member: starts a daemon of their own" "${as[@]}" plancton start
   ok "member: a pilot runs" becomes 30 has_pilots 1
   ok "member: it is in the idle group [8]" in_slice
@@ -428,7 +428,7 @@ part_member() {
   "${as[@]}" plancton force-stop >/dev/null
   ok "member: purge" "${as[@]}" plancton purge
   ok "member: nothing is left but the configuration" same $own "$(find /home/volunteer -name '*plancton*')"
-  as=()
+  as=() told=/run/plancton/status.json
   rm -r /home/volunteer/.config /home/volunteer/.local 2>/dev/null
   gpasswd -d volunteer docker >/dev/null
   loginctl disable-linger volunteer
