@@ -24,8 +24,9 @@ fn drain_resume_and_snooze_take_effect_at_once() {
     instance.say("snooze 3s").must(0, &["3s"]);
     instance.wait_for("/state", "snoozed");
     instance.say("status").must(0, &["plancton resume"]);
-    all_are("running");
+    instance.wait_for("/state", "active");
     assert!(epoch() - start >= 2.5);
+    all_are("running");
     assert_eq!(instance.running_ids(), pilots, "the same pilots as before");
 }
 
