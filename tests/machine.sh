@@ -25,7 +25,7 @@ release=trixie
 packages="systemd-sysv dbus libpam-systemd dbus-user-session udev kmod procps iproute2 iptables apparmor openssh-server ca-certificates
   curl jq busybox-static docker.io docker-cli rootlesskit uidmap slirp4netns ${PLANCTON_MACHINE_PACKAGES:-}"
 # What is done to a fresh root: part of the disk's name, so that a changed one is made anew.
-edition=1
+edition=2
 # shellcheck disable=SC2086 # words
 disk=$cache/disk-$(echo $edition $release $packages | cksum | cut -d" " -f1)
 kernel=$cache/kernel
@@ -203,7 +203,8 @@ settle() { # settle ROOT: its name, its disks, its network, and who may come in
   mv "$work/key.pub" "$1/root/.ssh/authorized_keys"
   chroot "$1" useradd -m -s /bin/bash volunteer
   chroot "$1" systemctl -q enable systemd-networkd.service 2>/dev/null
-  chroot "$1" systemctl -q mask systemd-networkd-wait-online.service apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer 2>/dev/null
+  chroot "$1" systemctl -q mask systemd-networkd-wait-online.service apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \
+    ldconfig.service systemd-journal-catalog-update.service modprobe@{drm,efi_pstore,configfs}.service 2>/dev/null
 }
 
 prepare() {
