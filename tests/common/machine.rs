@@ -24,10 +24,10 @@ impl DerefMut for Machine {
 }
 
 /// One class of one-core pilots, at most so many, looked at each second; `share` are further lines of [share], `more` follow
-/// those of the class.
+/// those of the class. An engine may take as long to answer as a busy machine makes it.
 pub fn made_up(most: u32, share: &str, more: &str) -> String {
     format!(
-        "[loop]\ninterval = \"1s\"\nlaunches-per-tick = 4\n[engine]\ntimeout = \"1s\"\n\
+        "[loop]\ninterval = \"1s\"\nlaunches-per-tick = 4\n[engine]\ntimeout = \"20s\"\n\
          [share]\nreserve-cpus = 0\nreserve-disk = \"1MiB\"\nmax-pilots = {most}\n{share}\n\
          [[pilot]]\nname = \"p\"\nimage = \"fake:1\"\nmin-runtime = \"0s\"\nmemory = \"64MiB\"\nstop-grace = \"1s\"\n{more}\n"
     )

@@ -87,7 +87,8 @@ part_use() {
   began=$(date +%s)
   echo proof-of-files >/etc/plancton/proof
   chmod 600 /etc/plancton/proof
-  share=$'reserve-disk = "64MiB"\ncpuset = "1"' anew handed sleeper
+  share=$'reserve-disk = "64MiB"\ncpuset = "1"' configure handed sleeper
+  systemctl reload plancton
   ok "use: a class runs beside the other" becomes 30 has_pilot_of sleeper
   ok "use: a class with files runs [1]" becomes 20 has_pilot_of handed
   ok "use: its copy is for its user alone [1]" handed_says '^4242 400$'
@@ -128,7 +129,8 @@ log_has() { docker logs "$1" 2>&1 | grep -qE "$2"; }
 
 part_commands() {
   local names
-  anew sleepers
+  configure sleepers
+  systemctl reload plancton
   ok "commands: two pilots run" becomes 40 has_pilots 2
   ok "snooze: by a member of the group" as_member plancton snooze 1h
   ok "snooze: every pilot is paused" becomes 10 all_paused
@@ -487,8 +489,9 @@ purge_package() {
 
 # What cannot be removed is named, with words that still help when the program has gone. Nothing comes after this.
 part_without() {
-  anew sleeper
-  becomes 40 has_pilots 1 >/dev/null
+  configure sleepers
+  systemctl reload plancton
+  becomes 40 has_pilots 2 >/dev/null
   systemctl stop docker.service docker.socket
   apt-get -qq -y purge plancton >/root/words 2>&1
   ok "purge without an engine: it ends" test ! -e /usr/bin/plancton

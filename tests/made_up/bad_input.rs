@@ -93,7 +93,7 @@ fn sockets_that_are_none() {
 fn what_listens_is_no_engine() {
     at_once(["garbage", "404 no", "stall", "lost-reply"], |fault| {
         let machine = Machine::new();
-        machine.configure(&good());
+        machine.configure(&good().replace("timeout = \"20s\"", "timeout = \"1s\""));
         machine.engine.fault("ping", fault);
         for line in ["run --once", "check"] {
             machine.say(line).must(NO_ENGINE, &["engine.sock"]);

@@ -5,12 +5,13 @@ use crate::common::*;
 
 const CHANGES: [&str; 6] = ["create", "start", "kill", "pause", "unpause", "remove"];
 
+/// With an engine for which nobody waits long.
 fn of(most: u32) -> String {
-    made_up(most, "", "")
+    made_up(most, "", "").replace("timeout = \"20s\"", "timeout = \"1s\"")
 }
 
 fn slow(interval: &str) -> String {
-    let slow = of(2).replace("timeout = \"1s\"", "timeout = \"600s\"");
+    let slow = made_up(2, "", "").replace("timeout = \"20s\"", "timeout = \"600s\"");
     slow.replace("interval = \"1s\"", &format!("interval = \"{interval}\""))
 }
 
@@ -125,7 +126,7 @@ fn others_count_as_taken() {
         let labels = [(LABEL, "other"), ("io.plancton.cpus", cpus)];
         machine.engine.add("", state, 5.0, &labels);
     }
-    machine.start(&of(0));
+    machine.start(&made_up(0, "", ""));
     // 16 less 6, 2.5, 2, and one core for what cannot be read; a paused one holds its promise but uses no CPU.
     machine.wait_reason("full");
     machine.wait_for_pilots(5);
@@ -150,7 +151,7 @@ fn own_containers_in_odd_states() {
         add("", "running", 30.0),
         add("plancton-p-000010", "", 500.0),
     ];
-    machine.start(&of(3));
+    machine.start(&made_up(3, "", ""));
     machine.until(|| !gone.iter().any(|id| machine.engine.has(id)));
     assert_eq!(changes(&machine.engine.calls_during(3.0)), []);
     let changed = changes(&machine.engine.world().calls);
@@ -396,7 +397,7 @@ fn status_is_written_while_the_engine_hangs() {
 
 #[test]
 fn one_call_a_tick_in_the_steady_state_and_none_without_a_class() {
-    let machine = Machine::running(&of(10), 10);
+    let machine = Machine::running(&made_up(10, "", ""), 10);
     machine.wait_listed(10);
     machine.engine.calls_during(0.5);
     let calls = machine.engine.calls_during(10.0);
@@ -413,7 +414,7 @@ fn one_call_a_tick_in_the_steady_state_and_none_without_a_class() {
 /// TERM is for the handler, which a frozen process has not; what does not end then is killed.
 #[test]
 fn a_paused_pilot_is_told_woken_and_killed() {
-    let machine = Machine::running(&of(1), 1);
+    let machine = Machine::running(&made_up(1, "", ""), 1);
     machine.engine.world().ignores_term = true;
     let id = machine.pilots()[0].clone();
     machine.done("snooze 1h");
