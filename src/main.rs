@@ -1,4 +1,6 @@
-//! Plancton gives a machine's idle time to science. The modules, in reading order.
+//! Plancton gives a machine's idle time to science. In reading order, each module using only what stands before it: units,
+//! executor, systemd; clock, host, cli; config, web; engine, decide; state; site, history; observe, act, report; metrics,
+//! remote; daemon (its loop is `daemon::run`); commands.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
