@@ -414,7 +414,8 @@ fn one_call_a_tick_in_the_steady_state_and_none_without_a_class() {
 /// TERM is for the handler, which a frozen process has not; what does not end then is killed.
 #[test]
 fn a_paused_pilot_is_told_woken_and_killed() {
-    let machine = Machine::running(&made_up(1, "", ""), 1);
+    let config = made_up(1, "", "").replace("stop-grace = \"1s\"", "stop-grace = \"10s\"");
+    let machine = Machine::running(&config, 1);
     machine.engine.world().ignores_term = true;
     let id = machine.pilots()[0].clone();
     machine.done("snooze 1h");
