@@ -4,7 +4,7 @@
 # tests/machine/rootless.sh, a user unit on rootless Docker.
 #   tests/machine-test.sh [--binary FILE] [STEP…]
 #     --binary FILE   a static binary for the package (else packaging/build-static.sh makes it)
-#     STEP            only these, after what they need: use owner engine without | disk change commands power end | try member rootless
+#     STEP            only these, after what they need: use owner engine without | disk change power end | commands try member rootless
 # Every check is a line "ok NAME", "FAILED NAME: why" or "skipped NAME: why"; the last line counts them. Where there can be no
 # such machine, all of them are skipped, with the reason. Four minutes, once the machine is prepared and the package built.
 set -euo pipefail
@@ -14,7 +14,7 @@ set -euo pipefail
 cd "$repository"
 exec </dev/null
 
-steps=(use owner engine without disk change commands power end try member rootless)
+steps=(use owner engine without disk change power end commands try member rootless)
 binary='' only=()
 
 usage() {
@@ -54,8 +54,8 @@ run_steps() { # run_steps FIRST STEP…: those that are wanted, after the first
 }
 
 owner_life() { run_steps begin use owner engine without; }
-package_life() { run_steps install disk change commands power end; }
-user_life() { run_steps begin try member rootless; }
+package_life() { run_steps install disk change power end; }
+user_life() { run_steps begin commands try member rootless; }
 
 step_power() {
   part system before
@@ -92,7 +92,7 @@ skip_without_machine system rootless
 build_packages
 SECONDS=0
 if is_wanted use || is_wanted owner || is_wanted engine || is_wanted without; then life owner owner_life; fi
-if is_wanted change || is_wanted disk || is_wanted commands || is_wanted power || is_wanted end; then life package package_life; fi
-if is_wanted try || is_wanted member || is_wanted rootless; then life user user_life; fi
+if is_wanted change || is_wanted disk || is_wanted power || is_wanted end; then life package package_life; fi
+if is_wanted commands || is_wanted try || is_wanted member || is_wanted rootless; then life user user_life; fi
 all_lives
 result
