@@ -6,7 +6,7 @@
 #     --binary FILE   a static binary for the package (else packaging/build-static.sh makes it)
 #     STEP            only these, after what they need: use owner engine without | disk change power end | commands try member rootless
 # Every check is a line "ok NAME", "FAILED NAME: why" or "skipped NAME: why"; the last line counts them. Where there can be no
-# such machine, all of them are skipped, with the reason. Four minutes, once the machine is prepared and the package built.
+# such machine, all of them are skipped, with the reason. Four to five minutes, once the machine is prepared and the package built.
 set -euo pipefail
 
 # shellcheck source=tests/machine/outside.sh

@@ -123,8 +123,8 @@ impl Tick<'_> {
         self.now - since
     }
 
-    /// Above the limit one pilot fewer each `calm-for`; well below it one more. None where a limit of the owner's own can't be
-    /// held.
+    /// Above the limit one pilot fewer each `calm-for`; well below it one more. No pilot at all where a limit of the owner's own
+    /// can't be held, since nothing tells the temperature.
     fn cool(&mut self, limit: f64) -> Option<usize> {
         let Some(value) = self.seen.temperature.filter(|_| limit > 0.0) else {
             self.state.cool = None;
