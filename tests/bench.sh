@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Speed, memory and wake-ups, as a table of figure, budget and verdict. Ratios are taken in one run, because machines are
 # noisy; the figures are for people, so this is no test. Takes about fifteen minutes and wants a quiet machine.
-#   tests/bench.sh [fill] [share] [loop] [steady] [many] [owner] [decide]      parts of it; without any: all
+#   tests/bench.sh [fill] [share] [loop] [steady] [owner] [decide] [many]      parts of it; without any: all (many as root alone)
 #   tests/bench.sh fleet      many daemons, one InfluxDB, one web server (tests/bench/fleet.rs): four minutes, as root
 # BENCH_BINARY=FILE measures that binary instead of the static release build; BENCH_PAIRS=N takes N pairs of the owner's job;
 # FLEET=N takes N daemons instead of 200, FLEET_REFRESH=SECONDS lets them look at the web server that often (60).
@@ -374,7 +374,10 @@ bench_fleet() {
 
 main() {
   local parts=("$@")
-  [ "$#" -gt 0 ] || parts=(fill share loop steady many owner decide)
+  if [ "$#" = 0 ]; then
+    parts=(fill share loop steady owner decide)
+    [ "$(id -u)" != 0 ] || parts+=(many)
+  fi
   if [[ ! ${parts[*]} =~ ^(many|fleet)$ ]]; then
     need_engine
     make_image
