@@ -136,6 +136,10 @@ fn configuration() {
         let words = clean_text(&text(input), random.below(100));
         let _ = (Image::parse(&words), parse_cpu_list(&words));
     });
+}
+
+#[test]
+fn joined_texts() {
     let allow = "[allow]\nmounts = [\"/cvmfs\"]\nfiles = [\"/etc/token\"]\n";
     let local = parse(allow, "c").unwrap();
     fuzz("joined text", 2, &CONFIGURATIONS, |input, random| {

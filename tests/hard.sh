@@ -2,7 +2,7 @@
 # Drives the real binary hard, on a real engine of its own: killed, filled, starved, frozen, stormed. Needs root, five minutes.
 #   tests/hard.sh [NAME…]        all checks, or those named (see the list at the end)
 #   tests/hard.sh crash ROUNDS   the crash loop, as long as asked for
-#   tests/hard.sh fuzz MINUTES   the fuzzers of src/fuzz_tests.rs, with new seeds until the time is over
+#   tests/hard.sh fuzz MINUTES   each fuzzer of src/fuzz_tests.rs (five) for that long, with new seeds
 # A line a check, "ok" or "FAILED"; the last line counts them. PLANCTON_BINARY: a binary that is built already.
 # Not part of tests/run.sh, which has a short form of each (tests/made_up/).
 set -euo pipefail
@@ -334,19 +334,22 @@ deaf() {
 }
 
 fuzz() {
-  local minutes=$1 program round=1 log=$TEST_TMP/fuzz end=$((SECONDS + $1 * 60)) status=0
-  program=$(cargo test --locked --bin plancton --no-run 2>&1 | sed -nE 's/.*\((target[^)]*)\)$/\1/p')
+  local minutes=$1 program fuzzer end round=1 log=$TEST_TMP/fuzz status=0
+  program=$(cargo test --locked --bin plancton --no-run 2>&1 | sed -nE 's/.*Executable .*\((.*)\)$/\1/p')
   ulimit -v 2000000 # one fuzzer has taken a whole machine
-  while [ "$SECONDS" -lt "$end" ] && [ "$status" = 0 ]; do
-    round=$((round + 1))
-    PLANCTON_FUZZ_SEED=$round$RANDOM PLANCTON_FUZZ_RUNS=20000 timeout $((minutes * 60 + 300)) "$program" fuzz_tests \
-      --nocapture --test-threads 1 >>"$log" 2>&1 </dev/null || status=$?
+  for fuzzer in $("$program" fuzz_tests --list | sed -n 's/: test$//p'); do
+    end=$((SECONDS + minutes * 60))
+    while [ "$SECONDS" -lt "$end" ] && [ "$status" = 0 ]; do
+      round=$((round + 1))
+      PLANCTON_FUZZ_SEED=$round$RANDOM PLANCTON_FUZZ_RUNS=20000 timeout $((minutes * 60 + 300)) "$program" --exact "$fuzzer" \
+        --nocapture >>"$log" 2>&1 </dev/null || status=$?
+    done
   done
   grep -E 'panicked|hangs|FAILED|, run ' "$log" || true
   sed -nE 's/.*fuzz ([^:]*): ([0-9]+) executions in .* slowest ([0-9]+) ms, peak ([0-9]+) kB/\1|\2|\3|\4/p' "$log" | awk -F'|' '
-    { n[$1] += $2; if ($3 > s[$1]) s[$1] = $3; if ($4 > p) p = $4 }
-    END { for (i in n) printf "%-22s %9d executions, slowest %d ms\n", i, n[i], s[i]; printf "peak %d kB\n", p }'
-  verdict "fuzz" "$minutes minutes, exit code $status" test "$status" = 0
+    { n[$1] += $2; if ($3 > s[$1]) s[$1] = $3; if ($4 > p[$1]) p[$1] = $4 }
+    END { for (i in n) printf "%-22s %9d executions, slowest %d ms, peak %d kB\n", i, n[i], s[i], p[i] }'
+  verdict "fuzz" "$minutes minutes each, exit code $status" test "$status" = 0
 }
 
 trap tidy EXIT

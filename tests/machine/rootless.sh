@@ -106,7 +106,7 @@ owner() {
     sh -c 'while :; do :; done' &
     pids+=($!)
   done
-  ok "rootless: the owner is seen [4]" becomes 10 says '.cpus.foreign > 1'
+  ok "rootless: the owner is seen [4]" becomes 10 says '.cpus.foreign > 0.8'
   ok "rootless: the owner gets the cores [4]" becomes 30 uses_little "$group"
   kill "${pids[@]}"
   wait "${pids[@]}" 2>/dev/null
