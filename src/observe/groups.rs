@@ -13,8 +13,8 @@ const ASKED_AGAIN: f64 = 60.0;
 
 #[derive(Default)]
 pub struct Groups {
-    /// A pilot was seen to run in the idle group: true as long as the group stays idle.
-    verified: bool,
+    /// Once a pilot was seen to run in the idle group this holds as long as the group stays idle.
+    protection: Protection,
     /// A pilot whose group is known: the others of this engine are in the same place under their own ids.
     sample: Option<(PilotId, Group)>,
     /// Running pilots whose first process the engine is to be asked for: their groups are where the kernel says.
@@ -92,12 +92,12 @@ impl Groups {
     pub fn protection(&mut self, pilots: &[Pilot], facts: Option<&Facts>, now: f64) -> Protection {
         let unknown = || Err("not known before the engine has answered".to_owned());
         let read = facts.map_or_else(unknown, |facts| self.read_protection(pilots, facts, now));
-        let protection = match read.unwrap_or_else(Protection::None) {
-            Protection::Prepared if self.verified => Protection::Verified,
-            protection => protection,
-        };
-        self.verified = protection == Protection::Verified;
-        protection
+        let read = read.unwrap_or_else(Protection::None);
+        let is_shown = matches!(self.protection, Protection::Verified | Protection::Session);
+        if read != Protection::Prepared || !is_shown {
+            self.protection = read;
+        }
+        self.protection.clone()
     }
 
     /// Errors: why there is none.
