@@ -57,7 +57,7 @@ pub struct Status {
 
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 pub struct Protection {
-    /// `verified`, `prepared` or `none`.
+    /// `verified`, `session`, `prepared` or `none`.
     pub level: String,
     pub text: String,
 }

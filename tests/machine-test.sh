@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # The package on machines as its users have them: machine.sh boots three, side by side. On two of them tests/machine/system.sh takes
 # the .deb and its unit through their life on Docker, with a power loss, a reboot and a purge; on the third that is beside
-# tests/machine/rootless.sh, a user unit on rootless Docker. The owner's has two cores. The others have one, as the smallest
-# rented machine: six cores on the two of most who test would wait for each other.
+# tests/machine/rootless.sh, a user unit on rootless Docker. The first and the last have two cores, the second has one: the
+# smallest that is rented, and cheaper beside the others.
 #   tests/machine-test.sh [--binary FILE] [STEP…]
 #     --binary FILE   a static binary for the package (else packaging/build-static.sh makes it)
-#     STEP            only these, after what they need: use try owner | disk engine power end | commands member rootless change without
+#     STEP            only these, after what they need: use try owner | disk change engine power end | commands member rootless without
 # Every check is a line "ok NAME", "FAILED NAME: why" or "skipped NAME: why"; the last line counts them. Where there can be no
 # such machine, all of them are skipped, with the reason. Four minutes, once the machine is prepared and the package built.
 set -euo pipefail
@@ -15,7 +15,7 @@ set -euo pipefail
 cd "$repository"
 exec </dev/null
 
-steps=(use try owner disk engine power end commands member rootless change without)
+steps=(use try owner disk change engine power end commands member rootless without)
 binary='' only=()
 
 usage() {
@@ -55,8 +55,8 @@ run_steps() { # run_steps FIRST STEP…: those that are wanted, after the first
 }
 
 owner_life() { run_steps begin use try owner; }
-package_life() { run_steps install disk engine power end; }
-user_life() { run_steps begin commands member rootless begin change without; } # rootless purges it
+package_life() { run_steps install disk change engine power end; }
+user_life() { run_steps begin commands member rootless begin without; } # rootless purges it
 
 step_power() {
   part system before
@@ -92,11 +92,10 @@ skip_without_machine system rootless
 "$machine" prepare
 build_packages
 SECONDS=0
-if is_wanted use || is_wanted try || is_wanted owner; then PLANCTON_MACHINE_CPUS=2 life owner owner_life; fi
-export PLANCTON_MACHINE_CPUS=1
-if is_wanted disk || is_wanted engine || is_wanted power || is_wanted end; then life package package_life; fi
-if is_wanted commands || is_wanted member || is_wanted rootless || is_wanted change || is_wanted without; then
-  life user user_life
+if is_wanted use || is_wanted try || is_wanted owner; then life owner owner_life; fi
+if is_wanted disk || is_wanted change || is_wanted engine || is_wanted power || is_wanted end; then
+  PLANCTON_MACHINE_CPUS=1 life package package_life
 fi
+if is_wanted commands || is_wanted member || is_wanted rootless || is_wanted without; then life user user_life; fi
 all_lives
 result

@@ -29,8 +29,8 @@ part_engine() {
 part_use() {
   apt-get -qq -y install $packages/first.deb >/dev/null 2>&1
   "${as[@]}" mkdir -p ${config%/*}
-  # Below their own manager the owner's other programs are not kept from waiting, so a core is kept free; here it is the only one.
-  share=$'reserve-disk = "64MiB"\nreserve-cpus = 0' configure worker
+  # What the owner used falls slowly: with half a core kept free, instead of a whole one, the pilot is back within a quarter of a minute.
+  share=$'reserve-disk = "64MiB"\nreserve-cpus = 0.5' configure worker
   sed -i 's/^max = 2/max = 1/; s/^cpus = .*/cpus = 0.2/' $config
   chown volunteer: $config
   ok "rootless: the unit starts" user_systemctl -q enable --now plancton
@@ -49,7 +49,7 @@ part_use() {
   ok "rootless: snooze" "${as[@]}" plancton snooze 1h
   ok "rootless: snooze pauses" becomes 10 all_paused
   "${as[@]}" plancton resume >/dev/null
-  ok "rootless: resume [4]" becomes 10 has_pilots 1
+  ok "rootless: resume [4]" becomes 20 has_pilots 1
 }
 
 # With another engine than their own nothing further could be seen: then it is told.
@@ -102,17 +102,17 @@ owner() {
   local group before pids=()
   group=$(own_group) || { ok "rootless: the owner gets the cores [4]" own_group; return; }
   before=$(used_ms "$group")
-  ok "rootless: the pilot works [4]" becomes 10 has_used "$group" $((before + 200))
+  ok "rootless: the pilot works [4]" becomes 30 has_used "$group" $((before + 200))
   for _ in 1 2; do
     sh -c 'while :; do :; done' &
     pids+=($!)
   done
-  ok "rootless: the owner is seen [4]" becomes 10 says '.cpus.foreign > 0.8'
+  ok "rootless: the owner is seen [4]" becomes 10 says '.cpus.foreign > 1'
   ok "rootless: the owner gets the cores [4]" becomes 30 uses_little "$group"
   ok "rootless: and keeps them [4]" stays 4 all_paused
   kill "${pids[@]}"
   wait "${pids[@]}" 2>/dev/null
-  ok "rootless: the pilot goes on after that [4]" becomes 20 has_pilots 1
+  ok "rootless: the pilot goes on after that [4]" becomes 40 has_pilots 1
 }
 
 uses_little() { # uses_little GROUP: less than a tenth of a core, for two seconds
