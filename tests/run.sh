@@ -234,8 +234,8 @@ done
 # Beside a load of every core pilots, which run at idle priority, get next to nothing. A group of the tests' own, which the engine
 # that they start takes for the whole machine, gets what any other program gets.
 wants_group() {
-  [ -z "${PLANCTON_TESTS_INSIDE:-}" ] && [ "$(id -u)" = 0 ] && [ -e /sys/fs/cgroup/cpu/cgroup.procs ] &&
-    [ "$without_engine" = no ] && ! has_systemd && ! engine_find && unshare -C true 2>/dev/null
+  [ -z "${PLANCTON_TESTS_INSIDE:-}" ] && [ "$(id -u)" = 0 ] && [ "$without_engine" = no ] && ! has_systemd && ! engine_find &&
+    unshare -m -C sh -ec 'cd /sys/fs/cgroup; umount cpu; mount -t cgroup -o cpu cgroup cpu' 2>/dev/null
 }
 
 in_own_group() { # in_own_group COMMAND…
