@@ -5,7 +5,7 @@
 # smallest that is rented, and cheaper beside the others.
 #   tests/machine-test.sh [--binary FILE] [STEP…]
 #     --binary FILE   a static binary for the package (else packaging/build-static.sh makes it)
-#     STEP            only these, after what they need: use try owner | disk change engine power end | commands member rootless without
+#     STEP            only these, after what they need: use try owner without | disk change engine power end | commands member rootless
 # Every check is a line "ok NAME", "FAILED NAME: why" or "skipped NAME: why"; the last line counts them. Where there can be no
 # such machine, all of them are skipped, with the reason. Four minutes, once the machine is prepared and the package built.
 set -euo pipefail
@@ -15,7 +15,7 @@ set -euo pipefail
 cd "$repository"
 exec </dev/null
 
-steps=(use try owner disk change engine power end commands member rootless without)
+steps=(use try owner without disk change engine power end commands member rootless)
 binary='' only=()
 
 usage() {
@@ -54,9 +54,9 @@ run_steps() { # run_steps FIRST STEP…: those that are wanted, after the first
   done
 }
 
-owner_life() { run_steps begin use try owner; }
+owner_life() { run_steps begin use try owner without; }
 package_life() { run_steps install disk change engine power end; }
-user_life() { run_steps begin commands member rootless begin without; } # rootless purges it
+user_life() { run_steps begin commands member rootless; }
 
 step_power() {
   part system before
@@ -92,10 +92,10 @@ skip_without_machine system rootless
 "$machine" prepare
 build_packages
 SECONDS=0
-if is_wanted use || is_wanted try || is_wanted owner; then life owner owner_life; fi
+if is_wanted use || is_wanted try || is_wanted owner || is_wanted without; then life owner owner_life; fi
 if is_wanted disk || is_wanted change || is_wanted engine || is_wanted power || is_wanted end; then
   PLANCTON_MACHINE_CPUS=1 life package package_life
 fi
-if is_wanted commands || is_wanted member || is_wanted rootless || is_wanted without; then life user user_life; fi
+if is_wanted commands || is_wanted member || is_wanted rootless; then life user user_life; fi
 all_lives
 result
