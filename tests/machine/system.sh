@@ -201,7 +201,6 @@ hogs() {
   before=$(used_ms $slice)
   sleep 3
   alone=$((($(used_ms $slice) - before) / 3))
-  ok "hogs: alone the pilots take what they may ($alone ms in a second)" test "$alone" -gt 400
   [ -d /sys/fs/cgroup/user.slice ] || group=/sys/fs/cgroup/system.slice
   for _ in 1 2; do
     sh -c 'while :; do :; done' &
@@ -211,6 +210,7 @@ hogs() {
   owners=$(used_ms $group) before=$(used_ms $slice)
   sleep 10
   beside=$(($(used_ms $slice) - before)) owners=$(($(used_ms $group) - owners))
+  ok "hogs: alone the pilots take several times as much ($alone ms in a second)" test "$((alone * 10))" -gt "$((beside * 3))"
   ok "hogs: two of the owner's on two cores leave the pilots $beside ms in 10 s" test "$((beside * 10))" -lt "$owners"
   ok "hogs: the owner's have $owners ms of 20000" test "$owners" -gt 17000
   ok "hogs: status sees the owner" becomes 15 says '.cpus.foreign > 1'
