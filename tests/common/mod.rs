@@ -284,12 +284,16 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        // A made-up engine may still be writing there.
+        let is_gone = || fs::remove_dir_all(&self.0).is_ok() || !self.0.exists();
+        becomes(Duration::from_secs(5), is_gone);
     }
 }
 
 /// The binary with a place of its own: configuration, log, `run` and `state` are in `scratch`.
 pub struct Instance {
+    /// Ends before what it writes to goes.
+    daemon: Option<Running>,
     pub name: String,
     pub scratch: Scratch,
     /// The engine that it is told to use.
@@ -298,7 +302,6 @@ pub struct Instance {
     pub root: Option<PathBuf>,
     /// On the real machine: it sees what else its CPUs do.
     pub sees_load: bool,
-    daemon: Option<Running>,
 }
 
 impl Instance {
