@@ -199,3 +199,64 @@ fn unlimited([cpus, memory, pids]: [f64; 3], pilot: &Pilot) -> Option<String> {
         "the {what} limit of {name} does not hold (it is {found})"
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Info;
+    use crate::host::cgroup::{Layout, group_of_pid, parent_group};
+    use crate::host::tests::Tree;
+    use crate::site::EngineName;
+    use serde_json::{from_value, json};
+
+    /// What a pilot was seen to have holds while it is paused and when it is gone, as long as the group stays idle: a
+    /// rootless engine's pilots must not find more room once they have been paused.
+    #[test]
+    fn protection_outlasts_its_pilot() {
+        const IDLE: &str = "sys/fs/cgroup/plancton.slice/cpu.idle";
+        let id = PilotId::new(&"a1".repeat(32)).unwrap();
+        let (layout, place) = (
+            Layout {
+                is_v2: true,
+                is_systemd: true,
+            },
+            format!("plancton.slice/docker-{}.scope", id.as_str()),
+        );
+        for (is_rootless, shown) in [(false, Protection::Verified), (true, Protection::Session)] {
+            let tree = Tree::new(&[(IDLE, "1")]);
+            tree.put("proc/77/cgroup", format!("0::/{place}\n"));
+            tree.put(&format!("sys/fs/cgroup/{place}/cpu.stat"), "");
+            let facts = Facts {
+                engine: EngineName::default(),
+                info: Info::default(),
+                disks: Vec::new(),
+                is_rootless,
+                layout,
+                parent: Ok(parent_group(tree.root(), layout, "")),
+                is_ours: true,
+                unsupported: None,
+            };
+            let mut groups = Groups::default();
+            let mut see = |state: &str| {
+                let pilot = json!({
+                    "id": id, "name": "p", "class": "a", "own": true, "state": state, "created": 0.0, "expiry": {"epoch": 1.0},
+                    "cpus": 1.0, "memory": 1, "grace": 1.0, "used": null, "unlimited": null,
+                });
+                let mut pilots = [from_value::<Pilot>(pilot).unwrap()];
+                groups.look(&mut pilots, 1.0);
+                if state == "running" {
+                    groups.learn(id.clone(), group_of_pid(tree.root(), 77, &id));
+                }
+                groups.protection(&pilots, Some(&facts), 1.0)
+            };
+            assert_eq!(see("created"), Protection::Prepared);
+            for state in ["running", "paused", "exited"] {
+                assert_eq!(see(state), shown, "{state}");
+            }
+            tree.put(IDLE, "0");
+            assert_eq!(see("exited"), Protection::Lost);
+            tree.put(IDLE, "1");
+            assert_eq!(see("exited"), Protection::Prepared);
+        }
+    }
+}
