@@ -215,13 +215,8 @@ mod tests {
     fn protection_outlasts_its_pilot() {
         const IDLE: &str = "sys/fs/cgroup/plancton.slice/cpu.idle";
         let id = PilotId::new(&"a1".repeat(32)).unwrap();
-        let (layout, place) = (
-            Layout {
-                is_v2: true,
-                is_systemd: true,
-            },
-            format!("plancton.slice/docker-{}.scope", id.as_str()),
-        );
+        let layout = Layout::parse("2", "systemd").unwrap();
+        let place = format!("plancton.slice/docker-{}.scope", id.as_str());
         for (is_rootless, shown) in [(false, Protection::Verified), (true, Protection::Session)] {
             let tree = Tree::new(&[(IDLE, "1")]);
             tree.put("proc/77/cgroup", format!("0::/{place}\n"));

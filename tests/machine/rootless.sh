@@ -29,7 +29,7 @@ part_engine() {
 part_use() {
   apt-get -qq -y install $packages/first.deb >/dev/null 2>&1
   "${as[@]}" mkdir -p ${config%/*}
-  # What the owner used falls slowly: with half a core kept free, instead of a whole one, the pilot is back within a quarter of a minute.
+  # What the owner used falls slowly: with half a core kept free, instead of a whole one, the pilot is back soon.
   share=$'reserve-disk = "64MiB"\nreserve-cpus = 0.5' configure worker
   sed -i 's/^max = 2/max = 1/; s/^cpus = .*/cpus = 0.2/' $config
   chown volunteer: $config
